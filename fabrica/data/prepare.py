@@ -1,0 +1,250 @@
+"""From a source's grid and scale to the network's and back: resample, crop, pad, scale. All of it invertible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..contracts import Case, Image, Preparation, Trace
+
+MULTIPLE = 16  # sides of a prepared grid: what a U-Net with a stem of 2 and three levels needs
+_HU = (-1024.0, 1024.0)  # offset and scale of CT: air is 0, water is 1
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Where voxels are: affine (4, 4) index (z, y, x, 1) -> LPS mm, and how many."""
+
+    affine: Tensor
+    shape: tuple[int, int, int]
+
+
+def grid_of(image: Image) -> Grid:
+    shape = tuple(image.data.shape[-2:]) if image.axes[-3:] != "zyx" else tuple(image.data.shape[-3:])
+    return Grid(image.affine, (1, *shape) if len(shape) == 2 else shape)  # type: ignore[arg-type]
+
+
+def same_grid(one: Grid, other: Grid, tolerance_mm: float = 0.01) -> bool:
+    """Do two grids put every corner at the same place?"""
+    if one.shape != other.shape:
+        return False
+    corners = torch.tensor([[0.0, 0, 0, 1], [*[n - 1.0 for n in one.shape], 1]]).double()
+    return bool(((one.affine.double() - other.affine.double()) @ corners.T).abs().max() <= tolerance_mm)
+
+
+def resample(image: Image, grid: Grid, fill: float | None = None) -> Image:
+    """The image on another grid: exact where voxels coincide, else linear (labels: nearest), smoothed when coarser.
+
+    Outside the source the value is `fill` (0; the darkest value in HU).
+    """
+    volume = image.data if image.axes == "zyx" else image.data[:, None]
+    if fill is None:
+        fill = float(volume.min()) if image.meaning.unit == "HU" else 0.0
+    index = torch.linalg.inv(image.affine.double()) @ grid.affine.double()  # target index -> source index
+    exact = _move(volume, index, grid.shape, fill)
+    if exact is None:
+        exact = _interpolate(volume, index, grid.shape, fill, image.meaning.kind == "label")
+    data = exact if image.axes == "zyx" else exact[:, 0]
+    return replace(image, data=data, affine=grid.affine)
+
+
+def _move(volume: Tensor, index: Tensor, shape: Sequence[int], fill: float) -> Tensor | None:
+    """Flip, permute, crop and pad when that is all there is to do; None otherwise."""
+    linear, start = index[:3, :3], index[:3, 3]
+    whole, begin = linear.round(), start.round()
+    if (linear - whole).abs().max() > 1e-5 or (start - begin).abs().max() > 1e-2 or (whole.abs().sum(0) != 1).any():
+        return None
+    if (whole.abs().sum(1) != 1).any():
+        return None
+    out = volume.new_full((len(volume), *shape), fill)
+    order = [int(whole[:, k].abs().argmax()) for k in range(3)]  # source axis of each target axis
+    source = volume.permute(0, *[1 + axis for axis in order])
+    target_slices, source_slices = [slice(None)], [slice(None)]
+    for k, axis in enumerate(order):
+        sign, first = int(whole[axis, k]), int(begin[axis])
+        n, m = source.shape[1 + k], shape[k]
+        if sign < 0:
+            source, first = source.flip(1 + k), n - 1 - first
+        low, high = max(0, -first), min(m, n - first)
+        if low >= high:
+            return out
+        target_slices.append(slice(low, high))
+        source_slices.append(slice(low + first, high + first))
+    out[tuple(target_slices)] = source[tuple(source_slices)]
+    return out
+
+
+def _interpolate(volume: Tensor, index: Tensor, shape: Sequence[int], fill: float, label: bool) -> Tensor:
+    if not label:
+        steps = index[:3, :3].abs().max(dim=1).values  # source voxels per target voxel, along the source's axes
+        sigma = [0.42 * float(s) if s > 1.5 else 0.0 for s in steps]
+        if any(sigma):
+            volume = torch.from_numpy(ndimage.gaussian_filter(volume.numpy(), [0.0, *sigma], mode="nearest"))
+    axes = [torch.arange(n, dtype=torch.float64) for n in shape]
+    size = torch.tensor(volume.shape[1:], dtype=torch.float64)
+    target = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+    source = target @ index[:3, :3].T + index[:3, 3]
+    unit = (source / (size - 1).clamp(min=1) * 2 - 1).flip(-1)[None].float()
+    unit[..., size.flip(0) == 1] = 0.0
+    near = (source > -0.5).all(-1) & (source < size - 0.5).all(-1)
+    mode = "nearest" if label else "bilinear"
+    values = F.grid_sample(volume[None].float(), unit, mode=mode, padding_mode="border", align_corners=True)[0]
+    return torch.where(near, values, torch.tensor(fill, dtype=values.dtype))
+
+
+def align(case: Case, reference: str) -> tuple[Case, tuple[str, ...]]:
+    """All images of a case on the grid of one of them, and one sentence for each that had to be resampled."""
+    grid = grid_of(case.images[reference])
+    remarks, images = [], {}
+    for name, image in case.images.items():
+        if same_grid(grid_of(image), grid):
+            images[name] = image
+            continue
+        images[name] = resample(image, grid)
+        spacing = " x ".join(f"{s:.3g}" for s in image.spacing_mm)
+        remarks.append(f"{case.patient}: {name} ({spacing} mm) was resampled to the grid of {reference}.")
+    return replace(case, images=images), tuple(remarks)
+
+
+def foreground(volume: Tensor) -> Tensor:
+    """bool of the same shape: brighter than the mean of the volume; the body, not the air, without a setting."""
+    return volume > volume.mean()
+
+
+def intensity_scale(image: Image, percentile: float = 99.5) -> tuple[float, float]:
+    """(offset, scale) that bring an image to about [0, 1]; fixed for HU, the foreground's percentile otherwise.
+
+    One number per image holds across scanners that differ by a gain, needs no setting, and keeps contrasts.
+    """
+    if image.meaning.kind == "label":
+        return 0.0, 1.0
+    if image.meaning.unit == "HU":
+        return _HU
+    values = image.data[foreground(image.data)]
+    if not len(values):
+        return 0.0, 1.0
+    top = float(np.percentile(values.numpy()[:: max(1, len(values) // 500_000)], percentile))
+    return 0.0, top if top > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class GridPreparation(Preparation):
+    """Patient axes in LPS order, a spacing, a box around the patient, an intensity scale.
+
+    `scales` holds, per contrast, the training cohort's typical (offset, scale): what arbitrary units leave on.
+    """
+
+    axes: str  # "yx": slices keep the source's own distance along z; "zyx": volumes
+    spacing_mm: tuple[float, float, float] | None  # (z, y, x); None = as the source
+    size: tuple[int, int, int]  # smallest box (z, y, x) in voxels; z is free for slices
+    scales: Mapping[str, tuple[float, float]]
+
+    def grid(self, image: Image, crop: bool = True) -> Grid:
+        """The box around the patient on this preparation's spacing, at least `size`, sides a multiple of 16."""
+        source = grid_of(image)
+        volume = image.data[0] if image.axes == "zyx" else image.data[:1]
+        affine, shape = _canonical(source)
+        spacing = affine[:3, :3].norm(dim=0)
+        wanted = spacing if self.spacing_mm is None or not image.calibrated else torch.tensor(self.spacing_mm).double()
+        if self.axes == "yx":
+            wanted = torch.stack([spacing[0], *wanted[1:]])
+        step = wanted / spacing
+        extent = [max(1, round(float((n - 1) / s)) + 1) for n, s in zip(shape, step.tolist(), strict=True)]
+        low, high = _box(volume, source, affine, step, extent) if crop else ([0, 0, 0], extent)
+        size = [max(h - n, own) for n, h, own in zip(low, high, self.size, strict=True)]
+        size = [n if self.axes == "yx" and k == 0 else -(-n // MULTIPLE) * MULTIPLE for k, n in enumerate(size)]
+        if self.axes == "yx":
+            low[0], size[0] = 0, extent[0]
+        start = [(n + h - s) // 2 if k or self.axes != "yx" else 0 for k, (n, h, s) in enumerate(zip(low, high, size, strict=True))]
+        move = torch.eye(4).double()
+        move[:3, :3] = torch.diag(step)
+        move[:3, 3] = torch.tensor(start).double() * step
+        return Grid(affine @ move, (size[0], size[1], size[2]))
+
+    def forward(self, image: Image, grid: Grid | None = None) -> tuple[Tensor, Trace]:
+        """(C, z, y, x) float32 in about [0, 1] (labels stay whole numbers), on `grid` or on the image's own box."""
+        offset, scale = intensity_scale(image)
+        target = grid or self.grid(image)
+        moved = resample(image, target)
+        volume = moved.data if image.axes == "zyx" else moved.data[:, None]
+        trace = Trace(
+            tuple(image.data.shape), image.axes, image.affine, target.affine, scale, offset, image.meaning,
+            image.source, image.frame_of_reference, image.times, image.calibrated,
+        )  # fmt: skip
+        return (volume - offset) / scale, trace
+
+    def back(self, tensor: Tensor, trace: Trace) -> Image:
+        """(C, z, y, x) -> the source's grid; physical units by the trace, arbitrary units on the cohort's scale."""
+        physical = trace.meaning.unit not in ("a.u.", "")
+        offset, scale = (trace.offset, trace.scale) if physical else self.scales.get(trace.meaning.name, (0.0, 1.0))
+        values = tensor if trace.meaning.kind == "label" else tensor * scale + offset
+        spatial = trace.shape[-3:] if trace.axes == "zyx" else (1, *trace.shape[-2:])
+        volume = Image(values.float(), "zyx", trace.grid, trace.meaning)
+        outside = offset if trace.meaning.kind != "label" and trace.meaning.unit == "HU" else 0.0
+        moved = resample(volume, Grid(trace.affine, (spatial[0], spatial[1], spatial[2])), fill=outside)
+        data = moved.data if trace.axes == "zyx" else moved.data[:, 0]
+        return Image(
+            data, trace.axes, trace.affine, trace.meaning, trace.times, trace.frame_of_reference, trace.source,
+            trace.calibrated,
+        )  # fmt: skip
+
+
+def fit(cases: Iterable[Case], reference: str, axes: str, spacing_mm: Sequence[float] | None) -> GridPreparation:
+    """The preparation of a training cohort: its spacing (the median, when patients differ), box and typical scales."""
+    images = [(case.images[reference], case) for case in cases]
+    spacings = torch.tensor([_canonical(grid_of(i))[0][:3, :3].norm(dim=0).tolist() for i, _ in images])
+    spread = float((spacings.max(0).values / spacings.min(0).values)[-2 if axes == "yx" else -3 :].max())
+    chosen: tuple[float, float, float] | None = None
+    if spacing_mm is not None:
+        chosen = (spacing_mm[0], spacing_mm[-2], spacing_mm[-1])
+    elif spread > 1.02:
+        middle = spacings.median(0).values.tolist()
+        chosen = (middle[0], middle[1], middle[2])
+    blank = GridPreparation(axes, chosen, (1, 1, 1), {})
+    shapes = torch.tensor([blank.grid(image).shape for image, _ in images])
+    size = shapes.max(0).values.tolist()
+    found: dict[str, list[tuple[float, float]]] = {}
+    for _, case in images:
+        for name, image in case.images.items():
+            found.setdefault(name, []).append(intensity_scale(image))
+    scales = {n: (float(np.median([o for o, _ in v])), float(np.median([s for _, s in v]))) for n, v in found.items()}
+    return GridPreparation(axes, chosen, (1 if axes == "yx" else size[0], size[1], size[2]), scales)
+
+
+def _canonical(grid: Grid) -> tuple[Tensor, tuple[int, int, int]]:
+    """The same voxels with axes reordered and flipped to run superior, posterior, left (LPS z, y, x)."""
+    linear = grid.affine[:3, :3].double()
+    directions = linear / linear.norm(dim=0)
+    order: list[int] = []
+    for row in (2, 1, 0):  # z, y, x of the patient
+        free = [k for k in range(3) if k not in order]
+        order.append(max(free, key=lambda k: float(directions[row, k].abs())))
+    move, shape = torch.zeros(4, 4).double(), []
+    move[3, 3] = 1.0
+    for new, (old, row) in enumerate(zip(order, (2, 1, 0), strict=True)):
+        n = grid.shape[old]
+        forward = float(directions[row, old]) >= 0
+        move[old, new] = 1.0 if forward else -1.0
+        move[old, 3] = 0.0 if forward else n - 1.0
+        shape.append(n)
+    return grid.affine.double() @ move, (shape[0], shape[1], shape[2])
+
+
+def _box(volume: Tensor, source: Grid, affine: Tensor, step: Tensor, extent: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Bounding box of the foreground in voxels of the prepared grid, with a margin of 2."""
+    inside = foreground(volume).nonzero()
+    if not len(inside):
+        return [0, 0, 0], list(extent)
+    ends = torch.stack([inside.min(0).values, inside.max(0).values]).double()
+    corners = torch.cartesian_prod(*ends.T)
+    homogeneous = torch.cat([corners, torch.ones(len(corners), 1).double()], 1)
+    index = (torch.linalg.inv(affine) @ source.affine.double() @ homogeneous.T)[:3].T / step
+    low = [max(0, int(v) - 2) for v in index.min(0).values.floor().tolist()]
+    high = [min(n, int(v) + 3) for v, n in zip(index.max(0).values.ceil().tolist(), extent, strict=True)]
+    return low, high

@@ -1,0 +1,132 @@
+"""Who trains and who tests: always whole patients, never a leak."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..rng import derive
+from .cohort import Cohort, Member
+
+PARTS = ("train", "validate", "calibrate", "test")
+
+
+class LeakError(ValueError):
+    """The same patient, image or near-copy stands on two sides of a split."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Members by part; a part may be empty except where a run needs it."""
+
+    parts: Mapping[str, tuple[Member, ...]]
+
+    @property
+    def empty(self) -> tuple[str, ...]:
+        return tuple(part for part in PARTS if not self.parts[part])
+
+
+def split_cohort(cohort: Cohort, plan: Mapping[str, object], seed: int = 0) -> Split:
+    """By names ({train: [p07], test: [p19]}) or by fractions ({train: 0.6, test: 0.4}); `by: {site: [C]}` goes to test.
+
+    Raises ValueError for an unknown patient, LeakError for one named twice, ValueError when training or testing,
+    where asked for, would be without patients.
+    """
+    asked = {part: plan[part] for part in PARTS if part in plan}
+    if all(isinstance(value, list | tuple) for value in asked.values()):
+        chosen = {part: _named(cohort, [str(n) for n in value]) for part, value in asked.items()}  # type: ignore[attr-defined]
+    else:
+        chosen = _drawn(cohort, {part: float(value) for part, value in asked.items()}, plan, seed)  # type: ignore[arg-type]
+    seen: dict[str, str] = {}
+    for part, patients in chosen.items():
+        for patient in patients:
+            if patient in seen:
+                raise LeakError(f"Patient {patient} stands in {seen[patient]} and {part}. Name each patient once.")
+            seen[patient] = part
+    parts = {part: tuple(m for m in cohort.members if seen.get(m.patient) == part) for part in PARTS}
+    for part in ("train", "test"):
+        if part in asked and not parts[part]:
+            raise ValueError(
+                f"The split leaves {part} without patients: {len(cohort.patients)} usable in all "
+                f"({', '.join(cohort.patients[:5])}). Add patients, or name them: split: {{train: [a], test: [b]}}."
+            )
+    return Split(parts)
+
+
+def _named(cohort: Cohort, names: Sequence[str]) -> list[str]:
+    chosen = []
+    for name in names:
+        exact = [p for p in cohort.patients if p == name]
+        number = re.search(r"(\d+)$", name)
+        alike = [p for p in cohort.patients if number and (m := re.search(r"(\d+)$", p)) and int(m[1]) == int(number[1])]
+        found = exact or alike
+        if len(found) != 1:
+            known = ", ".join(cohort.patients[:8])
+            raise ValueError(f"The split names patient {name!r}, which matches {len(found)} patients. Known: {known}.")
+        chosen += found
+    return chosen
+
+
+def _drawn(
+    cohort: Cohort, fractions: Mapping[str, float], plan: Mapping[str, object], seed: int
+) -> dict[str, list[str]]:
+    held = _held_out(cohort, plan.get("by"))
+    free = sorted((p for p in cohort.patients if p not in held), key=lambda p: derive(seed, "split", p))
+    total = sum(fractions.values())
+    if not fractions or total > 1 + 1e-6:
+        raise ValueError(f"Split fractions add up to {total:g}, expected at most 1.")
+    edges = np.cumsum([0.0, *fractions.values()]) * len(free) + 1e-9
+    cuts = [round(e) for e in edges]
+    if len(free) > 1 and "test" in fractions and cuts[-1] - cuts[-2] == 0 and not held:
+        cuts = [min(c, len(free) - 1) for c in cuts[:-1]] + [len(free)]  # test is never empty
+    chosen = {part: free[cuts[i] : cuts[i + 1]] for i, part in enumerate(fractions)}
+    chosen["test"] = [*chosen.get("test", []), *held]
+    return chosen
+
+
+def _held_out(cohort: Cohort, by: object) -> list[str]:
+    if not isinstance(by, Mapping):
+        return []
+    held = []
+    for key, wanted in by.items():
+        for member in cohort.members:
+            value = member.site if key == "site" else str(member.values.get(str(key), ""))
+            if value in [str(w) for w in wanted] and member.patient not in held:
+                held.append(member.patient)
+    return held
+
+
+def check_leakage(prints: Mapping[str, Mapping[str, NDArray[np.float32]]], threshold: float = 0.9995) -> None:
+    """Refuse images that stand on both sides; prints: part -> case -> unit-norm fingerprint (see `fingerprint`).
+
+    A near-copy is a correlation above `threshold` of mean-free 16^3 thumbnails: re-saving, noise of a few per cent or a
+    small intensity change do not hide it. Raises LeakError naming both cases.
+    """
+    parts = [part for part in prints if prints[part]]
+    for i, one in enumerate(parts):
+        for other in parts[i + 1 :]:
+            a, b = list(prints[one]), list(prints[other])
+            alike = np.stack([prints[one][k] for k in a]) @ np.stack([prints[other][k] for k in b]).T
+            row, column = np.unravel_index(int(alike.argmax()), alike.shape)
+            if alike[row, column] > threshold:
+                raise LeakError(
+                    f"{a[row]} ({one}) and {b[column]} ({other}) show the same image (correlation "
+                    f"{alike[row, column]:.5f}). Put them on one side: they may be one patient under two names."
+                )
+
+
+def fingerprint(volume: NDArray[np.float32], side: int = 16) -> NDArray[np.float32]:
+    """Unit-norm, mean-free thumbnail of (..., z, y, x) or (..., y, x) by block means."""
+    spatial = volume.reshape(-1, *volume.shape[-3:])[0] if volume.ndim > 2 else volume
+    for axis in range(spatial.ndim):
+        n = spatial.shape[axis]
+        edges = np.linspace(0, n, min(side, n) + 1).astype(int)[:-1]
+        spatial = np.add.reduceat(spatial, edges, axis) / np.diff([*edges, n]).reshape([-1 if a == axis else 1 for a in range(spatial.ndim)])
+        if n < side:
+            spatial = np.repeat(spatial, -(-side // n), axis).take(range(side), axis)
+    flat = (spatial - spatial.mean()).ravel().astype(np.float32)
+    return flat / max(float(np.linalg.norm(flat)), 1e-12)

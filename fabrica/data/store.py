@@ -1,0 +1,264 @@
+"""Prepared cases as plain memory-mapped arrays, and batches of slices or patches read from them into reused memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..contracts import Batch, Case, Trace
+from ..io import UnreadableError
+from ..rng import Rng, derive
+from .cohort import Member
+from .prepare import Grid, GridPreparation, align
+from .split import fingerprint
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One case on the prepared grid, with all that is needed to bring an answer back to the source's."""
+
+    name: str
+    case: Case
+    tensors: Mapping[str, Tensor]  # (C, z, y, x)
+    traces: Mapping[str, Trace]
+    grid: Grid
+    remarks: tuple[str, ...] = ()
+
+
+def load_aligned(member: Member, contrasts: Sequence[str], reference: str) -> tuple[Case, tuple[str, ...]]:
+    """The case with all images on the grid of `reference` (or of the first that exists)."""
+    case = member.load(contrasts)
+    if not case.images:
+        raise UnreadableError(f"{member.name} has none of {', '.join(contrasts)}.", "See: fabrica inspect DIR.")
+    return align(case, reference if reference in case.images else next(iter(case.images)))
+
+
+def prepare_case(
+    member: Member, contrasts: Sequence[str], reference: str, preparation: GridPreparation
+) -> Prepared:
+    """Read, align and prepare one member; the box is that of the reference image."""
+    case, remarks = load_aligned(member, contrasts, reference)
+    anchor = case.images.get(reference) or next(iter(case.images.values()))
+    grid = preparation.grid(anchor)
+    done = {name: preparation.forward(image, grid) for name, image in case.images.items()}
+    tensors = {name: tensor for name, (tensor, _) in done.items()}
+    return Prepared(member.name, case, tensors, {name: trace for name, (_, trace) in done.items()}, grid, remarks)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stored case."""
+
+    name: str
+    patient: str
+    files: Mapping[str, Path]
+    shape: tuple[int, int, int]  # (z, y, x)
+    affine: tuple[tuple[float, ...], ...]
+    useful: tuple[int, ...]  # slices in which the patient is
+    values: Mapping[str, float | str] = field(default_factory=dict)
+
+
+class Store:
+    """Arrays on disk, opened when first read: a cohort may be larger than memory."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.entries = tuple(entries)
+        self._open: dict[Path, NDArray[np.float32]] = {}
+
+    def array(self, entry: Entry, contrast: str) -> NDArray[np.float32]:
+        """(C, z, y, x), memory-mapped."""
+        path = entry.files[contrast]
+        if path not in self._open:
+            self._open[path] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return self._open[path]
+
+    def fingerprints(self, contrast: str) -> dict[str, NDArray[np.float32]]:
+        """Thumbnails for the leak check, by case."""
+        return {e.name: fingerprint(self.array(e, contrast)) for e in self.entries if contrast in e.files}
+
+    def digest(self) -> str:
+        """SHA-256 over every stored array: what a run's environment file calls its data hash."""
+        total = hashlib.sha256()
+        for entry in self.entries:
+            for contrast, path in sorted(entry.files.items()):
+                total.update(f"{entry.name}/{contrast}".encode())
+                total.update(path.read_bytes())
+        return total.hexdigest()
+
+
+def build_store(
+    folder: Path, members: Iterable[Member], contrasts: Sequence[str], reference: str, preparation: GridPreparation
+) -> tuple[Store, tuple[str, ...]]:
+    """Prepare every member once into `folder`; returns the store and the remarks made on the way."""
+    entries, remarks = [], []
+    folder.mkdir(parents=True, exist_ok=True)
+    for member in members:
+        prepared = prepare_case(member, contrasts, reference, preparation)
+        remarks += list(prepared.remarks)
+        entries.append(_write(folder / member.name, prepared, reference))
+    index = [_plain_entry(entry, folder) for entry in entries]
+    (folder / "index.json").write_text(json.dumps(index, indent=1))
+    return Store(entries), tuple(remarks)
+
+
+def _plain_entry(entry: Entry, folder: Path) -> dict[str, object]:
+    """An entry as plain data with paths relative to the store."""
+    files = {name: str(path.relative_to(folder)) for name, path in entry.files.items()}
+    return {"name": entry.name, "patient": entry.patient, "files": files, "shape": list(entry.shape),
+            "useful": list(entry.useful), "values": dict(entry.values)}  # fmt: skip
+
+
+def _write(folder: Path, prepared: Prepared, reference: str) -> Entry:
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for name, tensor in prepared.tensors.items():
+        files[name] = folder / f"{name}.npy"
+        np.save(files[name], tensor.numpy().astype(np.float32), allow_pickle=False)
+    anchor = prepared.tensors.get(reference)
+    anchor = next(iter(prepared.tensors.values())) if anchor is None else anchor
+    inside = (anchor[0] > 0.1).float().flatten(1).mean(1)
+    useful = tuple(int(z) for z in (inside > 0.02).nonzero().flatten()) or tuple(range(anchor.shape[1]))
+    affine = tuple(tuple(float(v) for v in row) for row in prepared.grid.affine)
+    return Entry(
+        prepared.name, prepared.case.patient, files, prepared.grid.shape, affine, useful, prepared.case.values
+    )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a batch is cut from a store: which contrasts, slices or patches, of which size, with which neighbours."""
+
+    contrasts: tuple[str, ...]
+    axes: str  # "yx" or "zyx"
+    size: tuple[int, int, int]  # (z, y, x); z = 1 for slices
+    context: Mapping[str, int] = field(default_factory=dict)  # contrast -> neighbouring slices on each side
+    values: tuple[str, ...] = ()
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # value -> its classes
+
+
+class Loader:
+    """Batch number `step` of an endless, shuffled pass: a function of (seed, step) alone, so that a run can resume."""
+
+    def __init__(self, store: Store, layout: Layout, batch: int, seed: int) -> None:
+        self.store, self.layout, self.batch, self.seed = store, layout, batch, seed
+        slices = layout.axes == "yx"
+        self.places = [(e, z) for e in store.entries for z in (e.useful if slices else (0,))]
+        if not self.places:
+            raise ValueError("There is nothing to train on: the training part holds no cases. See: fabrica inspect DIR.")
+        self._epoch, self._order = -1, np.zeros(0, np.int64)
+
+    def load(self, step: int) -> Batch:
+        """(B, C, *axes) per contrast, augmented by left-right flips."""
+        chosen = [self._place(step * self.batch + row) for row in range(self.batch)]
+        rng = Rng([derive(self.seed, "load", step * self.batch + row) for row in range(self.batch)])
+        flips, offsets = rng.uniform(1).flatten() < 0.5, rng.child("offset").uniform(3)
+        images: dict[str, Tensor] = {}
+        present: dict[str, Tensor] = {}
+        for name in self.layout.contrasts:
+            images[name], present[name] = self._stack(name, chosen, offsets, flips)
+        rows = [e for e, _ in chosen]
+        values, known = encode_values([e.values for e in rows], self.layout)
+        if self.layout.axes == "yx":
+            values["position"] = torch.tensor([position(e.shape[0], z) for e, z in chosen])
+        affine = torch.tensor([e.affine for e in rows], dtype=torch.float64)
+        names = tuple(f"{e.name}/{z}" for e, z in chosen)
+        return Batch(names, images, affine, values, {**present, **known})
+
+    def _place(self, index: int) -> tuple[Entry, int]:
+        epoch, place = divmod(index, len(self.places))
+        if epoch != self._epoch:
+            stream = np.random.Generator(np.random.Philox(key=derive(self.seed, "order", epoch)))
+            self._epoch, self._order = epoch, stream.permutation(len(self.places))
+        return self.places[int(self._order[place])]
+
+    def _stack(
+        self, name: str, chosen: Sequence[tuple[Entry, int]], offsets: Tensor, flips: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        around = self.layout.context.get(name, 0)
+        first = next((e for e, _ in chosen if name in e.files), None)
+        channels = 1 if first is None else self.store.array(first, name).shape[0]
+        depth = (2 * around + 1) if self.layout.axes == "yx" else self.layout.size[0]
+        out = np.zeros((len(chosen), channels, depth, *self.layout.size[1:]), np.float32)
+        for row, (entry, z) in enumerate(chosen):
+            if name in entry.files:
+                self._cut(out[row], self.store.array(entry, name), z, around, offsets[row].tolist())
+        batch = torch.from_numpy(out)
+        batch = torch.where(flips.reshape(-1, 1, 1, 1, 1), batch.flip(-1), batch)
+        if self.layout.axes == "yx":
+            batch = batch.flatten(1, 2)
+        return batch, torch.tensor([name in e.files for e, _ in chosen])
+
+    def _cut(self, out: NDArray[np.float32], volume: NDArray[np.float32], z: int, around: int, at: list[float]) -> None:
+        """Read one window straight into the batch; what lies outside the volume stays zero."""
+        if self.layout.axes == "yx":
+            planes = np.clip(np.arange(z - around, z + around + 1), 0, volume.shape[1] - 1)
+            (y0, y1, ty), (x0, x1, tx) = (self._span(volume.shape[k + 1], self.layout.size[k], at[k]) for k in (1, 2))
+            out[:, :, ty : ty + y1 - y0, tx : tx + x1 - x0] = volume[:, planes, y0:y1, x0:x1]
+            return
+        (z0, z1, tz), (y0, y1, ty), (x0, x1, tx) = (
+            self._span(volume.shape[k + 1], self.layout.size[k], at[k]) for k in (0, 1, 2)
+        )
+        out[:, tz : tz + z1 - z0, ty : ty + y1 - y0, tx : tx + x1 - x0] = volume[:, z0:z1, y0:y1, x0:x1]
+
+    @staticmethod
+    def _span(have: int, want: int, at: float) -> tuple[int, int, int]:
+        """(first, last, where it lands): a random window of a longer axis, the middle of a shorter one."""
+        if have >= want:
+            first = round(at * (have - want))
+            return first, first + want, 0
+        return 0, have, (want - have) // 2
+
+
+def position(depth: int, z: int) -> float:
+    """Where a slice is between feet (-1) and head (1) of its box."""
+    return 2 * (z + 0.5) / depth - 1
+
+
+def encode_values(rows: Sequence[Mapping[str, float | str]], layout: Layout) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Numbers as they are, classes as their index; a value that a row lacks is 0 and marked absent."""
+    values: dict[str, Tensor] = {}
+    present: dict[str, Tensor] = {}
+    for name in layout.values:
+        classes = layout.categories.get(name)
+        known = [name in row and (classes is None or str(row[name]) in classes) for row in rows]
+        if classes is not None:
+            numbers = [float(classes.index(str(row[name]))) if ok else 0.0 for row, ok in zip(rows, known, strict=True)]
+        else:
+            known = [ok and isinstance(row[name], int | float) for row, ok in zip(rows, known, strict=True)]
+            numbers = [float(row[name]) if ok else 0.0 for row, ok in zip(rows, known, strict=True)]
+        values[name], present[name] = torch.tensor(numbers), torch.tensor(known)
+    return values, present
+
+
+def question_batch(prepared: Prepared, layout: Layout) -> Batch:
+    """Every slice (or the one volume) of a prepared case, nothing random: what drawing asks about."""
+    depth = prepared.grid.shape[0]
+    rows = depth if layout.axes == "yx" else 1
+    images: dict[str, Tensor] = {}
+    present: dict[str, Tensor] = {}
+    for name in layout.contrasts:
+        volume = prepared.tensors.get(name)
+        present[name] = torch.full((rows,), volume is not None)
+        if volume is None:
+            blank = (2 * layout.context.get(name, 0) + 1, *prepared.grid.shape[1:])
+            images[name] = torch.zeros(rows, *(blank if layout.axes == "yx" else (1, *prepared.grid.shape)))
+        elif layout.axes == "yx":
+            around = layout.context.get(name, 0)
+            planes = (torch.arange(depth)[:, None] + torch.arange(-around, around + 1)).clamp(0, depth - 1)
+            images[name] = volume[:, planes].permute(1, 0, 2, 3, 4).flatten(1, 2)
+        else:
+            images[name] = volume[None]
+    values, known = encode_values([prepared.case.values] * rows, layout)
+    if layout.axes == "yx":
+        values["position"] = torch.tensor([position(depth, z) for z in range(depth)])
+    affine = prepared.grid.affine.expand(rows, 4, 4)
+    names = tuple(f"{prepared.name}/{z}" for z in range(rows))
+    return Batch(names, images, affine, values, {**present, **known})

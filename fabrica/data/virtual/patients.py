@@ -1,0 +1,148 @@
+"""A cohort of simulated patients from a seed: covariates with known effects, visits, findings in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ...contracts import Case, Field, Image
+from ...rng import Rng
+from ..cohort import Cohort, Member
+from . import anatomy, scan
+
+UNITS = {"CT": "HU", "PET": "SUV"}
+MR_SCALE = 400.0  # white matter in the arbitrary units of a simulated scanner; scanner B has its own gain
+GAIN = {"A": 1.0, "B": 0.62}
+LABELS = ("lesion", "tissue", "brain_mask")
+
+
+@dataclass(frozen=True)
+class VirtualCohort:
+    """What a recipe says of a simulated cohort: `virtual: {patients: 24, seed: 0, spacing_mm: 2}`."""
+
+    patients: int = 24
+    seed: int = 0
+    spacing_mm: int = 2
+    disease: str = "mixed"  # mixed, none, ms, tumour, stroke
+    visits: int = 1
+    years_between: float = 1.0
+    skull: bool = False  # False: brain only, as brain-extracted scans are
+    scanners: Sequence[str] = ("A", "B")
+    planes: Sequence[int] | None = None  # [first, last) along z in voxels: a thin stack costs less to train on
+
+    def cohort(self) -> Cohort:
+        """The members, none of them simulated yet; raises ValueError for impossible settings."""
+        diseases = ("none", "ms", "tumour", "stroke")
+        if self.patients < 1 or self.visits < 1 or self.disease not in (*diseases, "mixed"):
+            raise ValueError(
+                f"A virtual cohort of {self.patients} patients, {self.visits} visits, disease {self.disease!r} is "
+                f"impossible; expected at least 1 and 1, disease mixed or one of {', '.join(diseases)}."
+            )
+        scan._check(self.scanners[0], [], self.spacing_mm)
+        members: list[Member] = []
+        for number in range(self.patients):
+            for visit in range(self.visits):
+                members.append(self._member(number, visit))
+        return Cohort(tuple(members))
+
+    def _member(self, number: int, visit: int) -> VirtualMember:
+        rng = Rng([self.seed]).child("patient", number)
+        u = rng.uniform(4)[0].tolist()
+        disease = ("none", "ms", "ms", "tumour", "stroke")[int(5 * u[1])] if self.disease == "mixed" else self.disease
+        site = self.scanners[int(u[2] * len(self.scanners))]
+        patient = anatomy.Patient(
+            seed=rng.child("head").keys[0], age=round(20 + 65 * u[0], 1), sex="F" if u[3] < 0.5 else "M", disease=disease,
+            years=visit * self.years_between,
+        )  # fmt: skip
+        name = f"virtual{number:04d}"
+        return VirtualMember(
+            name, f"visit{visit}" if self.visits > 1 else "", site, 365.25 * patient.years, patient, self.spacing_mm,
+            self.skull, tuple(self.planes) if self.planes else None,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class VirtualMember(Member):
+    """One simulated patient at one visit; every contrast, mask and number is known and true."""
+
+    patient: str
+    visit: str
+    site: str
+    days: float
+    truth: anatomy.Patient
+    spacing_mm: int
+    skull: bool = False
+    planes: tuple[int, ...] | None = None
+
+    @property
+    def values(self) -> Mapping[str, float | str]:  # type: ignore[override]
+        t = self.truth
+        return {"age": t.age + t.years, "sex": t.sex, "disease": t.disease, "site": self.site, "severity": t.severity}
+
+    def contrasts(self) -> tuple[str, ...]:
+        return (*scan.CONTRASTS, *LABELS)
+
+    def load(self, contrasts: Iterable[str]) -> Case:
+        """Simulate; asking for fewer contrasts costs less."""
+        asked = list(contrasts)
+        wanted = [c for c in scan.CONTRASTS if c in asked]
+        made = scan.simulate(self.truth, self.site, wanted, self.spacing_mm)
+        brain = made.fractions.sum(0)
+        images = {name: self._image(name, self._scaled(name, volume, brain)) for name, volume in made.images.items()}
+        labels = {"lesion": made.masks["lesion"] > 0.5, "tissue": _tissue(made.fractions), "brain_mask": brain > 0.5}
+        images |= {name: self._image(name, labels[name].float()) for name in LABELS if name in asked}
+        values = {**self.values, "findings": findings(self.truth, made), **volumes(made)}
+        return Case(self.patient, images, values, self.visit, self.days, self.site)
+
+    def _scaled(self, name: str, volume: Tensor, brain: Tensor) -> Tensor:
+        if name in UNITS:
+            return volume if self.skull or name != "CT" else torch.where(brain > 0.5, volume, torch.tensor(-1024.0))
+        volume = volume * (MR_SCALE * GAIN[self.site])
+        return volume if self.skull else volume * (brain > 0.5)
+
+    def _image(self, name: str, volume: Tensor) -> Image:
+        """(x, y, z) RAS -> (z, y, x) LPS."""
+        data = volume.permute(2, 1, 0)[None].contiguous()
+        s, (x, y, z) = float(self.spacing_mm), anatomy.ORIGIN
+        if self.planes is not None:
+            first, last = self.planes[0], self.planes[-1]
+            data, z = data[:, first:last].contiguous(), z + first * s
+        affine = torch.zeros(4, 4, dtype=torch.float64)
+        affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = s, -s, -s, 1.0
+        affine[:3, 3] = torch.tensor([-x, -y, z])
+        label = name in LABELS
+        meaning = Field(name, "label" if label else "intensity", 1, "" if label else UNITS.get(name, "a.u."))
+        return Image(data, "zyx", affine, meaning, source=f"virtual/{self.name}/{name}")
+
+
+def _tissue(fractions: Tensor) -> Tensor:
+    """0 outside, 1 CSF, 2 grey, 3 white: the largest fraction where the brain fills half the voxel."""
+    return torch.where(fractions.sum(0) > 0.5, fractions.argmax(0) + 1, 0)
+
+
+def volumes(made: scan.Simulated) -> dict[str, float]:
+    """True volumes in ml."""
+    voxel = made.spacing_mm**3 / 1000
+    csf, grey, white = (float(f.double().sum()) * voxel for f in made.fractions)
+    return {"csf_ml": csf, "grey_ml": grey, "white_ml": white, "lesion_ml": float(made.masks["lesion"].double().sum()) * voxel}
+
+
+def findings(truth: anatomy.Patient, made: scan.Simulated) -> str:
+    """A short structured report: what, how much, how old it looks."""
+    amount = volumes(made)["lesion_ml"]
+    words = {
+        "none": "No focal lesion.",
+        "ms": f"Multiple periventricular and deep white-matter lesions, {amount:.1f} ml.",
+        "tumour": f"Intra-axial mass, {amount:.1f} ml, with surrounding oedema.",
+        "stroke": f"Territorial infarct, {amount:.1f} ml, in the middle cerebral artery territory.",
+    }
+    grade = ("no", "mild", "moderate", "marked")[min(3, int(truth.atrophy * 2.5))]
+    return f"{words[truth.disease]} Atrophy: {grade}."
+
+
+def follow_up(patient: anatomy.Patient, years: float) -> anatomy.Patient:
+    """The same head later."""
+    return replace(patient, years=patient.years + years)

@@ -1,0 +1,109 @@
+"""Files to Image and back. The only place where axes and directions are converted: inside, all is LPS and (z, y, x)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..contracts import Image
+from .scan import Listing, Oddity, Scan, UnreadableError
+
+__all__ = ["Listing", "Oddity", "Scan", "UnreadableError", "read", "read_image", "scan_folder", "write_nifti"]
+
+_TEXT = (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".yaml", ".yml", ".bval", ".bvec", ".html", ".pdf", ".rst")
+_OTHER = {  # ending -> what it is; each comes with a job of its own
+    ".npy": "a bare array without geometry or meaning",
+    ".h5": "an HDF5 file (raw k-space?)",
+    ".dat": "raw scanner data",
+    ".th": "network weights",
+    ".pt": "network weights",
+    ".safetensors": "network weights",
+    ".mha": "a MetaImage",
+    ".nrrd": "an NRRD file",
+}
+
+
+def scan_folder(folder: Path) -> Listing:
+    """Every file below a folder (or one file): scans that can be read, and one line about each other file.
+
+    Headers only; raises UnreadableError when the folder does not exist or is empty.
+    """
+    from . import dicom, nifti, raster
+
+    if not folder.exists():
+        raise UnreadableError(f"{folder} does not exist.", "Give the folder that holds the scans: --data DIR.")
+    scans: list[Scan] = []
+    oddities: list[Oddity] = []
+    dicom_files: list[Path] = []
+    count = 0
+    for path in _files(folder):
+        count += 1
+        try:
+            if path.stat().st_size == 0:
+                raise UnreadableError("is empty.", "Copy it again.")
+            lowered = path.name.lower()
+            if lowered.endswith(nifti.ENDINGS):
+                if lowered.endswith(".img") and path.with_suffix(".hdr").exists():
+                    continue  # the pair is read through its header
+                found, odd = nifti.listing(path)
+            elif lowered.endswith(raster.ENDINGS):
+                found, odd = raster.listing(path)
+            elif dicom.looks_like(path):
+                dicom_files.append(path)
+                continue
+            else:
+                oddities.append(_other(path))
+                continue
+            scans += found
+            oddities += odd
+        except UnreadableError as error:
+            oddities.append(Oddity(str(path), error.fault, error.next_step))
+        except OSError as error:
+            oddities.append(Oddity(str(path), f"cannot be opened ({error.strerror}).", "Check its permissions."))
+    if count == 0:
+        raise UnreadableError(f"{folder} is empty.", "Give the folder that holds the scans: --data DIR.")
+    found, odd = dicom.listing(dicom_files)
+    return Listing(tuple(scans + found), tuple(oddities + odd))
+
+
+def read(scan: Scan) -> Image:
+    """The pixels of a scan; raises UnreadableError when they are damaged or not finite."""
+    from . import dicom, nifti, raster
+
+    return {"nifti": nifti.read, "dicom": dicom.read, "raster": raster.read}[scan.format](scan)
+
+
+def read_image(path: str | Path) -> Image:
+    """The one image in a file or in a folder with one DICOM series; raises UnreadableError when there are more."""
+    found = scan_folder(Path(path))
+    if len(found.scans) != 1:
+        reason = f" ({found.oddities[0]})" if found.oddities and not found.scans else ""
+        raise UnreadableError(
+            f"{path} holds {len(found.scans)} images, expected one{reason}.", "Name one file or one series."
+        )
+    return read(found.scans[0])
+
+
+def write_nifti(image: Image, path: str | Path) -> None:
+    """Write on the image's own grid; the folder is made when needed."""
+    from . import nifti
+
+    nifti.write(image, Path(path))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    if folder.is_file():
+        yield folder
+        return
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and not hidden:
+            yield path
+
+
+def _other(path: Path) -> Oddity:
+    ending = path.suffix.lower()
+    if ending in _TEXT or path.stem.upper() in ("LICENSE", "README", "NOTICE", "CHANGES"):
+        return Oddity(str(path), "is text, not an image.", "Nothing to do.", "note")
+    what = _OTHER.get(ending, f"a file of unknown kind ({ending or 'no ending'})")
+    return Oddity(str(path), f"is {what}.", "Convert it to NIfTI or DICOM to use it.", "fault")

@@ -1,0 +1,373 @@
+"""DICOM series, classic and enhanced, in every transfer syntax that the installed decoders know.
+
+Positions follow PS3.3 C.7.6.2 (classic) and the functional groups of C.7.6.16 (enhanced multi-frame).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..contracts import Field, Image
+from .planes import Plane, Stack, stacks
+from .scan import Oddity, Scan, UnreadableError, check_affine, check_values
+
+
+def _import_pydicom() -> Any:
+    """gdcm tries `import dl`, a module that left Python long ago: a folder of that name would be taken for it."""
+    shadowed = sys.modules.get("dl")
+    sys.modules["dl"] = None  # type: ignore[assignment]  # None makes the import fail, which gdcm expects
+    try:
+        import pydicom
+        import pydicom.pixels
+    finally:
+        sys.modules.pop("dl")
+        if shadowed is not None:
+            sys.modules["dl"] = shadowed
+    return pydicom
+
+
+pydicom = _import_pydicom()
+
+_WITHOUT_PIXELS = {  # SOP class -> what to say
+    "1.2.840.10008.5.1.4.1.1.481.3": ("is an RT structure set.", "Contours cannot be read yet; images are."),
+    "1.2.840.10008.5.1.4.1.1.481.5": ("is an RT plan.", "Plans cannot be read yet; images are."),
+    "1.2.840.10008.5.1.4.1.1.481.2": ("is an RT dose.", "Dose cannot be read yet; images are."),
+    "1.2.840.10008.1.3.10": ("is a DICOM directory.", "Nothing to do: the files themselves are read."),
+}
+_ASKED = (
+    "PerFrameFunctionalGroupsSequence SeriesInstanceUID StudyInstanceUID SOPInstanceUID FrameOfReferenceUID PatientID "
+    "ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness InstanceNumber EchoTime Modality StudyDate"
+).split()
+_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+_UNITS = {"CT": "HU"}
+_EXPORT_AGAIN = "Export it again from the archive."
+
+
+def looks_like(path: Path) -> bool:
+    """Part 10 preamble, or the first element of a file without one (group 2 or 8, little or big endian)."""
+    with path.open("rb") as file:
+        start = file.read(132)
+    return start[128:132] == b"DICM" or start[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x08") and start[2:4] != b"\0\0"
+
+
+def listing(paths: Iterable[Path]) -> tuple[list[Scan], list[Oddity]]:
+    """Every series in these files as one or more scans; a file that fails is one line and hinders no other."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those that matter are caught in `_header` and become oddities
+        return _listing(paths)
+
+
+def _listing(paths: Iterable[Path]) -> tuple[list[Scan], list[Oddity]]:
+    series: dict[tuple[str, ...], list[tuple[Path, Any]]] = {}
+    oddities: list[Oddity] = []
+    for path in paths:
+        try:
+            header = _header(path, oddities)
+        except UnreadableError as error:
+            oddities.append(Oddity(str(path), error.fault, error.next_step))
+            continue
+        series.setdefault(_series_key(header, path), []).append((path, header))
+    scans: list[Scan] = []
+    for members in series.values():
+        scans += _series_scans(members, oddities)
+    return scans, oddities
+
+
+def read(scan: Scan) -> Image:
+    """Pixels in stored units after the modality transform (HU for CT); MONOCHROME1 is inverted."""
+    stack: Stack = scan.recipe
+    files: dict[Path, NDArray[np.float32]] = {}
+    frames = []
+    for row in stack.frames:
+        for plane in row:
+            if plane.path not in files:
+                files[plane.path] = _pixels(plane.path)
+            frames.append(files[plane.path][plane.frame])
+    data = np.stack(frames).reshape(len(stack.frames), len(stack.frames[0]), *frames[0].shape)
+    if scan.axes == "zyx":
+        data = data[0]
+    elif scan.axes == "tyx":
+        data = data[:, 0]
+    elif scan.axes == "yx":
+        data = data[0, 0]
+    data = np.moveaxis(data, -1, 0)
+    if scan.kind == "label":
+        data = (data > 0).astype(np.float32)
+    check_values(data)
+    times = torch.tensor([row[0].time for row in stack.frames], dtype=torch.float64) if "t" in scan.axes else None
+    return Image(
+        torch.from_numpy(np.ascontiguousarray(data)),
+        scan.axes,
+        torch.from_numpy(scan.affine),
+        Field(scan.description or scan.modality or "image", scan.kind, len(data), scan.unit),
+        times=times - times[0] if times is not None else None,
+        frame_of_reference=scan.frame_of_reference,
+        source=scan.name,
+        calibrated=scan.calibrated,
+    )
+
+
+def _header(path: Path, oddities: list[Oddity]) -> Any:
+    """The data set without pixels; raises UnreadableError for what can never be an image."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+            needed = (
+                header.get("Rows"),
+                header.get("Columns"),
+                header.get("BitsAllocated"),
+                header.get("NumberOfFrames"),
+            )
+            for keyword in _ASKED:  # elements are parsed when asked for: what is wrong with them shows here
+                header.get(keyword)
+        except Exception as error:  # a damaged file may fail anywhere in the parser
+            text = f"is a damaged DICOM file ({type(error).__name__})."
+            raise UnreadableError(text, _EXPORT_AGAIN) from error
+    if caught:
+        text = f"breaks a DICOM rule ({str(caught[0].message).splitlines()[0][:90]}); read all the same."
+        oddities.append(Oddity(str(path), text, "Nothing to do.", "warning"))
+    kind = str(header.get("SOPClassUID", ""))
+    if kind in _WITHOUT_PIXELS:
+        raise UnreadableError(*_WITHOUT_PIXELS[kind])
+    if kind == _SLIDE or "TotalPixelMatrixColumns" in header:
+        raise UnreadableError("holds tiles of a slide, not a patient volume.", "Whole-slide images are not supported.")
+    if not needed[0] or not needed[1]:
+        raise UnreadableError("is DICOM without pixels (a report, a plan or a damaged image).", "Leave it out.")
+    return header
+
+
+def _series_key(header: Any, path: Path) -> tuple[str, ...]:
+    """Frames of one series and size; files without a series stand alone, as do multi-frame files."""
+    alone = str(path) if int(header.get("NumberOfFrames") or 1) > 1 or not header.get("SeriesInstanceUID") else ""
+    if "ImagePositionPatient" not in header and "PerFrameFunctionalGroupsSequence" not in header:
+        alone = str(path)
+    return str(header.get("SeriesInstanceUID", "")), str(header.Rows), str(header.Columns), alone
+
+
+def _series_scans(members: Sequence[tuple[Path, Any]], oddities: list[Oddity]) -> list[Scan]:
+    planes: list[Plane] = []
+    header = members[0][1]
+    for path, own in members:
+        try:
+            planes += _planes(path, own)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            text = f"has incomplete geometry ({type(error).__name__}: {str(error)[:60]})."
+            oddities.append(Oddity(str(path), text, _EXPORT_AGAIN))
+    if not planes:
+        return [] if any(_has_geometry(own) for _, own in members) else _flat_scans(members)
+    found = stacks(planes)
+    if len(found) > 1:
+        text = f"one series holds {len(found)} volumes (echoes, b-values, segments or orientations)."
+        oddities.append(Oddity(str(members[0][0]), text, "Each is read on its own.", "warning"))
+    scans = []
+    for i, stack in enumerate(found):
+        name = str(stack.frames[0][0].path)
+        oddities += [
+            Oddity(name, remark, "Check the export if this is unexpected.", "warning") for remark in stack.remarks
+        ]
+        try:
+            check_affine(stack.affine)
+        except UnreadableError as error:
+            oddities.append(Oddity(name, error.fault, error.next_step))
+            continue
+        scans.append(_scan(header, stack, f"volume{i + 1}" if len(found) > 1 else ""))
+    return scans
+
+
+def _scan(header: Any, stack: Stack, member: str) -> Scan:
+    moments, slices = len(stack.frames), len(stack.frames[0])
+    channels = 3 if int(header.get("SamplesPerPixel") or 1) == 3 else 1
+    size = (slices, int(header.Rows), int(header.Columns))
+    axes = "tzyx" if moments > 1 else "zyx"
+    shape = (channels, moments, *size) if moments > 1 else (channels, *size)
+    files = tuple(dict.fromkeys(plane.path for row in stack.frames for plane in row))
+    return Scan(files, "dicom", shape, axes, stack.affine, member=member, recipe=stack, **_facts(header))
+
+
+def _flat_scans(members: Sequence[tuple[Path, Any]]) -> list[Scan]:
+    """Images without a position in the patient: radiographs, ultrasound, secondary capture."""
+    scans = []
+    for path, header in members:
+        frames = int(header.get("NumberOfFrames") or 1)
+        spacing = header.get("PixelSpacing") or header.get("ImagerPixelSpacing")
+        rows, columns = (float(spacing[0]), float(spacing[1])) if spacing else (1.0, 1.0)
+        step = float(header.get("FrameTime") or 1000.0) / 1000
+        planes = tuple(
+            (Plane(path, i, (0, 0, 0), (1, 0, 0), (0, 1, 0), (rows, columns), 1.0, i * step),) for i in range(frames)
+        )
+        channels = (
+            3
+            if int(header.get("SamplesPerPixel") or 1) == 3 or "PALETTE" in str(header.get("PhotometricInterpretation"))
+            else 1
+        )
+        size = (int(header.Rows), int(header.Columns))
+        shape, axes = ((channels, frames, *size), "tyx") if frames > 1 else ((channels, *size), "yx")
+        stack = Stack(planes, np.diag([1.0, rows, columns, 1.0]), ())
+        scans.append(
+            Scan((path,), "dicom", shape, axes, stack.affine, calibrated=bool(spacing), recipe=stack, **_facts(header))
+        )
+    return scans
+
+
+def _facts(header: Any) -> dict[str, Any]:
+    """What the header says of the patient and the image, without any name or identifier."""
+    modality = str(header.get("Modality") or "")
+    identifier = str(header.get("PatientID") or header.get("StudyInstanceUID") or "")
+    words = [header.get("SeriesDescription"), header.get("ProtocolName"), header.get("SequenceName")]
+    unit = "Bq/ml" if str(header.get("Units", "")) == "BQML" else _UNITS.get(modality, "a.u.")
+    return {
+        "kind": "label" if str(header.get("SOPClassUID", "")) == _SEGMENTATION else "intensity",
+        "unit": unit if "MONOCHROME" in str(header.get("PhotometricInterpretation")) else "a.u.",
+        "modality": modality,
+        "description": " ".join(str(w) for w in words if w),
+        "patient": "P-" + hashlib.blake2b(identifier.encode(), digest_size=4).hexdigest() if identifier else "",
+        "visit": str(header.get("StudyDate") or ""),
+        "frame_of_reference": str(header.get("FrameOfReferenceUID") or "") or None,
+        "values": _values(header),
+    }
+
+
+def _values(header: Any) -> dict[str, float | str]:
+    values: dict[str, float | str] = {}
+    age, sex = str(header.get("PatientAge") or ""), str(header.get("PatientSex") or "")
+    if len(age) == 4 and age[:3].isdigit() and age[3] in "YMWD":
+        values["age"] = int(age[:3]) / {"Y": 1, "M": 12, "W": 52.18, "D": 365.25}[age[3]]
+    if sex in ("F", "M"):
+        values["sex"] = sex
+    for name in ("EchoTime", "RepetitionTime", "InversionTime", "MagneticFieldStrength"):
+        if isinstance(value := header.get(name), float | int):
+            values[name] = float(value)
+    return values
+
+
+def _has_geometry(header: Any) -> bool:
+    return "ImagePositionPatient" in header or "PerFrameFunctionalGroupsSequence" in header
+
+
+def _planes(path: Path, header: Any) -> list[Plane]:
+    if "PerFrameFunctionalGroupsSequence" in header:
+        return _enhanced_planes(path, header)
+    if "ImagePositionPatient" not in header:
+        return []
+    row, column = _directions(header.ImageOrientationPatient)
+    key = tuple(str(header.get(k) or "") for k in ("EchoTime", "ImageType", "DiffusionBValue", "SegmentLabel"))
+    moment = header.get("TemporalPositionIdentifier") or header.get("TriggerTime") or 0
+    step = float(header.get("RepetitionTime") or 1000.0) / 1000 if header.get("TemporalPositionIdentifier") else 1e-3
+    return [
+        Plane(
+            path, 0, _triple(header.ImagePositionPatient), row, column, _pair(header.PixelSpacing),
+            float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 0), float(moment) * step, key,
+            str(header.get("SOPInstanceUID") or ""), int(header.get("InstanceNumber") or 0),
+        )
+    ]  # fmt: skip
+
+
+def _enhanced_planes(path: Path, header: Any) -> list[Plane]:
+    shared = header.SharedFunctionalGroupsSequence[0] if "SharedFunctionalGroupsSequence" in header else {}
+    planes = []
+    for i, own in enumerate(header.PerFrameFunctionalGroupsSequence):
+
+        def group(name: str, own: Any = own) -> Any:
+            sequence = own.get(name) or shared.get(name)
+            return sequence[0] if sequence else {}
+
+        if not group("PlanePositionSequence"):
+            return []
+        row, column = _directions(group("PlaneOrientationSequence").ImageOrientationPatient)
+        measures, content = group("PixelMeasuresSequence"), group("FrameContentSequence")
+        types = group("MRImageFrameTypeSequence") or group("CTImageFrameTypeSequence")
+        key = (
+            str(types.get("FrameType") or "") if types else "",
+            str(group("MREchoSequence").get("EffectiveEchoTime") or "") if group("MREchoSequence") else "",
+            str(group("MRDiffusionSequence").get("DiffusionBValue") or "") if group("MRDiffusionSequence") else "",
+            str(group("SegmentIdentificationSequence").get("ReferencedSegmentNumber") or "")
+            if group("SegmentIdentificationSequence") else "",
+        )  # fmt: skip
+        thickness = float(measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 0)
+        moment = float(content.get("TemporalPositionIndex") or 0) if content else 0.0
+        position = _triple(group("PlanePositionSequence").ImagePositionPatient)
+        planes.append(Plane(path, i, position, row, column, _pair(measures.PixelSpacing), thickness, moment, key))
+    return planes
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    x, y, z = (float(v) for v in values)
+    return x, y, z
+
+
+def _pair(values: Any) -> tuple[float, float]:
+    rows, columns = (float(v) for v in values)
+    return rows, columns
+
+
+def _directions(values: Any) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    numbers = [float(v) for v in values]
+    return _triple(numbers[:3]), _triple(numbers[3:])
+
+
+def _pixels(path: Path) -> NDArray[np.float32]:
+    """(frames, y, x, C) in stored units; raises UnreadableError when the decoder fails."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # already told as an oddity of the header
+        try:
+            header = pydicom.dcmread(path, force=True)
+            header.ensure_file_meta()
+            if "TransferSyntaxUID" not in header.file_meta:
+                header.file_meta.TransferSyntaxUID = _guessed_syntax(header)
+            pixels = header.pixel_array
+            pixels = _physical(header, pixels)
+        except Exception as error:  # decoders raise their own kinds
+            text = f"has pixels that cannot be decoded ({type(error).__name__}: {str(error).splitlines()[0][:80]})."
+            raise UnreadableError(text, "Export it again, uncompressed if need be.") from error
+    frames = int(header.get("NumberOfFrames") or 1)
+    colour = pixels.shape[-1] == 3 and pixels.ndim == (4 if frames > 1 else 3)
+    array: NDArray[np.float32] = np.ascontiguousarray(pixels, np.float32).reshape(
+        frames, int(header.Rows), int(header.Columns), 3 if colour else 1
+    )
+    if colour and (array[..., 0] == array[..., 1]).all() and (array[..., 0] == array[..., 2]).all():
+        return array[..., :1]
+    return array
+
+
+def _guessed_syntax(header: Any) -> Any:
+    little, implicit = header.is_little_endian, header.is_implicit_VR
+    uid = pydicom.uid
+    return uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+
+
+def _physical(header: Any, pixels: NDArray[Any]) -> NDArray[Any]:
+    from pydicom.pixels import apply_color_lut, apply_modality_lut
+
+    interpretation = str(header.get("PhotometricInterpretation", ""))
+    if interpretation == "PALETTE COLOR":
+        return np.asarray(apply_color_lut(pixels, header))
+    padding = header.get("PixelPaddingValue")
+    outside = pixels == padding if isinstance(padding, int) and interpretation.startswith("MONO") else None
+    values = np.asarray(apply_modality_lut(pixels, header), np.float32)
+    per_frame = header.get("PerFrameFunctionalGroupsSequence")
+    if per_frame and "RescaleSlope" not in header:
+        shared = header.get("SharedFunctionalGroupsSequence")
+        for i, group in enumerate(per_frame):
+            sequence = group.get("PixelValueTransformationSequence") or (
+                shared and shared[0].get("PixelValueTransformationSequence")
+            )
+            if sequence:
+                frame = values[i] if values.ndim > 2 else values
+                frame *= float(sequence[0].get("RescaleSlope", 1))
+                frame += float(sequence[0].get("RescaleIntercept", 0))
+    if outside is not None and outside.any() and not outside.all():
+        values[outside] = values[~outside].min()  # outside the field of view: as dark as the darkest pixel inside
+    if interpretation == "MONOCHROME1":
+        values = values.max() + values.min() - values
+    return values

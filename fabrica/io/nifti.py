@@ -1,0 +1,144 @@
+"""NIfTI-1 and -2, plain or gzipped. Files are RAS and (x, y, z); inside everything is LPS and (z, y, x)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+
+from ..contracts import Field, Image
+from .scan import Affine, Oddity, Scan, UnreadableError, check_affine, check_values
+
+ENDINGS = (".nii", ".nii.gz", ".hdr", ".img")
+_LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_ZYX = np.eye(4)[[2, 1, 0, 3]]  # permutes index order; its own inverse
+_TO_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
+_TO_SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
+
+
+def listing(path: Path) -> tuple[list[Scan], list[Oddity]]:
+    """What the header says; raises UnreadableError when it cannot be an image."""
+    image = _open(path)
+    header, shape = image.header, tuple(int(n) for n in image.shape)
+    affine, oddities = _geometry(image, path)
+    shape, axes = _axes(shape)
+    values = image.get_data_dtype()
+    if values.fields is not None or values.kind == "c":
+        raise UnreadableError(f"its voxels are {values}, expected plain numbers.", "Save magnitude or single channels.")
+    description = os.fsdecode(bytes(header["descrip"]).rstrip(b"\0"))
+    return [Scan((path,), "nifti", shape, axes, affine, description=description)], oddities
+
+
+def read(scan: Scan) -> Image:
+    """The voxels with the header's slope applied: integers stay exact in float32 up to 2^24."""
+    image = _open(scan.files[0])
+    try:
+        data = np.asanyarray(image.dataobj)
+    except (EOFError, OSError, ValueError) as error:
+        raise UnreadableError("its voxel data is cut short or damaged.", "Copy the file again.") from error
+    check_values(data)
+    data = data.reshape(data.shape[:3] + _trailing(data.shape))
+    ordered = data.transpose(4, 3, 2, 1, 0)  # x y z t c -> c t z y x
+    if scan.axes == "zyx":
+        ordered = ordered[:, 0]
+    tensor = torch.from_numpy(np.ascontiguousarray(ordered, dtype=np.float32))
+    return Image(
+        tensor,
+        scan.axes,
+        torch.from_numpy(scan.affine),
+        Field(_stem(scan.files[0]), scan.kind, len(tensor), scan.unit),
+        times=_times(image) if "t" in scan.axes else None,
+        source=str(scan.files[0]),
+    )
+
+
+def write(image: Image, path: Path) -> None:
+    """The same grid as a NIfTI-1 file; labels as uint8 or int16, all else float32. 2D images get one slice."""
+    data = image.data.detach().cpu().numpy()
+    if image.axes[0] != "t":
+        data = data[:, None]
+    if "z" not in image.axes:
+        data = data[:, :, None]
+    ordered = np.transpose(data, (4, 3, 2, 1, 0))  # c t z y x -> x y z t c
+    ordered = ordered[..., 0] if ordered.shape[4] == 1 else ordered
+    ordered = ordered[..., 0] if ordered.ndim == 4 and ordered.shape[3] == 1 else ordered
+    if image.meaning.kind == "label":
+        ordered = np.rint(ordered).astype(np.uint8 if ordered.max(initial=0) < 256 else np.int16)
+    affine = _LPS_FROM_RAS @ image.affine.double().numpy() @ _ZYX
+    nifti = nibabel.Nifti1Image(ordered.astype(np.float32) if image.meaning.kind != "label" else ordered, affine)
+    nifti.header.set_xyzt_units("mm", "sec")
+    nifti.set_sform(affine, code=1)
+    if _orthogonal(affine):  # a qform cannot hold shear (gantry tilt)
+        nifti.set_qform(affine, code=1)
+    if image.times is not None and len(image.times) > 1:
+        nifti.header["pixdim"][4] = float(image.times[1] - image.times[0])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nifti, path)
+
+
+def _open(path: Path) -> Any:
+    try:
+        return nibabel.load(path)
+    except Exception as error:  # nibabel raises many kinds for damaged headers
+        raise UnreadableError(
+            f"is not a readable NIfTI file ({type(error).__name__}).", "Copy or convert it again."
+        ) from error
+
+
+def _geometry(image: Any, path: Path) -> tuple[Affine, list[Oddity]]:
+    if not hasattr(image, "get_sform"):  # Analyze 7.5 states no orientation
+        raise UnreadableError("an Analyze file has no orientation.", "Convert it to NIfTI with its orientation.")
+    header = image.header
+    sform, qform = int(header["sform_code"]), int(header["qform_code"])
+    oddities = []
+    if not sform and not qform:
+        text = "states no orientation (sform and qform codes are 0); left and right may be swapped."
+        oddities.append(Oddity(str(path), text, "Check it against a known scan.", "warning"))
+    if sform and qform and not np.allclose(image.get_sform(), image.get_qform(), atol=0.1):
+        text = "its sform and qform differ by more than 0.1 mm; the sform is used."
+        oddities.append(Oddity(str(path), text, "Correct the header if this is wrong.", "warning"))
+    scale = _TO_MM[header.get_xyzt_units()[0]]
+    affine = _LPS_FROM_RAS @ np.diag([scale, scale, scale, 1.0]) @ np.asarray(image.affine, np.float64) @ _ZYX
+    check_affine(affine)
+    pixdim = np.abs(np.asarray(header["pixdim"][1:4], np.float64))[::-1] * scale
+    if not np.allclose(pixdim, np.linalg.norm(affine[:3, :3], axis=0), rtol=0.02):
+        shown = " x ".join(f"{d:.4g}" for d in pixdim)
+        raise UnreadableError(
+            f"its stated voxel size ({shown} mm, z y x) contradicts its orientation matrix.",
+            "One of them is wrong: correct the header.",
+        )
+    return affine, oddities
+
+
+def _axes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
+    if not 2 <= len(shape) <= 5 or 0 in shape:
+        raise UnreadableError(f"its shape is {shape}, expected 2 to 5 axes.", "Split the file into volumes.")
+    frames, channels = _trailing(shape)
+    spatial = (*shape[:3], 1)[:3][::-1]
+    if frames == 1:
+        return (channels, *spatial), "zyx"
+    return (channels, frames, *spatial), "tzyx"
+
+
+def _trailing(shape: tuple[int, ...]) -> tuple[int, ...]:
+    padded = (*shape, 1, 1, 1)
+    return padded[3], padded[4] if len(shape) > 4 else 1
+
+
+def _times(image: Any) -> torch.Tensor:
+    unit = _TO_SECONDS.get(image.header.get_xyzt_units()[1], 1.0)
+    step = float(image.header["pixdim"][4]) * unit or 1.0
+    return torch.arange(image.shape[3], dtype=torch.float64) * step
+
+
+def _orthogonal(affine: Affine) -> bool:
+    columns = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.allclose(columns.T @ columns, np.eye(3), atol=1e-5))
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")

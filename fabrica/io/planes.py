@@ -1,0 +1,141 @@
+"""From frames with positions to volumes: order, gaps, duplicates, tilt, time. Knows nothing of file formats.
+
+DICOM PS3.3 C.7.6.2.1.1 defines the mapping from pixel indices to patient coordinates that is built here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .scan import Affine
+
+Vector = NDArray[np.float64]
+SAME_PLACE_MM = 0.01
+UNEVEN = 0.1  # of the usual step; positions are written with few digits
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """One frame: where its pixels are stored and where they lie in the patient."""
+
+    path: Path
+    frame: int  # within the file
+    position: tuple[float, float, float]  # LPS mm of the first pixel's centre
+    row: tuple[float, float, float]  # direction in which the column index grows
+    column: tuple[float, float, float]
+    spacing: tuple[float, float]  # mm between rows, between columns
+    thickness: float  # mm, or the spacing between slices when stated
+    time: float  # orders frames at one place: temporal index, trigger or acquisition time
+    key: tuple[Hashable, ...] = ()  # frames that differ here belong to different volumes (echo, b-value, segment)
+    identity: str = ""  # frames with the same identity are copies of one another
+    number: int = 0
+
+    @property
+    def normal(self) -> Vector:
+        return np.cross(np.array(self.row), np.array(self.column))
+
+    @property
+    def location(self) -> float:
+        """mm along the slice normal."""
+        return float(self.normal @ np.array(self.position))
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Planes in order: frames[t][z]."""
+
+    frames: tuple[tuple[Plane, ...], ...]
+    affine: Affine
+    remarks: tuple[str, ...]
+
+
+def stacks(planes: Sequence[Plane]) -> list[Stack]:
+    """Volumes out of the frames of one series: split by orientation and key, sorted, checked for gaps and copies."""
+    groups: dict[tuple[Hashable, ...], list[Plane]] = {}
+    for plane in planes:
+        oriented = tuple(round(v, 3) + 0.0 for v in (*plane.row, *plane.column))
+        groups.setdefault((plane.key, oriented, tuple(round(s, 4) for s in plane.spacing)), []).append(plane)
+    return [_stack(group) for group in groups.values()]
+
+
+def _stack(planes: list[Plane]) -> Stack:
+    remarks: list[str] = []
+    unique = list({p.identity or (str(p.path), p.frame): p for p in planes}.values())
+    if copies := len(planes) - len(unique):
+        remarks.append(f"{copies} duplicate slice{'s' * (copies > 1)} left out.")
+    places = _places(unique)
+    usual = int(np.median([len(place) for place in places]))
+    fullest = max(len(place) for place in places)
+    if fullest != usual or any(len(place) != usual for place in places):
+        kept = [place for place in places if len(place) >= usual]
+        lost = len(places) - len(kept)
+        remarks.append(f"slices differ in their number of frames; {usual} each kept, {lost} positions left out.")
+        places = kept
+    places = _even_run(places, remarks)
+    frames = tuple(tuple(place[t] for place in places) for t in range(usual))
+    affine = _affine([place[0] for place in places])
+    if (tilt := _tilt_degrees(affine)) > 0.5:
+        remarks.append(f"gantry tilt or shear of {tilt:.1f} degrees is kept in the geometry.")
+    return Stack(frames, affine, tuple(remarks))
+
+
+def _places(planes: list[Plane]) -> list[list[Plane]]:
+    """Planes at the same location, in order along the normal, each sorted by time."""
+    ordered = sorted(planes, key=lambda p: p.location)
+    places: list[list[Plane]] = []
+    for plane in ordered:
+        if places and plane.location - places[-1][0].location < SAME_PLACE_MM:
+            places[-1].append(plane)
+        else:
+            places.append([plane])
+    return [sorted(place, key=lambda p: (p.time, p.number, p.frame)) for place in places]
+
+
+def _even_run(places: list[list[Plane]], remarks: list[str]) -> list[list[Plane]]:
+    """The longest run of evenly spaced slices: a volume over a gap would put anatomy in the wrong place."""
+    if len(places) < 3:
+        return places
+    steps = [b[0].location - a[0].location for a, b in pairwise(places)]
+    usual = float(np.median(steps))
+    even = [abs(step - usual) <= UNEVEN * usual for step in steps]
+    if all(even):
+        return places
+    best, start = (0, 1), 0
+    for good, run in groupby(even):
+        length = len(list(run))
+        if good and length + 1 > best[1]:
+            best = (start, length + 1)
+        start += length
+    gaps = ", ".join(f"{s:.4g}" for s, good in zip(steps, even, strict=True) if not good)
+    remarks.append(
+        f"slices are {usual:.4g} mm apart but {gaps} mm at {even.count(False)} gap{'s' * (even.count(False) > 1)}; "
+        f"the longest even run is kept ({best[1]} of {len(places)} slices)."
+    )
+    return places[best[0] : best[0] + best[1]]
+
+
+def _affine(planes: Sequence[Plane]) -> Affine:
+    """Columns: step between slices (with its shear), between rows, between columns; then the first position."""
+    first, last = planes[0], planes[-1]
+    if len(planes) > 1:
+        step = (np.array(last.position) - np.array(first.position)) / (len(planes) - 1)
+    else:
+        step = first.normal * (first.thickness or 1.0)
+    affine = np.eye(4)
+    affine[:3, 0] = step
+    affine[:3, 1] = np.array(first.column) * first.spacing[0]
+    affine[:3, 2] = np.array(first.row) * first.spacing[1]
+    affine[:3, 3] = first.position
+    return affine
+
+
+def _tilt_degrees(affine: Affine) -> float:
+    step, normal = affine[:3, 0], np.cross(affine[:3, 2], affine[:3, 1])
+    cosine = abs(step @ normal) / (np.linalg.norm(step) * np.linalg.norm(normal))
+    return float(np.degrees(np.arccos(min(1.0, cosine))))

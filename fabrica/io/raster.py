@@ -1,0 +1,158 @@
+"""PNG and JPEG pictures, npz arrays and zip archives of pictures: 2D, grey or colour, of unknown pixel size."""
+
+from __future__ import annotations
+
+import functools
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as Picture
+from PIL import UnidentifiedImageError
+
+from ..contracts import Field, Image
+from .scan import Oddity, Scan, UnreadableError, check_values
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".npz", ".zip")
+_PICTURES = (".png", ".jpg", ".jpeg")
+LARGEST_BYTES = 2**31  # unpacked size of one archive member: refuses zip bombs
+_OPENKBP = {"ct", "dose_cGy", "structures"}
+
+
+def listing(path: Path) -> tuple[list[Scan], list[Oddity]]:
+    """One scan a picture; raises UnreadableError when the file holds none."""
+    if path.suffix.lower() == ".zip":
+        return _zip_listing(path)
+    if path.suffix.lower() == ".npz":
+        return _npz_listing(path)
+    return [_picture_scan(path, "", path.read_bytes())], []
+
+
+def read(scan: Scan) -> Image:
+    """(C, y, x) with the file's own grey levels; colour with equal channels becomes one channel."""
+    path = scan.files[0]
+    if path.suffix.lower() == ".npz":
+        key, index = scan.recipe
+        data = _array(path, key)[index] if index is not None else _array(path, key)
+        data = np.moveaxis(data, -1, 0) if scan.shape[0] == 3 else data[None]
+    elif path.suffix.lower() == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            data = _pixels(archive.read(scan.member))
+    else:
+        data = _pixels(path.read_bytes())
+    check_values(data)
+    tensor = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32))
+    field = Field(Path(scan.member or path.name).stem, scan.kind, len(tensor), scan.unit)
+    affine = torch.from_numpy(scan.affine)
+    return Image(tensor, scan.axes, affine, field, source=scan.name, calibrated=False)
+
+
+def _picture_scan(path: Path, member: str, content: bytes, values: Mapping[str, float | str] | None = None) -> Scan:
+    shape = _pixels(content).shape if not member else _size(content)
+    return Scan((path,), "raster", tuple(shape), "yx", np.eye(4), False, member=member, values=values or {})
+
+
+def _size(content: bytes) -> tuple[int, int, int]:
+    """Shape without decoding the pixels: an archive may hold thousands."""
+    try:
+        with Picture.open(io.BytesIO(content)) as picture:
+            return (3 if picture.mode in ("RGB", "RGBA", "P", "CMYK", "YCbCr") else 1, picture.height, picture.width)
+    except (UnidentifiedImageError, OSError) as error:
+        raise UnreadableError("is not a readable picture.", "Save it again as PNG.") from error
+
+
+def _pixels(content: bytes) -> NDArray[Any]:
+    """(C, y, x) of an encoded picture."""
+    try:
+        with Picture.open(io.BytesIO(content)) as picture:
+            grey = picture.mode in ("1", "L", "I", "F", "I;16", "I;16L", "I;16B")
+            data = np.asarray(
+                picture.convert("L") if picture.mode == "1" else picture if grey else picture.convert("RGB")
+            )
+    except (UnidentifiedImageError, OSError, Picture.DecompressionBombError) as error:
+        raise UnreadableError(
+            f"is not a readable picture ({type(error).__name__}).", "Save it again as PNG."
+        ) from error
+    if data.ndim == 2:
+        return data[None]
+    planes = np.moveaxis(data, -1, 0)
+    same = bool((planes[0] == planes[1]).all() and (planes[0] == planes[2]).all())
+    return planes[:1] if same else planes
+
+
+def _zip_listing(path: Path) -> tuple[list[Scan], list[Oddity]]:
+    scans, oddities = [], []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if info.is_dir() or not info.filename.lower().endswith(_PICTURES):
+                    continue
+                if info.file_size > LARGEST_BYTES:
+                    oddities.append(Oddity(f"{path}#{info.filename}", "unpacks to over 2 GiB.", "Leave it out."))
+                    continue
+                try:
+                    with archive.open(info) as member:
+                        scans.append(_picture_scan(path, info.filename, member.read()))
+                except (UnreadableError, zipfile.BadZipFile) as error:
+                    fault = (
+                        error
+                        if isinstance(error, UnreadableError)
+                        else UnreadableError("is damaged.", "Pack it again.")
+                    )
+                    oddities.append(Oddity(f"{path}#{info.filename}", fault.fault, fault.next_step))
+    except zipfile.BadZipFile as error:
+        raise UnreadableError("is not a readable zip archive.", "Pack it again.") from error
+    if not scans and not oddities:
+        raise UnreadableError("holds no PNG or JPEG pictures.", "Unpack it, or leave it out.")
+    return scans, oddities
+
+
+def _npz_listing(path: Path) -> tuple[list[Scan], list[Oddity]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise UnreadableError("is not a plain npz file.", "Save plain arrays with numpy.savez.") from error
+    if set(arrays) >= _OPENKBP:
+        raise UnreadableError("is an OpenKBP plan with packed bit fields.", "Dose and structures cannot be read yet.")
+    scans = [scan for key, array in arrays.items() for scan in _array_scans(path, key, array, arrays)]
+    if not scans:
+        raise UnreadableError(f"holds no pictures (arrays: {', '.join(arrays) or 'none'}).", "Name them `images`.")
+    return scans, []
+
+
+def _array_scans(path: Path, key: str, array: NDArray[Any], arrays: Mapping[str, NDArray[Any]]) -> list[Scan]:
+    """One scan per picture of (N, y, x), (N, y, x, 3) named `*images`, or of a single (y, x) or (z, y, x)."""
+    if array.dtype.kind not in "uif" or "label" in key:
+        return []
+    many = "image" in key and array.ndim >= 3
+    if not many:
+        if array.ndim not in (2, 3) or min(array.shape) < 2:
+            return []
+        axes = "yx" if array.ndim == 2 else "zyx"
+        return [Scan((path,), "raster", (1, *array.shape), axes, np.eye(4), False, member=key, recipe=(key, None))]
+    colour = array.ndim == 4 and array.shape[-1] == 3
+    shape = (3 if colour else 1, *array.shape[1:3])
+    labels = arrays.get(key.replace("images", "labels"))
+    known = labels is not None and len(labels) == len(array)
+    part = key.removesuffix("images").strip("_")
+    return [
+        Scan(
+            (path,), "raster", shape, "yx", np.eye(4), False, member=f"{key}/{i:05d}", recipe=(key, i),
+            values={**({"class": str(int(labels[i].reshape(-1)[0]))} if known and labels is not None else {}),
+                    **({"part": part} if part else {})},
+        )
+        for i in range(len(array))
+    ]  # fmt: skip
+
+
+@functools.lru_cache(maxsize=2)
+def _array(path: Path, key: str) -> NDArray[Any]:
+    with np.load(path, allow_pickle=False) as archive:
+        array: NDArray[Any] = archive[key]
+    return array

@@ -1,0 +1,87 @@
+"""The algebra of operators: linear maps, adjoints, products and sums of steps. Imports the contracts only."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .contracts import Operator
+
+
+class LinearOperator(Operator):
+    """A linear map without unknowns. Its gradient is its adjoint, so code outside torch may do the work."""
+
+    @abstractmethod
+    def apply_to(self, x: Tensor) -> Tensor:
+        """A x; x (B, C, *axes)."""
+
+    @abstractmethod
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Re<A x, y> = Re<x, adjoint(y)>, in the dtype of x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = _Differentiable.apply(x, self)  # type: ignore[no-untyped-call]
+        return result
+
+    @property
+    def H(self) -> LinearOperator:  # noqa: N802 (the field's symbol for the adjoint)
+        """The adjoint as an operator, differentiable too (unrolled networks)."""
+        return Adjoint(self)
+
+    def __matmul__(self, inner: LinearOperator) -> LinearOperator:
+        """(A @ B)(x) = A(B(x)), still linear; use `Chain` when either is not."""
+        return LinearChain(self, inner)
+
+
+class _Differentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, operator: LinearOperator) -> Tensor:
+        ctx.operator = operator
+        return operator.apply_to(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.operator.H(gradient), None
+
+
+class Adjoint(LinearOperator):
+    """A^H as an operator of its own."""
+
+    def __init__(self, of: LinearOperator) -> None:
+        super().__init__()
+        self.of = of
+
+    def apply_to(self, x: Tensor) -> Tensor:
+        return self.of.adjoint(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.of.apply_to(y)
+
+
+class LinearChain(LinearOperator):
+    """outer(inner(x)), both linear."""
+
+    def __init__(self, outer: LinearOperator, inner: LinearOperator) -> None:
+        super().__init__()
+        self.outer, self.inner = outer, inner
+
+    def apply_to(self, x: Tensor) -> Tensor:
+        return self.outer.apply_to(self.inner.apply_to(x))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.inner.adjoint(self.outer.adjoint(y))
+
+
+class Chain(Operator):
+    """outer(inner(x)) where either is nonlinear or has unknowns, e.g. physics after a decoder."""
+
+    def __init__(self, outer: Operator, inner: Operator) -> None:
+        super().__init__()
+        self.outer, self.inner = outer, inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.outer(self.inner(x))
+        return result
