@@ -165,9 +165,7 @@ def _guess_dicom(scan: Scan, folders: list[str]) -> _Row:
     return _Row(scan.patient or (folders[0] if folders else "unknown"), scan.visit, contrast, scan, scan.values)
 
 
-def _guess_picture(
-    scan: Scan, folders: list[str], stem: str, contrast: str, values: dict[str, float | str]
-) -> _Row:
+def _guess_picture(scan: Scan, folders: list[str], stem: str, contrast: str, values: dict[str, float | str]) -> _Row:
     """Pictures: a folder or archive named with letters only is a class, one with digits is a patient."""
     own = [f for f in folders if not _is_plain(f)]
     if scan.member and not scan.recipe:
@@ -188,7 +186,10 @@ def _is_plain(folder: str) -> bool:
 
 
 def _member(
-    key: tuple[str, str], rows: list[_Row], demographics: Mapping[str, Mapping[str, float | str]], oddities: list[Oddity]
+    key: tuple[str, str],
+    rows: list[_Row],
+    demographics: Mapping[str, Mapping[str, float | str]],
+    oddities: list[Oddity],
 ) -> Member:
     scans: dict[str, Scan] = {}
     values: dict[str, float | str] = dict(demographics.get(_number(key[0]), {}))
@@ -267,7 +268,11 @@ def _demographics(folder: Path) -> dict[str, dict[str, float | str]]:
                 key = next((entry[k] for k in ("patient_id", "participant_id", "patient") if entry.get(k)), None)
                 if key is None or "contrast" in entry:
                     break
-                named = {("age" if "age" in k.lower().split("_") else k.lower()): _plain(v) for k, v in entry.items() if k and v}
+                named = {
+                    ("age" if "age" in k.lower().split("_") else k.lower()): _plain(v)
+                    for k, v in entry.items()
+                    if k and v
+                }
                 keep = {k: v for k, v in named.items() if not k.endswith("_id") and k != "patient"}
                 found.setdefault(_number(key), {}).update(keep)
     return found

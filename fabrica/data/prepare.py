@@ -161,7 +161,10 @@ class GridPreparation(Preparation):
         size = [n if self.axes == "yx" and k == 0 else -(-n // MULTIPLE) * MULTIPLE for k, n in enumerate(size)]
         if self.axes == "yx":
             low[0], size[0] = 0, extent[0]
-        start = [(n + h - s) // 2 if k or self.axes != "yx" else 0 for k, (n, h, s) in enumerate(zip(low, high, size, strict=True))]
+        start = [
+            (n + h - s) // 2 if k or self.axes != "yx" else 0
+            for k, (n, h, s) in enumerate(zip(low, high, size, strict=True))
+        ]
         move = torch.eye(4).double()
         move[:3, :3] = torch.diag(step)
         move[:3, 3] = torch.tensor(start).double() * step
@@ -196,25 +199,35 @@ class GridPreparation(Preparation):
 
 
 def fit(cases: Iterable[Case], reference: str, axes: str, spacing_mm: Sequence[float] | None) -> GridPreparation:
-    """The preparation of a training cohort: its spacing (the median, when patients differ), box and typical scales."""
-    images = [(case.images[reference], case) for case in cases]
-    spacings = torch.tensor([_canonical(grid_of(i))[0][:3, :3].norm(dim=0).tolist() for i, _ in images])
-    spread = float((spacings.max(0).values / spacings.min(0).values)[-2 if axes == "yx" else -3 :].max())
-    chosen: tuple[float, float, float] | None = None
-    if spacing_mm is not None:
-        chosen = (spacing_mm[0], spacing_mm[-2], spacing_mm[-1])
-    elif spread > 1.02:
-        middle = spacings.median(0).values.tolist()
-        chosen = (middle[0], middle[1], middle[2])
-    blank = GridPreparation(axes, chosen, (1, 1, 1), {})
-    shapes = torch.tensor([blank.grid(image).shape for image, _ in images])
-    size = shapes.max(0).values.tolist()
+    """The preparation of a training cohort: its spacing (the median, when patients differ), box and typical scales.
+
+    Cases are looked at one by one: a cohort may be larger than memory.
+    """
+    spacings, extents_mm = [], []
     found: dict[str, list[tuple[float, float]]] = {}
-    for _, case in images:
+    blank = GridPreparation(axes, None, (1, 1, 1), {})
+    for case in cases:
+        grid = blank.grid(case.images[reference])
+        own = grid.affine[:3, :3].norm(dim=0)
+        spacings.append(own.tolist())
+        extents_mm.append((own * torch.tensor(grid.shape)).tolist())
         for name, image in case.images.items():
             found.setdefault(name, []).append(intensity_scale(image))
+    if not spacings:
+        raise ValueError(
+            "There is nothing to train on: the training part holds no readable cases. See: fabrica inspect DIR."
+        )
+    inner = np.array(spacings)[:, 1:] if axes == "yx" else np.array(spacings)
+    middle = np.median(np.array(spacings), axis=0)
+    chosen: tuple[float, float, float] | None = None
+    if spacing_mm is not None:
+        chosen = (float(spacing_mm[0]), float(spacing_mm[-2]), float(spacing_mm[-1]))
+    elif float((inner.max(0) / inner.min(0)).max()) > 1.02:
+        chosen = (float(middle[0]), float(middle[1]), float(middle[2]))
+    step = np.array(chosen) if chosen is not None else middle
+    sides = [-(-int(n) // MULTIPLE) * MULTIPLE for n in np.ceil(np.array(extents_mm).max(0) / step - 0.1)]
     scales = {n: (float(np.median([o for o, _ in v])), float(np.median([s for _, s in v]))) for n, v in found.items()}
-    return GridPreparation(axes, chosen, (1 if axes == "yx" else size[0], size[1], size[2]), scales)
+    return GridPreparation(axes, chosen, (1 if axes == "yx" else sides[0], sides[1], sides[2]), scales)
 
 
 def _canonical(grid: Grid) -> tuple[Tensor, tuple[int, int, int]]:
@@ -236,7 +249,9 @@ def _canonical(grid: Grid) -> tuple[Tensor, tuple[int, int, int]]:
     return grid.affine.double() @ move, (shape[0], shape[1], shape[2])
 
 
-def _box(volume: Tensor, source: Grid, affine: Tensor, step: Tensor, extent: Sequence[int]) -> tuple[list[int], list[int]]:
+def _box(
+    volume: Tensor, source: Grid, affine: Tensor, step: Tensor, extent: Sequence[int]
+) -> tuple[list[int], list[int]]:
     """Bounding box of the foreground in voxels of the prepared grid, with a margin of 2."""
     inside = foreground(volume).nonzero()
     if not len(inside):

@@ -62,7 +62,9 @@ def _named(cohort: Cohort, names: Sequence[str]) -> list[str]:
     for name in names:
         exact = [p for p in cohort.patients if p == name]
         number = re.search(r"(\d+)$", name)
-        alike = [p for p in cohort.patients if number and (m := re.search(r"(\d+)$", p)) and int(m[1]) == int(number[1])]
+        alike = [
+            p for p in cohort.patients if number and (m := re.search(r"(\d+)$", p)) and int(m[1]) == int(number[1])
+        ]
         found = exact or alike
         if len(found) != 1:
             known = ", ".join(cohort.patients[:8])
@@ -125,7 +127,9 @@ def fingerprint(volume: NDArray[np.float32], side: int = 16) -> NDArray[np.float
     for axis in range(spatial.ndim):
         n = spatial.shape[axis]
         edges = np.linspace(0, n, min(side, n) + 1).astype(int)[:-1]
-        spatial = np.add.reduceat(spatial, edges, axis) / np.diff([*edges, n]).reshape([-1 if a == axis else 1 for a in range(spatial.ndim)])
+        spatial = np.add.reduceat(spatial, edges, axis) / np.diff([*edges, n]).reshape(
+            [-1 if a == axis else 1 for a in range(spatial.ndim)]
+        )
         if n < side:
             spatial = np.repeat(spatial, -(-side // n), axis).take(range(side), axis)
     flat = (spatial - spatial.mean()).ravel().astype(np.float32)

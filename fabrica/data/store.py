@@ -41,9 +41,7 @@ def load_aligned(member: Member, contrasts: Sequence[str], reference: str) -> tu
     return align(case, reference if reference in case.images else next(iter(case.images)))
 
 
-def prepare_case(
-    member: Member, contrasts: Sequence[str], reference: str, preparation: GridPreparation
-) -> Prepared:
+def prepare_case(member: Member, contrasts: Sequence[str], reference: str, preparation: GridPreparation) -> Prepared:
     """Read, align and prepare one member; the box is that of the reference image."""
     case, remarks = load_aligned(member, contrasts, reference)
     anchor = case.images.get(reference) or next(iter(case.images.values()))
@@ -127,9 +125,7 @@ def _write(folder: Path, prepared: Prepared, reference: str) -> Entry:
     inside = (anchor[0] > 0.1).float().flatten(1).mean(1)
     useful = tuple(int(z) for z in (inside > 0.02).nonzero().flatten()) or tuple(range(anchor.shape[1]))
     affine = tuple(tuple(float(v) for v in row) for row in prepared.grid.affine)
-    return Entry(
-        prepared.name, prepared.case.patient, files, prepared.grid.shape, affine, useful, prepared.case.values
-    )
+    return Entry(prepared.name, prepared.case.patient, files, prepared.grid.shape, affine, useful, prepared.case.values)
 
 
 @dataclass(frozen=True)
@@ -152,7 +148,9 @@ class Loader:
         slices = layout.axes == "yx"
         self.places = [(e, z) for e in store.entries for z in (e.useful if slices else (0,))]
         if not self.places:
-            raise ValueError("There is nothing to train on: the training part holds no cases. See: fabrica inspect DIR.")
+            raise ValueError(
+                "There is nothing to train on: the training part holds no cases. See: fabrica inspect DIR."
+            )
         self._epoch, self._order = -1, np.zeros(0, np.int64)
 
     def load(self, step: int) -> Batch:
@@ -222,7 +220,9 @@ def position(depth: int, z: int) -> float:
     return 2 * (z + 0.5) / depth - 1
 
 
-def encode_values(rows: Sequence[Mapping[str, float | str]], layout: Layout) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def encode_values(
+    rows: Sequence[Mapping[str, float | str]], layout: Layout
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Numbers as they are, classes as their index; a value that a row lacks is 0 and marked absent."""
     values: dict[str, Tensor] = {}
     present: dict[str, Tensor] = {}

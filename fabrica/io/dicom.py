@@ -43,10 +43,22 @@ _WITHOUT_PIXELS = {  # SOP class -> what to say
     "1.2.840.10008.5.1.4.1.1.481.2": ("is an RT dose.", "Dose cannot be read yet; images are."),
     "1.2.840.10008.1.3.10": ("is a DICOM directory.", "Nothing to do: the files themselves are read."),
 }
-_ASKED = (
-    "PerFrameFunctionalGroupsSequence SeriesInstanceUID StudyInstanceUID SOPInstanceUID FrameOfReferenceUID PatientID "
-    "ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness InstanceNumber EchoTime Modality StudyDate"
-).split()
+_ASKED = [
+    "PerFrameFunctionalGroupsSequence",
+    "SeriesInstanceUID",
+    "StudyInstanceUID",
+    "SOPInstanceUID",
+    "FrameOfReferenceUID",
+    "PatientID",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SliceThickness",
+    "InstanceNumber",
+    "EchoTime",
+    "Modality",
+    "StudyDate",
+]
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 _SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _UNITS = {"CT": "HU"}
@@ -57,7 +69,7 @@ def looks_like(path: Path) -> bool:
     """Part 10 preamble, or the first element of a file without one (group 2 or 8, little or big endian)."""
     with path.open("rb") as file:
         start = file.read(132)
-    return start[128:132] == b"DICM" or start[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x08") and start[2:4] != b"\0\0"
+    return start[128:132] == b"DICM" or (start[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x08") and start[2:4] != b"\0\0")
 
 
 def listing(paths: Iterable[Path]) -> tuple[list[Scan], list[Oddity]]:

@@ -77,7 +77,9 @@ def anatomy(patient: Patient, rng: Rng, spacing: float) -> Anatomy:
     def field(name: str, wavelength: float, at: Tensor, band: float | None = 0.35, folia: bool = False) -> Tensor:
         step = 4.0 if wavelength >= 16 else 2.0
         shape = [int(n // step) for n in NOISE_EXTENT_MM]
-        made = noise(rng.child(name), shape, step, wavelength, band=band, stretch=(0.3, 1.0, 1.0) if folia else (1.0, 1.0, 1.0))
+        made = noise(
+            rng.child(name), shape, step, wavelength, band=band, stretch=(0.3, 1.0, 1.0) if folia else (1.0, 1.0, 1.0)
+        )
         return sample(made[None], at, NOISE_ORIGIN, step)[0]
 
     sheet = field("sulci", 22.0, dive) + 0.3 * field("gyri", 11.0, dive)
@@ -136,7 +138,9 @@ def deep_nuclei(at: Tensor, depth: Tensor, t1: Tensor) -> dict[str, Tensor]:
     thalamus = ball(at, (11.0, -19.0, 8.0), (9.5, 14.5, 9.5))
     putamen, caudate = ball(at, (26.0, 2.0, 1.0), (7.0, 16.0, 11.0)), ball(at, (13.0, 13.0, 9.0), (7.0, 10.0, 11.0))
     iron = 0.42 * pallidum + (0.24 * putamen + 0.22 * caudate + 0.16 * thalamus) * (0.4 + 0.6 * grey)
-    iron += 0.45 * ball(at, (5.0, -20.0, -9.0), (3.5, 4.0, 4.0)) + 0.45 * ball(at, (10.0, -17.0, -13.0), (6.0, 3.5, 4.0))
+    iron += 0.45 * ball(at, (5.0, -20.0, -9.0), (3.5, 4.0, 4.0)) + 0.45 * ball(
+        at, (10.0, -17.0, -13.0), (6.0, 3.5, 4.0)
+    )
     iron += 0.3 * ball(at, (15.0, -58.0, -34.0), (7.0, 6.0, 5.0))
     return {"iron": iron, "myelin": 0.22 * pallidum + 0.16 * thalamus + 0.004 * depth.clamp(0, 30)}
 

@@ -68,7 +68,9 @@ def _foci(patient: Patient, rng: Rng, head: Anatomy) -> tuple[Tensor, Tensor]:
         stretch = (1.5, 0.9, 1.1) if periventricular else (1.0, 1.2, 1.1)
         reach = int(22 / step)
         window = tuple(slice(max(0, int(k) - reach), int(k) + reach + 1) for k in centre)
-        axes = [torch.arange(s.start, min(s.stop, n)) - int(k) for s, n, k in zip(window, inside.shape, centre, strict=True)]
+        axes = [
+            torch.arange(s.start, min(s.stop, n)) - int(k) for s, n, k in zip(window, inside.shape, centre, strict=True)
+        ]
         grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1) * step
         distance = (grid / torch.tensor(stretch)).norm(dim=-1)
         inside[window] = torch.maximum(inside[window], radius * (1 + 0.3 * ragged[window]) - distance)

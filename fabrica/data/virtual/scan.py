@@ -110,7 +110,13 @@ def _slab(
     masks = paint(fractions, patient, v)
     u1 = 0.035 * v["mid1"] + 0.03 * v["fine1"] + 0.03 * v["slow"] - v["myelin"] * fractions[1]
     iron = v["iron"] * (0.6 + 0.5 * min(patient.age / 60, 1))
-    u2 = 0.035 * v["mid2"] + 0.035 * v["fine2"] + 0.02 * v["mid1"] + 0.02 * v["slow"] - iron * (fractions[1] + 0.5 * fractions[2])
+    u2 = (
+        0.035 * v["mid2"]
+        + 0.035 * v["fine2"]
+        + 0.02 * v["mid1"]
+        + 0.02 * v["slow"]
+        - iron * (fractions[1] + 0.5 * fractions[2])
+    )
     mixed = (mixing @ fractions.flatten(1)).view(-1, *fractions.shape[1:])
     images, row = [], 0
     for name in contrasts:

@@ -77,7 +77,9 @@ def template() -> Template:
     fading = np.exp(-np.clip(to_ventricle, 0, None) / 14) * _smooth(head, 1)
     away = np.stack(np.gradient(_smooth(to_ventricle, 1.5), 2.0)) * fading
     maps = torch.from_numpy(np.stack([gm, wm]))
-    return Template(maps, torch.from_numpy(np.stack(layers).astype(np.float32)), torch.from_numpy(away.astype(np.float32)))
+    return Template(
+        maps, torch.from_numpy(np.stack(layers).astype(np.float32)), torch.from_numpy(away.astype(np.float32))
+    )
 
 
 def _step(t: Array) -> Array:

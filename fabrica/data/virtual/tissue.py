@@ -83,7 +83,9 @@ SCANNERS: dict[str, Scanner] = {
 MR = ("T1w", "T2w", "PDw", "FLAIR")
 
 
-def signal(sequence: PulseSequence, t1_ms: NDArray[np.float64], t2_ms: NDArray[np.float64], density: NDArray[np.float64]) -> NDArray[np.float64]:
+def signal(
+    sequence: PulseSequence, t1_ms: NDArray[np.float64], t2_ms: NDArray[np.float64], density: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Magnitude of the (inversion-recovery) spin-echo signal, relative to full magnetisation of water.
 
     S = density |1 - 2 exp(-TI/T1) + exp(-(TR - train - TE/2)/T1)| exp(-TE/T2); without inversion the factor is

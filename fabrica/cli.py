@@ -1,0 +1,243 @@
+"""The verbs: a thin skin over the library. Heavy imports happen inside verbs, so that --help answers at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Generative medical imaging: real scans in, a model trained, images drawn, an honest report out.",
+)  # fmt: skip
+
+Data = Annotated[
+    list[str] | None,
+    typer.Option("--data", metavar="[NAME=]DIR", help="Folder of scans for the recipe's cohort (or the named one)."),
+]
+WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+
+
+@app.command()
+def run(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE|RUN", help="A recipe to start, or a run folder to go on with.")
+    ],
+    data: Data = None,
+    only: Annotated[str | None, typer.Option(metavar="STAGE", help="Run this stage only.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change the recipe: --set train.minutes=5")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and print the resolved recipe; read and run nothing.")
+    ] = False,
+    runs: Annotated[Path, typer.Option(help="Where numbered run folders are made.")] = Path("runs"),
+) -> None:
+    """Train, draw and measure what a recipe asks for; ends by printing where the report lies."""
+    import yaml
+
+    from . import config
+    from .run import new_folder, run_recipe
+    from .train import Interrupted
+
+    with _errors():
+        existing = recipe.is_dir()
+        file = recipe / "recipe.yaml" if existing else recipe
+        if existing and not file.exists():
+            _fail(f"{recipe} is not a run: it holds no recipe.yaml. Start one: fabrica run recipes/translation.yaml")
+        checked = config.load(file, settings or [], data or [])
+        if dry_run:
+            typer.echo(yaml.safe_dump(checked.plain(), sort_keys=False), nl=False)
+            typer.echo(f"# stages: {', '.join(f'{s.name} ({s.family.name})' for s in checked.stages)}")
+            return
+        folder = recipe if existing else new_folder(runs)
+        typer.echo(f"Run {folder}")
+        try:
+            with _bars() as watch:
+                result = run_recipe(checked, folder, only=only, say=typer.echo, watch=watch)
+        except (Interrupted, KeyboardInterrupt) as error:
+            typer.echo(f"\n{error or 'Stopped.'}\nGo on with: fabrica run {folder}", err=True)
+            raise typer.Exit(INTERRUPTED) from error
+        typer.echo(f"Report: {result.page}")
+
+
+@app.command()
+def generate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="New scans: NIfTI or DICOM.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where CASE/CONTRAST-N.nii.gz are written.")],
+    draws: Annotated[int, typer.Option(min=1, help="Draws per case.")] = 1,
+    stage: Annotated[str | None, typer.Option(help="Which stage draws; the first when left out.")] = None,
+) -> None:
+    """Apply a trained run to new scans; NIfTI on the grid of each scan."""
+    from .run import generate_images
+
+    with _errors():
+        written = generate_images(run, data, out, draws, stage, typer.echo)
+        typer.echo(f"{len(written)} file{'s' * (len(written) > 1)} in {out}")
+
+
+@app.command()
+def inspect(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of scans.")],
+    table: Annotated[Path | None, typer.Option(metavar="FILE", help="A table that says which file is which.")] = None,
+    write_table: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write what was understood, to correct and give back.")
+    ] = None,
+    sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet (PNG).")] = None,
+) -> None:
+    """Show what is in a folder: patients, contrasts, grids, units, oddities, before anything is trained."""
+    from .data import cohort, inspection
+
+    with _errors():
+        found = cohort.find(folder, table)
+        for line in inspection.lines(found):
+            typer.echo(line)
+        if write_table:
+            typer.echo(f"{cohort.write_table(found, write_table, folder)} rows written to {write_table}")
+        if sheet:
+            shown = inspection.contact_sheet(found, sheet)
+            typer.echo(f"{shown} images on {sheet}")
+
+
+@app.command()
+def evaluate(
+    generated: Annotated[Path, typer.Option(metavar="DIR", help="Images to judge.")],
+    reference: Annotated[Path, typer.Option(metavar="DIR", help="True images with the same file names.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the report is written.")],
+    data_range: Annotated[float | None, typer.Option(help="Span of possible values; PSNR and SSIM need it.")] = None,
+) -> None:
+    """Compare paired images of any generator, file by file."""
+    from .evaluate.folders import evaluate_folders
+
+    with _errors():
+        typer.echo(f"Report: {evaluate_folders(generated, reference, out, data_range, typer.echo)}")
+
+
+@app.command()
+def virtual(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where PATIENT/CONTRAST.nii.gz are written.")],
+    patients: Annotated[int, typer.Option(min=1)] = 4,
+    seed: Annotated[int, typer.Option()] = 0,
+    spacing: Annotated[int, typer.Option(min=1, max=4, help="Voxel size in mm.")] = 1,
+    disease: Annotated[str, typer.Option(help="mixed, none, ms, tumour or stroke.")] = "mixed",
+    visits: Annotated[int, typer.Option(min=1)] = 1,
+    skull: Annotated[bool, typer.Option(help="Whole heads instead of brains.")] = True,
+) -> None:
+    """Write simulated patients as NIfTI with their truth."""
+    from .data.virtual import VirtualCohort
+    from .data.virtual.export import write_cohort
+
+    with _errors():
+        plan = VirtualCohort(patients, seed, spacing, disease, visits, skull=skull)
+        typer.echo(f"{write_cohort(plan, out, typer.echo)} files in {out}")
+
+
+@app.command("list")
+def list_names(
+    noun: Annotated[str | None, typer.Argument(metavar="[NOUN]", help="family, job, sampler or metric.")] = None,
+) -> None:
+    """Every registered name, one a line."""
+    from .evaluate import METRICS
+    from .families import FAMILIES
+    from .jobs import JOBS
+    from .registry import Table, unknown
+    from .sampling import SAMPLERS
+
+    tables: dict[str, Table[Any]] = {t.noun: t for t in (FAMILIES, JOBS, SAMPLERS, METRICS)}  # type: ignore[attr-defined]
+    with _errors():
+        if noun is not None and noun not in tables:
+            raise unknown("noun", noun, list(tables))
+        for name, table in tables.items():
+            if noun in (None, name):
+                for member in table.names():
+                    typer.echo(member if noun else f"{name} {member}")
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine can do, and what a run will use."""
+    import os
+    import platform
+
+    import torch
+
+    from .networks.precision import bfloat16_gain, choose
+
+    typer.echo(
+        f"python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    )
+    typer.echo(f"bfloat16 convolution is {bfloat16_gain():.1f} times as fast as float32: runs use {choose()}")
+    typer.echo(f"GPU: {torch.cuda.get_device_name(0) if torch.cuda.is_available() else 'none'}")
+
+
+def _fail(text: str, code: int = WRONG_INPUT) -> NoReturn:
+    typer.echo(text, err=True)
+    raise typer.Exit(code)
+
+
+class _errors:  # noqa: N801 (reads as a block)
+    """Known errors become one line and an exit code: 2 for wrong input, 1 for a run that failed."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, typer.Exit | SystemExit | KeyboardInterrupt):
+            return
+        from .checkpoint import CheckpointError
+        from .io import UnreadableError
+        from .train import TrainingError
+
+        if isinstance(error, TrainingError | CheckpointError):
+            _fail(str(error), FAILED)
+        if isinstance(error, ValueError | UnreadableError):
+            _fail(str(error), WRONG_INPUT)
+        if isinstance(error, OSError):
+            _fail(
+                f"{error.filename or 'A file'}: {error.strerror}. Check the path, its permissions and the free space.",
+                FAILED,
+            )
+
+
+class _bars:  # noqa: N801
+    """A progress bar per stage on a terminal; a line every ten seconds elsewhere."""
+
+    def __enter__(self) -> Callable[[str, Any], None]:
+        self.last, self.bar = 0.0, None
+        if sys.stderr.isatty():
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            words = TextColumn(
+                "{task.description} {task.completed}/{task.total} loss {task.fields[loss]:.4f} {task.fields[rate]:.1f} images/s"
+            )
+            self.bar = Progress(words, BarColumn(), TimeRemainingColumn(), transient=True)
+            self.bar.start()
+            self.tasks: dict[str, Any] = {}
+        return self.watch
+
+    def watch(self, stage: str, p: Any) -> None:
+        import time
+
+        if self.bar is not None:
+            if stage not in self.tasks:
+                self.tasks[stage] = self.bar.add_task(stage, total=p.total, loss=p.loss, rate=p.images_per_second)
+            self.bar.update(self.tasks[stage], completed=p.step, loss=p.loss, rate=p.images_per_second)
+        elif time.monotonic() - self.last > 10 or p.step == p.total:
+            self.last = time.monotonic()
+            typer.echo(
+                f"{stage} {p.step}/{p.total} loss {p.loss:.4f} {p.images_per_second:.1f} images/s, {p.seconds_left:.0f} s left",
+                err=True,
+            )
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def main() -> None:
+    """The console script."""
+    app()

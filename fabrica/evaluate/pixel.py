@@ -1,0 +1,161 @@
+"""Tier 1: pixel-level fidelity of paired images. Arrays of 2 or 3 spatial axes without a channel; 3D is one volume.
+
+Libraries disagree on nearly every one of these numbers, so each function names its convention and none guesses a data
+range. `synthrad2025` clips both images to [-1024, 3071] HU and looks inside the mask only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from ..contracts import Metric
+
+Array = NDArray[np.float64]
+Convention = Literal["plain", "wang2004", "skimage", "monai", "fastmri", "synthrad2025"]
+SYNTHRAD_HU = (-1024.0, 3071.0)
+
+
+def mae(
+    generated: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None = None, convention: str = "plain"
+) -> float:
+    """Mean absolute error in the unit of the images, inside the mask when one is given.
+
+    Raises ValueError for shapes that differ, an empty mask, voxels that are not finite, or an unknown convention.
+    """
+    x, y = _pair(generated, reference, mask, convention, ("plain", "synthrad2025"))
+    return float(np.abs(x - y).mean())
+
+
+def rmse(
+    generated: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None = None, convention: str = "plain"
+) -> float:
+    """Root mean squared error in the unit of the images; errors as `mae`."""
+    x, y = _pair(generated, reference, mask, convention, ("plain", "synthrad2025"))
+    return float(np.sqrt(((x - y) ** 2).mean()))
+
+
+def nmse(
+    generated: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None = None, convention: str = "plain"
+) -> float:
+    """|generated - reference|^2 / |reference|^2 over the whole volume, as fastMRI defines it; errors as `mae`."""
+    x, y = _pair(generated, reference, mask, convention, ("plain", "fastmri", "synthrad2025"))
+    power = float((y**2).sum())
+    if power == 0:
+        raise ValueError("nmse needs a reference that is not zero everywhere. Use mae or rmse for empty references.")
+    return float(((x - y) ** 2).sum()) / power
+
+
+def psnr(
+    generated: ArrayLike, reference: ArrayLike, *, data_range: float, mask: ArrayLike | None = None,
+    spacing_mm: Sequence[float] | None = None, convention: str = "plain",
+) -> float:  # fmt: skip
+    """10 log10(data_range^2 / MSE) in dB; infinite for equal images. Errors as `mae`, and for data_range <= 0.
+
+    `spacing_mm` changes nothing here; it is accepted so that all paired metrics are called alike.
+    """
+    _check_range(data_range)
+    x, y = _pair(generated, reference, mask, convention, ("plain", "skimage", "monai", "fastmri", "synthrad2025"))
+    error = float(((x - y) ** 2).mean())
+    return float("inf") if error == 0 else float(10 * np.log10(data_range**2 / error))
+
+
+def ssim(
+    generated: ArrayLike, reference: ArrayLike, *, data_range: float, mask: ArrayLike | None = None,
+    spacing_mm: Sequence[float] | None = None, convention: str = "wang2004",
+) -> float:  # fmt: skip
+    """Structural similarity, K = (0.01, 0.03), mean over the image without its border, or over the mask.
+
+    wang2004 and monai: Gaussian window of 11 taps, sigma 1.5, population covariance. skimage: that library's default,
+    a uniform window of 7 with sample covariance. fastmri: skimage's per slice along axis 0, then averaged.
+    synthrad2025: clipped, shifted to be non-negative, skimage's window, inside the mask. 3D arrays have 3D windows.
+    SSIM is meaningless for zero-mean data: shift it first. `spacing_mm` changes nothing: windows count pixels.
+    """
+    _check_range(data_range)
+    known = ("wang2004", "monai", "skimage", "fastmri", "synthrad2025")
+    x, y, inside = _images(generated, reference, mask, convention, known)
+    if convention == "fastmri":
+        if x.ndim != 3:
+            raise ValueError(f"ssim(convention='fastmri') got {x.ndim} axes, expected 3: slices along the first.")
+        parts = [_ssim(a, b, data_range, None if inside is None else inside[i], False) for i, (a, b) in enumerate(zip(x, y, strict=True))
+                 if inside is None or inside[i].any()]  # fmt: skip
+        return float(np.mean(parts))
+    if convention == "synthrad2025":
+        x, y = x - SYNTHRAD_HU[0], y - SYNTHRAD_HU[0]
+    return _ssim(x, y, data_range, inside, convention in ("wang2004", "monai"))
+
+
+def ssim_map(x: Array, y: Array, data_range: float, gaussian: bool) -> Array:
+    """SSIM at every position, borders reflected."""
+
+    def smooth(a: Array) -> Array:
+        out: Array = ndimage.gaussian_filter(a, 1.5, truncate=3.5) if gaussian else ndimage.uniform_filter(a, 7)
+        return out
+
+    count = 7**x.ndim
+    correct = 1.0 if gaussian else count / (count - 1)
+    ux, uy = smooth(x), smooth(y)
+    vx, vy = correct * (smooth(x * x) - ux * ux), correct * (smooth(y * y) - uy * uy)
+    vxy = correct * (smooth(x * y) - ux * uy)
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    return ((2 * ux * uy + c1) * (2 * vxy + c2)) / ((ux**2 + uy**2 + c1) * (vx + vy + c2))
+
+
+def _ssim(x: Array, y: Array, data_range: float, inside: NDArray[np.bool_] | None, gaussian: bool) -> float:
+    border = 5 if gaussian else 3
+    if min(x.shape) < 2 * border + 1:
+        raise ValueError(
+            f"ssim got an image of {x.shape}, expected sides of at least {2 * border + 1}. Use 2D slices, or psnr."
+        )
+    similar = ssim_map(x, y, data_range, gaussian)
+    if inside is not None:
+        return float(similar[inside].mean())
+    return float(similar[(slice(border, -border),) * x.ndim].mean())
+
+
+def _check_range(data_range: float) -> None:
+    if not np.isfinite(data_range) or data_range <= 0:
+        raise ValueError(
+            f"data_range is {data_range}, expected the positive span of possible values, such as 4095 for HU."
+        )
+
+
+def _images(
+    generated: ArrayLike, reference: ArrayLike, mask: ArrayLike | None, convention: str, known: Sequence[str]
+) -> tuple[Array, Array, NDArray[np.bool_] | None]:
+    x, y = np.asarray(generated, np.float64), np.asarray(reference, np.float64)
+    if convention not in known:
+        raise ValueError(f"Unknown convention {convention!r}, expected one of {', '.join(known)}.")
+    if x.shape != y.shape or x.ndim not in (2, 3):
+        raise ValueError(f"Got shapes {x.shape} and {y.shape}, expected two equal shapes of 2 or 3 spatial axes.")
+    if not np.isfinite(x).all() or not np.isfinite(y).all():
+        raise ValueError("An image holds NaN or infinity. Count it as failed; do not average over it.")
+    inside = None if mask is None else np.asarray(mask).astype(bool)
+    if inside is not None and (inside.shape != x.shape or not inside.any()):
+        raise ValueError(
+            f"The mask has shape {inside.shape} and {inside.sum()} voxels, expected {x.shape} and at least one."
+        )
+    if convention == "synthrad2025":
+        x, y = np.clip(x, *SYNTHRAD_HU), np.clip(y, *SYNTHRAD_HU)
+    return x, y, inside
+
+
+def _pair(
+    generated: ArrayLike, reference: ArrayLike, mask: ArrayLike | None, convention: str, known: Sequence[str]
+) -> tuple[Array, Array]:
+    x, y, inside = _images(generated, reference, mask, convention, known)
+    return (x, y) if inside is None else (x[inside], y[inside])
+
+
+_PAIRED = ("generated", "reference")
+METRICS = {
+    "mae": Metric(mae, _PAIRED, "pixel", "lower", "unit of the image"),
+    "rmse": Metric(rmse, _PAIRED, "pixel", "lower", "unit of the image"),
+    "nmse": Metric(nmse, _PAIRED, "pixel", "lower", ""),
+    "psnr": Metric(psnr, _PAIRED, "pixel", "higher", "dB"),
+    "ssim": Metric(ssim, _PAIRED, "pixel", "higher", ""),
+}

@@ -1,0 +1,219 @@
+"""The report: pure data first, then one JSON, one CSV and one self-contained HTML page that shows it."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io as buffers
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Picture
+
+from ..data.cohort import Cohort
+from .statistics import SMALLEST, interval
+from .summary import Row
+
+PANEL = 176  # pixels a side in the page
+
+
+@dataclass
+class StageResult:
+    """One stage: what was trained, how long, what it reached on each test case."""
+
+    name: str
+    job: str
+    family: str
+    plan: Mapping[str, Any]
+    steps: int
+    seconds: float
+    curve: Sequence[tuple[int, float]]
+    cases: list[Row] = field(default_factory=list)
+    pictures: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """Everything that the page shows, as data."""
+
+    run: str
+    made: str
+    recipe: Mapping[str, Any]
+    cohorts: list[dict[str, Any]] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    stages: list[StageResult] = field(default_factory=list)
+
+    @staticmethod
+    def start(recipe: Mapping[str, Any], run: str) -> Report:
+        return Report(run, datetime.now(UTC).isoformat(timespec="seconds"), recipe)
+
+    def add_cohort(self, name: str, cohort: Cohort) -> None:
+        contrasts: dict[str, int] = {}
+        for member in cohort.members:
+            for contrast in member.contrasts():
+                contrasts[contrast] = contrasts.get(contrast, 0) + 1
+        odd = [str(Path(o.file).name) + ": " + o.fault for o in cohort.oddities if o.severity != "note"]
+        self.cohorts.append(
+            {
+                "name": name,
+                "patients": len(cohort.patients),
+                "cases": len(cohort.members),
+                "contrasts": contrasts,
+                "oddities": odd,
+            }
+        )
+
+    def remark(self, text: str) -> None:
+        if text not in self.remarks:
+            self.remarks.append(text)
+
+    def summaries(self) -> list[dict[str, Any]]:
+        """Per stage, contrast, answer and metric: mean over patients, quartiles over cases, interval or its absence."""
+        groups: dict[tuple[str, str, str, str], list[Row]] = {}
+        for stage in self.stages:
+            for row in stage.cases:
+                groups.setdefault((stage.name, row.contrast, row.by, row.metric), []).append(row)
+        return [_summary(key, rows) for key, rows in groups.items()]
+
+    def sentence(self) -> str:
+        """What one may write with this evidence, and no more."""
+        patients = {row.patient for stage in self.stages for row in stage.cases}
+        if not patients:
+            return "Nothing was tested, so nothing may be claimed."
+        if len(patients) < SMALLEST:
+            return (
+                f"With {len(patients)} test patient{'s' * (len(patients) > 1)} the figures below are descriptive: no "
+                f"difference between methods may be claimed (at least {SMALLEST} patients are needed for an interval)."
+            )
+        return (
+            f"Over {len(patients)} test patients the means below hold with the intervals beside them; a difference between "
+            "two methods needs a paired test on the same patients, which this report does not make."
+        )
+
+
+def _summary(key: tuple[str, str, str, str], rows: Sequence[Row]) -> dict[str, Any]:
+    stage, contrast, by, metric = key
+    plain: dict[str, Any] = {"stage": stage, "contrast": contrast, "by": by, "metric": metric, "unit": rows[0].unit}
+    numbers = [(float(r.value), r.patient) for r in rows if not isinstance(r.value, str) and np.isfinite(r.value)]
+    if not numbers:
+        return {**plain, "value": None, "note": next((str(r.value) for r in rows), "not evaluated"), "n": 0}
+    values, patients = zip(*numbers, strict=True)
+    found = interval(values, patients)
+    low, middle, high = (float(q) for q in np.quantile(values, [0.25, 0.5, 0.75]))
+    lost = len(rows) - len(numbers)
+    note = found.convention if found.interval is None else ""
+    note += f"; {lost} case{'s' * (lost > 1)} not evaluated" if lost else ""
+    return {
+        **plain, "value": found.value, "interval": found.interval, "n": found.n, "convention": found.convention,
+        "quartiles": [low, middle, high], "note": note,
+    }  # fmt: skip
+
+
+def render(report: Report, folder: Path) -> Path:
+    """Write index.html, report.json and cases.csv; returns the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    summaries = report.summaries()
+    stages = [{k: v for k, v in asdict(stage).items() if k != "pictures"} for stage in report.stages]
+    plain = {
+        "run": report.run, "made": report.made, "recipe": report.recipe, "cohorts": report.cohorts, "remarks": report.remarks,
+        "sentence": report.sentence(), "summaries": summaries, "stages": stages,
+    }  # fmt: skip
+    (folder / "report.json").write_text(json.dumps(plain, indent=1, allow_nan=False, default=str))
+    with (folder / "cases.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["stage", "case", "patient", "contrast", "by", "metric", "value", "unit"])
+        for stage in report.stages:
+            for r in stage.cases:
+                writer.writerow([stage.name, r.case, r.patient, r.contrast, r.by, r.metric, r.value, r.unit])
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string((Path(__file__).parent / "report.html").read_text())
+    html = page.render(
+        report=report, sentence=report.sentence(), tables=_tables(summaries), rows=_picture_rows(report.stages),
+        curves=[{"name": s.name, "path": _curve(s.curve)} for s in report.stages], recipe=_yaml(report.recipe),
+    )  # fmt: skip
+    path = folder / "index.html"
+    path.write_text(html)
+    return path
+
+
+def _yaml(recipe: Mapping[str, Any]) -> str:
+    import yaml
+
+    text: str = yaml.safe_dump(dict(recipe), sort_keys=False)
+    return text
+
+
+def _tables(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One table per asked contrast: answers as rows, metrics as columns; competitors once."""
+    tables = []
+    for contrast in dict.fromkeys(s["contrast"] for s in summaries):
+        own = [s for s in summaries if s["contrast"] == contrast]
+        metrics = list(dict.fromkeys(s["metric"] for s in own))
+        rows: dict[str, dict[str, str]] = {}
+        for s in own:
+            label = f"{s['stage']}, {s['by'].removeprefix('model: ')}" if s["by"].startswith("model") else s["by"]
+            label = label.removesuffix(", model")
+            rows.setdefault(label, {}).setdefault(s["metric"], _cell(s))
+        units = {s["metric"]: s["unit"] for s in own}
+        tables.append({"title": contrast or "all", "metrics": metrics, "rows": rows, "units": units})
+    return tables
+
+
+def _cell(s: Mapping[str, Any]) -> str:
+    if s["value"] is None:
+        return str(s["note"])
+    text = f"{s['value']:.3g}" if abs(s["value"]) < 100 else f"{s['value']:.0f}"
+    if s["interval"]:
+        return f"{text} [{s['interval'][0]:.3g}, {s['interval'][1]:.3g}]"
+    return f"{text} ({s['quartiles'][0]:.3g} to {s['quartiles'][2]:.3g})"
+
+
+def _picture_rows(stages: Sequence[StageResult]) -> list[dict[str, Any]]:
+    rows = []
+    for stage in stages:
+        for row in stage.pictures:
+            panels = [{**{k: v for k, v in p.items() if k != "pixels"}, "png": encode(p)} for p in row["panels"]]
+            rows.append({"stage": stage.name, "case": row["case"], "slice": row["slice"], "panels": panels})
+    return rows
+
+
+def encode(panel: Mapping[str, Any]) -> str:
+    """A panel as base64 PNG: window applied, patient seen from the feet (radiological), front up."""
+    picture = paint(panel["pixels"], panel["low"], panel["high"], panel["colour"])
+    factor = max(1, round(PANEL / max(picture.size)))
+    picture = picture.resize((picture.width * factor, picture.height * factor), Picture.Resampling.NEAREST)
+    buffer = buffers.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def paint(pixels: NDArray[np.floating[Any]], low: float, high: float, colour: str = "grey") -> Picture.Image:
+    """(y, x) to an 8-bit picture: grey, heat (black to yellow) or diverging (blue, black, red)."""
+    t = np.clip((pixels - low) / (high - low), 0, 1)
+    if colour == "grey":
+        return Picture.fromarray((255 * t).astype(np.uint8), "L")
+    if colour == "heat":
+        rgb = np.stack([np.clip(2.2 * t, 0, 1), np.clip(2.2 * t - 0.8, 0, 1), np.clip(3 * t - 2.2, 0, 1)], -1)
+    else:
+        d = 2 * t - 1
+        rgb = np.stack([np.clip(d, 0, 1), 0.35 * np.abs(d), np.clip(-d, 0, 1)], -1)
+    return Picture.fromarray((255 * rgb).astype(np.uint8), "RGB")
+
+
+def _curve(curve: Sequence[tuple[int, float]], width: float = 420, height: float = 120) -> str:
+    """An SVG path of the loss, smoothed, on a log scale."""
+    if len(curve) < 2:
+        return ""
+    steps, losses = np.array([c[0] for c in curve], float), np.array([c[1] for c in curve], float)
+    smooth = np.log(np.maximum(np.convolve(np.pad(losses, 4, mode="edge"), np.ones(9) / 9, "valid"), 1e-9))
+    span = max(float(np.ptp(smooth)), 1e-9)
+    x = (steps - steps[0]) / max(float(np.ptp(steps)), 1e-9) * width
+    y = height - (smooth - smooth.min()) / span * height
+    return "M" + " L".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))

@@ -1,0 +1,341 @@
+"""From drawn and true images to numbers per case, for a model and for its trivial competitors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from ..contracts import Field, Image
+from ..data.prepare import GridPreparation, intensity_scale
+from ..data.store import Prepared, Store
+from ..registry import NotEvaluated
+from . import pixel, task
+from .competitors import JointHistogram, fit_histogram, matched
+
+Array = NDArray[np.float32]
+MODEL = "model"
+SMALLEST_BODY = 0.08  # of the intensity scale: brighter than this in any image is the patient
+
+
+@dataclass(frozen=True)
+class StageEvidence:
+    """What a stage is measured with."""
+
+    name: str
+    fields: tuple[Field, ...]
+    given: tuple[str, ...]
+    metrics: tuple[str, ...]
+    mask: str | None = None
+
+
+@dataclass(frozen=True)
+class Competitors:
+    """Fitted on training patients only."""
+
+    histograms: Mapping[str, Array]  # per asked contrast: foreground values
+    joint: Mapping[str, JointHistogram]
+    mean: Mapping[str, Array]  # mean training volume, when grids agree
+
+
+@dataclass
+class Row:
+    """One metric of one image of one case, by the model or by a competitor."""
+
+    case: str
+    patient: str
+    contrast: str
+    by: str  # "model: draw", "model: mean of draws", "input copied", ...
+    metric: str
+    value: float | str  # text when not evaluated
+    unit: str = ""
+
+
+def competitors_of(store: Store, evidence: StageEvidence) -> Competitors:
+    """Histograms, joint histogram and mean image of the training targets."""
+    histograms, joint, mean = {}, {}, {}
+    for target in (f.name for f in evidence.fields if f.kind == "intensity"):
+        entries = [e for e in store.entries if target in e.files]
+        volumes = [store.array(e, target)[0] for e in entries[:32]]
+        if not volumes:
+            continue
+        histograms[target] = np.concatenate([v[v > v.mean()][::97] for v in volumes])
+        inputs = [g for g in evidence.given if g != target and all(g in e.files for e in entries)][:2]
+        if inputs:
+            flat = [[store.array(e, g)[0].ravel()[::11] for e in entries[:32]] for g in inputs]
+            joint[target] = fit_histogram(
+                [np.concatenate(f) for f in flat], np.concatenate([v.ravel()[::11] for v in volumes])
+            )
+        if len({v.shape for v in volumes}) == 1:
+            mean[target] = np.mean(np.stack(volumes), axis=0, dtype=np.float32)
+    return Competitors(histograms, joint, mean)
+
+
+def evaluate_case(
+    evidence: StageEvidence, case: str, prepared: Prepared, x: Tensor, competitors: Competitors,
+    preparation: GridPreparation, seconds: float, hidden: str,
+) -> list[Row]:  # fmt: skip
+    """All rows of one case; arrays are on the prepared grid when it is the source's, else back on the source's."""
+    rows = [Row(case, prepared.case.patient, "", "model", "seconds a draw", seconds, "s")]
+    start = 0
+    for f in evidence.fields:
+        part = x[:, start : start + f.channels]
+        start += f.channels
+        if hidden and f.name != hidden:
+            continue
+        truth = prepared.case.images.get(f.name)
+        if truth is None:
+            missing = NotEvaluated((f"the true {f.name} of this case",))
+            rows += [Row(case, prepared.case.patient, f.name, "model", m, str(missing)) for m in evidence.metrics]
+        elif f.kind == "label":
+            rows += _label_rows(evidence, case, prepared, part, truth, preparation, f)
+        elif evidence.metrics:
+            rows += _intensity_rows(evidence, case, prepared, part, truth, competitors, preparation, f)
+    if not evidence.metrics:
+        needs = NotEvaluated(("an embedding of both sets (feature tier)",))
+        rows.append(Row(case, prepared.case.patient, "", "model", "distance to real images", str(needs)))
+    return rows
+
+
+def _on_source(volume: Tensor, field: Field, prepared: Prepared, preparation: GridPreparation) -> Array:
+    """(z, y, x) in the scale of the model, on the source's grid."""
+    from dataclasses import replace
+
+    trace = prepared.traces[field.name]
+    unscaled = GridPreparation(preparation.axes, preparation.spacing_mm, preparation.size, {})
+    meaning = replace(trace.meaning, unit="a.u." if field.kind != "label" else "", kind=field.kind)
+    image: Image = unscaled.back(volume, replace(trace, meaning=meaning))
+    array: Array = image.data[0].numpy()
+    return array
+
+
+def _label_rows(
+    evidence: StageEvidence,
+    case: str,
+    prepared: Prepared,
+    part: Tensor,
+    truth: Image,
+    preparation: GridPreparation,
+    f: Field,
+) -> list[Row]:
+    reference = truth.data[0].numpy().round().clip(0, f.channels - 1)
+    drawn = part.mean(0).argmax(0, keepdim=True).float()
+    generated = _on_source(drawn, f, prepared, preparation)
+    value = task.dice(generated, reference)
+    return [
+        Row(case, prepared.case.patient, f.name, "model: mean of draws" if len(part) > 1 else "model", "dice", value)
+    ]
+
+
+def _intensity_rows(
+    evidence: StageEvidence, case: str, prepared: Prepared, part: Tensor, truth: Image, competitors: Competitors,
+    preparation: GridPreparation, f: Field,
+) -> list[Row]:  # fmt: skip
+    offset, scale = intensity_scale(truth)
+    reference = (truth.data[0].numpy() - offset) / scale
+    mask = body_mask(prepared, evidence, f.name)
+    answers = {"model: one draw" if len(part) > 1 else "model": _on_source(part[0], f, prepared, preparation)}
+    if len(part) > 1:
+        answers["model: mean of draws"] = _on_source(part.mean(0), f, prepared, preparation)
+    inputs = {g: _scaled(prepared.case.images[g]) for g in evidence.given if g in prepared.case.images and g != f.name}
+    inputs = {g: a for g, a in inputs.items() if a.shape == reference.shape}
+    answers |= _trivial(inputs, competitors, f.name)
+    if f.name in competitors.mean and competitors.mean[f.name].shape == tuple(part.shape[2:]):
+        import torch
+
+        answers["training mean image"] = _on_source(
+            torch.from_numpy(competitors.mean[f.name])[None], f, prepared, preparation
+        )
+    hounsfield = truth.meaning.unit == "HU"
+    rows = []
+    for by, image in answers.items():
+        for metric in evidence.metrics:
+            value, unit = _measure(metric, image, reference, mask, scale if hounsfield else None, preparation.axes)
+            rows.append(
+                Row(
+                    case,
+                    prepared.case.patient,
+                    f.name,
+                    by,
+                    metric,
+                    value,
+                    unit or (truth.meaning.unit if hounsfield else ""),
+                )
+            )
+    if "lesion" in prepared.case.images and f.name != "lesion":
+        rows += _lesion_rows(case, prepared, f.name, answers, reference)
+    return rows
+
+
+def _trivial(inputs: Mapping[str, Array], competitors: Competitors, target: str) -> dict[str, Array]:
+    answers: dict[str, Array] = {}
+    for name, image in inputs.items():
+        answers[f"{name} copied"] = image
+        if target in competitors.histograms:
+            answers[f"{name} histogram-matched"] = matched(image, competitors.histograms[target])
+    joint = competitors.joint.get(target)
+    if joint is not None and len(inputs) >= len(joint.edges):
+        answers["joint histogram"] = joint.predict(list(inputs.values())[: len(joint.edges)])
+    return answers
+
+
+def _measure(
+    metric: str, image: Array, reference: Array, mask: NDArray[np.bool_], hu: float | None, axes: str
+) -> tuple[float | str, str]:
+    """In HU over the SynthRAD range when there is one, else on the scale where 1 = the foreground's 99.5th percentile."""
+    if hu is not None:
+        image, reference = image * hu - 1024, reference * hu - 1024
+        convention, span = {"convention": "synthrad2025"}, 4095.0
+    else:
+        convention, span = {}, 1.0
+    if metric == "ssim":
+        return ssim_masked(image, reference, mask, span, axes), ""
+    if metric == "psnr":
+        return pixel.psnr(image, reference, data_range=span, mask=mask, **convention), "dB"
+    functions: dict[str, Any] = {"mae": pixel.mae, "rmse": pixel.rmse, "nmse": pixel.nmse}
+    if metric not in functions:
+        return str(NotEvaluated((f"a {metric} that can be computed from paired images",))), ""
+    return float(functions[metric](image, reference, mask=mask, **convention)), ""
+
+
+def ssim_masked(image: Array, reference: Array, mask: NDArray[np.bool_], span: float, axes: str) -> float:
+    """Wang 2004 per axial slice (slices) or in 3D (volumes), averaged over the voxels of the mask."""
+    x, y = image.astype(np.float64), reference.astype(np.float64)
+    if axes == "zyx" and min(x.shape) >= 11:
+        return float(pixel.ssim_map(x, y, span, True)[mask].mean())
+    planes = [z for z in range(len(x)) if mask[z].any()]
+    total = sum(float(pixel.ssim_map(x[z], y[z], span, True)[mask[z]].sum()) for z in planes)
+    return total / float(mask.sum())
+
+
+def body_mask(prepared: Prepared, evidence: StageEvidence, target: str) -> NDArray[np.bool_]:
+    """The label named by the recipe, or the patient: bright in any true image, holes filled per slice."""
+    if evidence.mask and evidence.mask in prepared.case.images:
+        return prepared.case.images[evidence.mask].data[0].numpy() > 0
+    shape = prepared.case.images[target].data[0].shape
+    inside = np.zeros(shape, bool)
+    for image in prepared.case.images.values():
+        if image.meaning.kind == "intensity" and image.data[0].shape == shape:
+            inside |= _scaled(image) > SMALLEST_BODY
+    filled = np.stack([ndimage.binary_fill_holes(plane) for plane in inside])
+    return filled if filled.any() else np.ones(shape, bool)
+
+
+def _scaled(image: Image) -> Array:
+    offset, scale = intensity_scale(image)
+    array: Array = (image.data[0].numpy() - offset) / scale
+    return array
+
+
+def _lesion_rows(
+    case: str, prepared: Prepared, target: str, answers: Mapping[str, Array], reference: Array
+) -> list[Row]:
+    lesion = prepared.case.images["lesion"].data[0].numpy() > 0.5
+    t1 = prepared.case.images.get("T1w")
+    tissue = None
+    if t1 is not None:
+        values = t1.data[0].numpy()
+        tissue = values > np.median(values[values > 0.05 * values.max()])
+    try:
+        true = task.lesion_contrast(reference, lesion, tissue=tissue)
+    except ValueError:
+        text = str(NotEvaluated(("a lesion with tissue around it",)))
+        return [Row(case, prepared.case.patient, target, "model", "lesion contrast kept", text)]
+    return [
+        Row(
+            case,
+            prepared.case.patient,
+            target,
+            by,
+            "lesion contrast kept",
+            task.lesion_contrast(image, lesion, tissue=tissue) / true,
+        )
+        for by, image in answers.items()
+    ]
+
+
+@dataclass
+class Pictures:
+    """For a few cases: inputs, truth, draw, mean, spread, error, through the middle of the patient."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    most: int = 6
+
+    def add(
+        self, case: str, prepared: Prepared, x: Tensor, fields: Sequence[Field], given: Sequence[str], hidden: str
+    ) -> None:
+        if len(self.rows) >= self.most:
+            return
+        z = self._slice(prepared, x)
+        panels: list[dict[str, Any]] = []
+        for name in given:
+            if name in prepared.tensors and name != hidden:
+                panels.append(
+                    _panel(f"{name} (given)", prepared.tensors[name][0, z].numpy(), prepared.traces[name].meaning.unit)
+                )
+        start = 0
+        for f in fields:
+            part = x[:, start : start + f.channels, z]
+            start += f.channels
+            if hidden and f.name != hidden:
+                continue
+            truth = prepared.tensors.get(f.name)
+            panels += (
+                _label_panels(f, part, truth, z)
+                if f.kind == "label"
+                else _intensity_panels(f, part, truth, z, bool(given))
+            )
+        self.rows.append({"case": case, "slice": z, "panels": panels})
+
+    @staticmethod
+    def _slice(prepared: Prepared, x: Tensor) -> int:
+        lesion = prepared.tensors.get("lesion")
+        if lesion is not None and float(lesion.sum()) > 0:
+            return int(lesion[0].flatten(1).sum(1).argmax())
+        return min(x.shape[2] - 1, int(0.55 * x.shape[2]))
+
+
+def _panel(
+    title: str, pixels: Array, unit: str = "", low: float = 0.0, high: float = 1.0, colour: str = "grey"
+) -> dict[str, Any]:
+    return {"title": title, "pixels": pixels, "low": low, "high": high, "unit": unit, "colour": colour}
+
+
+def _intensity_panels(f: Field, part: Tensor, truth: Tensor | None, z: int, paired: bool) -> list[dict[str, Any]]:
+    mean = part.mean(0)[0].numpy()
+    panels = []
+    if truth is not None:
+        panels.append(
+            _panel(f"{f.name} (true)" if paired else f"{f.name} (a real patient)", truth[0, z].numpy(), f.unit)
+        )
+    panels.append(_panel(f"{f.name} (one draw)" if len(part) > 1 else f"{f.name} (model)", part[0, 0].numpy(), f.unit))
+    if not paired:
+        return panels + [_panel(f"draw {i + 1}", p[0].numpy(), f.unit) for i, p in enumerate(part[1:4], 1)]
+    if len(part) > 1:
+        panels.append(_panel("mean of draws", mean, f.unit))
+        panels.append(_panel("spread of draws", part.std(0)[0].numpy(), f.unit, 0.0, 0.3, "heat"))
+    if truth is not None:
+        panels.append(
+            _panel(
+                "error of the mean" if len(part) > 1 else "error",
+                mean - truth[0, z].numpy(),
+                f.unit,
+                -0.4,
+                0.4,
+                "diverging",
+            )
+        )
+    return panels
+
+
+def _label_panels(f: Field, part: Tensor, truth: Tensor | None, z: int) -> list[dict[str, Any]]:
+    top = float(max(1, f.channels - 1))
+    panels = [_panel(f"{f.name} (one draw)", part[0].argmax(0).float().numpy(), "", 0.0, top)]
+    if truth is not None:
+        panels.insert(0, _panel(f"{f.name} (real)", truth[0, z].numpy(), "", 0.0, top))
+    return panels

@@ -1,0 +1,54 @@
+"""Diffusion with the preconditioning and noise distribution of Karras et al. 2022 (EDM)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..contracts import Condition, Denoiser, Problem, Signature
+from ..networks.unet import UNet, UNetShape
+from ..rng import Rng
+from ..sampling.solvers import dpm_solver_2m
+from .misfit import squared
+
+
+class Diffusion(Denoiser):
+    """D(x, sigma) = c_skip x + c_out F(c_in x, c_noise): table 1 of the paper, column "Ours".
+
+    `sigma_data` is the standard deviation of prepared images (about 0.3: [0, 1] with air at 0); `log_mean` and
+    `log_deviation` place the training noise where the image is decided.
+    """
+
+    def __init__(
+        self, signature: Signature, network: UNetShape, precision: str, *, sigma_data: float = 0.3,
+        log_mean: float = -1.2, log_deviation: float = 1.4,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.sigma_data, self.log_mean, self.log_deviation = sigma_data, log_mean, log_deviation
+        channels = signature.channels
+        self.net = UNet(len(signature.axes), channels, channels, signature.condition, network, precision)
+
+    def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
+        return {"model": self.net.parameters()}
+
+    def denoise(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        s = sigma.reshape(-1, *[1] * (x.ndim - 1)).float()
+        total = (s**2 + self.sigma_data**2).sqrt()
+        inner = self.net((x / total).float(), sigma.float().log() / 4, condition)
+        result: Tensor = x * (self.sigma_data / total) ** 2 + inner * (s * self.sigma_data / total)
+        return result
+
+    def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
+        device = next(self.net.parameters()).device
+        sigma = torch.exp(self.log_mean + self.log_deviation * rng.child("level").normal()).to(device)
+        s = sigma.reshape(-1, *[1] * len(problem.shape))
+        target = torch.zeros(1) if problem.target is None else problem.target
+        noisy = target + s * rng.child("noise").normal(*problem.shape).to(device)
+        weight = (s**2 + self.sigma_data**2) / (s * self.sigma_data) ** 2
+        return {"denoising": squared(problem, self.denoise(noisy, sigma, problem.condition), weight)}
+
+    @torch.no_grad()
+    def sample(self, problem: Problem, rng: Rng) -> Tensor:
+        return dpm_solver_2m(self, problem, rng, high=20.0)

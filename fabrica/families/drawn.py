@@ -1,0 +1,35 @@
+"""A trained prior joined with a sampler: what a recipe's `sampler:` line makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..contracts import Family, Problem, Reconstructor, Sampler
+from ..registry import refusal
+from ..rng import Rng
+
+
+class Drawn(Reconstructor):
+    """Draws from `prior` with `sampler` and its options; nothing to train."""
+
+    def __init__(self, prior: Family, sampler: Sampler, options: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.prior, self.sampler, self.options = prior, sampler, dict(options)
+
+    def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
+        return {}
+
+    def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
+        raise TypeError("Drawn has nothing to train; train its prior.")
+
+    @torch.no_grad()
+    def sample(self, problem: Problem, rng: Rng) -> Tensor:
+        """Raises ValueError when the sampler cannot answer this problem."""
+        kinds = [(type(m.operator), type(m.noise)) for m in problem.measurements]
+        if reason := refusal(type(self.prior), self.sampler, kinds):
+            raise ValueError(reason)
+        return self.sampler.draw(self.prior, problem, rng, **self.options)

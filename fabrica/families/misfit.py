@@ -1,0 +1,69 @@
+"""How far an answer is from its target, by the kind of each field: robust distance, or cross-entropy with soft Dice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..contracts import Field, Problem
+
+
+def field_terms(
+    problem: Problem, output: Tensor, fields: Sequence[Field], robust: float = 0.01
+) -> Mapping[str, Tensor]:
+    """Named terms, (B,) each: Charbonnier distance for intensities, cross-entropy + (1 - soft Dice) for labels.
+
+    `output` holds intensities and, for label and class channels, logits. Unknown targets count by `problem.weight`.
+    """
+    target, weight = _known(problem)
+    terms: dict[str, Tensor] = {}
+    start = 0
+    for field in fields:
+        part = slice(start, start + field.channels)
+        start += field.channels
+        if field.kind in ("label", "class"):
+            terms[field.name] = _label_term(output[:, part], target[:, part], weight[:, part])
+        else:
+            distance = ((output[:, part] - target[:, part]) ** 2 + robust**2).sqrt() - robust
+            terms[field.name] = _mean(distance, weight[:, part])
+    return terms
+
+
+def squared(problem: Problem, output: Tensor, scale: Tensor) -> Tensor:
+    """(B,): mean of scale * (output - target)^2 over what is known."""
+    target, weight = _known(problem)
+    return _mean(scale * (output - target) ** 2, weight)
+
+
+def answer(output: Tensor, fields: Sequence[Field]) -> Tensor:
+    """Logits of label channels become probabilities; intensities stay."""
+    parts, start = [], 0
+    for field in fields:
+        part = output[:, start : start + field.channels]
+        start += field.channels
+        parts.append(part.softmax(1) if field.kind in ("label", "class") else part)
+    return torch.cat(parts, 1)
+
+
+def _known(problem: Problem) -> tuple[Tensor, Tensor]:
+    if problem.target is None:
+        raise ValueError(
+            f"Training needs targets; {problem.cases[0]} has none. Leave such cases out of the training part."
+        )
+    weight = torch.ones_like(problem.target) if problem.weight is None else problem.weight.expand_as(problem.target)
+    return problem.target, weight
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    return (values * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp(min=1.0)
+
+
+def _label_term(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    entropy = -(target * F.log_softmax(logits, 1)).sum(1)
+    chances, w = logits.softmax(1)[:, 1:].flatten(2), weight[:, 1:].flatten(2)
+    wanted = target[:, 1:].flatten(2)
+    overlap = (2 * (chances * wanted * w).sum(2) + 1) / (((chances + wanted) * w).sum(2) + 1)
+    return _mean(entropy, weight[:, 0]) + (1 - overlap).mean(1)

@@ -1,0 +1,40 @@
+"""The plain network that every report is compared with: one pass from the condition to the mean answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..contracts import Family, Problem, Signature
+from ..networks.unet import UNet, UNetShape
+from ..rng import Rng
+from .misfit import answer, field_terms
+
+
+class Regression(Family):
+    """x = network(condition), trained with a robust distance per intensity, cross-entropy and Dice per label.
+
+    Its draws are all the same: the spread of an ensemble of draws is zero, and the report says so.
+    """
+
+    def __init__(self, signature: Signature, network: UNetShape, precision: str) -> None:
+        super().__init__()
+        self.fields = signature.x
+        self.net = UNet(len(signature.axes), 0, signature.channels, signature.condition, network, precision)
+
+    def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
+        return {"model": self.net.parameters()}
+
+    def _output(self, problem: Problem, device: torch.device) -> Tensor:
+        nothing = torch.zeros(len(problem.cases), 0, *problem.shape[1:], device=device)
+        result: Tensor = self.net(nothing, torch.zeros(len(problem.cases), device=device), problem.condition)
+        return result
+
+    def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
+        return field_terms(problem, self._output(problem, next(self.net.parameters()).device), self.fields)
+
+    @torch.no_grad()
+    def sample(self, problem: Problem, rng: Rng) -> Tensor:
+        return answer(self._output(problem, next(self.net.parameters()).device), self.fields)

@@ -1,0 +1,187 @@
+"""From images to images: translation, synthesis and segmentation, which differ in what is given and what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..contracts import Batch, Condition, Field, Job, Problem, Signature
+from ..data.vocabulary import field_of
+from ..rng import Rng
+
+Axes = Literal["yx", "zyx"]
+_POSITION = Field("position", "number", 1, "")
+_SCALES = {"age": (50.0, 20.0)}  # value -> (centre, width) before it enters a network
+
+
+def stack_fields(fields: Sequence[Field], batch: Batch) -> Tensor:
+    """(B, C, *axes) of several fields; labels become one-hot channels."""
+    parts = []
+    for field in fields:
+        value = batch.images[field.name]
+        parts.append(one_hot(value, field.channels) if field.kind == "label" else value)
+    return torch.cat(parts, 1)
+
+
+def one_hot(labels: Tensor, classes: int) -> Tensor:
+    """(B, 1, *axes) whole numbers -> (B, classes, *axes); numbers past the last class count as the last."""
+    index = labels[:, 0].round().long().clamp(0, classes - 1)
+    return F.one_hot(index, classes).movedim(-1, 1).float()
+
+
+def _present(batch: Batch, name: str) -> Tensor:
+    rows = len(batch.cases)
+    return batch.present.get(name, torch.ones(rows, dtype=torch.bool, device=batch.affine.device))
+
+
+def _middle(value: Tensor, neighbours: int) -> Tensor:
+    return value[:, neighbours : neighbours + 1] if neighbours else value
+
+
+class Translation(Job):
+    """Given contrasts -> missing contrasts. A name that is both given and asked for is completed when it is missing.
+
+    `drop` is the chance that a given contrast is hidden in training, so that one model serves whatever is missing;
+    `neighbours` adds that many slices on each side of a slice (2.5D); `vary` changes the intensity curve of the inputs
+    in training, which is what makes a model hold on a scanner that it has not seen.
+    """
+
+    metrics = ("mae", "rmse", "nmse", "psnr", "ssim")
+
+    def __init__(
+        self, source: Sequence[str], x: Sequence[str], *, axes: Axes = "yx", neighbours: int = 0, drop: float = 0.0,
+        vary: float = 0.2,
+    ) -> None:  # fmt: skip
+        if neighbours and axes != "yx":
+            raise ValueError("translation.neighbours belongs to slices; write axes: yx, or neighbours: 0.")
+        if neighbours and set(source) & set(x):
+            raise ValueError(
+                "translation.neighbours of a contrast that is also asked for would show it; write neighbours: 0."
+            )
+        self.source, self.x, self.axes = tuple(map(field_of, source)), tuple(map(field_of, x)), axes
+        self.neighbours, self.drop, self.vary = neighbours, drop, vary
+        self.both = tuple(f.name for f in self.x if f.name in {s.name for s in self.source})
+
+    def signature(self) -> Signature:
+        depth = 2 * self.neighbours + 1
+        given = tuple(Field(f"given {f.name}", f.kind, f.channels * depth, f.unit) for f in self.source)
+        return Signature(self.x, self.axes, (*given, *((_POSITION,) if self.axes == "yx" else ())))
+
+    def problem(self, batch: Batch, rng: Rng) -> Problem:
+        rows = len(batch.cases)
+        hidden = {
+            f.name: (rng.child("drop", f.name).uniform().to(batch.affine.device) < self.drop) for f in self.source
+        }
+        if self.both:  # at least one of these is asked for in every row
+            chosen = rng.child("hide").integers(0, len(self.both)).to(batch.affine.device)
+            for i, name in enumerate(self.both):
+                hidden[name] = hidden[name] | (chosen == i)
+        asked = [
+            _present(batch, f.name) & hidden.get(f.name, torch.ones(rows, dtype=torch.bool, device=batch.affine.device))
+            for f in self.x
+        ]
+        weight = torch.cat([a.float()[:, None].expand(-1, f.channels) for a, f in zip(asked, self.x, strict=True)], 1)
+        varied = {f.name: self._varied(batch, f, rng) for f in self.source}
+        problem = self._ask(batch, hidden, varied)
+        target = stack_fields(self.x, self._centred(batch))
+        wide = weight.reshape(*weight.shape, *[1] * (target.ndim - 2))
+        return Problem(problem.cases, problem.shape, problem.condition, target=target, weight=wide)
+
+    def question(self, batch: Batch) -> Problem:
+        return self._ask(batch, {}, {f.name: batch.images[f.name] for f in self.source})
+
+    def _ask(self, batch: Batch, hidden: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Problem:
+        given, present = {}, {}
+        for field in self.source:
+            name, value = f"given {field.name}", values[field.name]
+            given[name] = one_hot(value, field.channels) if field.kind == "label" else value
+            present[name] = _present(batch, field.name)
+            if field.name in hidden:
+                present[name] = present[name] & ~hidden[field.name]
+        if self.axes == "yx":
+            given["position"] = batch.values["position"]
+        grid = next(iter(batch.images.values())).shape[2:]
+        return Problem(batch.cases, (sum(f.channels for f in self.x), *grid), Condition(given, present))
+
+    def _varied(self, batch: Batch, field: Field, rng: Rng) -> Tensor:
+        """A random gain and gamma per row: scanners differ in both."""
+        value = batch.images[field.name]
+        if not self.vary or field.kind != "intensity":
+            return value
+        draws = rng.child("vary", field.name).normal(2).to(value.device).clamp(-2, 2) * self.vary
+        wide = [1] * (value.ndim - 1)
+        gain, gamma = draws[:, 0].mul(0.5).exp().reshape(-1, *wide), draws[:, 1].exp().reshape(-1, *wide)
+        return gain * value.sign() * value.abs().clamp(min=1e-6) ** gamma
+
+    def _centred(self, batch: Batch) -> Batch:
+        around = {f.name: self.neighbours for f in self.source}
+        images = {n: _middle(v, around.get(n, 0)) for n, v in batch.images.items()}
+        return Batch(batch.cases, images, batch.affine, batch.values, batch.present)
+
+
+class Synthesis(Job):
+    """Patients that do not exist: x of one or several fields, unconditional, by class and by covariates.
+
+    `by` names one categorical value of the cases with its classes ({class: [Hand, CXR]}); `covariates` are numbers.
+    """
+
+    metrics = ()  # unpaired: distances between sets come with the evaluation tiers
+
+    def __init__(
+        self, x: Sequence[str], *, axes: Axes = "yx", by: Mapping[str, Sequence[str]] | None = None,
+        covariates: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        self.x, self.axes = tuple(map(field_of, x)), axes
+        self.by = {name: tuple(map(str, classes)) for name, classes in (by or {}).items()}
+        self.covariates = tuple(covariates)
+
+    def signature(self) -> Signature:
+        classes = [Field(name, "class", len(known)) for name, known in self.by.items()]
+        numbers = [field_of(name) if name in _SCALES else Field(name, "number") for name in self.covariates]
+        position = (_POSITION,) if self.axes == "yx" else ()
+        return Signature(self.x, self.axes, (*classes, *numbers, *position))
+
+    def problem(self, batch: Batch, rng: Rng) -> Problem:
+        question = self.question(batch)
+        target = stack_fields(self.x, batch)
+        shown = torch.cat([_present(batch, f.name).float()[:, None].expand(-1, f.channels) for f in self.x], 1)
+        weight = shown.reshape(*shown.shape, *[1] * (target.ndim - 2))
+        return Problem(question.cases, question.shape, question.condition, target=target, weight=weight)
+
+    def question(self, batch: Batch) -> Problem:
+        given: dict[str, Tensor] = {}
+        for name in (*self.by, *self.covariates):
+            centre, width = _SCALES.get(name, (0.0, 1.0)) if name in self.covariates else (0.0, 1.0)
+            given[name] = (batch.values[name] - centre) / width
+        if self.axes == "yx":
+            given["position"] = batch.values["position"]
+        present = {n: batch.present[n] for n in given if n in batch.present}
+        grid = next(iter(batch.images.values())).shape[2:]
+        return Problem(batch.cases, (sum(f.channels for f in self.x), *grid), Condition(given, present))
+
+
+class Segmentation(Job):
+    """Images -> a label map. The regression family on it is the downstream model of later evaluations."""
+
+    metrics = ("dice",)
+
+    def __init__(
+        self, source: Sequence[str], x: Sequence[str], *, axes: Axes = "yx", neighbours: int = 0, vary: float = 0.2
+    ) -> None:
+        if wrong := [name for name in x if field_of(name).kind != "label"]:
+            raise ValueError(f"segmentation.x is {wrong}, expected label maps, such as lesion or label:3.")
+        self._inner = Translation(source, x, axes=axes, neighbours=neighbours, vary=vary)
+        self.source, self.x, self.axes, self.neighbours = self._inner.source, self._inner.x, axes, neighbours
+
+    def signature(self) -> Signature:
+        return self._inner.signature()
+
+    def problem(self, batch: Batch, rng: Rng) -> Problem:
+        return self._inner.problem(batch, rng)
+
+    def question(self, batch: Batch) -> Problem:
+        return self._inner.question(batch)

@@ -1,0 +1,16 @@
+"""How to walk from noise to an image: plain functions of a denoiser, and the table of samplers."""
+
+from ..contracts import Denoiser, Sampler
+from ..registry import Table
+from . import solvers
+
+SAMPLERS: Table[Sampler] = Table(
+    "sampler",
+    {
+        "euler": Sampler(solvers.euler, Denoiser, order=1),
+        "heun": Sampler(solvers.heun, Denoiser, order=2),
+        "midpoint": Sampler(solvers.midpoint, Denoiser, order=2),
+        "dpm": Sampler(solvers.dpm_solver_2m, Denoiser, order=2),
+        "ancestral": Sampler(solvers.ancestral, Denoiser, order=0),
+    },
+)

@@ -1,0 +1,123 @@
+"""Samplers as plain functions (prior, problem, rng) -> x. State lives in local variables; arithmetic is float32 or more.
+
+All walk the probability-flow ODE dx/dsigma = (x - D(x, sigma)) / sigma (Karras et al. 2022, eq. 1 with s(t) = 1), whose
+solution at sigma = 0 is a draw. A flow is walked the same way: its denoiser is defined at sigma = t / (1 - t).
+Numbers of steps are chosen so that the default costs at most 20 network evaluations.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..contracts import Condition, Denoiser, Problem
+from ..rng import Rng
+
+
+def schedule(steps: int, high: float = 80.0, low: float = 0.002, rho: float = 7.0) -> list[float]:
+    """steps + 1 noise levels from `high` to `low` and then 0 (Karras et al. 2022, eq. 5)."""
+    if steps < 1 or not 0 < low < high:
+        raise ValueError(
+            f"A schedule of {steps} steps from {high} to {low} is impossible; expected steps >= 1, high > low > 0."
+        )
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64) if steps > 1 else torch.zeros(1, dtype=torch.float64)
+    levels = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+    return [*levels.tolist(), 0.0]
+
+
+def _start(problem: Problem, rng: Rng, sigma: float) -> Tensor:
+    device = problem.target.device if problem.target is not None else _device(problem)
+    return sigma * rng.child("start").normal(*problem.shape).to(device)
+
+
+def _device(problem: Problem) -> torch.device:
+    return next((v.device for v in problem.condition.values.values()), torch.device("cpu"))
+
+
+def _denoise(prior: Denoiser, x: Tensor, sigma: float, condition: Condition) -> Tensor:
+    return prior.denoise(x, torch.full((len(x),), sigma, device=x.device), condition).to(x.dtype)
+
+
+def euler(
+    prior: Denoiser, problem: Problem, rng: Rng, *, steps: int = 18, high: float = 80.0, low: float = 0.002
+) -> Tensor:
+    """First order, one evaluation a step."""
+    levels = schedule(steps, high, low)
+    x = _start(problem, rng, levels[0])
+    for now, after in pairwise(levels):
+        clean = _denoise(prior, x, now, problem.condition)
+        x = clean + (x - clean) * (after / now)
+    return x
+
+
+def heun(
+    prior: Denoiser, problem: Problem, rng: Rng, *, steps: int = 9, high: float = 80.0, low: float = 0.002
+) -> Tensor:
+    """Second order (Karras et al. 2022, algorithm 1), two evaluations a step, one in the last."""
+    levels = schedule(steps, high, low)
+    x = _start(problem, rng, levels[0])
+    for now, after in pairwise(levels):
+        slope = (x - _denoise(prior, x, now, problem.condition)) / now
+        ahead = x + slope * (after - now)
+        if after > 0:
+            other = (ahead - _denoise(prior, ahead, after, problem.condition)) / after
+            ahead = x + (slope + other) * ((after - now) / 2)
+        x = ahead
+    return x
+
+
+def midpoint(
+    prior: Denoiser, problem: Problem, rng: Rng, *, steps: int = 9, high: float = 80.0, low: float = 0.002
+) -> Tensor:
+    """Second order: the slope at the geometric middle of the step (DPM-Solver-2, Lu et al. 2022)."""
+    levels = schedule(steps, high, low)
+    x = _start(problem, rng, levels[0])
+    for now, after in pairwise(levels):
+        clean = _denoise(prior, x, now, problem.condition)
+        if after > 0:
+            middle = (now * after) ** 0.5
+            halfway = clean + (x - clean) * (middle / now)
+            clean = _denoise(prior, halfway, middle, problem.condition)
+        x = clean + (x - clean) * (after / now)
+    return x
+
+
+def dpm_solver_2m(
+    prior: Denoiser, problem: Problem, rng: Rng, *, steps: int = 15, high: float = 80.0, low: float = 0.002
+) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al. 2022b): second order from one evaluation a step, by extrapolating the last two."""
+    levels = schedule(steps, high, low)
+    x = _start(problem, rng, levels[0])
+    before: tuple[Tensor, float] | None = None
+    for now, after in pairwise(levels):
+        clean = _denoise(prior, x, now, problem.condition)
+        target = clean
+        if before is not None and after > 0:
+            ratio = _log(now, after) / _log(before[1], now)
+            target = clean + (clean - before[0]) * (ratio / 2)
+        x = target + (x - target) * (after / now)
+        before = (clean, now)
+    return x
+
+
+def _log(one: float, other: float) -> float:
+    """log(one / other): the step in the solver's own time."""
+    return float(torch.tensor(one / other, dtype=torch.float64).log())
+
+
+def ancestral(
+    prior: Denoiser, problem: Problem, rng: Rng, *, steps: int = 20, high: float = 80.0, low: float = 0.002
+) -> Tensor:
+    """The DDPM posterior walk (Ho et al. 2020) in terms of sigma: fresh noise after each step, seeded per row."""
+    levels = schedule(steps, high, low)
+    x = _start(problem, rng, levels[0])
+    for i, (now, after) in enumerate(pairwise(levels)):
+        clean = _denoise(prior, x, now, problem.condition)
+        kept = (after / now) ** 2
+        x = clean + (x - clean) * kept
+        if after > 0:
+            fresh = rng.child("step", i).normal(*problem.shape).to(x.device)
+            x = x + fresh * (after * (1 - kept) ** 0.5)
+    return x

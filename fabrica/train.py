@@ -1,0 +1,290 @@
+"""The one training loop: any family, any job, on CPU, GPU or several processes, killed and resumed without a trace."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import checkpoint
+from .config import TrainPlan
+from .contracts import Batch, Family, Job, Problem
+from .data.store import Loader
+from .networks.average import Average
+from .rng import Rng, derive
+
+WARM_UP_STEPS = 6  # timed to turn minutes into steps
+CURVE_POINTS = 400
+
+
+class TrainingError(Exception):
+    """Training that cannot go on: what happened, on which cases, and what to do next."""
+
+
+class Interrupted(Exception):  # noqa: N818 (not an error: the user asked for it)
+    """Ctrl-C: the state is saved and the run can be continued."""
+
+
+@dataclass
+class Progress:
+    """What a watcher is told after every step."""
+
+    step: int
+    total: int
+    loss: float
+    images_per_second: float
+    seconds_left: float
+
+
+@dataclass
+class Trained:
+    """The trained family with averaged weights in place, and what there is to report."""
+
+    family: Family
+    steps: int
+    seconds: float
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    resumed_at: int = 0
+
+
+class _Loss(nn.Module):
+    """The loss as a module's forward: what several processes must call so that gradients are averaged."""
+
+    def __init__(self, family: Family) -> None:
+        super().__init__()
+        self.family = family
+
+    def forward(self, problem: Problem, group: str, rng: Rng, progress: float) -> Tensor:
+        terms = self.family.loss(problem, group, rng, progress)
+        for name, term in terms.items():
+            if not bool(torch.isfinite(term).all()):
+                rows = zip(problem.cases, term.detach().flatten(), strict=False)
+                bad = ", ".join(case for case, value in rows if not value.isfinite())
+                raise TrainingError(
+                    f"The loss term {name!r} is not finite for {bad}. Look at these scans, or lower train.learning_rate."
+                )
+        return torch.stack([term.mean() for term in terms.values()]).sum()
+
+
+def fit(
+    family: Family, job: Job, loader: Loader, plan: TrainPlan, folder: Path, facts: Mapping[str, Any],
+    watch: Callable[[Progress], None] | None = None, device: str = "cpu",
+) -> Trained:  # fmt: skip
+    """Train to the end of the budget, or go on from the checkpoint in `folder`; raises TrainingError, CheckpointError.
+
+    Random numbers come from (seed, step, row), so a killed run ends bit-identical to one that was not (same machine,
+    same number of threads).
+    """
+    loop = _Loop(family, job, loader, plan, folder, dict(facts), device)
+    loop.resume()
+    began, last_save = time.perf_counter(), time.perf_counter()
+    try:
+        while loop.step < loop.total:
+            loss = loop.advance()
+            if watch is not None:
+                watch(loop.progress(loss, began))
+            if time.perf_counter() - last_save > 60 * plan.checkpoint_minutes:
+                loop.save(began)
+                last_save = time.perf_counter()
+    except KeyboardInterrupt as error:
+        loop.save(began)
+        raise Interrupted(f"Stopped at step {loop.step} of {loop.total}; the state is saved.") from error
+    except TrainingError as error:
+        raise TrainingError(f"{error} The last good checkpoint is kept in {folder}.") from error
+    loop.save(began)
+    return loop.finish(began)
+
+
+class _Loop:
+    """Weights, averages, optimisers and a step number: all that a checkpoint holds."""
+
+    def __init__(
+        self,
+        family: Family,
+        job: Job,
+        loader: Loader,
+        plan: TrainPlan,
+        folder: Path,
+        facts: dict[str, Any],
+        device: str,
+    ) -> None:
+        from lightning_fabric import Fabric
+
+        self.processes = int(os.environ.get("WORLD_SIZE", "1"))
+        strategy = "ddp" if self.processes > 1 else "auto"
+        self.fabric = Fabric(accelerator=device, devices=self.processes if device == "cpu" else 1, strategy=strategy)
+        if self.processes > 1:
+            self.fabric.launch()
+        self.family, self.job, self.loader, self.plan = family, job, loader, plan
+        self.folder, self.facts = folder, facts
+        self.step, self.total, self.before, self.resumed_at = 0, plan.steps or 0, 0.0, 0
+        self.curve: list[tuple[int, float]] = []
+        self._set_up()
+
+    def _set_up(self) -> None:
+        groups = self.family.groups()
+        optimisers = [
+            torch.optim.AdamW(list(p), self.plan.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+            for p in groups.values()
+        ]
+        module = _Loss(self.family)
+        wrapped, *ready = self.fabric.setup(module, *optimisers)
+        self.module, self.optimisers = wrapped, dict(zip(groups, ready, strict=True))
+        self.average = Average(self.family, self.plan.average)
+
+    def resume(self) -> None:
+        """Take over the checkpoint when there is one; else turn minutes into steps and write checkpoint zero."""
+        found = checkpoint.load(self.folder)
+        if found is None:
+            self._start_from_other()
+            if self.plan.minutes is not None:
+                self.total = self._steps_in(self.plan.minutes)
+            self.save(time.perf_counter())
+            return
+        tensors, facts = found
+        self.step = self.resumed_at = int(facts["step"])
+        self.total, self.before = int(facts["total"]), float(facts["seconds"])
+        self.curve = [(int(s), float(v)) for s, v in facts["curve"]]
+        self._unpack(tensors)
+
+    def _start_from_other(self) -> None:
+        if self.plan.start is None:
+            return
+        found = checkpoint.load(Path(self.plan.start))
+        if found is None:
+            raise checkpoint.CheckpointError(f"train.start names {self.plan.start}, which holds no checkpoint.json.")
+        slow = {k.removeprefix("average/"): v for k, v in found[0].items() if k.startswith("average/")}
+        try:
+            self.family.load_state_dict(slow)
+        except RuntimeError as error:
+            raise checkpoint.CheckpointError(
+                f"The weights in {self.plan.start} do not fit this network ({str(error).splitlines()[-1].strip()[:120]}). Use the same job, family and network."
+            ) from error
+        self.average.slow.load_state_dict(slow)
+
+    def _steps_in(self, minutes: float) -> int:
+        """Time a few steps, undo them, divide."""
+        state = {k: v.clone() for k, v in self.family.state_dict().items()}
+        slow = {k: v.clone() for k, v in self.average.slow.state_dict().items()}
+        times = []
+        for _ in range(WARM_UP_STEPS):
+            start = time.perf_counter()
+            self.total = 1_000_000
+            self.advance()
+            times.append(time.perf_counter() - start)
+        self.family.load_state_dict(state)
+        self._set_up_again(slow)
+        return max(1, int(60 * minutes / sorted(times[2:])[len(times[2:]) // 2]))
+
+    def _set_up_again(self, slow: Mapping[str, Tensor]) -> None:
+        for optimiser in self.optimisers.values():
+            optimiser.state.clear()
+        self.average.slow.load_state_dict(slow)
+        self.step, self.curve = 0, []
+
+    def advance(self) -> float:
+        """One step of every group; the loss of the last."""
+        total = 0.0
+        batch = self.loader.load(self.step * self.processes + self.fabric.global_rank)
+        batch = _to(batch, self.fabric.device)
+        seed = derive(self.loader.seed, "train", self.step)
+        rng = Rng([derive(seed, self.fabric.global_rank, row) for row in range(len(batch.cases))])
+        problem = self.job.problem(batch, rng.child("problem"))
+        progress = self.step / max(1, self.total)
+        for name, optimiser in self.optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = self.plan.learning_rate * _warm_and_cool(self.step, self.total)
+            optimiser.zero_grad()
+            loss = self.module(problem, name, rng.child(name), progress)
+            self.fabric.backward(loss)
+            self.fabric.clip_gradients(self.module, optimiser, max_norm=self.plan.clip, error_if_nonfinite=False)
+            optimiser.step()
+            total = float(loss.detach())
+        self.average.update(self.step)
+        self.step += 1
+        if self.step % max(1, self.total // CURVE_POINTS) == 0:
+            self.curve.append((self.step, total))
+        return total
+
+    def progress(self, loss: float, began: float) -> Progress:
+        done = self.step - self.resumed_at
+        rate = done / max(1e-9, time.perf_counter() - began)
+        images = rate * self.loader.batch * self.processes
+        return Progress(self.step, self.total, loss, images, (self.total - self.step) / max(1e-9, rate))
+
+    def save(self, began: float) -> None:
+        """Only the first process writes."""
+        if self.fabric.global_rank:
+            return
+        seconds = self.before + time.perf_counter() - began
+        facts = {**self.facts, "step": self.step, "total": self.total, "seconds": seconds, "curve": self.curve}
+        checkpoint.save(self.folder, self._pack(), facts)
+
+    def _pack(self) -> dict[str, Tensor]:
+        tensors = {f"model/{k}": v for k, v in self.family.state_dict().items()}
+        tensors |= {f"average/{k}": v for k, v in self.average.slow.state_dict().items()}
+        for name, optimiser in self.optimisers.items():
+            for i, state in optimiser.state_dict()["state"].items():
+                tensors |= {f"optimiser/{name}/{i}/{k}": torch.as_tensor(v) for k, v in state.items()}
+        return tensors
+
+    def _unpack(self, tensors: Mapping[str, Tensor]) -> None:
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimiser": {}}
+        for key, value in tensors.items():
+            kind, _, name = key.partition("/")
+            parts[kind][name] = value
+        try:
+            self.family.load_state_dict(parts["model"])
+            self.average.slow.load_state_dict(parts["average"])
+        except RuntimeError as error:
+            raise checkpoint.CheckpointError(
+                f"The checkpoint in {self.folder} is of another network. Start a new run, or undo the change."
+            ) from error
+        for name, optimiser in self.optimisers.items():
+            parameters = [p for group in optimiser.param_groups for p in group["params"]]
+            states: dict[int, dict[str, Tensor]] = {}
+            for key, value in parts["optimiser"].items():
+                group, i, what = key.split("/")
+                if group == name:
+                    states.setdefault(int(i), {})[what] = _laid_out_like(parameters[int(i)], value)
+            optimiser.load_state_dict({**optimiser.state_dict(), "state": states})
+
+    def finish(self, began: float) -> Trained:
+        seconds = self.before + time.perf_counter() - began
+        self.family.load_state_dict(self.average.slow.state_dict())
+        return Trained(self.family, self.step, seconds, self.curve, self.resumed_at)
+
+
+def load_weights(family: Family, folder: Path) -> dict[str, Any]:
+    """Averaged weights of a finished stage into a family; returns the facts. Raises CheckpointError."""
+    found = checkpoint.load(folder)
+    if found is None:
+        raise checkpoint.CheckpointError(f"{folder} holds no checkpoint. Train first: fabrica run RECIPE")
+    tensors, facts = found
+    family.load_state_dict({k.removeprefix("average/"): v for k, v in tensors.items() if k.startswith("average/")})
+    return facts
+
+
+def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """A fused optimiser walks memory: its state must have the strides of its parameter."""
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape and value.ndim else value
+
+
+def _warm_and_cool(step: int, total: int, warm: int = 40) -> float:
+    """Linear warm-up, then half a cosine down to a hundredth."""
+    rise = min(1.0, (step + 1) / min(warm, max(1, total // 10)))
+    return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, total)))))
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    def move(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: t.to(device) for name, t in tensors.items()}
+
+    return Batch(batch.cases, move(batch.images), batch.affine.to(device), move(batch.values), move(batch.present))
