@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as pack_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
 FORMAT = 1
 
@@ -71,6 +72,50 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         raise CheckpointError(
             f"The checkpoint in {folder} cannot be parsed ({error}). Delete that folder to start again."
         ) from error
+
+
+def pack(family: nn.Module, average: nn.Module, optimisers: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Weights, averages and optimiser states under model/, average/ and optimiser/GROUP/INDEX/."""
+    tensors = {f"model/{k}": v for k, v in family.state_dict().items()}
+    tensors |= {f"average/{k}": v for k, v in average.state_dict().items()}
+    for name, optimiser in optimisers.items():
+        for i, state in optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser/{name}/{i}/{k}": torch.as_tensor(v) for k, v in state.items()}
+    return tensors
+
+
+def unpack(
+    tensors: Mapping[str, Tensor], family: nn.Module, average: nn.Module, optimisers: Mapping[str, Any], folder: Path
+) -> None:
+    """The inverse of `pack`; raises CheckpointError when the tensors are of another network."""
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimiser": {}}
+    for key, value in tensors.items():
+        kind, _, name = key.partition("/")
+        parts[kind][name] = value
+    fault = f"The checkpoint in {folder} is of another network. Undo the change, or start a new run."
+    into(family, parts["model"], fault)
+    into(average, parts["average"], fault)
+    for name, optimiser in optimisers.items():
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        states: dict[int, dict[str, Tensor]] = {}
+        for key, value in parts["optimiser"].items():
+            group, i, what = key.split("/")
+            if group == name:
+                states.setdefault(int(i), {})[what] = _laid_out_like(parameters[int(i)], value)
+        optimiser.load_state_dict({**optimiser.state_dict(), "state": states})
+
+
+def into(module: nn.Module, tensors: Mapping[str, Tensor], fault: str) -> None:
+    """load_state_dict with an error that says what to do."""
+    try:
+        module.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise CheckpointError(f"{fault} ({str(error).splitlines()[-1].strip()[:120]})") from error
+
+
+def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """A fused optimiser walks memory: its state must have the strides of its parameter."""
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape and value.ndim else value
 
 
 def _write(path: Path, content: bytes) -> None:

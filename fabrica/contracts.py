@@ -45,9 +45,6 @@ class Signature:
         return sum(f.channels for f in self.x)
 
 
-AXES = ("yx", "zyx", "tyx", "tzyx")
-
-
 @dataclass(frozen=True, slots=True)
 class Image:
     """Pixels that know where they are in the patient and what they mean."""
@@ -62,8 +59,8 @@ class Image:
     calibrated: bool = True  # False: the file states no pixel size, the affine only counts pixels
 
     def __post_init__(self) -> None:
-        if self.axes not in AXES:
-            raise ValueError(f"Image axes are {self.axes!r}, expected one of {', '.join(AXES)}.")
+        if self.axes not in ("yx", "zyx", "tyx", "tzyx"):
+            raise ValueError(f"Image axes are {self.axes!r}, expected yx, zyx, tyx or tzyx.")
         if self.data.ndim != len(self.axes) + 1:
             raise ValueError(f"Image data has shape {tuple(self.data.shape)}, expected (C, {', '.join(self.axes)}).")
         linear = self.affine[:3, :3]
@@ -104,17 +101,10 @@ class Batch:
 class Trace:
     """What a Preparation did to one image: all that is needed to undo it."""
 
-    shape: tuple[int, ...]  # of the source grid, (C, *axes)
-    axes: str
-    affine: Tensor  # of the source grid
+    like: Image  # the source without its pixels (zeros that take no memory): grid, meaning, origin
     grid: Tensor  # (4, 4) affine of the prepared grid
     scale: float  # prepared = (source - offset) / scale
     offset: float
-    meaning: Field
-    source: str | None = None
-    frame_of_reference: str | None = None
-    times: Tensor | None = None
-    calibrated: bool = True
 
 
 class Preparation(ABC):

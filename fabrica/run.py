@@ -281,9 +281,9 @@ def images_of(
             part = part.argmax(0, keepdim=True).float()
         trace = prepared.traces.get(field.name) or next(iter(prepared.traces.values()))
         known = field.name in prepared.traces
-        meaning = replace(trace.meaning if known else field, name=field.name, kind=field.kind, channels=1)
-        made = preparation.back(part, replace(trace, meaning=meaning))
-        images[field.name] = replace(made, source=source, meaning=meaning)
+        meaning = replace(trace.like.meaning if known else field, name=field.name, kind=field.kind, channels=1)
+        made = preparation.back(part, replace(trace, like=replace(trace.like, meaning=meaning)))
+        images[field.name] = replace(made, source=source)
     return images
 
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from . import checkpoint
 from .config import TrainPlan
-from .contracts import Batch, Family, Job, Problem
-from .data.store import Loader
+from .contracts import Family, Job, Problem
+from .data.store import Loader, to_device
 from .networks.average import Average
 from .rng import Rng, derive
 
-WARM_UP_STEPS = 6  # timed to turn minutes into steps
+WARM_UP_STEPS = 14  # timed to turn minutes into steps
 CURVE_POINTS = 400
 
 
@@ -152,7 +152,7 @@ class _Loop:
         self.step = self.resumed_at = int(facts["step"])
         self.total, self.before = int(facts["total"]), float(facts["seconds"])
         self.curve = [(int(s), float(v)) for s, v in facts["curve"]]
-        self._unpack(tensors)
+        checkpoint.unpack(tensors, self.family, self.average.slow, self.optimisers, self.folder)
 
     def _start_from_other(self) -> None:
         if self.plan.start is None:
@@ -161,13 +161,10 @@ class _Loop:
         if found is None:
             raise checkpoint.CheckpointError(f"train.start names {self.plan.start}, which holds no checkpoint.json.")
         slow = {k.removeprefix("average/"): v for k, v in found[0].items() if k.startswith("average/")}
-        try:
-            self.family.load_state_dict(slow)
-        except RuntimeError as error:
-            raise checkpoint.CheckpointError(
-                f"The weights in {self.plan.start} do not fit this network ({str(error).splitlines()[-1].strip()[:120]}). Use the same job, family and network."
-            ) from error
-        self.average.slow.load_state_dict(slow)
+        for module in (self.family, self.average.slow):
+            checkpoint.into(
+                module, slow, f"The weights in {self.plan.start} do not fit. Use the same job, family and network."
+            )
 
     def _steps_in(self, minutes: float) -> int:
         """Time a few steps, undo them, divide."""
@@ -181,7 +178,8 @@ class _Loop:
             times.append(time.perf_counter() - start)
         self.family.load_state_dict(state)
         self._set_up_again(slow)
-        return max(1, int(60 * minutes / sorted(times[2:])[len(times[2:]) // 2]))
+        quiet = sorted(times[WARM_UP_STEPS // 2 :])
+        return max(1, int(60 * minutes / quiet[len(quiet) // 2]))
 
     def _set_up_again(self, slow: Mapping[str, Tensor]) -> None:
         for optimiser in self.optimisers.values():
@@ -193,7 +191,7 @@ class _Loop:
         """One step of every group; the loss of the last."""
         total = 0.0
         batch = self.loader.load(self.step * self.processes + self.fabric.global_rank)
-        batch = _to(batch, self.fabric.device)
+        batch = to_device(batch, self.fabric.device)
         seed = derive(self.loader.seed, "train", self.step)
         rng = Rng([derive(seed, self.fabric.global_rank, row) for row in range(len(batch.cases))])
         problem = self.job.problem(batch, rng.child("problem"))
@@ -225,36 +223,7 @@ class _Loop:
             return
         seconds = self.before + time.perf_counter() - began
         facts = {**self.facts, "step": self.step, "total": self.total, "seconds": seconds, "curve": self.curve}
-        checkpoint.save(self.folder, self._pack(), facts)
-
-    def _pack(self) -> dict[str, Tensor]:
-        tensors = {f"model/{k}": v for k, v in self.family.state_dict().items()}
-        tensors |= {f"average/{k}": v for k, v in self.average.slow.state_dict().items()}
-        for name, optimiser in self.optimisers.items():
-            for i, state in optimiser.state_dict()["state"].items():
-                tensors |= {f"optimiser/{name}/{i}/{k}": torch.as_tensor(v) for k, v in state.items()}
-        return tensors
-
-    def _unpack(self, tensors: Mapping[str, Tensor]) -> None:
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimiser": {}}
-        for key, value in tensors.items():
-            kind, _, name = key.partition("/")
-            parts[kind][name] = value
-        try:
-            self.family.load_state_dict(parts["model"])
-            self.average.slow.load_state_dict(parts["average"])
-        except RuntimeError as error:
-            raise checkpoint.CheckpointError(
-                f"The checkpoint in {self.folder} is of another network. Start a new run, or undo the change."
-            ) from error
-        for name, optimiser in self.optimisers.items():
-            parameters = [p for group in optimiser.param_groups for p in group["params"]]
-            states: dict[int, dict[str, Tensor]] = {}
-            for key, value in parts["optimiser"].items():
-                group, i, what = key.split("/")
-                if group == name:
-                    states.setdefault(int(i), {})[what] = _laid_out_like(parameters[int(i)], value)
-            optimiser.load_state_dict({**optimiser.state_dict(), "state": states})
+        checkpoint.save(self.folder, checkpoint.pack(self.family, self.average.slow, self.optimisers), facts)
 
     def finish(self, began: float) -> Trained:
         seconds = self.before + time.perf_counter() - began
@@ -268,23 +237,14 @@ def load_weights(family: Family, folder: Path) -> dict[str, Any]:
     if found is None:
         raise checkpoint.CheckpointError(f"{folder} holds no checkpoint. Train first: fabrica run RECIPE")
     tensors, facts = found
-    family.load_state_dict({k.removeprefix("average/"): v for k, v in tensors.items() if k.startswith("average/")})
+    slow = {k.removeprefix("average/"): v for k, v in tensors.items() if k.startswith("average/")}
+    checkpoint.into(
+        family, slow, f"The checkpoint in {folder} is of another network. Undo the change, or start a new run."
+    )
     return facts
-
-
-def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
-    """A fused optimiser walks memory: its state must have the strides of its parameter."""
-    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape and value.ndim else value
 
 
 def _warm_and_cool(step: int, total: int, warm: int = 40) -> float:
     """Linear warm-up, then half a cosine down to a hundredth."""
     rise = min(1.0, (step + 1) / min(warm, max(1, total // 10)))
     return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, total)))))
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    def move(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: t.to(device) for name, t in tensors.items()}
-
-    return Batch(batch.cases, move(batch.images), batch.affine.to(device), move(batch.values), move(batch.present))

@@ -176,26 +176,20 @@ class GridPreparation(Preparation):
         target = grid or self.grid(image)
         moved = resample(image, target)
         volume = moved.data if image.axes == "zyx" else moved.data[:, None]
-        trace = Trace(
-            tuple(image.data.shape), image.axes, image.affine, target.affine, scale, offset, image.meaning,
-            image.source, image.frame_of_reference, image.times, image.calibrated,
-        )  # fmt: skip
+        blank = replace(image, data=torch.zeros(1).expand(image.data.shape))
+        trace = Trace(blank, target.affine, scale, offset)
         return (volume - offset) / scale, trace
 
     def back(self, tensor: Tensor, trace: Trace) -> Image:
         """(C, z, y, x) -> the source's grid; physical units by the trace, arbitrary units on the cohort's scale."""
-        physical = trace.meaning.unit not in ("a.u.", "")
-        offset, scale = (trace.offset, trace.scale) if physical else self.scales.get(trace.meaning.name, (0.0, 1.0))
-        values = tensor if trace.meaning.kind == "label" else tensor * scale + offset
-        spatial = trace.shape[-3:] if trace.axes == "zyx" else (1, *trace.shape[-2:])
-        volume = Image(values.float(), "zyx", trace.grid, trace.meaning)
-        outside = offset if trace.meaning.kind != "label" and trace.meaning.unit == "HU" else 0.0
-        moved = resample(volume, Grid(trace.affine, (spatial[0], spatial[1], spatial[2])), fill=outside)
-        data = moved.data if trace.axes == "zyx" else moved.data[:, 0]
-        return Image(
-            data, trace.axes, trace.affine, trace.meaning, trace.times, trace.frame_of_reference, trace.source,
-            trace.calibrated,
-        )  # fmt: skip
+        like, meaning = trace.like, trace.like.meaning
+        physical = meaning.unit not in ("a.u.", "")
+        offset, scale = (trace.offset, trace.scale) if physical else self.scales.get(meaning.name, (0.0, 1.0))
+        values = tensor if meaning.kind == "label" else tensor * scale + offset
+        volume = Image(values.float(), "zyx", trace.grid, meaning)
+        outside = offset if meaning.kind != "label" and meaning.unit == "HU" else 0.0
+        moved = resample(volume, grid_of(like), fill=outside)
+        return replace(like, data=moved.data if like.axes == "zyx" else moved.data[:, 0])
 
 
 def fit(cases: Iterable[Case], reference: str, axes: str, spacing_mm: Sequence[float] | None) -> GridPreparation:

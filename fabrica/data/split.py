@@ -61,16 +61,18 @@ def _named(cohort: Cohort, names: Sequence[str]) -> list[str]:
     chosen = []
     for name in names:
         exact = [p for p in cohort.patients if p == name]
-        number = re.search(r"(\d+)$", name)
-        alike = [
-            p for p in cohort.patients if number and (m := re.search(r"(\d+)$", p)) and int(m[1]) == int(number[1])
-        ]
-        found = exact or alike
+        found = exact or [p for p in cohort.patients if _short_for(name, p)]
         if len(found) != 1:
             known = ", ".join(cohort.patients[:8])
             raise ValueError(f"The split names patient {name!r}, which matches {len(found)} patients. Known: {known}.")
         chosen += found
     return chosen
+
+
+def _short_for(name: str, patient: str) -> bool:
+    """p07 and p7 are short for patient07."""
+    one, other = re.fullmatch(r"(\D*)(\d+)", name), re.search(r"(\d+)$", patient)
+    return bool(one and other and int(one[2]) == int(other[1]) and patient.lower().startswith(one[1].lower()))
 
 
 def _drawn(

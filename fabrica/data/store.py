@@ -262,3 +262,12 @@ def question_batch(prepared: Prepared, layout: Layout) -> Batch:
     affine = prepared.grid.affine.expand(rows, 4, 4)
     names = tuple(f"{prepared.name}/{z}" for z in range(rows))
     return Batch(names, images, affine, values, {**present, **known})
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The same batch there."""
+
+    def move(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: t.to(device) for name, t in tensors.items()}
+
+    return Batch(batch.cases, move(batch.images), batch.affine.to(device), move(batch.values), move(batch.present))

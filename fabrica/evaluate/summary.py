@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+import torch
 from torch import Tensor
 
 from ..contracts import Field, Image
@@ -104,12 +105,10 @@ def evaluate_case(
 
 def _on_source(volume: Tensor, field: Field, prepared: Prepared, preparation: GridPreparation) -> Array:
     """(z, y, x) in the scale of the model, on the source's grid."""
-    from dataclasses import replace
-
     trace = prepared.traces[field.name]
     unscaled = GridPreparation(preparation.axes, preparation.spacing_mm, preparation.size, {})
-    meaning = replace(trace.meaning, unit="a.u." if field.kind != "label" else "", kind=field.kind)
-    image: Image = unscaled.back(volume, replace(trace, meaning=meaning))
+    meaning = replace(trace.like.meaning, unit="a.u." if field.kind != "label" else "", kind=field.kind)
+    image = unscaled.back(volume, replace(trace, like=replace(trace.like, meaning=meaning)))
     array: Array = image.data[0].numpy()
     return array
 
@@ -146,8 +145,6 @@ def _intensity_rows(
     inputs = {g: a for g, a in inputs.items() if a.shape == reference.shape}
     answers |= _trivial(inputs, competitors, f.name)
     if f.name in competitors.mean and competitors.mean[f.name].shape == tuple(part.shape[2:]):
-        import torch
-
         answers["training mean image"] = _on_source(
             torch.from_numpy(competitors.mean[f.name])[None], f, prepared, preparation
         )
@@ -276,7 +273,9 @@ class Pictures:
         for name in given:
             if name in prepared.tensors and name != hidden:
                 panels.append(
-                    _panel(f"{name} (given)", prepared.tensors[name][0, z].numpy(), prepared.traces[name].meaning.unit)
+                    _panel(
+                        f"{name} (given)", prepared.tensors[name][0, z].numpy(), prepared.traces[name].like.meaning.unit
+                    )
                 )
         start = 0
         for f in fields:

@@ -54,7 +54,7 @@ class Translation(Job):
 
     def __init__(
         self, source: Sequence[str], x: Sequence[str], *, axes: Axes = "yx", neighbours: int = 0, drop: float = 0.0,
-        vary: float = 0.2,
+        vary: float = 0.1,
     ) -> None:  # fmt: skip
         if neighbours and axes != "yx":
             raise ValueError("translation.neighbours belongs to slices; write axes: yx, or neighbours: 0.")
@@ -170,7 +170,7 @@ class Segmentation(Job):
     metrics = ("dice",)
 
     def __init__(
-        self, source: Sequence[str], x: Sequence[str], *, axes: Axes = "yx", neighbours: int = 0, vary: float = 0.2
+        self, source: Sequence[str], x: Sequence[str], *, axes: Axes = "yx", neighbours: int = 0, vary: float = 0.1
     ) -> None:
         if wrong := [name for name in x if field_of(name).kind != "label"]:
             raise ValueError(f"segmentation.x is {wrong}, expected label maps, such as lesion or label:3.")

@@ -90,11 +90,10 @@ class VirtualMember(Member):
         """Simulate; asking for fewer contrasts costs less."""
         asked = list(contrasts)
         wanted = [c for c in scan.CONTRASTS if c in asked]
-        make = _kept if self.spacing_mm > 1 else scan.simulate
-        made = make(self.truth, self.site, tuple(wanted), self.spacing_mm)
-        brain = made.fractions.sum(0)
+        made = _kept(self.truth, self.site, tuple(wanted), self.spacing_mm)
+        brain = made.brain
         images = {name: self._image(name, self._scaled(name, volume, brain)) for name, volume in made.images.items()}
-        labels = {"lesion": made.masks["lesion"] > 0.5, "tissue": _tissue(made.fractions), "brain_mask": brain > 0.5}
+        labels = {"lesion": made.masks["lesion"] > 0.5, "tissue": _tissue(made), "brain_mask": brain > 0.5}
         images |= {name: self._image(name, labels[name].float()) for name in LABELS if name in asked}
         values = {**self.values, "findings": findings(self.truth, made), **volumes(made)}
         return Case(self.patient, images, values, self.visit, self.days, self.site)
@@ -120,15 +119,16 @@ class VirtualMember(Member):
         return Image(data, "zyx", affine, meaning, source=f"virtual/{self.name}/{name}")
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=12)
 def _kept(truth: anatomy.Patient, site: str, contrasts: tuple[str, ...], spacing_mm: int) -> scan.Simulated:
-    """Coarse heads are small enough to keep: a run looks at each of them several times."""
+    """A run looks at each head several times (to fit, to store, to check); twelve of 1 mm take about 3 GB."""
     return scan.simulate(truth, site, contrasts, spacing_mm)
 
 
-def _tissue(fractions: Tensor) -> Tensor:
-    """0 outside, 1 CSF, 2 grey, 3 white: the largest fraction where the brain fills half the voxel."""
-    return torch.where(fractions.sum(0) > 0.5, fractions.argmax(0) + 1, 0)
+def _tissue(made: scan.Simulated) -> Tensor:
+    """0 outside, 1 CSF, 2 grey, 3 white (and what lesions replaced) where the brain fills half the voxel."""
+    largest = torch.where(made.masks["lesion"] > 0.5, 3, made.fractions.argmax(0) + 1)
+    return torch.where(made.brain > 0.5, largest, 0)
 
 
 def volumes(made: scan.Simulated) -> dict[str, float]:

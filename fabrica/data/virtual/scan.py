@@ -26,6 +26,7 @@ class Simulated:
 
     images: Mapping[str, Tensor]  # MR relative to white matter, CT in HU, PET in SUV
     fractions: Tensor  # (3, x, y, z) CSF, grey, white
+    brain: Tensor  # fraction of the voxel inside the pial hull, lesions and CSF included
     masks: Mapping[str, Tensor]  # fraction of the voxel inside the lesion
     spacing_mm: float
     smallest_jacobian: float
@@ -74,7 +75,7 @@ def _simulate(patient: head.Patient, scanner: Scanner, contrasts: Sequence[str],
     mixing = mixing_matrix(scanner, contrasts, patient.atrophy)
     shape = tuple(n // spacing for n in head.EXTENT_MM)
     images = torch.zeros(len(contrasts), *shape)
-    fractions = torch.zeros(3, *shape)
+    fractions, brain = torch.zeros(3, *shape), torch.zeros(shape)
     masks: dict[str, Tensor] = {}
     factor = coarse // spacing
     for start in range(0, stack.shape[1] - 1, SLAB):
@@ -83,10 +84,11 @@ def _simulate(patient: head.Patient, scanner: Scanner, contrasts: Sequence[str],
         part = part[:, : x.stop - x.start]
         found = _slab(patient, dict(zip(names, part, strict=False)), part[-3:], mixing, contrasts, spacing)
         images[:, x], fractions[:, x] = found[0], found[1][:3]
+        brain[x] = torch.sigmoid((part[names.index("outer")] + 0.5) / 0.5)
         for name, mask in found[2].items():
             masks.setdefault(name, torch.zeros(shape))[x] = mask
     scanned = _acquire(patient, scanner, contrasts, images, spacing)
-    return Simulated(scanned, fractions, masks, float(spacing), made.smallest_jacobian)
+    return Simulated(scanned, fractions, brain, masks, float(spacing), made.smallest_jacobian)
 
 
 def _finer(slab: Tensor, factor: int, shape: Sequence[int]) -> Tensor:

@@ -1,0 +1,164 @@
+"""Laws: whatever passes works everywhere in the package. Public, so that plug-ins run them too.
+
+Each check raises AssertionError that names the member and the law.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .contracts import (
+    Batch,
+    Codec,
+    Denoiser,
+    Density,
+    Family,
+    Job,
+    Metric,
+    Noise,
+    Operator,
+    Problem,
+    Reconstructor,
+    Sampler,
+)
+from .operators import LinearOperator
+from .registry import NotEvaluated, measure
+from .rng import Rng
+
+BATCH_TOLERANCE = 1e-4  # of a draw's largest value: what batching may change in float32
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """Re<a, b> per row: the real inner product under which maps from real to complex have adjoints."""
+    return (a.conj() * b).real.flatten(1).sum(1)
+
+
+def check_operator(operator: Operator, x: Tensor) -> None:
+    """Linearity, adjoint, gradient, rows. x (B, C, *axes) with B >= 2, of the dtype that the operator is meant for."""
+    name = type(operator).__name__
+    if isinstance(operator, LinearOperator):
+        _check_linear(operator, x, name)
+    probe = x.detach().requires_grad_()
+    y = operator(probe)
+    (pull,) = torch.autograd.grad(y.real.sum() if y.is_complex() else y.sum(), probe)
+    assert pull.dtype == x.dtype, f"{name}: gradient is {pull.dtype}, x is {x.dtype}"
+    assert torch.isfinite(torch.view_as_real(pull) if pull.is_complex() else pull).all(), (
+        f"{name}: gradient is not finite"
+    )
+    index = torch.tensor([1, 0, 1])
+    torch.testing.assert_close(operator.rows(index)(x[index]), operator(x)[index], msg=f"{name}.rows: rows mix")
+
+
+def _check_linear(operator: LinearOperator, x: Tensor, name: str) -> None:
+    assert not list(operator.parameters()), f"{name} has unknowns; the gradient of a LinearOperator would miss them"
+    other, y = torch.randn_like(x), operator.apply_to(x)
+    v = torch.randn_like(y)
+    back = operator.adjoint(v)
+    assert back.dtype == x.dtype, f"{name}.adjoint gives {back.dtype}, x is {x.dtype}"
+    assert back.shape == x.shape, f"{name}.adjoint gives {tuple(back.shape)}, x is {tuple(x.shape)}"
+    both = 2 * y - 3 * operator.apply_to(other)
+    torch.testing.assert_close(
+        operator.apply_to(2 * x - 3 * other), both, rtol=1e-4, atol=1e-4, msg=f"{name} is not linear"
+    )
+    torch.testing.assert_close(
+        _inner(y, v), _inner(x, back), rtol=1e-3, atol=1e-3, msg=f"{name}.adjoint is not the adjoint"
+    )
+
+
+def check_noise(noise: Noise, mean: Tensor, draws: int = 2000) -> None:
+    """Bartlett's identities along a random direction u: E[u.score] = 0, E[(u.score)^2] = E[u.Hessian u]; mean (1, ...).
+
+    The first notices a wrong location, the second a wrong spread.
+    """
+    many = mean.expand(draws, *mean.shape[1:]).clone().requires_grad_()
+    y = noise.draw(many.detach(), Rng(range(draws)))
+    u = torch.randn_like(mean)
+    (score,) = torch.autograd.grad(noise.nll(y, many).sum(), many, create_graph=True)
+    slope = (score * u).flatten(1).sum(1)
+    (bend,) = torch.autograd.grad(slope.sum(), many)
+    for what, gap in (("location", slope), ("spread", slope**2 - (bend * u).flatten(1).sum(1))):
+        z = float((gap.mean() / (gap.std() / draws**0.5)).detach().abs())
+        assert z < 5, f"{type(noise).__name__}: draw and nll disagree about {what}, {z:.1f} standard errors"
+
+
+def check_family(family: Family, problem: Problem) -> None:
+    """Losses, seeds, rows, independence of the batch, and the promises of the capability; B >= 2."""
+    name, seeds = type(family).__name__, list(range(len(problem.cases)))
+    for group in family.groups():
+        _check_loss(family, problem, group)
+    draw = family.sample(problem, Rng(seeds))
+    assert draw.shape == (len(seeds), *problem.shape), f"{name}.sample gave {tuple(draw.shape)}"
+    again = family.sample(problem, Rng(seeds))
+    assert torch.equal(again, draw), f"{name}.sample depends on more than rng"
+    alone = family.sample(problem.rows(torch.tensor([1])), Rng(seeds[1:2]))
+    gap = float((alone - draw[1:2]).abs().max()) / max(1.0, float(draw.abs().max()))
+    assert gap < BATCH_TOLERANCE, f"{name}: a row's draw depends on its batch ({gap:.2g})"
+    _check_capability(family, problem, draw)
+
+
+def _check_loss(family: Family, problem: Problem, group: str) -> None:
+    terms = family.loss(problem, group, Rng(range(len(problem.cases))), 0.5)
+    assert terms, f"{type(family).__name__} has no loss for its group {group!r}"
+    for name, term in terms.items():
+        assert term.shape in ((), (len(problem.cases),)), f"loss {name!r} has shape {tuple(term.shape)}"
+        assert torch.isfinite(term).all(), f"loss {name!r} is not finite"
+    total = torch.stack([t.mean() for t in terms.values()]).sum()
+    parameters = list(family.groups()[group])
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    assert any(g is not None and bool(g.abs().sum() > 0) for g in gradients), f"group {group!r} gets no gradient"
+
+
+def _check_capability(family: Family, problem: Problem, draw: Tensor) -> None:
+    if isinstance(family, Reconstructor) and problem.measurements:
+        doubled = tuple(type(m)(2 * m.value, m.operator, m.noise) for m in problem.measurements)
+        again = family.sample(replace(problem, measurements=doubled), Rng(range(len(problem.cases))))
+        assert not torch.equal(again, draw), "the measurement is not used"
+    if isinstance(family, Denoiser):
+        small = torch.full((len(draw),), 1e-4)
+        torch.testing.assert_close(family.denoise(draw, small, problem.condition), draw, rtol=1e-2, atol=1e-2)
+    if isinstance(family, Codec):
+        assert family.encode(draw).shape[1:] == family.latent_shape, "encode and latent_shape disagree"
+    if isinstance(family, Density):
+        assert family.log_prob(draw, problem.condition).shape == (len(draw),), "log_prob is not one number a row"
+
+
+def check_sampler(sampler: Sampler, prior: Denoiser, problem: Problem) -> None:
+    """Same seed, same draw, whatever the batch; nothing is kept between calls."""
+    seeds = list(range(len(problem.cases)))
+    draw = sampler.draw(prior, problem, Rng(seeds))
+    assert torch.equal(sampler.draw(prior, problem, Rng(seeds)), draw), "a second call differs: state is kept"
+    alone = sampler.draw(prior, problem.rows(torch.tensor([1])), Rng(seeds[1:2]))
+    torch.testing.assert_close(alone, draw[1:2], rtol=1e-4, atol=1e-4, msg="a row's draw depends on its batch")
+    assert not torch.equal(sampler.draw(prior, problem, Rng([s + 100 for s in seeds])), draw), (
+        "the seed changes nothing"
+    )
+
+
+def check_job(job: Job, batch: Batch) -> None:
+    """Shapes agree with the signature, the question holds nothing of the answer, chance comes from the rng alone."""
+    name, signature = type(job).__name__, job.signature()
+    rng = Rng(range(len(batch.cases)))
+    problem, again, question = job.problem(batch, rng), job.problem(batch, rng), job.question(batch)
+    assert problem.shape[0] == signature.channels, (
+        f"{name}: x has {problem.shape[0]} channels, the signature says {signature.channels}"
+    )
+    assert problem.target is not None, f"{name}: training problems have a target"
+    assert tuple(problem.target.shape[1:]) == problem.shape, f"{name}: the target's shape is not the problem's"
+    assert question.target is None, f"{name}.question shows the answer"
+    for field in signature.condition:
+        value = question.condition.values[field.name]
+        wanted = 1 if value.ndim == 1 else field.channels
+        assert (1 if value.ndim == 1 else value.shape[1]) == wanted, (
+            f"{name}: condition {field.name!r} has {tuple(value.shape)}"
+        )
+    torch.testing.assert_close(again.target, problem.target, msg=f"{name}.problem depends on more than rng")
+
+
+def check_metric(metric: Metric) -> None:
+    """Without its evidence a metric says what it needs; it never answers NaN."""
+    answer = measure(metric, {})
+    assert isinstance(answer, NotEvaluated), f"{metric.function.__name__} answered without evidence"
+    assert set(metric.inputs) <= set(answer.needs), f"{metric.function.__name__} does not name what it needs"

@@ -1,0 +1,70 @@
+"""Real scans come from FABRICA_TEST_DATA; where it is set by CI, a skipped test is a failed one."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fabrica.contracts import Field, Image
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    folder = os.environ.get("FABRICA_TEST_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("real scans: FABRICA_TEST_DATA is not set")
+    return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Two workers share two cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def make_image() -> Callable[..., Image]:
+    """An image with a smooth bright body, on an axis-aligned LPS grid by default."""
+
+    def make(
+        shape: tuple[int, ...] = (12, 20, 16),
+        spacing: tuple[float, float, float] = (2.0, 1.0, 1.5),
+        seed: int = 0,
+        name: str = "T1w",
+        unit: str = "a.u.",
+        kind: str = "intensity",
+        affine: torch.Tensor | None = None,
+    ) -> Image:
+        axes = "zyx" if len(shape) == 3 else "yx"
+        rng = np.random.default_rng(seed)
+        grid = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
+        body = np.clip(1.2 - sum(g**2 for g in grid), 0, 1) * 100 * (1 + seed % 3) + rng.random(shape)
+        if kind == "label":
+            body = (body > 60).astype(float) + (body > 90)
+        if affine is None:
+            affine = torch.zeros(4, 4, dtype=torch.float64)
+            affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = *spacing, 1.0
+            affine[:3, 3] = torch.tensor([-10.0, 5.0, 30.0])
+        return Image(torch.tensor(body[None], dtype=torch.float32), axes, affine, Field(name, kind, 1, unit))
+
+    return make
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    if skipped:
+        terminalreporter.write_line(
+            f"{len(skipped)} tests on real scans were skipped: set FABRICA_TEST_DATA to run them."
+        )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("FABRICA_NO_SKIPS") and reporter and reporter.stats.get("skipped"):
+        session.exitstatus = 1

@@ -1,0 +1,147 @@
+"""What goes in comes out on its own grid: exact where voxels coincide, close where they do not."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fabrica.contracts import Case, Image
+from fabrica.data.prepare import Grid, GridPreparation, align, fit, grid_of, intensity_scale, resample, same_grid
+
+MAKE = Callable[..., Image]
+DIRECTIONS = st.permutations([0, 1, 2]).flatmap(
+    lambda order: st.tuples(st.just(order), st.tuples(*[st.sampled_from([-1, 1])] * 3))
+)
+
+
+def _oriented(order: list[int], signs: tuple[int, ...], spacing: tuple[float, ...] = (2.0, 1.0, 1.5)) -> torch.Tensor:
+    affine = torch.zeros(4, 4, dtype=torch.float64)
+    for axis, (row, sign) in enumerate(zip(order, signs, strict=True)):
+        affine[row, axis] = sign * spacing[axis]
+    affine[:3, 3], affine[3, 3] = torch.tensor([3.0, -8.0, 12.0]), 1.0
+    return affine
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(directions=DIRECTIONS, axes=st.sampled_from(["yx", "zyx"]))
+def test_any_orientation_round_trips_exactly(make_image: MAKE, directions, axes: str) -> None:
+    image = make_image(affine=_oriented(*directions))
+    preparation = GridPreparation(axes, None, (1, 1, 1), {"T1w": intensity_scale(image)})
+    grid = preparation.grid(image, crop=False)
+    tensor, trace = preparation.forward(image, grid)
+    back = preparation.back(tensor, trace)
+    assert torch.allclose(back.data, image.data, atol=1e-3)
+    assert torch.equal(back.affine, image.affine)
+    x, y, z = (grid.affine[:3, k] for k in (2, 1, 0))
+    assert x[0] > 0
+    assert y[1] > 0
+    assert z[2] > 0
+
+
+def test_same_place_same_value(make_image: MAKE) -> None:
+    """Wherever a voxel of the prepared grid lies in the patient, it holds the source's value there."""
+    image = make_image()
+    preparation = GridPreparation("zyx", None, (1, 1, 1), {})
+    tensor, trace = preparation.forward(image)
+    inverse = torch.linalg.inv(image.affine)
+    for index in ((3, 4, 5), (8, 9, 10)):
+        place = trace.grid @ torch.tensor([*index, 1.0]).double()
+        z, y, x = (inverse @ place)[:3].round().int().tolist()
+        if 0 <= z < 12 and 0 <= y < 20 and 0 <= x < 16:
+            assert float(tensor[0][index]) * trace.scale == pytest.approx(float(image.data[0, z, y, x]), rel=1e-5)
+
+
+def test_sides_are_multiples_and_nothing_bright_is_cut(make_image: MAKE) -> None:
+    image = make_image((30, 50, 40))
+    tensor, trace = GridPreparation("zyx", None, (1, 1, 1), {}).forward(image)
+    assert all(side % 16 == 0 for side in tensor.shape[1:])
+    assert float(tensor.max()) * trace.scale == pytest.approx(float(image.data.max()))
+
+
+def test_resampling_agrees_with_simpleitk(make_image: MAKE) -> None:
+    image = make_image((14, 18, 16))
+    turn = torch.tensor([[1.0, 0, 0], [0, 0.995, -0.0998], [0, 0.0998, 0.995]]).double()
+    affine = image.affine.clone()
+    affine[:3, :3] = turn @ affine[:3, :3]
+    grid = Grid(affine, (12, 16, 15))
+    ours = resample(image, grid).data[0].numpy()
+    source = _itk(image)
+    target = SimpleITK.GetImageFromArray(np.zeros(grid.shape, np.float32))
+    _place(target, affine)
+    theirs = SimpleITK.GetArrayFromImage(
+        SimpleITK.Resample(source, target, SimpleITK.Transform(), SimpleITK.sitkLinear, -1.0)
+    )
+    inside = theirs >= 0
+    assert inside.mean() > 0.5
+    np.testing.assert_allclose(ours[inside], theirs[inside], atol=0.02)
+
+
+def _itk(image: Image) -> SimpleITK.Image:
+    made = SimpleITK.GetImageFromArray(image.data[0].numpy())
+    _place(made, image.affine)
+    return made
+
+
+def _place(made: SimpleITK.Image, affine: torch.Tensor) -> None:
+    spacing = affine[:3, :3].norm(dim=0).flip(0).tolist()
+    directions = (affine[:3, :3] / affine[:3, :3].norm(dim=0)).flip(1)
+    made.SetSpacing(spacing)
+    made.SetOrigin(affine[:3, 3].tolist())
+    made.SetDirection(directions.flatten().tolist())
+
+
+def test_labels_stay_whole_numbers(make_image: MAKE) -> None:
+    label = make_image(kind="label", name="lesion")
+    grid = Grid(label.affine @ torch.diag(torch.tensor([0.7, 0.6, 0.9, 1.0]).double()), (15, 30, 16))
+    assert set(resample(label, grid).data.unique().tolist()) <= {0.0, 1.0, 2.0}
+
+
+def test_units_come_back(make_image: MAKE) -> None:
+    """HU return as HU; arbitrary units leave on the training cohort's scale, whatever the scanner's gain was."""
+    ct = make_image(name="CT", unit="HU")
+    ct = replace(ct, data=ct.data * 10 - 1000)
+    preparation = GridPreparation("zyx", None, (1, 1, 1), {"T1w": (0.0, 50.0)})
+    tensor, trace = preparation.forward(ct, preparation.grid(ct, crop=False))
+    assert torch.allclose(preparation.back(tensor, trace).data, ct.data, atol=0.01)
+    mr = make_image()
+    outputs = []
+    for gain in (1.0, 7.0):
+        scan = replace(mr, data=mr.data * gain)
+        tensor, trace = preparation.forward(scan, preparation.grid(scan, crop=False))
+        outputs.append((tensor, preparation.back(tensor, trace).data))
+    assert torch.allclose(outputs[0][0], outputs[1][0], atol=1e-5)
+    assert torch.allclose(outputs[0][1], outputs[1][1], atol=1e-3)
+    assert float(outputs[0][1].max()) == pytest.approx(50, rel=0.1)
+
+
+def test_different_grids_are_resampled_and_said(make_image: MAKE) -> None:
+    case = Case("p1", {"T1w": make_image(), "T2w": make_image((6, 20, 16), (4.0, 1.0, 1.5), name="T2w")})
+    aligned, remarks = align(case, "T1w")
+    assert same_grid(grid_of(aligned.images["T2w"]), grid_of(case.images["T1w"]))
+    assert "T2w (4 x 1 x 1.5 mm) was resampled" in remarks[0]
+    assert align(aligned, "T1w")[1] == ()
+
+
+def test_fit_takes_the_middle_of_a_cohort(make_image: MAKE) -> None:
+    cases = [
+        Case(f"p{i}", {"T1w": make_image((20, 30 + i, 24), (1.0, s, s), seed=i)}) for i, s in enumerate((1.0, 1.0, 1.5))
+    ]
+    preparation = fit(iter(cases), "T1w", "yx", None)
+    assert preparation.spacing_mm == (1.0, 1.0, 1.0)
+    assert all(side % 16 == 0 for side in preparation.size[1:])
+    assert preparation.scales["T1w"][1] > 0
+    with pytest.raises(ValueError, match="nothing to train on"):
+        fit(iter([]), "T1w", "yx", None)
+
+
+def test_pictures_without_a_pixel_size(make_image: MAKE) -> None:
+    picture = replace(make_image((28, 30)), calibrated=False)
+    preparation = fit(iter([Case("p", {"T1w": picture})]), "T1w", "yx", None)
+    tensor, trace = preparation.forward(picture)
+    assert tensor.shape[:2] == (1, 1)
+    assert preparation.back(tensor, trace).data.shape == (1, 28, 30)

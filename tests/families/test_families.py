@@ -1,0 +1,132 @@
+"""Laws over every registered family, in 2D and 3D, and what each promises on its own."""
+
+import math
+
+import pytest
+import torch
+
+from fabrica.contracts import Condition, Field, Problem, Signature
+from fabrica.families import FAMILIES, Diffusion, Drawn, Flow, Regression
+from fabrica.families.misfit import field_terms
+from fabrica.networks.unet import UNetShape
+from fabrica.rng import Rng
+from fabrica.sampling import SAMPLERS
+from fabrica.testing import check_family
+
+SMALL = UNetShape(channels=(8, 16), blocks=1, patch=2)
+
+
+def _signature(axes: str, x: tuple[Field, ...] = (Field("FLAIR"),)) -> Signature:
+    return Signature(x, axes, (Field("given T1w"), Field("age", "number"), Field("class", "class", 3)))
+
+
+def _problem(axes: str, rows: int = 3, channels: int = 1) -> Problem:
+    side = (8,) * len(axes)
+    rng = Rng(range(rows))
+    values = {
+        "given T1w": rng.child("t1").uniform(1, *side),
+        "age": rng.child("age").normal(),
+        "class": torch.arange(rows) % 3,
+    }
+    present = {"given T1w": torch.arange(rows) != 0}
+    return Problem(
+        tuple(f"c{i}" for i in range(rows)),
+        (channels, *side),
+        Condition(values, present),
+        target=rng.uniform(channels, *side),
+    )
+
+
+def _trained(family: torch.nn.Module, problem: Problem, steps: int = 3) -> None:
+    """Zero-initialised heads answer zero: a few steps make the laws mean something."""
+    optimiser = torch.optim.Adam(family.parameters(), 3e-3)
+    for step in range(steps):
+        for group in family.groups():
+            optimiser.zero_grad()
+            terms = family.loss(problem, group, Rng(range(len(problem.cases))).child(step), 0.0)
+            torch.stack([t.mean() for t in terms.values()]).sum().backward()
+            optimiser.step()
+
+
+@pytest.mark.parametrize("axes", ["yx", "zyx"])
+@pytest.mark.parametrize("name", FAMILIES.names())
+def test_laws(name: str, axes: str) -> None:
+    torch.manual_seed(0)
+    family = FAMILIES.find(name)(_signature(axes), SMALL, "fp32")
+    problem = _problem(axes)
+    _trained(family, problem)
+    check_family(family, problem)
+
+
+@pytest.mark.parametrize("name", FAMILIES.names())
+def test_training_lowers_the_loss(name: str) -> None:
+    torch.manual_seed(1)
+    family, problem = FAMILIES.find(name)(_signature("yx"), SMALL, "fp32"), _problem("yx", 6)
+
+    def loss() -> float:
+        many = [family.loss(problem, "model", Rng(range(6)).child("fixed", k), 0.0) for k in range(8)]
+        return sum(float(t.detach().mean()) for terms in many for t in terms.values())
+
+    before = loss()
+    _trained(family, problem, 40)
+    assert loss() < 0.8 * before
+
+
+@pytest.mark.parametrize("family_class", [Diffusion, Flow])
+def test_an_untrained_denoiser_is_the_best_linear_one(family_class: type) -> None:
+    """The heads are zero at the start: D(x) must be the answer for Gaussian data of deviation sigma_data."""
+    family = family_class(_signature("yx"), SMALL, "fp32")
+    x, condition = torch.randn(2, 1, 8, 8), _problem("yx", 2).condition
+    clean = family.denoise(x, torch.tensor([0.3, 0.3]), condition)
+    factor = 0.5  # sigma_data^2 / (sigma_data^2 + sigma^2); a straight path gives 1 / (1 + sigma / sigma_data), the same here
+    torch.testing.assert_close(clean, factor * x)
+
+
+def test_unknown_targets_do_not_count() -> None:
+    problem = _problem("yx")
+    weight = torch.ones(3, 1, 1, 1)
+    weight[1] = 0
+    assert problem.target is not None
+    wild = Problem(problem.cases, problem.shape, problem.condition, target=problem.target.clone(), weight=weight)
+    assert wild.target is not None
+    wild.target[1] += 1e6
+    terms = field_terms(wild, torch.zeros(3, 1, 8, 8), (Field("FLAIR"),))
+    assert float(terms["FLAIR"][1]) == 0
+    assert float(terms["FLAIR"][0]) < 1
+    with pytest.raises(ValueError, match="Training needs targets"):
+        field_terms(Problem(problem.cases, problem.shape), torch.zeros(3, 1, 8, 8), (Field("FLAIR"),))
+
+
+def test_losses_follow_the_kind_of_a_field() -> None:
+    fields = (Field("FLAIR"), Field("lesion", "label", 2))
+    target = torch.zeros(1, 3, 4, 4)
+    target[:, 1] = 1
+    problem = Problem(("c",), (3, 4, 4), target=target)
+    even = field_terms(problem, torch.zeros(1, 3, 4, 4), fields)
+    assert float(even["FLAIR"]) == pytest.approx(0, abs=1e-6)
+    no_overlap = 1 - 1 / (0.5 * 16 + 1)
+    assert float(even["lesion"]) == pytest.approx(math.log(2) + no_overlap, rel=1e-5)
+    sure = torch.zeros(1, 3, 4, 4)
+    sure[:, 1] = 50
+    assert float(field_terms(problem, sure, fields)["lesion"]) == pytest.approx(0, abs=1e-5)
+
+
+def test_regression_answers_labels_as_probabilities() -> None:
+    family = Regression(
+        Signature((Field("FLAIR"), Field("lesion", "label", 2)), "yx", (Field("given T1w"),)), SMALL, "fp32"
+    )
+    draw = family.sample(_problem("yx", channels=3), Rng(range(3)))
+    torch.testing.assert_close(draw[:, 1:].sum(1), torch.ones(3, 8, 8))
+
+
+def test_drawn_joins_and_refuses() -> None:
+    flow = Flow(_signature("yx"), SMALL, "fp32")
+    drawn = Drawn(flow, SAMPLERS.find("euler"), {"steps": 3, "high": 10.0})
+    assert drawn.sample(_problem("yx"), Rng(range(3))).shape == (3, 1, 8, 8)
+    assert not drawn.groups()
+    with pytest.raises(TypeError):
+        drawn.loss(_problem("yx"), "model", Rng(range(3)), 0.0)
+    with pytest.raises(ValueError, match="needs a Denoiser"):
+        Drawn(Regression(_signature("yx"), SMALL, "fp32"), SAMPLERS.find("euler"), {}).sample(
+            _problem("yx"), Rng(range(3))
+        )

@@ -1,0 +1,100 @@
+"""Jobs ask for what they say, hide what they must, and never show the answer."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fabrica.contracts import Batch, Job
+from fabrica.jobs import JOBS, Segmentation, Synthesis, Translation, job_options, layout_of, reads
+from fabrica.jobs.imaging import one_hot
+from fabrica.rng import Rng
+from fabrica.testing import check_job
+
+ROWS = 4
+
+
+def _batch(axes: str = "yx", depth: int = 1, **extra: torch.Tensor) -> Batch:
+    side = (8,) * len(axes)
+    rng = Rng(range(ROWS))
+    images = {
+        name: rng.child(name).uniform(depth if name in ("T1w", "T2w") else 1, *side) for name in ("T1w", "T2w", "FLAIR")
+    }
+    images["lesion"] = (rng.child("lesion").uniform(1, *side) > 0.7).float()
+    values = {
+        "position": torch.linspace(-1, 1, ROWS),
+        "age": torch.tensor([20.0, 40, 60, 80]),
+        "class": torch.tensor([0.0, 1, 2, 0]),
+    }
+    return Batch(tuple(f"c{i}" for i in range(ROWS)), {**images, **extra}, torch.eye(4).expand(ROWS, 4, 4), values)
+
+
+EXAMPLES: list[tuple[Job, Batch]] = [
+    (Translation(["T1w", "T2w"], ["FLAIR"]), _batch()),
+    (Translation(["T1w", "T2w"], ["FLAIR"], neighbours=1), _batch(depth=3)),
+    (Translation(["T1w", "T2w", "FLAIR"], ["T1w", "T2w", "FLAIR"], drop=0.3), _batch()),
+    (Translation(["T1w", "lesion"], ["FLAIR"], axes="zyx"), _batch("zyx")),
+    (Synthesis(["T1w", "lesion"]), _batch()),
+    (Synthesis(["FLAIR"], axes="zyx", by={"class": ["a", "b", "c"]}, covariates=["age"]), _batch("zyx")),
+    (Segmentation(["T1w"], ["lesion"]), _batch()),
+]
+
+
+@pytest.mark.parametrize(("job", "batch"), EXAMPLES, ids=lambda v: type(v).__name__)
+def test_laws(job: Job, batch: Batch) -> None:
+    check_job(job, batch)
+
+
+def test_every_job_has_an_example() -> None:
+    assert {type(job) for job, _ in EXAMPLES} == {JOBS.find(name) for name in JOBS.names()}
+
+
+def test_completion_asks_for_what_is_hidden_and_only_for_that() -> None:
+    names = ["T1w", "T2w", "FLAIR"]
+    job, batch = Translation(names, names, drop=0.3), _batch()
+    problem = job.problem(batch, Rng(range(ROWS)))
+    assert problem.weight is not None
+    for row in range(ROWS):
+        hidden = [not bool(problem.condition.present[f"given {n}"][row]) for n in names]
+        asked = [bool(w) for w in problem.weight[row].flatten()]
+        assert hidden == asked
+        assert any(hidden)
+
+
+def test_missing_targets_weigh_nothing() -> None:
+    batch = replace(_batch(), present={"FLAIR": torch.tensor([True, False, True, True])})
+    problem = Translation(["T1w"], ["FLAIR"]).problem(batch, Rng(range(ROWS)))
+    assert problem.weight is not None
+    assert problem.weight.flatten().tolist() == [1, 0, 1, 1]
+
+
+def test_inputs_vary_in_training_only() -> None:
+    job, batch = Translation(["T1w"], ["FLAIR"], vary=0.3), _batch()
+    problem = job.problem(batch, Rng(range(ROWS)))
+    assert not torch.allclose(problem.condition.values["given T1w"], batch.images["T1w"])
+    assert torch.equal(problem.target, batch.images["FLAIR"])
+    assert torch.equal(job.question(batch).condition.values["given T1w"], batch.images["T1w"])
+
+
+def test_neighbours_keep_the_middle_as_target() -> None:
+    job = Translation(["T1w"], ["FLAIR"], neighbours=1)
+    assert layout_of(job, (1, 8, 8)).context == {"T1w": 1}
+    assert reads(job) == ("T1w",)
+    with pytest.raises(ValueError, match="would show it"):
+        Translation(["T1w"], ["T1w"], neighbours=1)
+
+
+def test_labels_become_channels() -> None:
+    labels = torch.tensor([[[[0.0, 1, 2, 9]]]])
+    hot = one_hot(labels, 3)
+    assert hot.shape == (1, 3, 1, 4)
+    assert hot.argmax(1).flatten().tolist() == [0, 1, 2, 2]
+    job = Synthesis(["T1w", "label:4"])
+    assert job.signature().channels == 5
+
+
+def test_recipe_words() -> None:
+    assert job_options({"from": ["T1w"], "x": ["FLAIR"]}) == {"source": ["T1w"], "x": ["FLAIR"]}
+    layout = layout_of(Synthesis(["FLAIR"], by={"class": ["a"]}, covariates=["age"]), (1, 8, 8))
+    assert layout.values == ("class", "age")
+    assert layout.categories == {"class": ("a",)}

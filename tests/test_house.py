@@ -1,0 +1,147 @@
+"""The house rules of ARCHITECTURE.md, kept by reading the source."""
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import fabrica
+from fabrica.contracts import Codec, Decoder, Denoiser, Density, Family, Reconstructor
+from fabrica.evaluate import METRICS
+from fabrica.families import FAMILIES
+from fabrica.jobs import JOBS
+from fabrica.sampling import SAMPLERS
+
+ROOT = Path(fabrica.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+LAYERS = [
+    ("rng",), ("contracts",), ("operators", "registry"), ("io", "networks", "physics"), ("data", "sampling"),
+    ("families", "jobs", "evaluate"), ("safeguards", "deliver"), ("config",), ("checkpoint",), ("train",), ("run",),
+    ("testing", "serve", "web"), ("cli",),
+]  # fmt: skip
+RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+
+
+def _module(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def _imports(path: Path) -> set[str]:
+    """Top-level names of the package that a file imports."""
+    depth = len(path.relative_to(ROOT).parts)
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == depth:
+            found |= {node.module.split(".")[0]} if node.module else {a.name for a in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_imports_only_from_its_left(path: Path) -> None:
+    own = _module(path)
+    if own == "__init__":
+        return
+    for other in _imports(path) - {own, "__version__"}:
+        assert RANK[other] < RANK[own], f"{path.name}: {own} may not import {other}"
+
+
+def _functions(path: Path) -> list[tuple[ast.FunctionDef, int]]:
+    tree, lines = ast.parse(path.read_text()), path.read_text().splitlines()
+    result = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            if not body:
+                continue
+            text = lines[body[0].lineno - 1 : node.end_lineno]
+            result.append((node, sum(1 for t in text if t.strip() and not t.strip().startswith("#"))))
+    return result
+
+
+def test_functions_are_small() -> None:
+    sizes = [size for path in FILES for _, size in _functions(path)]
+    small = sum(size <= 40 for size in sizes) / len(sizes)
+    long = [f"{p.name}:{f.name} {s}" for p in FILES for f, s in _functions(p) if s > 60]
+    assert small >= 0.9
+    assert not long
+
+
+def test_files_and_parameter_lists_are_short() -> None:
+    assert not [p.name for p in FILES if len(p.read_text().splitlines()) > 500]
+    assert len((ROOT / "contracts.py").read_text().splitlines()) <= 300
+    assert len((ROOT / "train.py").read_text().splitlines()) <= 250
+    wide = [
+        f"{p.name}:{f.name}"
+        for p in FILES
+        for f, _ in _functions(p)
+        if len([a for a in f.args.args + f.args.kwonlyargs if a.arg not in ("self", "cls")]) > 8
+    ]
+    assert not wide
+
+
+FORBIDDEN = (
+    r"\beval\(",
+    r"\bexec\(",
+    r"pickle\.",
+    r"import pickle",
+    r"torch\.load\(",
+    r"yaml\.load\(",
+    r"shell=True",
+    r"\.cuda\(\)",
+)
+
+
+@pytest.mark.parametrize("pattern", FORBIDDEN)
+def test_dangerous_calls_are_absent(pattern: str) -> None:
+    hits = [
+        p.name
+        for p in FILES
+        if re.search(pattern, re.sub(r"allow_pickle=False|inference|\.eval\(\)", "", p.read_text()))
+    ]
+    assert not hits
+
+
+def test_no_folder_is_a_drawer() -> None:
+    assert not [p for p in ROOT.rglob("*") if p.stem in ("utils", "util", "common", "helpers", "misc")]
+
+
+def test_classes_are_abstract_or_final() -> None:
+    concrete = [FAMILIES.find(name) for name in FAMILIES.names()]
+    capabilities = (Family, Denoiser, Decoder, Codec, Density, Reconstructor)
+    for one in concrete:
+        assert not inspect.isabstract(one)
+        assert all(base in (*capabilities, *Family.__mro__) for base in one.__mro__[1:]), (
+            f"{one} inherits from a concrete class"
+        )
+
+
+@pytest.mark.parametrize("table", [FAMILIES, JOBS, SAMPLERS, METRICS], ids=lambda t: t.noun)
+def test_every_registered_name_says_what_it_is(table: object) -> None:
+    for name in table.names():
+        member = table.find(name)
+        subject = getattr(member, "function", None) or getattr(member, "draw", None) or member
+        assert inspect.getdoc(subject), f"{table.noun} {name} has no docstring"
+
+
+def test_public_names_exist_and_bear_no_module_name() -> None:
+    modules = {p.stem for p in FILES} | {p.name for p in ROOT.iterdir() if p.is_dir()}
+    for name in fabrica.__all__:
+        assert getattr(fabrica, name) is not None
+        assert name not in modules
+    with pytest.raises(AttributeError, match="Public names"):
+        _ = fabrica.nothing
+
+
+def test_text_files_name_no_machine() -> None:
+    root = ROOT.parent
+    texts = [
+        p
+        for pattern in ("*.md", "*.toml", "*.yaml", "Makefile", "recipes/*", "docs/*", ".ci/*")
+        for p in root.glob(pattern)
+        if p.is_file()
+    ]
+    assert texts
+    for path in [*texts, *FILES]:
+        assert not re.search(r"/root/|/work/|/home/\w+/|file:///", path.read_text()), path
