@@ -53,18 +53,26 @@ def main() -> None:
 
 def plans() -> dict[str, dict[str, Any]]:
     """Cells in the order of what they tell."""
-    cells = {}
-    for direction in DIRECTIONS:
-        for family in ("regression", "diffusion", "flow"):
-            cells[f"{direction} | {family} | real"] = {"direction": direction, "family": family, "first": False}
-    for family in ("regression", "flow", "diffusion"):
-        cells[f"07 to 19 | {family} | simulated, then real"] = {
-            "direction": "07 to 19",
+
+    def cell(direction: str, family: str, kind: str) -> None:
+        plan = {
+            "direction": direction,
             "family": family,
-            "first": True,
+            "first": kind == "simulated, then real",
+            "any": kind == "any missing contrast",
         }
+        cells[f"{direction} | {family} | {kind}"] = plan
+
+    cells: dict[str, dict[str, Any]] = {}
     for family in ("regression", "flow", "diffusion"):
-        cells[f"07 to 19 | {family} | any missing contrast"] = {"direction": "07 to 19", "family": family, "any": True}
+        cell("07 to 19", family, "real")
+    for family in ("regression", "flow"):
+        cell("07 to 19", family, "simulated, then real")
+    for family in ("regression", "flow", "diffusion"):
+        cell("19 to 07", family, "real")
+    for family in ("regression", "flow", "diffusion"):
+        cell("07 to 19", family, "any missing contrast")
+    cell("07 to 19", "diffusion", "simulated, then real")
     return cells
 
 
@@ -77,7 +85,7 @@ def recipe(plan: dict[str, Any], data: Path, steps: int, start: str | None) -> d
     return {
         "cohorts": {"ms": {"path": str(data)}}, "split": {"train": [train], "test": [test]}, "baseline": "none", "job": job,
         "family": {"name": plan["family"], "network": NETWORK}, "prepare": {"size": [112, 112]},
-        "train": {"steps": steps, "batch": 8, **({"start": start} if start else {})}, "evaluate": {"draws": 8},
+        "train": {"steps": steps, "batch": 8, **({"start": start} if start else {})}, "evaluate": {"draws": 4},
     }  # fmt: skip
 
 

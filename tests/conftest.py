@@ -1,7 +1,7 @@
 """Real scans come from FABRICA_TEST_DATA; where it is set by CI, a skipped test is a failed one."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,7 @@ def real_data() -> Path:
     return Path(folder)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Two workers share two cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+torch.set_num_threads(1)  # two workers share two cores, and draws depend on the number of threads
 
 
 @pytest.fixture
@@ -44,7 +38,10 @@ def make_image() -> Callable[..., Image]:
         axes = "zyx" if len(shape) == 3 else "yx"
         rng = np.random.default_rng(seed)
         grid = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
-        body = np.clip(1.2 - sum(g**2 for g in grid), 0, 1) * 100 * (1 + seed % 3) + rng.random(shape)
+        centre = rng.uniform(-0.35, 0.35, len(shape))
+        body = np.clip(1.2 - sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)), 0, 1) * 100 * (
+            1 + seed % 3
+        ) + rng.random(shape)
         if kind == "label":
             body = (body > 60).astype(float) + (body > 90)
         if affine is None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...rng import Rng
-from .anatomy import Anatomy, Patient, tumour_place
+from .anatomy import Anatomy, Patient, healthy_fractions, tumour_place
 from .tissue import INDEX
 
 OUTSIDE = -99.0
@@ -23,7 +23,8 @@ def lesion_fields(patient: Patient, rng: Rng, head: Anatomy) -> dict[str, Tensor
         return {"lesion": none, "zone": none}
     lesion, zone = makers[patient.disease](patient, rng.child("lesion"), head)
     if patient.lesion_volume_ml is not None:
-        shift = _shift_for_volume(lesion, _paintable(head), head.spacing, patient.lesion_volume_ml)
+        host = _host(healthy_fractions(patient, head.fields, head.warp, head.spacing), patient.disease)
+        shift = _shift_for_volume(lesion, host, head.spacing, patient.lesion_volume_ml)
         lesion, zone = lesion + shift, zone + shift
     return {"lesion": lesion, "zone": zone}
 
@@ -32,17 +33,22 @@ def _ragged(head: Anatomy) -> Tensor:
     return 0.5 * head.fields["fine1"] + 0.7 * head.fields["mid1"]
 
 
-def _paintable(head: Anatomy) -> Tensor:
-    """Brain, about: not CSF, not the outside."""
-    f = head.fields
-    return ((f["depth"] > 1) & (f["ventricle"] > 0)).float()
+HOSTS = {  # tissue that a lesion replaces
+    "ms": ("wm", "gm", "oedema"),
+    "tumour": ("wm", "gm", "oedema", "csf"),
+    "stroke": ("wm", "gm"),
+}
 
 
-def _shift_for_volume(lesion: Tensor, paintable: Tensor, spacing: float, wanted_ml: float) -> float:
+def _host(fractions: Tensor, disease: str) -> Tensor:
+    return fractions[[INDEX[t] for t in HOSTS[disease]]].sum(0)
+
+
+def _shift_for_volume(lesion: Tensor, host: Tensor, spacing: float, wanted_ml: float) -> float:
     """mm to add to a signed distance so that the soft mask holds the volume asked for (bisection)."""
-    near = lesion > -25
-    distance, room = lesion[near], paintable[near]
-    low, high = -12.0, 22.0
+    near = lesion > -45
+    distance, room = lesion[near], host[near]
+    low, high = -60.0, 40.0
     for _ in range(40):
         middle = (low + high) / 2
         volume = float((torch.sigmoid((distance + middle) / 0.5) * room).double().sum()) * spacing**3 / 1000
@@ -107,18 +113,18 @@ def paint(fractions: Tensor, patient: Patient, v: Mapping[str, Tensor]) -> dict[
 
     if patient.disease == "ms":
         mask = inside("lesion")
-        brain = fractions[[INDEX[t] for t in ("wm", "gm", "oedema")]].sum(0)
-        _replace(fractions, "ms", mask * 0.9 * strength, ("wm", "gm", "oedema"))
+        brain = _host(fractions, "ms")
+        _replace(fractions, "ms", mask * 0.9 * strength, HOSTS["ms"])
         return {"lesion": mask * brain}
     if patient.disease == "tumour":
-        brain = fractions[[INDEX[t] for t in ("wm", "gm", "oedema", "csf")]].sum(0)
+        brain = _host(fractions, "tumour")
         _replace(fractions, "oedema", inside("zone") * strength, ("wm",))
         _replace(fractions, "enhancing", inside("lesion") * strength, ("wm", "gm", "oedema", "csf", "vessel"))
         _replace(fractions, "necrosis", inside("lesion", 4.0 + 0.8 * v["mid2"]), ("enhancing",))
         return {"lesion": inside("lesion") * brain, "oedema": inside("zone") * (1 - inside("lesion")) * brain}
     if patient.disease == "stroke":
-        brain = fractions[[INDEX[t] for t in ("wm", "gm")]].sum(0)
-        _replace(fractions, "infarct", inside("lesion") * strength, ("wm", "gm"))
+        brain = _host(fractions, "stroke")
+        _replace(fractions, "infarct", inside("lesion") * strength, HOSTS["stroke"])
         return {"lesion": inside("lesion") * brain}
     return {"lesion": torch.zeros_like(ventricle)}
 

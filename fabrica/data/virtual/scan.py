@@ -127,7 +127,7 @@ def _slab(
             row += 3
         else:
             images.append(mixed[-2] if name == "CT" else mixed[-1] * (1 + 1.2 * u1))
-    return torch.stack(images), fractions, masks
+    return torch.stack(images) if images else mixed[:0], fractions, masks
 
 
 def _acquire(

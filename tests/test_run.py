@@ -1,0 +1,208 @@
+"""From a recipe to a report, on simulated patients and on files; generate, resume, refuse."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import yaml
+
+import fabrica
+from fabrica import io
+from fabrica.config import from_plain
+from fabrica.contracts import Image
+from fabrica.data.split import LeakError
+from fabrica.run import continue_run, new_folder, run_recipe
+
+MAKE = Callable[..., Image]
+NETWORK = {"channels": [8, 16], "blocks": 1}
+
+
+def _plain(**changes: object) -> dict:
+    virtual = {"patients": 4, "seed": 0, "spacing_mm": 4, "disease": "ms", "planes": [14, 22]}
+    return {
+        "cohorts": {"simulated": {"virtual": virtual}}, "split": {"train": 0.5, "test": 0.5},
+        "job": {"name": "translation", "from": ["T1w", "T2w"], "x": ["FLAIR"]}, "family": {"name": "flow", "network": NETWORK},
+        "sampler": {"name": "euler", "steps": 2, "high": 5.0}, "train": {"steps": 4, "batch": 2, "precision": "fp32"},
+        "evaluate": {"draws": 2}, **changes,
+    }  # fmt: skip
+
+
+def _run(folder: Path, **changes: object):
+    said: list[str] = []
+    return run_recipe(from_plain(_plain(**changes)), folder, say=said.append), said
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "0001"
+    _run(folder)
+    return folder
+
+
+def test_a_run_leaves_all_that_is_needed(finished: Path) -> None:
+    assert yaml.safe_load((finished / "recipe.yaml").read_text())["family"]["name"] == "flow"
+    environment = json.loads((finished / "environment.json").read_text())
+    assert len(environment["data_sha256"]["model"]) == 64
+    assert environment["packages"]["torch"]
+    report = json.loads((finished / "report" / "report.json").read_text())
+    assert "descriptive" in report["sentence"]
+    metrics = {(s["by"], s["metric"]) for s in report["summaries"]}
+    for by in (
+        "model: one draw",
+        "model: mean of draws",
+        "model",
+        "T1w copied",
+        "T2w histogram-matched",
+        "joint histogram",
+    ):
+        assert (by, "psnr") in metrics, by
+    assert ("model: one draw", "lesion contrast kept") in metrics
+    html = (finished / "report" / "index.html").read_text()
+    assert html.count("data:image/png;base64,") >= 10
+    assert "http" not in html.replace("http-equiv", "")
+    with (finished / "report" / "cases.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {r["stage"] for r in rows} == {"model", "model-baseline"}
+    draws = sorted((finished / "stages" / "model" / "draws").rglob("*.nii.gz"))
+    assert len(draws) == 4
+    assert np.isfinite(nibabel.load(draws[0]).get_fdata()).all()
+
+
+def test_draws_lie_on_the_source_grid(finished: Path) -> None:
+    path = next((finished / "stages" / "model" / "draws").rglob("0.nii.gz"))
+    image = io.read_image(path)
+    assert tuple(image.data.shape) == (1, 8, 54, 45)
+    assert image.spacing_mm == pytest.approx((4.0, 4.0, 4.0))
+
+
+def test_a_finished_run_is_not_trained_again(finished: Path) -> None:
+    before = (finished / "stages" / "model" / "checkpoint.json").read_text()
+    said: list[str] = []
+    result = continue_run(finished, say=said.append)
+    assert (finished / "stages" / "model" / "checkpoint.json").read_text() == before
+    assert result.page.exists()
+
+
+def test_the_same_recipe_gives_the_same_draws(finished: Path, tmp_path: Path) -> None:
+    _run(tmp_path / "again")
+    for path in (finished / "stages" / "model" / "draws").rglob("*.nii.gz"):
+        twin = tmp_path / "again" / path.relative_to(finished)
+        np.testing.assert_array_equal(nibabel.load(path).get_fdata(), nibabel.load(twin).get_fdata())
+
+
+def test_generate_applies_a_run_to_new_scans(finished: Path, tmp_path: Path, make_image: MAKE) -> None:
+    for name in ("T1w", "T2w"):
+        io.write_nifti(make_image((9, 40, 36), (4.0, 4.0, 4.0), name=name), tmp_path / "new" / "p9" / f"{name}.nii.gz")
+    io.write_nifti(make_image((9, 40, 36), name="T1w"), tmp_path / "new" / "p10" / "T1w.nii.gz")
+    io.write_nifti(make_image((9, 40, 36), name="CT"), tmp_path / "new" / "p11" / "CT.nii.gz")
+    said: list[str] = []
+    written = fabrica.generate_images(finished, tmp_path / "new", tmp_path / "out", draws=2, say=said.append)
+    assert [str(p.relative_to(tmp_path / "out")) for p in written] == [
+        f"p{n}/FLAIR-{i}.nii.gz" for n in (10, 9) for i in (0, 1)
+    ]
+    assert any("p11" in line and "left out" in line for line in said)
+    image = io.read_image(written[-1])
+    assert tuple(image.data.shape) == (1, 9, 40, 36)
+    with pytest.raises(ValueError, match="is not a run"):
+        fabrica.generate_images(tmp_path, tmp_path / "new", tmp_path / "out")
+    shutil.rmtree(tmp_path / "new" / "p9")
+    shutil.rmtree(tmp_path / "new" / "p10")
+    with pytest.raises(ValueError, match="No case in"):
+        fabrica.generate_images(finished, tmp_path / "new", tmp_path / "out", say=said.append)
+
+
+def test_completion_and_random_missing_contrasts(tmp_path: Path) -> None:
+    names = ["T1w", "FLAIR"]
+    result, _ = _run(tmp_path, job={"name": "translation", "from": names, "x": names, "drop": 0.2}, baseline="none")
+    assert {(r.case.split("-")[-1], r.contrast) for r in result.report.stages[0].cases if r.contrast} == {
+        (n, n) for n in names
+    }
+
+
+def test_synthesis_of_image_and_label_in_three_dimensions(tmp_path: Path, make_image: MAKE) -> None:
+    for i in range(6):
+        for kind, name, word in (("images", "T1w", "intensity"), ("labels", "label", "label")):
+            io.write_nifti(
+                make_image((14, 15, 13), (1.0, 1.0, 1.0), seed=i, name=name, kind=word),
+                tmp_path / "d" / kind / f"case_{i}.nii.gz",
+            )
+    result, said = _run(
+        tmp_path / "run", cohorts={"all": {"path": str(tmp_path / "d")}},
+        job={"name": "synthesis", "x": ["image", "label:3"], "axes": "zyx"},
+    )  # fmt: skip
+    assert any("16 x 16 x 16" in line for line in said)
+    (stage,) = result.report.stages
+    assert any("not evaluated: needs" in str(r.value) for r in stage.cases)
+    label = io.read_image(next((tmp_path / "run" / "stages" / "model" / "draws").rglob("0-label.nii.gz")))
+    assert set(label.data.unique().tolist()) <= {0.0, 1.0, 2.0}
+    assert result.page.exists()
+
+
+def test_segmentation_is_measured_by_dice(tmp_path: Path) -> None:
+    plain = _plain(
+        job={"name": "segmentation", "from": ["FLAIR"], "x": ["lesion"]},
+        family={"name": "regression", "network": NETWORK},
+    )
+    del plain["sampler"]
+    result = run_recipe(from_plain(plain), tmp_path, say=lambda _: None)
+    assert {r.metric for r in result.report.stages[0].cases if r.contrast} == {"dice"}
+
+
+def test_leaks_between_names_are_refused(tmp_path: Path, make_image: MAKE) -> None:
+    """Two names, one patient: the pixels tell."""
+    for name, seed in (("p1", 1), ("p2", 2), ("p3", 1)):
+        for contrast in ("T1w", "T2w", "FLAIR"):
+            io.write_nifti(
+                make_image((9, 40, 36), seed=seed, name=contrast), tmp_path / "d" / name / f"{contrast}.nii.gz"
+            )
+    with pytest.raises(LeakError, match="show the same image"):
+        _run(
+            tmp_path / "run",
+            cohorts={"all": {"path": str(tmp_path / "d")}},
+            split={"train": ["p1", "p2"], "test": ["p3"]},
+        )
+
+
+def test_what_is_missing_is_said(tmp_path: Path, make_image: MAKE) -> None:
+    for name in ("p1", "p2"):
+        io.write_nifti(make_image(name="T1w"), tmp_path / "d" / name / "T1w.nii.gz")
+    cohorts = {"all": {"path": str(tmp_path / "d")}}
+    with pytest.raises(ValueError, match="No patient has FLAIR; found T1w"):
+        _run(tmp_path / "run", cohorts=cohorts)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(io.UnreadableError, match="is empty"):
+        _run(tmp_path / "run2", cohorts={"all": {"path": str(tmp_path / "empty")}})
+    with pytest.raises(ValueError, match="test without patients|train without patients"):
+        _run(tmp_path / "run3", cohorts={"simulated": {"virtual": {"patients": 1, "spacing_mm": 4}}})
+    with pytest.raises(ValueError, match="There is no stage 'x'"):
+        run_recipe(from_plain(_plain()), tmp_path / "run4", only="x")
+    with pytest.raises(ValueError, match="is not a run"):
+        continue_run(tmp_path)
+
+
+def test_nan_voxels_stop_a_run(tmp_path: Path, make_image: MAKE) -> None:
+    for name in ("p1", "p2"):
+        for i, contrast in enumerate(("T1w", "T2w", "FLAIR")):
+            image = make_image((9, 40, 36), seed=i, name=contrast)
+            if name == "p1" and contrast == "T2w":
+                image.data[0, 0, 0, 0] = float("nan")
+            io.write_nifti(image, tmp_path / "d" / name / f"{contrast}.nii.gz")
+    with pytest.raises(io.UnreadableError, match="1 of 12960 voxels are not finite"):
+        _run(tmp_path / "run", cohorts={"all": {"path": str(tmp_path / "d")}}, split={"train": ["p1"], "test": ["p2"]})
+
+
+def test_run_folders_number_themselves(tmp_path: Path) -> None:
+    assert [new_folder(tmp_path).name for _ in range(3)] == ["0001", "0002", "0003"]
+
+
+def test_real_patients_run_from_their_raw_folder(real_data: Path, tmp_path: Path) -> None:
+    cohorts = {"ms": {"path": str(real_data / "longitudinal" / "ms_mri")}}
+    result, said = _run(tmp_path / "run", cohorts=cohorts, split={"train": ["patient01"], "test": ["patient04"]}, baseline="none",
+                        prepare={"size": [64, 64]})  # fmt: skip
+    assert any("was resampled to the grid of FLAIR" in line for line in said)
+    assert {r.case for r in result.report.stages[0].cases} == {"patient04_study1"}
