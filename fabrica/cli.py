@@ -147,7 +147,7 @@ def list_names(
     from .registry import Table, unknown
     from .sampling import SAMPLERS
 
-    tables: dict[str, Table[Any]] = {t.noun: t for t in (FAMILIES, JOBS, SAMPLERS, METRICS)}  # type: ignore[attr-defined]
+    tables: dict[str, Table[Any]] = {t.noun: t for t in (FAMILIES, JOBS, SAMPLERS, METRICS)}
     with _errors():
         if noun is not None and noun not in tables:
             raise unknown("noun", noun, list(tables))

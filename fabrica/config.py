@@ -105,7 +105,8 @@ class Recipe:
     source: Mapping[str, Any]  # the resolved plain data
 
     def plain(self) -> dict[str, Any]:
-        return _unfrozen(self.source)
+        plain: dict[str, Any] = _unfrozen(self.source)
+        return plain
 
 
 def load(path: Path, settings: Sequence[str] = (), data: Sequence[str] = ()) -> Recipe:

@@ -281,7 +281,7 @@ class Sampler:
     """A plain function (prior, problem, rng) -> x with what it requires; with an operator it is a restorer."""
 
     draw: Callable[..., Tensor]
-    prior: type[Family]
+    prior: Any  # subclass of Family: a capability, often abstract
     operator: type[Operator] | None = None  # None: it does not look at measurements
     noise: type[Noise] | None = None
     order: int = 1  # of convergence in the step size, proven in the tests; 0 for a stochastic sampler

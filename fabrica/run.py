@@ -23,7 +23,8 @@ from .config import Recipe, Stage, from_plain
 from .contracts import Family, Field, Image, Job
 from .data import cohort as cohorts
 from .data.cohort import Cohort, Member
-from .data.prepare import GridPreparation, fit as fit_preparation
+from .data.prepare import GridPreparation
+from .data.prepare import fit as fit_preparation
 from .data.split import PARTS, Split, check_leakage, fingerprint, split_cohort
 from .data.store import Layout, Loader, Prepared, Store, build_store, load_aligned, prepare_case, question_batch
 from .evaluate.report import Report, StageResult, render

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from .. import io
 from ..contracts import Case, Image
@@ -61,7 +62,7 @@ class ScannedMember(Member):
         meaning = vocabulary.field_of(name)
         label = meaning.kind == "label" or image.meaning.kind == "label"
         unit = image.meaning.unit if image.meaning.unit != "a.u." else meaning.unit
-        kind = "label" if label else "intensity"
+        kind: Literal["label", "intensity"] = "label" if label else "intensity"
         return replace(image, meaning=replace(image.meaning, name=name, kind=kind, unit="" if label else unit))
 
 

@@ -44,7 +44,7 @@ def lines(cohort: Cohort, most: int = 12) -> Iterator[str]:
 
 def contact_sheet(cohort: Cohort, path: Path, most: int = 48) -> int:
     """The middle slice of up to `most` images as one PNG; returns how many are shown."""
-    tiles = []
+    tiles: list[tuple[str, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]] = []
     for member in cohort.members:
         for contrast in member.contrasts():
             if len(tiles) >= most:

@@ -135,4 +135,5 @@ def fingerprint(volume: NDArray[np.float32], side: int = 16) -> NDArray[np.float
         if n < side:
             spatial = np.repeat(spatial, -(-side // n), axis).take(range(side), axis)
     flat = (spatial - spatial.mean()).ravel().astype(np.float32)
-    return flat / max(float(np.linalg.norm(flat)), 1e-12)
+    unit: NDArray[np.float32] = flat / max(float(np.linalg.norm(flat)), 1e-12)
+    return unit

@@ -42,7 +42,7 @@ def rmse(
 def nmse(
     generated: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None = None, convention: str = "plain"
 ) -> float:
-    """|generated - reference|^2 / |reference|^2 over the whole volume, as fastMRI defines it; errors as `mae`."""
+    """Squared error over squared reference, summed over the whole volume, as fastMRI defines it; errors as `mae`."""
     x, y = _pair(generated, reference, mask, convention, ("plain", "fastmri", "synthrad2025"))
     power = float((y**2).sum())
     if power == 0:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-import torch
 from torch import Tensor
 
 from ..contracts import Field, Image
@@ -19,7 +19,7 @@ from ..registry import NotEvaluated
 from . import pixel, task
 from .competitors import JointHistogram, fit_histogram, matched
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 MODEL = "model"
 SMALLEST_BODY = 0.08  # of the intensity scale: brighter than this in any image is the patient
 
@@ -59,7 +59,9 @@ class Row:
 
 def competitors_of(store: Store, evidence: StageEvidence) -> Competitors:
     """Histograms, joint histogram and mean image of the training targets."""
-    histograms, joint, mean = {}, {}, {}
+    histograms: dict[str, Any] = {}
+    joint: dict[str, JointHistogram] = {}
+    mean: dict[str, Any] = {}
     for target in (f.name for f in evidence.fields if f.kind == "intensity"):
         entries = [e for e in store.entries if target in e.files]
         volumes = [store.array(e, target)[0] for e in entries[:32]]
@@ -73,7 +75,7 @@ def competitors_of(store: Store, evidence: StageEvidence) -> Competitors:
                 [np.concatenate(f) for f in flat], np.concatenate([v.ravel()[::11] for v in volumes])
             )
         if len({v.shape for v in volumes}) == 1:
-            mean[target] = np.mean(np.stack(volumes), axis=0, dtype=np.float32)
+            mean[target] = np.asarray(np.mean(np.stack(volumes), axis=0), np.float32)
     return Competitors(histograms, joint, mean)
 
 
@@ -187,17 +189,17 @@ def _measure(
     """In HU over the SynthRAD range when there is one, else on the scale where 1 = the foreground's 99.5th percentile."""
     if hu is not None:
         image, reference = image * hu - 1024, reference * hu - 1024
-        convention, span = {"convention": "synthrad2025"}, 4095.0
+        convention, span = "synthrad2025", 4095.0
     else:
-        convention, span = {}, 1.0
+        convention, span = "plain", 1.0
     if metric == "ssim":
         return ssim_masked(image, reference, mask, span, axes), ""
     if metric == "psnr":
-        return pixel.psnr(image, reference, data_range=span, mask=mask, **convention), "dB"
+        return pixel.psnr(image, reference, data_range=span, mask=mask, convention=convention), "dB"
     functions: dict[str, Any] = {"mae": pixel.mae, "rmse": pixel.rmse, "nmse": pixel.nmse}
     if metric not in functions:
         return str(NotEvaluated((f"a {metric} that can be computed from paired images",))), ""
-    return float(functions[metric](image, reference, mask=mask, **convention)), ""
+    return float(functions[metric](image, reference, mask=mask, convention=convention)), ""
 
 
 def ssim_masked(image: Array, reference: Array, mask: NDArray[np.bool_], span: float, axes: str) -> float:

@@ -15,7 +15,7 @@ from .misfit import squared
 
 
 class Diffusion(Denoiser):
-    """D(x, sigma) = c_skip x + c_out F(c_in x, c_noise): table 1 of the paper, column "Ours".
+    """Denoising diffusion: D(x, sigma) = c_skip x + c_out F(c_in x, c_noise), table 1 of the paper, column "Ours".
 
     `sigma_data` is the standard deviation of prepared images (about 0.3: [0, 1] with air at 0); `log_mean` and
     `log_deviation` place the training noise where the image is decided.

@@ -15,7 +15,7 @@ from .misfit import squared
 
 
 class Flow(Denoiser):
-    """The network predicts v = noise - image on x_t = (1 - t) image + t noise; t is logit-normal (Esser et al. 2024).
+    """Rectified flow: v = noise - image on x_t = (1 - t) image + t noise, t logit-normal (Esser et al. 2024).
 
     To a solver it is a denoiser: with sigma = t / (1 - t) after scaling by `sigma_data`, image = x_t - t v.
     """

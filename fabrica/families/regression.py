@@ -14,7 +14,7 @@ from .misfit import answer, field_terms
 
 
 class Regression(Family):
-    """x = network(condition), trained with a robust distance per intensity, cross-entropy and Dice per label.
+    """The plain baseline: x = network(condition), robust distance per intensity, cross-entropy and Dice per label.
 
     Its draws are all the same: the spread of an ensemble of draws is zero, and the report says so.
     """

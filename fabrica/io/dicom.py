@@ -359,7 +359,7 @@ def _guessed_syntax(header: Any) -> Any:
 
 
 def _physical(header: Any, pixels: NDArray[Any]) -> NDArray[Any]:
-    from pydicom.pixels import apply_color_lut, apply_modality_lut
+    from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
     interpretation = str(header.get("PhotometricInterpretation", ""))
     if interpretation == "PALETTE COLOR":

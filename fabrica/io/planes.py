@@ -5,6 +5,7 @@ DICOM PS3.3 C.7.6.2.1.1 defines the mapping from pixel indices to patient coordi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -137,5 +138,5 @@ def _affine(planes: Sequence[Plane]) -> Affine:
 
 def _tilt_degrees(affine: Affine) -> float:
     step, normal = affine[:3, 0], np.cross(affine[:3, 2], affine[:3, 1])
-    cosine = abs(step @ normal) / (np.linalg.norm(step) * np.linalg.norm(normal))
-    return float(np.degrees(np.arccos(min(1.0, cosine))))
+    cosine = float(abs(step @ normal)) / float(np.linalg.norm(step) * np.linalg.norm(normal))
+    return math.degrees(math.acos(min(1.0, cosine)))

@@ -20,7 +20,8 @@ class Average(nn.Module):
     def update(self, step: int) -> None:
         """Move after optimiser step number `step` (from 0)."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        slow, fast = list(self.slow.parameters()), [p.detach() for p in self._fast[0].parameters()]
+        slow = [p.detach() for p in self.slow.parameters()]
+        fast = [p.detach() for p in self._fast[0].parameters()]
         torch._foreach_lerp_(slow, fast, weight)
         for own, theirs in zip(self.slow.buffers(), self._fast[0].buffers(), strict=True):
             own.copy_(theirs)

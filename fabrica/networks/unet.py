@@ -48,7 +48,7 @@ class UNet(nn.Module):
         )
         self.planes = tuple(f for f in condition if f.kind in ("intensity", "label", "complex", "displacement"))
         self.vectors = tuple(f for f in condition if f not in self.planes)
-        width = [c for c in shape.channels]
+        width = list(shape.channels)
         inner = 4 * width[0]
         self.embed = nn.Sequential(nn.Linear(width[0], inner), nn.SiLU(), nn.Linear(inner, inner))
         self.entries = nn.ModuleDict({f.name: _vector_entry(f, inner) for f in self.vectors})
@@ -67,7 +67,7 @@ class UNet(nn.Module):
         if self.head.bias is not None:
             nn.init.zeros_(self.head.bias)
         layout = torch.channels_last if dimensions == 2 else torch.channels_last_3d
-        self.to(memory_format=layout)
+        self.to(memory_format=layout)  # type: ignore[call-overload]
 
     def _build(self, dimensions: int, width: Sequence[int], shape: UNetShape, inner: int) -> None:
         channels, skips = width[0], [width[0]]
@@ -189,7 +189,8 @@ class _Stage(nn.Module):
         h = self.conv1(_norm_silu(self.norm1, x))
         h = self.conv2(_norm_silu(self.norm2, h, scale, shift))
         h = self.skip(x) + h
-        return h if self.attention is None else self.attention(h)
+        result: Tensor = h if self.attention is None else self.attention(h)
+        return result
 
 
 def _groups(channels: int) -> int:
@@ -212,7 +213,8 @@ class _Attention(nn.Module):
         q, k, v = self.qkv(y).reshape(rows, -1, 3, self.heads, channels // self.heads).permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(rows, -1, channels)
         layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
-        return x + self.out(y).transpose(1, 2).reshape(x.shape).contiguous(memory_format=layout)
+        result: Tensor = x + self.out(y).transpose(1, 2).reshape(x.shape).contiguous(memory_format=layout)
+        return result
 
 
 class _Down(nn.Module):

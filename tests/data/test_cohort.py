@@ -102,7 +102,7 @@ def test_words(name: str, expected: str) -> None:
 
 def test_real_folders(real_data: Path) -> None:
     ms = cohort.find(real_data / "mri_multicontrast" / "ms_mni")
-    assert _who(ms) == {p: ("FLAIR", "T1ce", "T1w", "T2w", "lesion") for p in ("patient07", "patient19")}
+    assert _who(ms) == dict.fromkeys(("patient07", "patient19"), ("FLAIR", "T1ce", "T1w", "T2w", "lesion"))
     assert ms.members[0].values["age"] == 53
     longitudinal = cohort.find(real_data / "longitudinal" / "ms_mri")
     assert _who(longitudinal)["patient01_study2"] == ("FLAIR", "T1w", "T2w")

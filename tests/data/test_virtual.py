@@ -1,13 +1,13 @@
 """Simulated patients: positive Jacobians, fractions that sum to one, the same bits, atrophy, lesions as asked."""
 
 import hashlib
+import itertools
 
 import numpy as np
 import pytest
 import torch
 
-from fabrica.data.virtual import CONTRASTS, Patient, VirtualCohort, simulate
-from fabrica.data.virtual import anatomy, template
+from fabrica.data.virtual import CONTRASTS, Patient, VirtualCohort, anatomy, simulate, template
 from fabrica.data.virtual.fields import blur, exponential, jacobian_determinant, noise, points
 from fabrica.data.virtual.patients import findings, follow_up, volumes
 from fabrica.data.virtual.tissue import MR, NAMES, SCANNERS, TISSUES, mixing_matrix, signal
@@ -86,8 +86,8 @@ def test_atrophy_is_monotone_in_time() -> None:
         found = volumes(simulate(follow_up(patient, years), contrasts=[], spacing_mm=2))
         brains.append(found["grey_ml"] + found["white_ml"])
         water.append(found["csf_ml"])
-    assert all(a > b for a, b in zip(brains, brains[1:], strict=False)), brains
-    assert all(a < b for a, b in zip(water, water[1:], strict=False)), water
+    assert all(a > b for a, b in itertools.pairwise(brains)), brains
+    assert all(a < b for a, b in itertools.pairwise(water)), water
     yearly = (brains[0] - brains[2]) / brains[0] / 4
     assert 0.002 < yearly < 0.03
 

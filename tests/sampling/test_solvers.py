@@ -1,5 +1,6 @@
 """Solvers against exact denoisers: the right distribution, and the order of convergence that they claim."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 
 import pytest
@@ -91,7 +92,7 @@ def test_schedule() -> None:
     assert levels[0] == pytest.approx(80)
     assert levels[17] == pytest.approx(0.002)
     assert levels[18] == 0
-    assert all(a > b for a, b in zip(levels, levels[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(levels))
     with pytest.raises(ValueError, match="impossible"):
         schedule(0)
     with pytest.raises(ValueError, match="impossible"):

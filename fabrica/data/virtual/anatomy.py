@@ -44,7 +44,8 @@ class Patient:
     def atrophy(self) -> float:
         """0 at 30 years, 1 at about 80; grows with time, faster in disease."""
         rate = self.severity * (1.6 if self.disease == "ms" else 1.0)
-        return max(0.0, (self.age - 30) / 50) ** 1.3 + 0.03 * rate * self.years + 0.15 * (rate - 1)
+        aged: float = max(0.0, (self.age - 30) / 50) ** 1.3
+        return aged + 0.03 * rate * self.years + 0.15 * (rate - 1)
 
 
 @dataclass(frozen=True)

@@ -47,13 +47,14 @@ def noise(
         doubled[-1] = 1.0
     variance = float((gain.double() ** 2 * doubled.double()).sum()) / (shape[0] * shape[1] * shape[2])
     white = rng.normal(*shape)[0]
-    return torch.fft.irfftn(torch.fft.rfftn(white) * gain, s=tuple(shape)) * variance**-0.5
+    field: Tensor = torch.fft.irfftn(torch.fft.rfftn(white) * gain, s=tuple(shape)) * variance**-0.5
+    return field
 
 
 def exponential(velocity: Tensor, spacing: float, steps: int = 6) -> Tensor:
     """Displacement (3, x, y, z) in mm of a stationary velocity field, by scaling and squaring (Arsigny 2006)."""
     here = points(velocity.shape[1:], (0.0, 0.0, 0.0), spacing)
-    displacement = velocity / 2**steps
+    displacement: Tensor = velocity / 2**steps
     for _ in range(steps):
         moved = here + displacement.movedim(0, -1)
         displacement = displacement + sample(displacement, moved, (0.0, 0.0, 0.0), spacing)
@@ -63,7 +64,8 @@ def exponential(velocity: Tensor, spacing: float, steps: int = 6) -> Tensor:
 def jacobian_determinant(positions: Tensor, spacing: float) -> Tensor:
     """det d(positions)/d(x, y, z) of (x, y, z, 3) positions in mm on a grid: > 0 everywhere = no fold."""
     columns = [torch.stack(torch.gradient(positions[..., i], spacing=spacing), -1) for i in range(3)]
-    return torch.linalg.det(torch.stack(columns, -2))
+    determinant: Tensor = torch.linalg.det(torch.stack(columns, -2))
+    return determinant
 
 
 def distance_to_zero(field: Tensor, spacing: float) -> Tensor:

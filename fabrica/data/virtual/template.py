@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -24,7 +25,7 @@ HASHES = {  # of the voxels: a release that changes the maps changes every simul
     "wm": "b0a50397bf25b0f407ca29e2cfefa2f49f094d06bc0aa2722f2f0b72fcd9b645",
 }
 LOWER_EDGE = 30  # voxels of 2 mm added below: the brain stem is cut there
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ def read_map(kind: str) -> NDArray[np.uint8]:
     if spec is None or spec.origin is None:
         raise RuntimeError("nilearn is not installed; it carries the brain template. Type: pip install nilearn")
     folder = Path(spec.origin).parent / "datasets" / "data"
-    image = nibabel.load(folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz")  # type: ignore[attr-defined]
-    array: NDArray[np.uint8] = np.asarray(image.dataobj, dtype=np.uint8)  # type: ignore[attr-defined]
+    image: Any = nibabel.load(folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz")
+    array: NDArray[np.uint8] = np.asarray(image.dataobj, dtype=np.uint8)
     return array
 
 
@@ -71,11 +72,11 @@ def template() -> Template:
     to_ventricle = (ndimage.distance_transform_edt(~ventricle) - ndimage.distance_transform_edt(ventricle)) * 2
     cerebellum = _step((z + 8 + 0.32 * np.abs(x) - 0.12 * (y + 50)) / 1.5) * _step((y + 34 - 0.25 * np.abs(x)) / 1.5)
     stem = _step((np.hypot(x / 19, (y + 24) / 22) - 1) * 8) * _step((z + 2) / 2)
-    normal = [-n for n in np.gradient(_smooth(depth, 2.0), 2.0)]
-    layers = [_smooth(depth, 0.6), _smooth(outer, 1.2), _smooth(to_ventricle, 0.7), cerebellum, stem,
-              _smooth(_signed_mm(closed), 2.5), *normal, t1_half / 255.0]  # fmt: skip
+    normal = list(-np.asarray(np.gradient(_smooth(depth, 2.0), 2.0)))
+    layers: list[Array] = [_smooth(depth, 0.6), _smooth(outer, 1.2), _smooth(to_ventricle, 0.7), cerebellum, stem,
+              _smooth(_signed_mm(closed), 2.5), *normal, t1_half / np.float32(255)]  # fmt: skip
     fading = np.exp(-np.clip(to_ventricle, 0, None) / 14) * _smooth(head, 1)
-    away = np.stack(np.gradient(_smooth(to_ventricle, 1.5), 2.0)) * fading
+    away = np.asarray(np.gradient(_smooth(to_ventricle, 1.5), 2.0)) * fading
     maps = torch.from_numpy(np.stack([gm, wm]))
     return Template(
         maps, torch.from_numpy(np.stack(layers).astype(np.float32)), torch.from_numpy(away.astype(np.float32))

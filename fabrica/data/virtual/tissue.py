@@ -96,7 +96,8 @@ def signal(
         longitudinal = np.abs(1 - 2 * np.exp(-sequence.inversion_ms / t1_ms) + recovery)
     else:
         longitudinal = 1 - recovery
-    return density * longitudinal * np.exp(-sequence.echo_ms / t2_ms)
+    result: NDArray[np.float64] = density * longitudinal * np.exp(-sequence.echo_ms / t2_ms)
+    return result
 
 
 def mixing_matrix(scanner: Scanner, contrasts: Sequence[str], atrophy: float) -> Tensor:
