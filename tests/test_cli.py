@@ -97,11 +97,12 @@ def test_run_then_generate_then_evaluate(tmp_path: Path) -> None:
 
 
 def test_wrong_input_is_one_line_and_code_two(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
     for words, message in (
         (("run", str(tmp_path / "none.yaml")), "There is no recipe"),
         (("run", str(tmp_path)), "is not a run"),
         (("run", str(DEMO), "--set", "train.stps=3"), "Did you mean 'steps'"),
-        (("run", str(DEMO), "--data", str(tmp_path), "--runs", str(tmp_path / "r")), "is empty"),
+        (("run", str(DEMO), "--data", str(tmp_path / "empty"), "--runs", str(tmp_path / "r")), "is empty"),
         (("inspect", str(tmp_path / "missing")), "does not exist"),
         (("generate", str(tmp_path), "--data", str(tmp_path), "--out", str(tmp_path)), "is not a run"),
         (
