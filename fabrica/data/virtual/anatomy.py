@@ -25,6 +25,14 @@ EXTENT_MM = (182, 218, 182)
 VELOCITY_MM = 6.0
 NOISE_ORIGIN = (-99.0, -134.0, -80.0)
 NOISE_EXTENT_MM = (200, 236, 200)
+# random fields: wavelength in mm and band width (None = low-pass); those that dive are constant along the normal
+DIVING: dict[str, tuple[float, float | None]] = {
+    "sulci": (22.0, 0.35), "gyri": (11.0, 0.35), "sulcal depth": (30.0, None), "vessel 0": (20.0, 0.35),
+    "vessel 1": (20.0, 0.35), "perivascular 0": (9.0, 0.35), "perivascular 1": (9.0, 0.35),
+}  # fmt: skip
+PLAIN: dict[str, tuple[float, float | None]] = {
+    "mid1": (16.0, None), "mid2": (16.0, None), "slow": (30.0, None), "fine1": (5.5, 0.5), "fine2": (6.0, 0.5), "folia": (11.0, 0.35),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,29 +83,36 @@ def anatomy(patient: Patient, rng: Rng, spacing: float) -> Anatomy:
     inward = torch.stack([nx, ny, nz], -1)
     dive = warp + 0.75 * depth.clamp(0, 24)[..., None] * inward
 
-    def field(name: str, wavelength: float, at: Tensor, band: float | None = 0.35, folia: bool = False) -> Tensor:
-        step = 4.0 if wavelength >= 16 else 2.0
-        shape = [int(n // step) for n in NOISE_EXTENT_MM]
-        made = noise(
-            rng.child(name), shape, step, wavelength, band=band, stretch=(0.3, 1.0, 1.0) if folia else (1.0, 1.0, 1.0)
-        )
-        return sample(made[None], at, NOISE_ORIGIN, step)[0]
-
-    sheet = field("sulci", 22.0, dive) + 0.3 * field("gyri", 11.0, dive)
-    ends = F.softplus((depth - 14 - 4 * field("sulcal depth", 30.0, dive, None)) / 1.5) * 1.5 + 12 * stem
-    tubes = [distance_to_zero(field(f"vessel {i}", 20.0, dive), spacing) for i in range(2)]
-    spaces = [distance_to_zero(field(f"perivascular {i}", 9.0, dive), spacing) for i in range(2)]
+    deep, plain = _noise_at(rng, dive, DIVING), _noise_at(rng, warp, PLAIN)
+    sheet = deep["sulci"] + 0.3 * deep["gyri"]
+    ends = F.softplus((depth - 14 - 4 * deep["sulcal depth"]) / 1.5) * 1.5 + 12 * stem
+    tubes = [distance_to_zero(deep[f"vessel {i}"], spacing) for i in range(2)]
+    spaces = [distance_to_zero(deep[f"perivascular {i}"], spacing) for i in range(2)]
     fields = {
         "depth": depth, "outer": outer, "ventricle": ventricle, "cerebellum": cerebellum, "skull": skull,
         "sulcus": distance_to_zero(sheet, spacing).abs_() + ends,
-        "folia": distance_to_zero(field("folia", 11.0, warp, folia=True), spacing).abs_(),
+        "folia": distance_to_zero(plain["folia"], spacing).abs_(),
         "vessel": torch.hypot(tubes[0], tubes[1]), "perivascular": torch.hypot(spaces[0], spaces[1]),
-        "mid1": field("mid1", 16.0, warp, None), "fine1": field("fine1", 5.5, warp, 0.5),
-        "slow": field("slow", 30.0, warp, None), "mid2": field("mid2", 16.0, warp, None),
-        "fine2": field("fine2", 6.0, warp, 0.5), **deep_nuclei(warp, depth, t1), **head_regions(warp),
+        **{name: plain[name] for name in ("mid1", "fine1", "slow", "mid2", "fine2")},
+        **deep_nuclei(warp, depth, t1), **head_regions(warp),
     }  # fmt: skip
     smallest = float(jacobian_minimum(warp, outer, spacing))
     return Anatomy(fields, warp.movedim(-1, 0), spacing, smallest)
+
+
+def _noise_at(rng: Rng, at: Tensor, asked: Mapping[str, tuple[float, float | None]]) -> dict[str, Tensor]:
+    """Random fields, each from its own stream, read at the same points: one interpolation per grid serves several."""
+    found: dict[str, Tensor] = {}
+    for step in (4.0, 2.0):
+        names = [n for n, (wavelength, _) in asked.items() if (wavelength >= 16) == (step == 4.0)]
+        shape = [int(n // step) for n in NOISE_EXTENT_MM]
+        made = []
+        for name in names:
+            wavelength, band = asked[name]
+            stretch = (0.3, 1.0, 1.0) if name == "folia" else (1.0, 1.0, 1.0)
+            made.append(noise(rng.child(name), shape, step, wavelength, band=band, stretch=stretch))
+        found |= dict(zip(names, sample(torch.stack(made), at, NOISE_ORIGIN, step), strict=True))
+    return found
 
 
 def jacobian_minimum(warp: Tensor, outer: Tensor, spacing: float) -> Tensor:

@@ -73,26 +73,37 @@ def _simulate(patient: head.Patient, scanner: Scanner, contrasts: Sequence[str],
     marks = lesion_fields(patient, rng.child("anatomy"), made)
     stack = torch.cat([torch.stack([*made.fields.values(), marks["lesion"], marks["zone"]]), made.warp])
     mixing = mixing_matrix(scanner, contrasts, patient.atrophy)
+    inside = _around_the_head(made.fields["skull"])
     shape = tuple(n // spacing for n in head.EXTENT_MM)
     images = torch.zeros(len(contrasts), *shape)
     fractions, brain = torch.zeros(3, *shape), torch.zeros(shape)
     masks: dict[str, Tensor] = {}
     factor = coarse // spacing
-    for start in range(0, stack.shape[1] - 1, SLAB):
-        part = _finer(stack[:, start : start + SLAB + 1], factor, shape)
+    y, z = (slice(s.start * factor, min((s.stop - 1) * factor, n)) for s, n in zip(inside[1:], shape[1:], strict=True))
+    for start in range(inside[0].start, inside[0].stop - 1, SLAB):
+        stop = min(start + SLAB + 1, inside[0].stop)
+        part = _finer(stack[:, start:stop, inside[1], inside[2]], factor)
         x = slice(start * factor, min(start * factor + part.shape[1], shape[0]))
-        part = part[:, : x.stop - x.start]
+        part = part[:, : x.stop - x.start, : y.stop - y.start, : z.stop - z.start]
         found = _slab(patient, dict(zip(names, part, strict=False)), part[-3:], mixing, contrasts, spacing)
-        images[:, x], fractions[:, x] = found[0], found[1][:3]
-        brain[x] = torch.sigmoid((part[names.index("outer")] + 0.5) / 0.5)
+        images[:, x, y, z], fractions[:, x, y, z] = found[0], found[1][:3]
+        brain[x, y, z] = torch.sigmoid((part[names.index("outer")] + 0.5) / 0.5)
         for name, mask in found[2].items():
-            masks.setdefault(name, torch.zeros(shape))[x] = mask
+            masks.setdefault(name, torch.zeros(shape))[x, y, z] = mask
     scanned = _acquire(patient, scanner, contrasts, images, spacing)
     return Simulated(scanned, fractions, brain, masks, float(spacing), made.smallest_jacobian)
 
 
-def _finer(slab: Tensor, factor: int, shape: Sequence[int]) -> Tensor:
-    """Linear interpolation half-way between the coarse grid's points; the last plane belongs to the next slab."""
+def _around_the_head(skull: Tensor) -> tuple[slice, slice, slice]:
+    """The box within which there is anything but air: the scalp ends 16 mm outside the skull's inner surface."""
+    near = (skull > -18).nonzero()
+    low, high = near.min(0).values.tolist(), near.max(0).values.tolist()
+    x, y, z = (slice(max(0, a - 1), min(n, b + 2)) for a, b, n in zip(low, high, skull.shape, strict=True))
+    return x, y, z
+
+
+def _finer(slab: Tensor, factor: int) -> Tensor:
+    """Linear interpolation half-way between the coarse grid's points; the last planes belong to the neighbours."""
     for axis in (1, 2, 3) if factor == 2 else ():
         n = slab.shape[axis]
         fine = slab.new_empty([2 * m - 1 if k == axis else m for k, m in enumerate(slab.shape)])
@@ -101,7 +112,7 @@ def _finer(slab: Tensor, factor: int, shape: Sequence[int]) -> Tensor:
         torch.add(slab.narrow(axis, 0, n - 1), slab.narrow(axis, 1, n - 1), out=middle)
         middle.mul_(0.5)
         slab = fine
-    return slab[:, :-1, : shape[1], : shape[2]]
+    return slab[:, :-1, :-1, :-1]
 
 
 def _slab(
