@@ -27,7 +27,7 @@ from .data.prepare import GridPreparation
 from .data.prepare import fit as fit_preparation
 from .data.split import PARTS, Split, check_leakage, fingerprint, split_cohort
 from .data.store import Layout, Loader, Prepared, Store, build_store, load_aligned, prepare_case, question_batch
-from .evaluate.report import Report, StageResult, render
+from .evaluate.report import Report, StageResult, paint, render
 from .evaluate.summary import Pictures, StageEvidence, competitors_of, evaluate_case
 from .families import FAMILIES, RUNTIME, Drawn
 from .jobs import layout_of, reads
@@ -229,7 +229,36 @@ def train_stage(
         return Trained(family, known[1]["step"], known[1]["seconds"], [tuple(c) for c in known[1]["curve"]])
     if known:
         say(f"{stage.name}: goes on at step {known[1]['step']} of {known[1]['total']}.")
-    return fit(family, ready.job, loader, plan, place, facts, (lambda p: watch(stage.name, p)) if watch else None)
+
+    def told(progress: Progress, average: Family) -> None:
+        if progress.step in _moments(progress.total):
+            _sample_picture(ready, drawer(stage, average), place / "samples" / f"{progress.step:07d}.png", recipe.seed)
+        if watch is not None:
+            watch(stage.name, progress)
+
+    return fit(family, ready.job, loader, plan, place, facts, told)
+
+
+def _moments(total: int) -> tuple[int, ...]:
+    """When a training shows what it can draw: after an eighth, a quarter and a half; a few steps show nothing."""
+    return (total // 8, total // 4, total // 2) if total >= 80 else ()
+
+
+@torch.inference_mode()
+def _sample_picture(ready: _Prepared, family: Family, path: Path, seed: int) -> None:
+    """The middle slice of the first training case: what is asked for, and one draw of it."""
+    entry = ready.store.entries[0]
+    row = Loader(Store([entry]), ready.layout, 1, 0).load(len(entry.useful) // 2)
+    problem = ready.job.problem(row, Rng([seed]))
+    family.eval()
+    x = family.sample(ready.job.question(row), Rng([derive(seed, "sample")]))
+    family.train()
+    if problem.target is None:
+        return
+    pair = torch.cat([problem.target[0, :1], x[0, :1]], -1)
+    plane = pair[0] if pair.ndim == 3 else pair[0, pair.shape[1] // 2]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    paint(plane.float().numpy(), 0.0, 1.0).save(path)
 
 
 def plain_preparation(preparation: GridPreparation) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,7 @@ class _Loss(nn.Module):
 
 def fit(
     family: Family, job: Job, loader: Loader, plan: TrainPlan, folder: Path, facts: Mapping[str, Any],
-    watch: Callable[[Progress], None] | None = None, device: str = "cpu",
+    watch: Callable[[Progress, Family], None] | None = None, device: str = "cpu",
 ) -> Trained:  # fmt: skip
     """Train to the end of the budget, or go on from the checkpoint in `folder`; raises TrainingError, CheckpointError.
 
@@ -89,7 +89,7 @@ def fit(
         while loop.step < loop.total:
             loss = loop.advance()
             if watch is not None:
-                watch(loop.progress(loss, began))
+                watch(loop.progress(loss, began), cast(Family, loop.average.slow))
             if time.perf_counter() - last_save > 60 * plan.checkpoint_minutes:
                 loop.save(began)
                 last_save = time.perf_counter()

@@ -206,3 +206,22 @@ def test_real_patients_run_from_their_raw_folder(real_data: Path, tmp_path: Path
                         prepare={"size": [64, 64]})  # fmt: skip
     assert any("was resampled to the grid of FLAIR" in line for line in said)
     assert {r.case for r in result.report.stages[0].cases} == {"patient04_study1"}
+
+
+def test_training_shows_pictures_on_the_way(tmp_path: Path) -> None:
+    _run(tmp_path, train={"steps": 80, "batch": 1, "precision": "fp32"}, baseline="none")
+    pictures = sorted((tmp_path / "stages" / "model" / "samples").glob("*.png"))
+    assert [p.stem for p in pictures] == ["0000010", "0000020", "0000040"]
+
+
+def test_misregistered_contrasts_are_reported(tmp_path: Path, make_image: MAKE) -> None:
+    for p in (1, 2):
+        for contrast in ("T1w", "T2w", "FLAIR"):
+            image = make_image((16, 64, 64), (3.0, 3.0, 3.0), seed=p, name=contrast)
+            if contrast == "T2w":
+                image.data[:] = image.data.roll((0, 4, 0), (1, 2, 3))
+            io.write_nifti(image, tmp_path / "d" / f"p{p}" / f"{contrast}.nii.gz")
+    _, said = _run(
+        tmp_path / "run", cohorts={"all": {"path": str(tmp_path / "d")}}, split={"train": ["p1"], "test": ["p2"]}
+    )
+    assert any("p1: T2w lies about 12 mm off T1w" in line for line in said), said

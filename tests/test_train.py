@@ -71,7 +71,7 @@ class Stop(Exception):
 
 
 def _stop_at(step: int):
-    def watch(progress) -> None:
+    def watch(progress, average) -> None:
         if progress.step == step:
             raise Stop
 
@@ -95,7 +95,7 @@ def test_a_run_that_stopped_ends_like_one_that_did_not(tmp_path: Path) -> None:
 SCRIPT = """
 import sys; from pathlib import Path; import torch; torch.set_num_threads(1)
 from tests.test_train import JOB, MemoryLoader, _digest, _family, _plan; from fabrica.train import fit
-def watch(p): print(p.step, flush=True)
+def watch(p, average): print(p.step, flush=True)
 done = fit(_family(), JOB, MemoryLoader(), _plan(steps=30, checkpoint_minutes=0.0), Path(sys.argv[1]), {}, watch)
 print("digest", _digest(done.family), done.resumed_at)
 """
@@ -190,7 +190,7 @@ def test_a_loss_that_is_not_finite_names_the_case_and_keeps_the_last_state(tmp_p
 
 
 def test_ctrl_c_saves_where_it_was(tmp_path: Path) -> None:
-    def interrupt(progress) -> None:
+    def interrupt(progress, average) -> None:
         if progress.step == 5:
             raise KeyboardInterrupt
 

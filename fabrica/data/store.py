@@ -17,8 +17,10 @@ from ..contracts import Batch, Case, Trace
 from ..io import UnreadableError
 from ..rng import Rng, derive
 from .cohort import Member
-from .prepare import Grid, GridPreparation, align
+from .prepare import Grid, GridPreparation, align, offset_mm
 from .split import fingerprint
+
+FAR_MM = 4.0  # misregistration that is reported: twice the resolution of the check
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,22 @@ def prepare_case(member: Member, contrasts: Sequence[str], reference: str, prepa
     grid = preparation.grid(anchor)
     done = {name: preparation.forward(image, grid) for name, image in case.images.items()}
     tensors = {name: tensor for name, (tensor, _) in done.items()}
+    remarks = (*remarks, *_misregistered(case, tensors, grid))
     return Prepared(member.name, case, tensors, {name: trace for name, (_, trace) in done.items()}, grid, remarks)
+
+
+def _misregistered(case: Case, tensors: Mapping[str, Tensor], grid: Grid) -> tuple[str, ...]:
+    """One sentence for each image that lies off the first by more than FAR_MM: paired training would learn the shift."""
+    images = [n for n, i in case.images.items() if i.meaning.kind == "intensity"]
+    spacing = grid.affine[:3, :3].norm(dim=0).tolist()
+    remarks = []
+    for name in images[1:]:
+        off = offset_mm(tensors[images[0]][0], tensors[name][0], spacing)
+        if off > FAR_MM:
+            remarks.append(
+                f"{case.patient}: {name} lies about {off:.0f} mm off {images[0]}; register them before training."
+            )
+    return tuple(remarks)
 
 
 @dataclass(frozen=True)

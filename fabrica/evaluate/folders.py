@@ -39,7 +39,7 @@ def evaluate_folders(
         evidence = {"generated": image.data[0].numpy(), "reference": truth.data[0].numpy(), "data_range": data_range}
         for metric, known in METRICS.items():
             value = measure(known, evidence)
-            text = str(value) if isinstance(value, NotEvaluated) else float(value)
+            text = str(value) if isinstance(value, NotEvaluated) or value == float("inf") else float(value)
             result.cases.append(Row(name, patient, "", "model", metric, text, known.unit if known.unit == "dB" else ""))
     report.stages.append(result)
     return render(report, out)

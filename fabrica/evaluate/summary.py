@@ -195,7 +195,8 @@ def _measure(
     if metric == "ssim":
         return ssim_masked(image, reference, mask, span, axes), ""
     if metric == "psnr":
-        return pixel.psnr(image, reference, data_range=span, mask=mask, convention=convention), "dB"
+        value = pixel.psnr(image, reference, data_range=span, mask=mask, convention=convention)
+        return value if np.isfinite(value) else "infinite: the images are equal", "dB"
     functions: dict[str, Any] = {"mae": pixel.mae, "rmse": pixel.rmse, "nmse": pixel.nmse}
     if metric not in functions:
         return str(NotEvaluated((f"a {metric} that can be computed from paired images",))), ""

@@ -11,7 +11,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fabrica.contracts import Case, Image
-from fabrica.data.prepare import Grid, GridPreparation, align, fit, grid_of, intensity_scale, resample, same_grid
+from fabrica.data.prepare import (
+    Grid,
+    GridPreparation,
+    align,
+    fit,
+    grid_of,
+    intensity_scale,
+    offset_mm,
+    resample,
+    same_grid,
+)
 
 MAKE = Callable[..., Image]
 DIRECTIONS = st.permutations([0, 1, 2]).flatmap(
@@ -145,3 +155,12 @@ def test_pictures_without_a_pixel_size(make_image: MAKE) -> None:
     tensor, trace = preparation.forward(picture)
     assert tensor.shape[:2] == (1, 1)
     assert preparation.back(tensor, trace).data.shape == (1, 28, 30)
+
+
+def test_misregistration_is_measured(make_image: MAKE) -> None:
+    """A shift of known size between contrasts that share edges only; none where there is none."""
+    image = make_image((40, 48, 44), (2.0, 1.0, 1.5))
+    volume, inverted = image.data[0], 200 - image.data[0]
+    assert offset_mm(volume, inverted, image.spacing_mm) == 0
+    moved = inverted.roll((2, -3, 4), (0, 1, 2))
+    assert offset_mm(volume, moved, image.spacing_mm) == pytest.approx((4.0**2 + 3.0**2 + 6.0**2) ** 0.5)
