@@ -186,25 +186,34 @@ def write_table(cells: dict[str, Any], steps: int) -> None:
         "| cell | answer | PSNR | quartiles | SSIM | quartiles | MAE | lesion contrast | train s | draw s |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
+    copied = set()
     for name, cell in cells.items():
+        label = name.replace(" | ", ", ")
         for answer, f in cell["answers"].items():
-            if "psnr_quartiles" in f:
-                q, s = f["psnr_quartiles"], f["ssim_quartiles"]
-                lines.append(
-                    f"| {name} | {answer} | {f['psnr']:.1f} | {q[0]:.1f} to {q[1]:.1f} | {f['ssim']:.2f} | {s[0]:.2f} to {s[1]:.2f} | "
-                    f"{f['mae']:.3f} | {f['lesion_contrast']:.2f} | {cell['train_s']:.0f} | {cell['draw_s']:.1f} |"
-                )
-            elif "spread" in f:
-                lines.append(
-                    f"| {name} | spread of the draws {f['spread']:.3f} against an error of {f['error']:.3f} | | | | | | | | |"
-                )
-            elif "psnr" in f:
-                lesion = f.get("lesion contrast kept", "")
-                kept = f"{lesion:.2f}" if isinstance(lesion, float) else lesion
-                lines.append(
-                    f"| {name} | {answer} | {f['psnr']:.1f} | | {f['ssim']:.2f} | | {f['mae']:.3f} | {kept} | {cell['train_s']:.0f} | {cell['draw_s']:.1f} |"
-                )
+            direction = name.split(" | ")[0]
+            if answer.endswith("copied"):
+                if (direction, answer) in copied:
+                    continue
+                copied.add((direction, answer))
+            lines += row(direction if answer.endswith("copied") else label, answer, f, cell)
     (RESULTS / "translation_ms.md").write_text("\n".join(lines) + "\n")
+
+
+def row(label: str, answer: str, f: dict[str, Any], cell: dict[str, Any]) -> list[str]:
+    times = f"{cell['train_s']:.0f} | {cell['draw_s']:.1f}"
+    if "psnr_quartiles" in f:
+        q, s = f["psnr_quartiles"], f["ssim_quartiles"]
+        return [
+            f"| {label} | {answer} | {f['psnr']:.1f} | {q[0]:.1f} to {q[1]:.1f} | {f['ssim']:.2f} | {s[0]:.2f} to {s[1]:.2f} "
+            f"| {f['mae']:.3f} | {f['lesion_contrast']:.2f} | {times} |"
+        ]
+    if "spread" in f:
+        return [f"| {label} | spread of the draws {f['spread']:.3f}, error {f['error']:.3f} | | | | | | | | |"]
+    if "psnr" not in f:
+        return []
+    kept = f.get("lesion contrast kept", "")
+    shown = f"{kept:.2f}" if isinstance(kept, float) else kept
+    return [f"| {label} | {answer} | {f['psnr']:.1f} | | {f['ssim']:.2f} | | {f['mae']:.3f} | {shown} | {times} |"]
 
 
 if __name__ == "__main__":

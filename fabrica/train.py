@@ -142,10 +142,11 @@ class _Loop:
     def resume(self) -> None:
         """Take over the checkpoint when there is one; else turn minutes into steps and write checkpoint zero."""
         found = checkpoint.load(self.folder)
+        self.fabric.barrier()  # every process has looked before the first one writes
         if found is None:
             self._start_from_other()
             if self.plan.minutes is not None:
-                self.total = self._steps_in(self.plan.minutes)
+                self.total = int(self.fabric.broadcast(self._steps_in(self.plan.minutes)))
             self.save(time.perf_counter())
             return
         tensors, facts = found
@@ -177,15 +178,12 @@ class _Loop:
             self.advance()
             times.append(time.perf_counter() - start)
         self.family.load_state_dict(state)
-        self._set_up_again(slow)
-        quiet = sorted(times[WARM_UP_STEPS // 2 :])
-        return max(1, int(60 * minutes / quiet[len(quiet) // 2]))
-
-    def _set_up_again(self, slow: Mapping[str, Tensor]) -> None:
+        self.average.slow.load_state_dict(slow)
         for optimiser in self.optimisers.values():
             optimiser.state.clear()
-        self.average.slow.load_state_dict(slow)
         self.step, self.curve = 0, []
+        quiet = sorted(times[WARM_UP_STEPS // 2 :])
+        return max(1, int(60 * minutes / quiet[len(quiet) // 2]))
 
     def advance(self) -> float:
         """One step of every group; the loss of the last."""

@@ -134,6 +134,26 @@ def test_sigkill_leaves_no_trace(tmp_path: Path) -> None:
     assert killed[1] == alone[1]
 
 
+def test_two_processes_train_one_model(tmp_path: Path) -> None:
+    """torchrun with two processes: gradients are averaged, so both end with the same weights; one of them writes."""
+    (tmp_path / "script.py").write_text(SCRIPT.replace("steps=30", "steps=4"))
+    words = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        str(tmp_path / "script.py"),
+        str(tmp_path / "run"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    digests = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("digest")}
+    assert len(digests) == 1, done.stdout
+    assert len(list((tmp_path / "run").glob("*.safetensors"))) == 1
+
+
 def test_minutes_become_steps_once(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         fit(_family(), JOB, MemoryLoader(), _plan(steps=None, minutes=0.02), tmp_path, {}, _stop_at(1))
