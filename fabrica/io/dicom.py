@@ -274,15 +274,26 @@ def _planes(path: Path, header: Any) -> list[Plane]:
         return []
     row, column = _directions(header.ImageOrientationPatient)
     key = tuple(str(header.get(k) or "") for k in ("EchoTime", "ImageType", "DiffusionBValue", "SegmentLabel"))
-    moment = header.get("TemporalPositionIdentifier") or header.get("TriggerTime") or 0
-    step = float(header.get("RepetitionTime") or 1000.0) / 1000 if header.get("TemporalPositionIdentifier") else 1e-3
+    number = int(header.get("InstanceNumber") or 0)
     return [
         Plane(
             path, 0, _triple(header.ImagePositionPatient), row, column, _pair(header.PixelSpacing),
-            float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 0), float(moment) * step, key,
-            str(header.get("SOPInstanceUID") or ""), int(header.get("InstanceNumber") or 0),
+            float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 0), _moment(header), key,
+            number, path.stat().st_size,
         )
     ]  # fmt: skip
+
+
+def _moment(header: Any) -> float:
+    """Seconds that order frames at one place: temporal position times TR, trigger time, else the time of acquisition."""
+    if header.get("TemporalPositionIdentifier"):
+        return float(header.TemporalPositionIdentifier) * float(header.get("RepetitionTime") or 1000.0) / 1000
+    if header.get("TriggerTime"):
+        return float(header.TriggerTime) / 1000
+    clock = str(header.get("AcquisitionTime") or header.get("ContentTime") or "")
+    if len(clock) < 6 or not clock[:6].isdigit():
+        return 0.0
+    return 3600 * float(clock[:2]) + 60 * float(clock[2:4]) + float(clock[4:])
 
 
 def _enhanced_planes(path: Path, header: Any) -> list[Plane]:
@@ -307,7 +318,7 @@ def _enhanced_planes(path: Path, header: Any) -> list[Plane]:
             if group("SegmentIdentificationSequence") else "",
         )  # fmt: skip
         thickness = float(measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 0)
-        moment = float(content.get("TemporalPositionIndex") or 0) if content else 0.0
+        moment = float((content.get("TemporalPositionIndex") if content else None) or i)
         position = _triple(group("PlanePositionSequence").ImagePositionPatient)
         planes.append(Plane(path, i, position, row, column, _pair(measures.PixelSpacing), thickness, moment, key))
     return planes

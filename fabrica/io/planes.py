@@ -34,8 +34,8 @@ class Plane:
     thickness: float  # mm, or the spacing between slices when stated
     time: float  # orders frames at one place: temporal index, trigger or acquisition time
     key: tuple[Hashable, ...] = ()  # frames that differ here belong to different volumes (echo, b-value, segment)
-    identity: str = ""  # frames with the same identity are copies of one another
     number: int = 0
+    weight: int = 0  # bytes of the file: of two copies the heavier one is whole
 
     @property
     def normal(self) -> Vector:
@@ -67,10 +67,9 @@ def stacks(planes: Sequence[Plane]) -> list[Stack]:
 
 def _stack(planes: list[Plane]) -> Stack:
     remarks: list[str] = []
-    unique = list({p.identity or (str(p.path), p.frame): p for p in planes}.values())
-    if copies := len(planes) - len(unique):
+    places = _places(planes)
+    if copies := len(planes) - sum(map(len, places)):
         remarks.append(f"{copies} duplicate slice{'s' * (copies > 1)} left out.")
-    places = _places(unique)
     usual = int(np.median([len(place) for place in places]))
     fullest = max(len(place) for place in places)
     if fullest != usual or any(len(place) != usual for place in places):
@@ -95,7 +94,15 @@ def _places(planes: list[Plane]) -> list[list[Plane]]:
             places[-1].append(plane)
         else:
             places.append([plane])
-    return [sorted(place, key=lambda p: (p.time, p.number, p.frame)) for place in places]
+    return [_moments(place) for place in places]
+
+
+def _moments(place: list[Plane]) -> list[Plane]:
+    """One frame per moment, in order; frames of the same moment are copies of one another."""
+    kept: dict[Hashable, Plane] = {}
+    for plane in sorted(place, key=lambda p: (p.time, p.weight, p.number, p.frame)):
+        kept[plane.time] = plane
+    return list(kept.values())
 
 
 def _even_run(places: list[list[Plane]], remarks: list[str]) -> list[list[Plane]]:

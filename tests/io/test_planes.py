@@ -13,12 +13,12 @@ SAGITTAL = ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0))
 
 
 def plane(
-    z: float, frame: int = 0, time: float = 0.0, tilt: float = 0.0, directions=AXIAL, key=(), identity=""
+    z: float, frame: int = 0, time: float = 0.0, tilt: float = 0.0, directions=AXIAL, key=(), weight: int = 0
 ) -> Plane:
     row, column = directions
     normal = np.cross(row, column)
     position = tuple(float(v) for v in normal * z + np.array(column) * tilt * z)
-    return Plane(Path("a.dcm"), frame, position, row, column, (0.8, 0.9), 2.0, time, key, identity, frame)
+    return Plane(Path("a.dcm"), frame, position, row, column, (0.8, 0.9), 2.0, time, key, frame, weight)
 
 
 def test_any_order_gives_the_same_volume() -> None:
@@ -33,10 +33,12 @@ def test_any_order_gives_the_same_volume() -> None:
 
 
 def test_duplicates_are_left_out_and_said() -> None:
-    planes = [plane(3.0 * i, i, identity=f"uid{i}") for i in range(4)]
-    (stack,) = stacks([*planes, planes[2]])
-    assert len(stack.frames[0]) == 4
-    assert "1 duplicate" in stack.remarks[0]
+    planes = [plane(3.0 * i, i, weight=100) for i in range(4)]
+    cut_short = plane(6.0, 9, weight=70)
+    for order in ([*planes, cut_short], [cut_short, *planes]):
+        (stack,) = stacks(order)
+        assert [p.frame for p in stack.frames[0]] == [0, 1, 2, 3]  # of two copies the heavier one is whole
+        assert "1 duplicate" in stack.remarks[0]
 
 
 def test_a_gap_keeps_the_longest_even_run() -> None:
