@@ -17,7 +17,9 @@ from .misfit import squared
 class Flow(Denoiser):
     """Rectified flow: v = noise - image on x_t = (1 - t) image + t noise, t logit-normal (Esser et al. 2024).
 
-    To a solver it is a denoiser: with sigma = t / (1 - t) after scaling by `sigma_data`, image = x_t - t v.
+    The loss is on the velocity; the network's output is preconditioned as in Karras et al. 2022, so that it need not copy
+    noise through its stem: after scaling by `sigma_data` the image is a denoiser's answer at sigma = t / (1 - t), and
+    v = (x_t - image) / t. To a solver a flow is that denoiser.
     """
 
     def __init__(
@@ -32,26 +34,25 @@ class Flow(Denoiser):
     def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
         return {"model": self.net.parameters()}
 
-    def _velocity(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        result: Tensor = self.net(x_t, 4 * t - 2, condition)
-        return result
-
     def denoise(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        scaled = sigma.float() / self.sigma_data
-        t = scaled / (1 + scaled)
-        wide = t.reshape(-1, *[1] * (x.ndim - 1))
-        x_t = x.float() / self.sigma_data * (1 - wide)
-        return (x_t - wide * self._velocity(x_t, t, condition)) * self.sigma_data
+        s = sigma.reshape(-1, *[1] * (x.ndim - 1)).float()
+        total = (s**2 + self.sigma_data**2).sqrt()
+        t = sigma.float() / (sigma.float() + self.sigma_data)
+        inner = self.net((x / total).float(), 4 * t - 2, condition)
+        result: Tensor = x * (self.sigma_data / total) ** 2 + inner * (s * self.sigma_data / total)
+        return result
 
     def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
         device = next(self.net.parameters()).device
-        t = torch.sigmoid(self.logit_mean + self.logit_deviation * rng.child("level").normal()).to(device)
+        draws = rng.child("level").normal().to(device)
+        t = torch.sigmoid(self.logit_mean + self.logit_deviation * draws).clamp(1e-3, 1 - 1e-3)
         wide = t.reshape(-1, *[1] * len(problem.shape))
-        clean = (torch.zeros(1) if problem.target is None else problem.target) / self.sigma_data
+        sigma = t / (1 - t) * self.sigma_data
+        clean = torch.zeros(1) if problem.target is None else problem.target
         noise = rng.child("noise").normal(*problem.shape).to(device)
-        x_t = (1 - wide) * clean + wide * noise
-        image = (x_t - wide * self._velocity(x_t, t, problem.condition)) * self.sigma_data
-        return {"velocity": squared(problem, image, (1 / (wide.clamp(min=1e-3) * self.sigma_data)) ** 2)}
+        noisy = clean + sigma.reshape(wide.shape) * noise  # x_t / (1 - t), in the units of the image
+        image = self.denoise(noisy, sigma, problem.condition)
+        return {"velocity": squared(problem, image, (1 / (wide * self.sigma_data)) ** 2)}
 
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:
