@@ -61,7 +61,7 @@ class UNet(nn.Module):
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self._build(dimensions, width, shape, inner)
         self.last = nn.GroupNorm(min(GROUPS, width[0]), width[0])
-        self.head = _conv(dimensions, width[0], out_channels * shape.patch**dimensions, 1 if shape.patch > 1 else 3)
+        self.head = _conv(dimensions, 2 * width[0], out_channels * shape.patch**dimensions, 1 if shape.patch > 1 else 3)
         self.patch, self.out_channels, self.width = shape.patch, out_channels, width[0]
         nn.init.zeros_(self.head.weight)
         if self.head.bias is not None:
@@ -98,7 +98,7 @@ class UNet(nn.Module):
         h = self._with_planes(x, condition).contiguous(memory_format=layout)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             e = F.silu(self._embedding(level, condition, len(x)))
-            h = self.stem(h)
+            first = h = self.stem(h)
             skips = [h]
             for module in self.down:
                 h = module(h, e)
@@ -106,7 +106,7 @@ class UNet(nn.Module):
             h = self.middle(h, e)
             for module in self.up:
                 h = module(h if isinstance(module, _Up) else torch.cat([h, skips.pop()], 1), e)
-            h = self.head(_norm_silu(self.last, h))
+            h = self.head(torch.cat([_norm_silu(self.last, h), first], 1))  # noise reaches the output unnormalised
         return self._unfold(h.float())
 
     def _with_planes(self, x: Tensor, condition: Condition) -> Tensor:
