@@ -182,7 +182,8 @@ def write_table(cells: dict[str, Any], steps: int) -> None:
         f"`python benchmarks/translation_ms.py --data DIR --steps {steps}` (DIR: `mri_multicontrast/ms_mni`). One patient trains, the",
         "other tests: figures are descriptive and carry no claim. Scale: each true volume over its 99.5th foreground",
         "percentile. PSNR (dB, range 1, brain), SSIM (2D, Wang 2004, brain), MAE; quartiles over slices. Lesion contrast kept:",
-        "1 = as in the truth. Other programs shared the two cores: seconds are upper bounds.", "",
+        "1 = as in the truth. Other programs shared the two cores: seconds are upper bounds. \"First network\" is the U-Net before",
+        "its stem was joined to its head (and, for the flow, before its output was preconditioned).", "",
         "| cell | answer | PSNR | quartiles | SSIM | quartiles | MAE | lesion contrast | train s | draw s |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
