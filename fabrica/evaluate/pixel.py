@@ -7,7 +7,6 @@ range. `synthrad2025` clips both images to [-1024, 3071] HU and looks inside the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,7 +15,6 @@ from scipy import ndimage
 from ..contracts import Metric
 
 Array = NDArray[np.float64]
-Convention = Literal["plain", "wang2004", "skimage", "monai", "fastmri", "synthrad2025"]
 SYNTHRAD_HU = (-1024.0, 3071.0)
 
 

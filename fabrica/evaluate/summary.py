@@ -20,7 +20,6 @@ from . import pixel, task
 from .competitors import JointHistogram, fit_histogram, matched
 
 Array = NDArray[np.floating[Any]]
-MODEL = "model"
 SMALLEST_BODY = 0.08  # of the intensity scale: brighter than this in any image is the patient
 
 

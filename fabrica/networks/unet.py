@@ -7,7 +7,7 @@ groups computed in float32, attention only on the smallest grid, bfloat16 throug
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -235,12 +235,3 @@ class _Up(nn.Module):
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         result: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return result
-
-
-def shape_from(options: Mapping[str, object]) -> UNetShape:
-    """A UNetShape from a recipe's `network:` block; unknown names raise ValueError through the registry's check."""
-    from ..registry import check_options
-
-    check_options("network", UNetShape, options, ())
-    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    return UNetShape(**plain)  # type: ignore[arg-type]

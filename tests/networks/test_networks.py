@@ -6,7 +6,7 @@ import torch
 from fabrica.contracts import Condition, Field
 from fabrica.networks import precision
 from fabrica.networks.average import Average
-from fabrica.networks.unet import UNet, UNetShape, shape_from
+from fabrica.networks.unet import UNet, UNetShape
 
 FIELDS = (Field("T1w"), Field("lesion", "label", 2), Field("age", "number"), Field("class", "class", 4))
 
@@ -95,9 +95,3 @@ def test_average_follows_slowly() -> None:
     slow.update(0)  # early on the average forgets quickly
     torch.testing.assert_close(slow.slow.weight, start + 0.1 + 0.9 * 0.9)
     assert not any(p.requires_grad for p in slow.slow.parameters())
-
-
-def test_network_options_are_checked() -> None:
-    assert shape_from({"channels": [8, 16], "patch": 1}) == UNetShape((8, 16), 2, 1)
-    with pytest.raises(ValueError, match="Did you mean 'channels'"):
-        shape_from({"channel": [8]})

@@ -42,7 +42,7 @@ class VirtualCohort:
                 f"A virtual cohort of {self.patients} patients, {self.visits} visits, disease {self.disease!r} is "
                 f"impossible; expected at least 1 and 1, disease mixed or one of {', '.join(diseases)}."
             )
-        scan._check(self.scanners[0], [], self.spacing_mm)
+        scan.check_request(self.scanners[0], [], self.spacing_mm)
         members: list[Member] = []
         for number in range(self.patients):
             for visit in range(self.visits):

@@ -51,12 +51,13 @@ def simulate(
 
     Raises ValueError for an unknown scanner, contrast or spacing.
     """
-    _check(scanner, contrasts, spacing_mm)
+    check_request(scanner, contrasts, spacing_mm)
     with one_thread():
         return _simulate(patient, SCANNERS[scanner], contrasts, spacing_mm)
 
 
-def _check(scanner: str, contrasts: Sequence[str], spacing_mm: int) -> None:
+def check_request(scanner: str, contrasts: Sequence[str], spacing_mm: int) -> None:
+    """Raise ValueError for what cannot be simulated, before any time is spent on it."""
     unknown = [c for c in contrasts if c not in CONTRASTS]
     if unknown or scanner not in SCANNERS or spacing_mm not in (1, 2, 3, 4):
         raise ValueError(
