@@ -12,6 +12,7 @@ from ..networks.unet import UNet, UNetShape
 from ..rng import Rng
 from ..sampling.solvers import midpoint
 from .misfit import squared
+from .precondition import preconditioned
 
 
 class Flow(Denoiser):
@@ -35,12 +36,8 @@ class Flow(Denoiser):
         return {"model": self.net.parameters()}
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        s = sigma.reshape(-1, *[1] * (x.ndim - 1)).float()
-        total = (s**2 + self.sigma_data**2).sqrt()
         t = sigma.float() / (sigma.float() + self.sigma_data)
-        inner = self.net((x / total).float(), 4 * t - 2, condition)
-        result: Tensor = x * (self.sigma_data / total) ** 2 + inner * (s * self.sigma_data / total)
-        return result
+        return preconditioned(self.net, x, sigma, 4 * t - 2, self.sigma_data, condition)
 
     def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
         device = next(self.net.parameters()).device
