@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import Recipe as Recipe
-    from .config import RecipeError as RecipeError
     from .config import load as load_recipe
     from .contracts import Case as Case
     from .contracts import Field as Field
     from .contracts import Image as Image
     from .data.cohort import find as find_cohort
     from .data.virtual import simulate as simulate_patient
+    from .document import RecipeError as RecipeError
     from .io import read_image as read_image
     from .io import write_nifti as write_nifti
     from .run import continue_run as continue_run
@@ -30,7 +30,7 @@ _HOME = {
     "Field": "contracts:Field",
     "Image": "contracts:Image",
     "Recipe": "config:Recipe",
-    "RecipeError": "config:RecipeError",
+    "RecipeError": "document:RecipeError",
     "continue_run": "run:continue_run",
     "find_cohort": "data.cohort:find",
     "generate_images": "run:generate_images",

@@ -40,10 +40,11 @@ def run(
     import yaml
 
     from . import config
+    from .processes import joined
     from .run import new_folder, run_recipe
     from .train import Interrupted
 
-    with _errors():
+    with _errors(), joined() as processes:
         existing = recipe.is_dir()
         file = recipe / "recipe.yaml" if existing else recipe
         if existing and not file.exists():
@@ -53,15 +54,17 @@ def run(
             typer.echo(yaml.safe_dump(checked.plain(), sort_keys=False), nl=False)
             typer.echo(f"# stages: {', '.join(f'{s.name} ({s.family.name})' for s in checked.stages)}")
             return
-        folder = recipe if existing else new_folder(runs)
-        typer.echo(f"Run {folder}")
+        folder = recipe if existing else processes.agree(new_folder(runs) if processes.first else recipe)
+        if processes.first:
+            typer.echo(f"Run {folder}")
         try:
             with _bars() as watch:
                 result = run_recipe(checked, folder, only=only, say=typer.echo, watch=watch)
         except (Interrupted, KeyboardInterrupt) as error:
             typer.echo(f"\n{error or 'Stopped.'}\nGo on with: fabrica run {folder}", err=True)
             raise typer.Exit(INTERRUPTED) from error
-        typer.echo(f"Report: {result.page}")
+        if processes.first:
+            typer.echo(f"Report: {result.page}")
 
 
 @app.command()
@@ -70,7 +73,7 @@ def generate(
     data: Annotated[Path, typer.Option(metavar="DIR", help="New scans: NIfTI or DICOM.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where CASE/CONTRAST-N.nii.gz are written.")],
     draws: Annotated[int, typer.Option(min=1, help="Draws per case.")] = 1,
-    stage: Annotated[str | None, typer.Option(help="Which stage draws; the first when left out.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Which stage draws; the last when left out.")] = None,
 ) -> None:
     """Apply a trained run to new scans; NIfTI on the grid of each scan."""
     from .run import generate_images

@@ -5,26 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from .contracts import Family, Job
 from .data.virtual import VirtualCohort
+from .document import RecipeError, override, parse, unfrozen
 from .evaluate import METRICS
 from .families import FAMILIES, RUNTIME
-from .jobs import JOBS, job_options
+from .jobs import JOBS, job_options, reads
 from .networks.unet import UNetShape
 from .registry import build, check_options, check_type, refusal, unknown
 from .sampling import SAMPLERS
 
 _TOP = ("cohorts", "split", "stages", "evaluate", "seed", "baseline")
 _FLAT = ("job", "family", "sampler", "train", "prepare")
-_STAGE = (*_FLAT, "cohorts")
-
-
-class RecipeError(ValueError):
-    """What is wrong with a recipe, where, and the line to type instead."""
+_STAGE = (*_FLAT, "cohorts", "input")
 
 
 @dataclass(frozen=True)
@@ -68,8 +65,28 @@ class Named:
 
 
 @dataclass(frozen=True)
+class InputPlan:
+    """An earlier stage whose draws stand for the images that a stage is given, when it is judged and when it is used."""
+
+    stage: str
+    draws: Literal["all", "mean", "one"] = "all"  # all: draw k is made from draw k of the earlier stage
+
+
+@dataclass(frozen=True)
+class TrainedPlan:
+    """A stage of another run whose weights, preparation and precision are used as they are."""
+
+    run: Path
+    stage: str = "model"
+
+    @property
+    def folder(self) -> Path:
+        return self.run / "stages" / self.stage
+
+
+@dataclass(frozen=True)
 class Stage:
-    """One job learned by one family on some cohorts."""
+    """One job learned by one family on some cohorts, or answered by a family that another run has trained."""
 
     name: str
     job: Named
@@ -79,6 +96,8 @@ class Stage:
     prepare: PreparePlan
     network: UNetShape
     cohorts: tuple[str, ...]
+    input: InputPlan | None = None
+    trained: TrainedPlan | None = None
 
     def build_job(self) -> Job:
         return build(f"job {self.job.name!r}", JOBS.find(self.job.name), job_options(self.job.options))
@@ -104,8 +123,15 @@ class Recipe:
     seed: int
     source: Mapping[str, Any]  # the resolved plain data
 
+    def stage(self, name: str) -> Stage:
+        """Raises ValueError when there is none of this name."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise unknown("stage", name, [s.name for s in self.stages])
+
     def plain(self) -> dict[str, Any]:
-        plain: dict[str, Any] = _unfrozen(self.source)
+        plain: dict[str, Any] = unfrozen(self.source)
         return plain
 
 
@@ -114,10 +140,10 @@ def load(path: Path, settings: Sequence[str] = (), data: Sequence[str] = ()) -> 
     if not path.is_file():
         raise RecipeError(f"There is no recipe at {path}. See what is there: ls recipes/")
     try:
-        plain, lines = _parse(path.read_text())
+        plain, lines = parse(path.read_text())
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not valid YAML: {str(error).splitlines()[0]}. Check its indentation.") from error
-    return from_plain(_override(plain, settings, data), f"{path}", lines)
+    return from_plain(override(plain, settings, data), f"{path}", lines)
 
 
 def from_plain(plain: Mapping[str, Any], where: str = "recipe", lines: Mapping[str, int] | None = None) -> Recipe:
@@ -153,6 +179,7 @@ def _recipe(plain: Mapping[str, Any]) -> Recipe:
     built = [_stage(name, value, tuple(cohorts), "" if flat else f"{prefix}{name}") for name, value in stages.items()]
     if not built:
         raise _AtError("stages", "there is no stage. Write: stages: {model: {job: ..., family: ...}}")
+    built = _in_order(built)
     baseline = plain.get("baseline", "regression")
     if baseline not in ("regression", "none"):
         raise _AtError("baseline", f"baseline is {baseline!r}. Write: baseline: regression, or baseline: none")
@@ -174,8 +201,44 @@ def _baselines(stages: Sequence[Stage]) -> list[Stage]:
     return [
         replace(s, name=f"{s.name}-baseline", family=Named("regression"), sampler=None)
         for s in stages
-        if s.family.name != "regression" and s.job.name not in names and s.job.name != "synthesis"
+        if s.family.name != "regression" and s.job.name not in names and s.job.name != "synthesis" and not s.trained
     ]
+
+
+def _in_order(stages: Sequence[Stage]) -> list[Stage]:
+    """Every stage after the one that it takes its input from; a circle, an unknown stage and an unfit one are refused."""
+    known = {s.name: s for s in stages}
+    for stage in stages:
+        if stage.input is not None:
+            _check_input(stage, stage.input, known)
+    placed: list[Stage] = []
+    while waiting := [s for s in stages if s not in placed]:
+        ready = [s for s in waiting if s.input is None or known[s.input.stage] in placed]
+        if not ready:
+            circle = " and ".join(s.name for s in waiting)
+            raise _AtError(
+                f"stages.{waiting[0].name}.input",
+                f"{circle} wait for each other. Take the input out of one of them.",
+            )
+        placed.append(ready[0])
+    return placed
+
+
+def _check_input(stage: Stage, plan: InputPlan, known: Mapping[str, Stage]) -> None:
+    at = f"stages.{stage.name}.input"
+    if plan.stage not in known:
+        raise _AtError(f"{at}.stage", str(unknown("stage", plan.stage, list(known))))
+    made = known[plan.stage].build_job().signature().x
+    used = reads(stage.build_job())
+    names = [f.name for f in made if f.name in used]
+    if not names:
+        raise _AtError(
+            at,
+            f"{plan.stage} makes {', '.join(f.name for f in made)}, but {stage.name} is given "
+            f"{', '.join(used) or 'nothing'}. Write: job: {{name: translation, from: [{made[0].name}], x: [...]}}",
+        )
+    if plan.draws == "mean" and any(f.kind == "label" for f in made if f.name in names):
+        raise _AtError(f"{at}.draws", "labels have no mean. Write: draws: all, or draws: one")
 
 
 def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
@@ -185,25 +248,79 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
     _known(value, at, _STAGE if at else _FLAT)
     _need(value, at, "job", "job: {name: translation, from: [T1w], x: [FLAIR]}")
     _need(value, at, "family", "family: {name: flow}")
-    job, family = _named(value["job"], f"{dot}job"), _named(value["family"], f"{dot}family")
+    job = _named(value["job"], f"{dot}job")
     job_class = _guard(f"{dot}job.name", lambda: JOBS.find(job.name))
     made = _guard(f"{dot}job", lambda: build(f"job {job.name!r}", job_class, job_options(job.options)))
-    family_class = _guard(f"{dot}family.name", lambda: FAMILIES.find(family.name))
-    options = dict(family.options)
-    network = _dataclass(UNetShape, options.pop("network", {}), f"{dot}family.network", tuples=("channels",))
-    family = Named(family.name, options)
-    _guard(f"{dot}family", lambda: check_options(f"family {family.name!r}", family_class, options, RUNTIME))
+    trained = _trained(value, dot)
+    family, network = _family_of(trained, made, f"{dot}family") if trained else _family(value["family"], f"{dot}family")
     sampler = _named(value["sampler"], f"{dot}sampler") if "sampler" in value else None
-    _check_sampler(sampler, family_class, made, f"{dot}sampler")
+    _check_sampler(sampler, FAMILIES.find(family.name), made, f"{dot}sampler")
     train = _dataclass(TrainPlan, value.get("train", {}), f"{dot}train")
-    _check_train(train, f"{dot}train")
+    if trained is None:
+        _check_train(train, f"{dot}train")
     used = value.get("cohorts", list(cohorts))
     for cohort in used:
         if cohort not in cohorts:
             raise _AtError(f"{dot}cohorts", str(unknown("cohort", str(cohort), list(cohorts))))
     prepare = _dataclass(PreparePlan, value.get("prepare", {}), f"{dot}prepare")
     _check_prepare(prepare, made.signature().axes, f"{dot}prepare")
-    return Stage(name, job, family, sampler, train, prepare, network, tuple(used))
+    given = _dataclass(InputPlan, value["input"], f"{dot}input") if "input" in value else None
+    return Stage(name, job, family, sampler, train, prepare, network, tuple(used), given, trained)
+
+
+def _family(value: Any, at: str) -> tuple[Named, UNetShape]:
+    family = _named(value, at)
+    family_class = _guard(f"{at}.name", lambda: FAMILIES.find(family.name))
+    options = dict(family.options)
+    network = _dataclass(UNetShape, options.pop("network", {}), f"{at}.network", tuples=("channels",))
+    _guard(at, lambda: check_options(f"family {family.name!r}", family_class, options, RUNTIME))
+    return Named(family.name, options), network
+
+
+def _trained(value: Mapping[str, Any], dot: str) -> TrainedPlan | None:
+    """`family: {run: runs/0007, stage: prior}`; what such a stage cannot have is refused."""
+    if not isinstance(value["family"], Mapping) or "run" not in value["family"]:
+        return None
+    plain = {k: Path(str(v)).expanduser() if k == "run" else v for k, v in value["family"].items()}
+    for key, instead in (
+        ("train", "Take train out, or train on: train: {start: RUN/stages/STAGE, ...}"),
+        ("prepare", "Take prepare out: it comes from the run"),
+    ):
+        if key in value:
+            raise _AtError(f"{dot}{key}", f"a family from another run is used as it is. {instead}")
+    plan: TrainedPlan = _dataclass(TrainedPlan, plain, f"{dot}family")
+    return plan
+
+
+def _family_of(trained: TrainedPlan, job: Job, at: str) -> tuple[Named, UNetShape]:
+    """The family of another run's stage; raises when there is none or its x, axes or condition are not this job's."""
+    file = trained.run / "recipe.yaml"
+    if not file.is_file():
+        raise _AtError(
+            f"{at}.run", f"{trained.run} is not a run: it holds no recipe.yaml. See: ls {trained.run.parent}"
+        )
+    plain = yaml.safe_load(file.read_text())
+    stages = plain.get("stages") or {"model": plain}
+    if trained.stage not in stages:
+        raise _AtError(f"{at}.stage", str(unknown(f"stage of {trained.run}", trained.stage, list(stages))))
+    stage = stages[trained.stage]
+    if "run" in stage["family"]:
+        raise _AtError(at, f"{trained.stage} of {trained.run} was trained in another run. Name that: {stage['family']}")
+    other_job = _named(stage["job"], at)
+    other = build(at, JOBS.find(other_job.name), job_options(other_job.options)).signature()
+    mine = job.signature()
+    for part in ("x", "axes", "condition"):
+        if getattr(mine, part) != getattr(other, part):
+            raise _AtError(
+                at,
+                f"the family of {trained.run} answers another {part}: {_words(getattr(other, part))}, this job has "
+                f"{_words(getattr(mine, part))}. Write its job: job: {dict(stage['job'])}",
+            )
+    return _family(stage["family"], at)
+
+
+def _words(part: Any) -> str:
+    return part if isinstance(part, str) else ", ".join(f.name for f in part) or "none"
 
 
 def _check_sampler(sampler: Named | None, family: type[Family], job: Job, at: str) -> None:
@@ -339,71 +456,3 @@ def _guard(at: str, ask: Any) -> Any:
         raise
     except ValueError as error:
         raise _AtError(at, str(error)) from error
-
-
-# ---------------------------------------------------------------- YAML with line numbers, and overrides
-
-
-def _parse(text: str) -> tuple[Any, dict[str, int]]:
-    """Plain data and the line of each key; duplicate keys are refused."""
-    lines: dict[str, int] = {}
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
-    if node is not None:
-        _index(node, "", lines)
-    return yaml.safe_load(text) or {}, lines
-
-
-def _index(node: yaml.Node, at: str, lines: dict[str, int]) -> None:
-    if not isinstance(node, yaml.MappingNode):
-        return
-    seen = set()
-    for key, value in node.value:
-        path = f"{at}.{key.value}" if at else str(key.value)
-        if key.value in seen:
-            raise RecipeError(f"line {key.start_mark.line + 1}: {path} stands twice. Keep one of them.")
-        seen.add(key.value)
-        lines[path] = key.start_mark.line + 1
-        _index(value, path, lines)
-
-
-def _override(plain: Any, settings: Sequence[str], data: Sequence[str]) -> Any:
-    plain = _unfrozen(plain)
-    for setting in settings:
-        path, equals, text = setting.partition("=")
-        if not equals or not path:
-            raise RecipeError(f"--set {setting!r} has no value. Write: --set train.minutes=5")
-        *parents, last = path.split(".")
-        place = plain
-        for part in parents:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise RecipeError(
-                    f"--set {setting!r}: {part} is not a block of the recipe. Write: --set train.minutes=5"
-                )
-        place[last] = yaml.safe_load(text)
-    for item in data:
-        name, equals, folder = item.partition("=")
-        cohorts = plain.setdefault("cohorts", {})
-        if not equals:
-            if len(cohorts) > 1:
-                raise RecipeError(
-                    f"--data {item}: the recipe has cohorts {', '.join(cohorts)}. Write: --data NAME={item}"
-                )
-            name, folder = next(iter(cohorts), "all"), item
-        elif name not in cohorts:
-            raise RecipeError(str(unknown("cohort", name, list(cohorts))))
-        kept = (
-            {k: v for k, v in cohorts.get(name, {}).items() if k == "table"}
-            if isinstance(cohorts.get(name), dict)
-            else {}
-        )
-        cohorts[name] = {"path": folder, **kept}
-    return plain
-
-
-def _unfrozen(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _unfrozen(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_unfrozen(v) for v in value]
-    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -19,26 +20,37 @@ from torch import Tensor
 
 from . import io
 from .checkpoint import load as load_checkpoint
-from .config import Recipe, Stage, from_plain
-from .contracts import Family, Field, Image, Job
+from .config import Recipe, Stage, TrainedPlan, from_plain
+from .contracts import Family, Job
 from .data import cohort as cohorts
 from .data.cohort import Cohort, Member
 from .data.prepare import GridPreparation
 from .data.prepare import fit as fit_preparation
-from .data.split import PARTS, Split, check_leakage, fingerprint, split_cohort
-from .data.store import Layout, Loader, Prepared, Store, build_store, load_aligned, prepare_case, question_batch
+from .data.split import PARTS, LeakError, Split, check_leakage, fingerprint, split_cohort
+from .data.store import Layout, Loader, Prepared, Store, build_store, load_aligned, prepare_case
+from .drawing import (
+    Answering,
+    build_family,
+    draw,
+    draw_file,
+    drawer,
+    images_of,
+    plain_preparation,
+    preparation_from,
+    questions,
+    read_draws,
+    versions,
+    without,
+)
 from .evaluate.report import Report, StageResult, paint, render
 from .evaluate.summary import Pictures, StageEvidence, competitors_of, evaluate_case
-from .families import FAMILIES, RUNTIME, Drawn
 from .jobs import layout_of, reads
 from .networks import precision
-from .registry import build
+from .processes import Processes, joined
 from .rng import Rng, derive
-from .sampling import SAMPLERS
 from .train import Progress, Trained, fit, load_weights
 
 Say = Callable[[str], None]
-ROWS = 16  # rows drawn at once
 
 
 @dataclass(frozen=True)
@@ -74,8 +86,26 @@ def run_recipe(
 
     Raises RecipeError, UnreadableError, LeakError, TrainingError, CheckpointError; Interrupted on Ctrl-C.
     """
-    folder = folder or new_folder(runs)
-    _write_recipe(folder, recipe)
+    with joined() as processes:
+        folder = processes.agree(folder or (new_folder(runs) if processes.first else None)) or runs
+        quiet = say if processes.first else _silent
+        report = _run_stages(recipe, folder, only, quiet, watch if processes.first else None, processes)
+        if processes.first:
+            render(report, folder / "report")
+        processes.wait()
+    return RunResult(folder, report)
+
+
+def _silent(text: str) -> None:
+    """What the processes after the first say."""
+
+
+def _run_stages(
+    recipe: Recipe, folder: Path, only: str | None, say: Say, watch: Callable[[str, Progress], None] | None,
+    processes: Processes,
+) -> Report:  # fmt: skip
+    if processes.first:
+        _write_recipe(folder, recipe)
     data = {name: find_cohort(recipe, name) for name in recipe.cohorts}
     report = Report.start(recipe.plain(), str(folder.name))
     for name, cohort in data.items():
@@ -83,27 +113,30 @@ def run_recipe(
     chosen = [s for s in recipe.stages if only in (None, s.name)]
     if not chosen:
         raise ValueError(f"There is no stage {only!r}. Stages: {', '.join(s.name for s in recipe.stages)}.")
-    budget = sum(s.train.minutes or 0 for s in chosen)
-    if budget:
+    if sum(s.train.minutes or 0 for s in chosen):
         words = " + ".join(f"{s.name} {s.train.minutes:g} min" for s in chosen if s.train.minutes)
         say(f"Training takes {words}.")
     digests: dict[str, str] = {}
     prepared: list[_Prepared] = []
+    store = folder / "store" if processes.first else folder / "store" / f"process-{processes.rank}"
     for stage in chosen:
         twin = next((p for p in prepared if _same_preparation(p.stage, stage)), None)
-        ready = replace(twin, stage=stage) if twin else prepare_stage(recipe, stage, data, folder, say, report)
+        ready = replace(twin, stage=stage) if twin else prepare_stage(recipe, stage, data, store, say, report)
         prepared.append(ready)
         digests[stage.name] = ready.store.digest()
-        _write_environment(folder, recipe, digests)
+        if processes.first:
+            _write_environment(folder, recipe, digests)
         trained = train_stage(recipe, ready, folder, say, watch)
-        report.stages.append(_evaluate_stage(recipe, ready, trained, folder, say))
-    render(report, folder / "report")
-    return RunResult(folder, report)
+        if processes.first:
+            report.stages.append(_evaluate_stage(recipe, ready, trained, folder, say))
+        processes.wait()
+    return report
 
 
 def _same_preparation(one: Stage, other: Stage) -> bool:
     """A model and its baseline see the same patients on the same grid: prepared once."""
-    return (one.job, one.cohorts, one.prepare) == (other.job, other.cohorts, other.prepare)
+    parts = [(s.job, s.cohorts, s.prepare, s.input, s.trained) for s in (one, other)]
+    return parts[0] == parts[1]
 
 
 def continue_run(folder: Path, **options: Any) -> RunResult:
@@ -134,32 +167,54 @@ def find_cohort(recipe: Recipe, name: str) -> Cohort:
     return replace(found, name=name)
 
 
-def prepare_stage(
-    recipe: Recipe, stage: Stage, data: Mapping[str, Cohort], folder: Path, say: Say, report: Report
-) -> _Prepared:
-    """Select, split, fit the preparation, fill the store, check for leaks."""
+def split_stage(recipe: Recipe, stage: Stage, data: Mapping[str, Cohort]) -> Split:
+    """Who trains and who tests in a stage: as the recipe says, or as in the stage that it takes its input from.
+
+    Then patients whom that stage does not know may only train. Raises ValueError when nobody can be used or judged.
+    """
     job = stage.build_job()
-    asked = tuple(f.name for f in job.signature().x)
+    asked, given = tuple(f.name for f in job.signature().x), set(reads(job))
     merged = Cohort(tuple(m for name in stage.cohorts for m in data[name].members), name="+".join(stage.cohorts))
-    needed = tuple(n for n in asked if n not in reads(job)) or ()
-    usable = merged.with_contrasts(needed)
-    usable = replace(
-        usable, members=tuple(m for m in usable.members if not reads(job) or set(reads(job)) & set(m.contrasts()))
-    )
+    usable = merged.with_contrasts(tuple(n for n in asked if n not in given))
+    if stage.input is None:
+        usable = replace(usable, members=tuple(m for m in usable.members if not given or given & set(m.contrasts())))
     if not usable.members:
         have = ", ".join(sorted({c for m in merged.members for c in m.contrasts()})) or "no images"
         raise ValueError(
-            f"No patient has {', '.join(needed or asked)}; found {have}. Name what there is: --write-table files.csv, then table: files.csv."
+            f"No patient has {', '.join(n for n in asked if n not in given) or ', '.join(asked)}; found {have}. "
+            f"Name what there is: --write-table files.csv, then table: files.csv."
         )
-    split = split_cohort(usable, recipe.split, recipe.seed)
+    if stage.input is None:
+        return split_cohort(usable, recipe.split, recipe.seed)
+    earlier = split_stage(recipe, recipe.stage(stage.input.stage), data)
+    part_of = {m.patient: part for part in PARTS for m in earlier.parts[part]}
+    parts = {p: tuple(m for m in usable.members if part_of.get(m.patient, "train") == p) for p in PARTS}
+    parts["train"] = tuple(m for m in parts["train"] if given & set(m.contrasts()))
+    if not parts["test"]:
+        raise ValueError(
+            f"No test patient of stage {stage.input.stage} has what {stage.name} is judged by. See: fabrica inspect DIR"
+        )
+    return Split(parts)
+
+
+def prepare_stage(
+    recipe: Recipe, stage: Stage, data: Mapping[str, Cohort], place: Path, say: Say, report: Report
+) -> _Prepared:
+    """Select, split, fit the preparation, fill the store in `place`, check for leaks."""
+    job = stage.build_job()
+    asked = tuple(f.name for f in job.signature().x)
+    split = split_stage(recipe, stage, data)
     contrasts = tuple(dict.fromkeys((*reads(job), *asked)))
     reference = asked[0]
     train = split.parts["train"]
     started = time.perf_counter()
-    preparation = fit_preparation(
-        _aligned(train, contrasts, reference), reference, job.signature().axes, stage.prepare.spacing_mm
-    )
-    store, remarks = build_store(folder / "store" / stage.name, train, contrasts, reference, preparation)
+    if stage.trained:
+        preparation = _trained_elsewhere(stage.trained, split)
+    else:
+        preparation = fit_preparation(
+            _aligned(train, contrasts, reference), reference, job.signature().axes, stage.prepare.spacing_mm
+        )
+    store, remarks = build_store(place / stage.name, train, contrasts, reference, preparation)
     for remark in remarks:
         say(remark)
         report.remark(remark)
@@ -173,6 +228,10 @@ def prepare_stage(
     say(
         f"{stage.name}: {counts} patients; grid {' x '.join(map(str, size))}; prepared in {time.perf_counter() - started:.0f} s."
     )
+    if stage.input:
+        report.remark(
+            f"{stage.name} was trained on the images of its cohort and judged on those that {stage.input.stage} drew."
+        )
     if split.empty:
         report.remark(f"Parts of the split without patients: {', '.join(split.empty)}.")
     return _Prepared(stage, job, split, reference, preparation, store, layout_of(job, size))
@@ -183,6 +242,22 @@ def _aligned(members: Sequence[Member], contrasts: Sequence[str], reference: str
         case, _ = load_aligned(member, contrasts, reference)
         if reference in case.images:
             yield case
+
+
+def _trained_elsewhere(trained: TrainedPlan, split: Split) -> GridPreparation:
+    """The preparation of another run's stage; raises LeakError when that run was trained on patients that test here."""
+    known = load_checkpoint(trained.folder)
+    if known is None:
+        raise ValueError(f"{trained.folder} is not trained yet. Type: fabrica run {trained.run}")
+    seen = set(known[1]["trained_on"])
+    if leaked := sorted({m.patient for m in split.parts["test"] if _patient_hash(m.patient) in seen}):
+        raise LeakError(f"{trained.run} was trained on {', '.join(leaked)}, who test here. Name others: split.test.")
+    return preparation_from(known[1]["preparation"])
+
+
+def _patient_hash(patient: str) -> str:
+    """Enough to recognise a patient in another run, and no name in a checkpoint that travels."""
+    return hashlib.sha256(patient.encode()).hexdigest()[:16]
 
 
 def _check_leaks(
@@ -199,34 +274,29 @@ def _check_leaks(
     check_leakage(prints)
 
 
-def build_family(stage: Stage, job: Job, chosen: str) -> Family:
-    """The stage's family on the job's signature, without its sampler."""
-    factory: Callable[..., Family] = FAMILIES.find(stage.family.name)
-    return build(
-        f"family {stage.family.name!r}", factory, stage.family.options,
-        **dict(zip(RUNTIME, (job.signature(), stage.network, chosen), strict=True)),
-    )  # fmt: skip
-
-
 def train_stage(
     recipe: Recipe, ready: _Prepared, folder: Path, say: Say, watch: Callable[[str, Progress], None] | None
 ) -> Trained:
     """Train, or go on, or do nothing when the stage is finished."""
-    stage, place = ready.stage, folder / "stages" / ready.stage.name
+    stage = ready.stage
+    place = stage.trained.folder if stage.trained else folder / "stages" / stage.name
     known = load_checkpoint(place)
     plan = stage.train
     chosen = known[1]["precision"] if known else precision.choose() if plan.precision == "auto" else plan.precision
     torch.manual_seed(derive(recipe.seed, "weights", stage.name) % 2**32)
     family = build_family(stage, ready.job, chosen)
+    if known and known[1]["step"] >= known[1]["total"]:
+        load_weights(family, place)
+        return Trained(family, known[1]["step"], known[1]["seconds"], [tuple(c) for c in known[1]["curve"]])
+    if stage.trained:
+        raise ValueError(f"{place} is not trained to its end. Type: fabrica run {stage.trained.run}")
     loader = Loader(ready.store, ready.layout, plan.batch, derive(recipe.seed, "train", ready.stage.job.name))
     facts = {
         "stage": stage.name, "precision": chosen, "threads": torch.get_num_threads(), "seed": recipe.seed,
         "preparation": plain_preparation(ready.preparation), "reference": ready.reference,
         "size": list(ready.layout.size), "parameters": sum(p.numel() for p in family.parameters()),
+        "trained_on": sorted({_patient_hash(m.patient) for m in ready.split.parts["train"]}),
     }  # fmt: skip
-    if known and known[1]["step"] >= known[1]["total"]:
-        load_weights(family, place)
-        return Trained(family, known[1]["step"], known[1]["seconds"], [tuple(c) for c in known[1]["curve"]])
     if known:
         say(f"{stage.name}: goes on at step {known[1]['step']} of {known[1]['total']}.")
 
@@ -261,62 +331,6 @@ def _sample_picture(ready: _Prepared, family: Family, path: Path, seed: int) -> 
     paint(plane.float().numpy(), 0.0, 1.0).save(path)
 
 
-def plain_preparation(preparation: GridPreparation) -> dict[str, Any]:
-    plain = asdict(preparation)
-    plain["scales"] = {k: list(v) for k, v in preparation.scales.items()}
-    return plain
-
-
-def preparation_from(plain: Mapping[str, Any]) -> GridPreparation:
-    spacing = plain["spacing_mm"]
-    scales = {k: (float(v[0]), float(v[1])) for k, v in plain["scales"].items()}
-    return GridPreparation(plain["axes"], tuple(spacing) if spacing else None, tuple(plain["size"]), scales)
-
-
-def drawer(stage: Stage, family: Family) -> Family:
-    """The family joined with the recipe's sampler, when it names one."""
-    if stage.sampler is None:
-        return family
-    return Drawn(family, SAMPLERS.find(stage.sampler.name), stage.sampler.options)
-
-
-@torch.inference_mode()
-def draw(family: Family, job: Job, prepared: Prepared, layout: Layout, draws: int, seed: int) -> Tensor:
-    """(draws, C, z, y, x): each row has its own seed, from the case, the draw and the slice."""
-    batch = question_batch(prepared, layout)
-    rows = len(batch.cases)
-    problem = job.question(batch)
-    family.eval()
-    results = []
-    for number in range(draws):
-        parts = []
-        for start in range(0, rows, ROWS):
-            index = torch.arange(start, min(start + ROWS, rows))
-            rng = Rng([derive(seed, "draw", problem.cases[i], number) for i in index.tolist()])
-            parts.append(family.sample(problem.rows(index), rng).float())
-        results.append(torch.cat(parts))
-    stacked = torch.stack(results)  # (draws, rows, C, *axes)
-    return stacked.transpose(1, 2) if layout.axes == "yx" else stacked[:, 0]
-
-
-def images_of(
-    x: Tensor, fields: Sequence[Field], prepared: Prepared, preparation: GridPreparation, source: str
-) -> dict[str, Image]:
-    """One drawn x (C, z, y, x) as images on the source's grid; labels by their most probable class."""
-    images, start = {}, 0
-    for field in fields:
-        part = x[start : start + field.channels]
-        start += field.channels
-        if field.kind == "label":
-            part = part.argmax(0, keepdim=True).float()
-        trace = prepared.traces.get(field.name) or next(iter(prepared.traces.values()))
-        known = field.name in prepared.traces
-        meaning = replace(trace.like.meaning if known else field, name=field.name, kind=field.kind, channels=1)
-        made = preparation.back(part, replace(trace, like=replace(trace.like, meaning=meaning)))
-        images[field.name] = replace(made, source=source)
-    return images
-
-
 def _evaluate_stage(recipe: Recipe, ready: _Prepared, trained: Trained, folder: Path, say: Say) -> StageResult:
     stage, job = ready.stage, ready.job
     family = drawer(stage, trained.family)
@@ -338,45 +352,40 @@ def _evaluate_stage(recipe: Recipe, ready: _Prepared, trained: Trained, folder: 
     extra = ("lesion", *((recipe.evaluate.mask,) if recipe.evaluate.mask else ()))
     pictures = Pictures()
     for member in ready.split.parts["test"]:
-        prepared = prepare_case(member, (*contrasts, *extra), ready.reference, ready.preparation)
-        for hidden in _questions(job, prepared):
-            shown = _without(prepared, hidden)
+        members = _with_input(recipe, stage, member, folder)
+        cases = [prepare_case(m, (*contrasts, *extra), ready.reference, ready.preparation) for m in members]
+        prepared = cases[0]
+        count = max(draws, len(cases)) if stage.input and stage.input.draws == "all" else draws
+        for hidden in questions(job, prepared):
+            shown = [without(c, hidden) for c in cases]
             started = time.perf_counter()
-            x = draw(family, job, shown, ready.layout, draws, recipe.seed)
-            seconds = (time.perf_counter() - started) / draws
+            x = draw(family, job, [shown[k % len(shown)] for k in range(count)], ready.layout, recipe.seed)
+            seconds = (time.perf_counter() - started) / count
             name = f"{member.name}{'-' + hidden if hidden else ''}"
-            _write_draws(folder, stage.name, name, x, fields, prepared, ready.preparation)
+            _write_draws(folder, stage, name, x, prepared, ready.preparation)
             result.cases += evaluate_case(evidence, name, prepared, x, competitors, ready.preparation, seconds, hidden)
             pictures.add(name, prepared, x, fields, reads(job), hidden)
-        say(f"{stage.name}: {member.name} drawn {draws} times, {seconds:.1f} s a draw.")
+        say(f"{stage.name}: {member.name} drawn {count} times, {seconds:.1f} s a draw.")
     result.pictures = pictures.rows
     return result
 
 
-def _questions(job: Job, prepared: Prepared) -> tuple[str, ...]:
-    """Each contrast that is both given and asked for is hidden in turn; '' when there is none."""
-    both = [f.name for f in job.signature().x if f.name in reads(job) and f.name in prepared.tensors]
-    return tuple(both) or ("",)
-
-
-def _without(prepared: Prepared, hidden: str) -> Prepared:
-    return replace(prepared, tensors={n: t for n, t in prepared.tensors.items() if n != hidden}) if hidden else prepared
+def _with_input(recipe: Recipe, stage: Stage, member: Member, folder: Path) -> list[Member]:
+    """The case as a stage is shown it: itself, or with what the earlier stage has drawn of it."""
+    if stage.input is None:
+        return [member]
+    drawn = read_draws(folder, recipe.stage(stage.input.stage), member.name, reads(stage.build_job()))
+    return versions(member, drawn, stage.input.draws)
 
 
 def _write_draws(
-    folder: Path,
-    stage: str,
-    case: str,
-    x: Tensor,
-    fields: Sequence[Field],
-    prepared: Prepared,
-    preparation: GridPreparation,
+    folder: Path, stage: Stage, case: str, x: Tensor, prepared: Prepared, preparation: GridPreparation
 ) -> None:
+    fields = stage.build_job().signature().x
     for number, one in enumerate(x):
-        source = f"{folder.name}/{stage}/{case}/{number}"
+        source = f"{folder.name}/{stage.name}/{case}/{number}"
         for name, image in images_of(one, fields, prepared, preparation, source).items():
-            suffix = f"-{name}" if len(fields) > 1 else ""
-            io.write_nifti(image, folder / "stages" / stage / "draws" / case / f"{number}{suffix}.nii.gz")
+            io.write_nifti(image, draw_file(folder, stage, case, number, name))
 
 
 def generate_images(
@@ -390,32 +399,14 @@ def generate_images(
     if plain is None:
         raise ValueError(f"{run} is not a run: it holds no recipe.yaml. Start one: fabrica run RECIPE")
     recipe = from_plain(plain, str(run / "recipe.yaml"))
-    chosen = next((s for s in recipe.stages if stage in (None, s.name)), None)
-    if chosen is None:
-        raise ValueError(f"There is no stage {stage!r}. Stages: {', '.join(s.name for s in recipe.stages)}.")
-    place = run / "stages" / chosen.name
-    known = load_checkpoint(place)
-    if known is None:
-        raise ValueError(f"{run} is not trained yet. Type: fabrica run {run}")
-    job, preparation = chosen.build_job(), preparation_from(known[1]["preparation"])
-    family = build_family(chosen, job, known[1]["precision"])
-    load_weights(family, place)
-    family = drawer(chosen, family)
-    layout = layout_of(job, tuple(known[1]["size"]))
-    written = []
-    asked = {f.name for f in job.signature().x}
+    answering = Answering(run, recipe, _last_stage(recipe, stage))
+    job, written = answering.job, list[Path]()
     for member in cohorts.find(data).members:
-        given = [n for n in reads(job) if n in member.contrasts()]
-        if reads(job) and not given:
+        if not answering.can(member):
             say(f"{member.name}: has none of {', '.join(reads(job))}; left out.")
             continue
-        anchor = next((n for n in given if n not in asked), given[0] if given else known[1]["reference"])
-        prepared = prepare_case(member, given or list(member.contrasts())[:1], anchor, preparation)
-        x = draw(family, job, prepared, layout, draws, recipe.seed)
-        for number, one in enumerate(x):
-            for name, image in images_of(
-                one, job.signature().x, prepared, preparation, f"{run.name}/{chosen.name}/{member.name}/{number}"
-            ).items():
+        for number, images in enumerate(answering.draws(member, draws)):
+            for name, image in images.items():
                 path = out / member.name / f"{name}-{number}.nii.gz"
                 io.write_nifti(image, path)
                 written.append(path)
@@ -423,6 +414,18 @@ def generate_images(
     if not written:
         raise ValueError(f"No case in {data} has {', '.join(reads(job))}. See what is there: fabrica inspect {data}")
     return written
+
+
+def _last_stage(recipe: Recipe, name: str | None) -> Stage:
+    """The stage named, or the only one that no other stage builds on; baselines are chosen by name alone."""
+    used = {s.input.stage for s in recipe.stages if s.input}
+    ends = [s for s in recipe.stages if s.name not in used and not s.name.endswith("-baseline")]
+    found = [s for s in (recipe.stages if name else ends) if name in (None, s.name)]
+    if len(found) != 1:
+        known = ", ".join(s.name for s in recipe.stages)
+        what = f"There is no stage {name!r}." if name else "The run has several last stages."
+        raise ValueError(f"{what} Name one: --stage STAGE. Stages: {known}.")
+    return found[0]
 
 
 def asdict_plain(stage: Stage) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fabrica.config import RecipeError, from_plain, load
+from fabrica.config import from_plain, load
+from fabrica.document import RecipeError
 
 GOOD = """\
 cohorts:
@@ -132,3 +133,87 @@ def test_settings_and_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_recipes_are_legal(path: Path) -> None:
     assert load(path).stages
+
+
+CHAIN = """\
+cohorts: {all: {path: somewhere}}
+stages:
+  find: {job: {name: segmentation, from: [FLAIR], x: [lesion]}, family: {name: regression}, train: {steps: 2}, input: {stage: make}}
+  make: {job: {name: translation, from: [T1w], x: [FLAIR]}, family: {name: flow}, train: {steps: 2}}
+"""
+
+
+def test_stages_run_after_what_they_take_their_input_from(tmp_path: Path) -> None:
+    recipe = _load(tmp_path, CHAIN)
+    assert [s.name for s in recipe.stages] == ["make", "find", "make-baseline"]
+    plan = recipe.stage("find").input
+    assert plan is not None
+    assert (plan.stage, plan.draws) == ("make", "all")
+    with pytest.raises(ValueError, match="Unknown stage 'mak'. Did you mean 'make'"):
+        recipe.stage("mak")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("{stage: make}", "{stage: mak}", r":3: Unknown stage 'mak'. Did you mean 'make'"),
+        ("{stage: make}", "{stage: find}", r":3: find makes lesion, but find is given FLAIR"),
+        ("{stage: make}", "{stage: make, draws: some}", r":3: .*draws is 'some', expected one of 'all', 'mean', 'one'"),
+        ("{stage: make}", "{stage: make, drws: all}", r":3: Unknown key 'drws'. Did you mean 'draws'"),
+        ("from: [FLAIR]", "from: [T2w]", r":3: make makes FLAIR, but find is given T2w"),
+        (
+            "family: {name: flow}, train: {steps: 2}",
+            "family: {name: flow}, train: {steps: 2}, input: {stage: back}}\n"
+            "  back: {job: {name: translation, from: [FLAIR], x: [T1w]}, family: {name: flow}, train: {steps: 2}, input: {stage: make}",
+            r":3: find and make and back wait for each other",
+        ),
+    ],
+)
+def test_chains_that_cannot_be_are_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in CHAIN
+    with pytest.raises(RecipeError, match=message):
+        _load(tmp_path, CHAIN.replace(old, new))
+
+
+def test_labels_have_no_mean(tmp_path: Path) -> None:
+    text = """\
+cohorts: {all: {path: somewhere}}
+stages:
+  find: {job: {name: segmentation, from: [T1w], x: [lesion]}, family: {name: regression}, train: {steps: 2}}
+  make: {job: {name: translation, from: [lesion], x: [FLAIR]}, family: {name: flow}, train: {steps: 2}, input: {stage: find, draws: mean}}
+"""
+    with pytest.raises(RecipeError, match=r":4: labels have no mean. Write: draws: all"):
+        _load(tmp_path, text)
+
+
+def test_a_family_of_another_run_is_checked_before_anything_runs(tmp_path: Path) -> None:
+    _load(tmp_path, GOOD)
+    run = tmp_path / "0007"
+    run.mkdir()
+    (run / "recipe.yaml").write_text(GOOD)
+    text = GOOD.replace("train: {minutes: 5, batch: 4}\n", "").replace("{name: flow}", f"{{run: {run}}}")
+    recipe = _load(tmp_path, text)
+    (stage,) = recipe.stages
+    assert stage.family.name == "flow"
+    assert stage.trained is not None
+    assert stage.trained.folder == run / "stages" / "model"
+    for old, new, message in (
+        ("0007}", "0008}", r":5: .*0008 is not a run: it holds no recipe.yaml"),
+        ("0007}", "0007, stage: prior}", r":5: Unknown stage of .* 'prior'"),
+        ("0007}", "0007, steps: 3}", r":5: Unknown key 'steps'"),
+        ("x: [FLAIR]", "x: [PDw]", r":5: the family of .* answers another x: FLAIR, this job has PDw"),
+        ("[T1w, T2w]", "[T1w]", r":5: .* answers another condition: given T1w, given T2w, position"),
+        (
+            "evaluate:",
+            "train: {steps: 3}\nevaluate:",
+            r":7: a family from another run is used as it is. Take train out",
+        ),
+        ("evaluate:", "prepare: {size: [64, 64]}\nevaluate:", r":7: .*Take prepare out"),
+        ("{name: dpm, steps: 8}", "{name: dmp}", r":6: Unknown sampler"),
+    ):
+        assert old in text, old
+        with pytest.raises(RecipeError, match=message):
+            _load(tmp_path, text.replace(old, new))
+    (run / "recipe.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=r":5: model of .* was trained in another run. Name that"):
+        _load(tmp_path, text)

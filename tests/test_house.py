@@ -18,8 +18,8 @@ ROOT = Path(fabrica.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
     ("rng",), ("contracts",), ("operators", "registry"), ("io", "networks", "physics"), ("data", "sampling"),
-    ("families", "jobs", "evaluate"), ("safeguards", "deliver"), ("config",), ("checkpoint",), ("train",), ("run",),
-    ("testing", "serve", "web"), ("cli",),
+    ("families", "jobs", "evaluate"), ("safeguards", "deliver"), ("document",), ("config",), ("checkpoint",), ("train",),
+    ("drawing", "processes"), ("run",), ("testing", "serve", "web"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 

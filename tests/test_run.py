@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +19,8 @@ from fabrica import io
 from fabrica.config import from_plain
 from fabrica.contracts import Image
 from fabrica.data.split import LeakError
+from fabrica.data.virtual import VirtualCohort
+from fabrica.data.virtual.export import write_cohort
 from fabrica.run import continue_run, new_folder, run_recipe
 
 MAKE = Callable[..., Image]
@@ -225,3 +230,132 @@ def test_misregistered_contrasts_are_reported(tmp_path: Path, make_image: MAKE) 
         tmp_path / "run", cohorts={"all": {"path": str(tmp_path / "d")}}, split={"train": ["p1"], "test": ["p2"]}
     )
     assert any("p1: T2w lies about 12 mm off T1w" in line for line in said), said
+
+
+# ---------------------------------------------------------------- several stages, several runs, several processes
+
+
+def _chain(draws: str = "all") -> dict:
+    plain = _plain()
+    model = {k: plain.pop(k) for k in ("job", "family", "sampler", "train")}
+    second = {
+        "job": {"name": "translation", "from": ["FLAIR"], "x": ["PDw"]}, "train": model["train"],
+        "family": {"name": "regression", "network": NETWORK}, "input": {"stage": "make", "draws": draws},
+    }  # fmt: skip
+    return {**plain, "stages": {"second": second, "make": model}, "baseline": "none"}
+
+
+def _voxels(folder: Path, stage: str) -> list[np.ndarray]:
+    (case,) = (folder / "stages" / stage / "draws").iterdir()
+    return [nibabel.load(p).get_fdata() for p in sorted(case.glob("*.nii.gz"))]
+
+
+@pytest.fixture(scope="module")
+def chained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("chains") / "0001"
+    run_recipe(from_plain({**_chain(), "split": {"train": 0.75, "test": 0.25}}), folder, say=lambda _: None)
+    return folder
+
+
+def test_the_draws_of_one_stage_are_the_input_of_the_next(chained: Path, tmp_path: Path) -> None:
+    """A regression draws once; here it answers each of the two draws that it is given, differently."""
+    one, two = _voxels(chained, "second")
+    assert len(_voxels(chained, "make")) == 2
+    assert not np.array_equal(one, two)
+    for how, expected in (("one", one), ("mean", None)):
+        folder = tmp_path / how
+        run_recipe(from_plain({**_chain(how), "split": {"train": 0.75, "test": 0.25}}), folder, say=lambda _: None)
+        (answer,) = _voxels(folder, "second")
+        if expected is not None:
+            np.testing.assert_array_equal(answer, expected)
+        else:
+            alike = [np.corrcoef(answer.ravel(), other.ravel())[0, 1] for other in (one, two, (one + two) / 2)]
+            assert alike[2] > max(alike[:2])
+    report = json.loads((chained / "report" / "report.json").read_text())
+    assert any("judged on those that make drew" in remark for remark in report["remarks"])
+
+
+def test_a_missing_input_is_said(chained: Path, tmp_path: Path) -> None:
+    shutil.copytree(chained, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "stages" / "make" / "draws")
+    with pytest.raises(ValueError, match="Stage make has not drawn .* yet. Type: fabrica run .*/run --only make"):
+        continue_run(tmp_path / "run", only="second", say=lambda _: None)
+    continue_run(tmp_path / "run", only="make", say=lambda _: None)
+    continue_run(tmp_path / "run", only="second", say=lambda _: None)
+    np.testing.assert_array_equal(_voxels(tmp_path / "run", "second"), _voxels(chained, "second"))
+
+
+def test_generate_goes_through_the_whole_chain(chained: Path, tmp_path: Path, make_image: MAKE) -> None:
+    """New scans have no FLAIR: the first stage makes it."""
+    for name in ("T1w", "T2w"):
+        io.write_nifti(make_image((9, 40, 36), (4.0, 4.0, 4.0), name=name), tmp_path / "new" / "p9" / f"{name}.nii.gz")
+    io.write_nifti(make_image((9, 40, 36), name="CT"), tmp_path / "new" / "p11" / "CT.nii.gz")
+    said: list[str] = []
+    written = fabrica.generate_images(chained, tmp_path / "new", tmp_path / "out", draws=2, say=said.append)
+    assert [p.name for p in written] == ["PDw-0.nii.gz", "PDw-1.nii.gz"]
+    assert not np.array_equal(*(nibabel.load(p).get_fdata() for p in written))
+    assert any("p11" in line and "left out" in line for line in said)
+    only = fabrica.generate_images(chained, tmp_path / "new", tmp_path / "flair", stage="make", say=said.append)
+    assert [p.name for p in only] == ["FLAIR-0.nii.gz"]
+    with pytest.raises(ValueError, match="There is no stage 'x'. Name one: --stage STAGE. Stages: make, second"):
+        fabrica.generate_images(chained, tmp_path / "new", tmp_path / "out", stage="x")
+
+
+def test_two_last_stages_must_be_named(tmp_path: Path) -> None:
+    plain = _chain()
+    del plain["stages"]["second"]["input"]
+    run_recipe(from_plain(plain), tmp_path / "run", say=lambda _: None)
+    with pytest.raises(ValueError, match="The run has several last stages. Name one: --stage STAGE"):
+        fabrica.generate_images(tmp_path / "run", tmp_path, tmp_path / "out")
+
+
+def test_a_family_of_another_run_is_judged_as_it_is(finished: Path, tmp_path: Path) -> None:
+    """The same weights on the same patients with the same sampler draw the same images; no store, no training."""
+    plain = _plain(family={"run": str(finished)})
+    del plain["train"]
+    result = run_recipe(from_plain(plain), tmp_path / "run", say=lambda _: None)
+    assert [s.name for s in result.report.stages] == ["model"]
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
+    for path in (finished / "stages" / "model" / "draws").rglob("*.nii.gz"):
+        twin = tmp_path / "run" / path.relative_to(finished)
+        np.testing.assert_array_equal(nibabel.load(path).get_fdata(), nibabel.load(twin).get_fdata())
+    write_cohort(VirtualCohort(patients=1, seed=9, spacing_mm=4), tmp_path / "scans", lambda _: None)
+    assert len(fabrica.generate_images(tmp_path / "run", tmp_path / "scans", tmp_path / "out", say=lambda _: None)) == 1
+
+
+def test_a_family_that_was_trained_on_a_test_patient_is_refused(finished: Path, tmp_path: Path) -> None:
+    plain = _plain(family={"run": str(finished)}, seed=1)
+    del plain["train"]
+    with pytest.raises(LeakError, match="was trained on .*, who test here"):
+        run_recipe(from_plain(plain), tmp_path / "run", say=lambda _: None)
+    shutil.copytree(finished, tmp_path / "half")
+    shutil.rmtree(tmp_path / "half" / "stages")
+    plain["family"] = {"run": str(tmp_path / "half")}
+    with pytest.raises(ValueError, match="is not trained yet. Type: fabrica run"):
+        run_recipe(from_plain(plain), tmp_path / "run2", say=lambda _: None)
+
+
+def test_two_processes_make_one_run(tmp_path: Path) -> None:
+    """fabrica run under torchrun: one folder, one report, one talker."""
+    plain = _plain(baseline="none")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(plain))
+    words = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "fabrica",
+        "run",
+        "recipe.yaml",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["0001"]
+    assert done.stdout.count("index.html") == 1, done.stdout
+    assert (tmp_path / "runs" / "0001" / "report" / "report.json").is_file()
+    assert len(list((tmp_path / "runs" / "0001" / "stages").rglob("*.safetensors"))) == 1

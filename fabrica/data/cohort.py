@@ -277,3 +277,27 @@ def _demographics(folder: Path) -> dict[str, dict[str, float | str]]:
                 keep = {k: v for k, v in named.items() if not k.endswith("_id") and k != "patient"}
                 found.setdefault(_number(key), {}).update(keep)
     return found
+
+
+def overlaid(member: Member, images: Mapping[str, Image]) -> Member:
+    """The same patient and visit with some images replaced or added: what an earlier stage has drawn."""
+    return _Overlaid(member.patient, member.visit, member.site, member.days, member.values, member, images)
+
+
+@dataclass(frozen=True)
+class _Overlaid(Member):
+    patient: str
+    visit: str
+    site: str
+    days: float
+    values: Mapping[str, float | str]
+    under: Member
+    over: Mapping[str, Image]
+
+    def contrasts(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.under.contrasts(), *self.over)))
+
+    def load(self, contrasts: Iterable[str]) -> Case:
+        wanted = list(contrasts)
+        case = self.under.load([n for n in wanted if n not in self.over])
+        return replace(case, images={**case.images, **{n: i for n, i in self.over.items() if n in wanted}})

@@ -1,0 +1,5 @@
+"""python -m fabrica."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,180 @@
+"""A trained stage put to use: its family, its draws, and the images that they become; the next stage's input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import io
+from .checkpoint import load as load_checkpoint
+from .config import Recipe, Stage
+from .contracts import Family, Field, Image, Job
+from .data.cohort import Member, overlaid
+from .data.prepare import GridPreparation
+from .data.store import Layout, Prepared, prepare_case, question_batch
+from .families import FAMILIES, RUNTIME, Drawn
+from .jobs import layout_of, reads
+from .registry import build
+from .rng import Rng, derive
+from .sampling import SAMPLERS
+from .train import load_weights
+
+ROWS = 16  # rows drawn at once
+
+
+def build_family(stage: Stage, job: Job, chosen: str) -> Family:
+    """The stage's family on the job's signature, without its sampler."""
+    factory: Callable[..., Family] = FAMILIES.find(stage.family.name)
+    return build(
+        f"family {stage.family.name!r}", factory, stage.family.options,
+        **dict(zip(RUNTIME, (job.signature(), stage.network, chosen), strict=True)),
+    )  # fmt: skip
+
+
+def plain_preparation(preparation: GridPreparation) -> dict[str, Any]:
+    plain = asdict(preparation)
+    plain["scales"] = {k: list(v) for k, v in preparation.scales.items()}
+    return plain
+
+
+def preparation_from(plain: Mapping[str, Any]) -> GridPreparation:
+    spacing = plain["spacing_mm"]
+    scales = {k: (float(v[0]), float(v[1])) for k, v in plain["scales"].items()}
+    return GridPreparation(plain["axes"], tuple(spacing) if spacing else None, tuple(plain["size"]), scales)
+
+
+def drawer(stage: Stage, family: Family) -> Family:
+    """The family joined with the recipe's sampler, when it names one."""
+    if stage.sampler is None:
+        return family
+    return Drawn(family, SAMPLERS.find(stage.sampler.name), stage.sampler.options)
+
+
+@torch.inference_mode()
+def draw(family: Family, job: Job, shown: Sequence[Prepared], layout: Layout, seed: int) -> Tensor:
+    """(draws, C, z, y, x), one draw of each of `shown`: one case, whose given images may differ from draw to draw.
+
+    Each row has its own seed, from the case, the draw and the slice.
+    """
+    family.eval()
+    results = []
+    for number, prepared in enumerate(shown):
+        if number == 0 or prepared is not shown[number - 1]:
+            problem = job.question(question_batch(prepared, layout))
+        parts = []
+        for start in range(0, len(problem.cases), ROWS):
+            index = torch.arange(start, min(start + ROWS, len(problem.cases)))
+            rng = Rng([derive(seed, "draw", problem.cases[i], number) for i in index.tolist()])
+            parts.append(family.sample(problem.rows(index), rng).float())
+        results.append(torch.cat(parts))
+    stacked = torch.stack(results)  # (draws, rows, C, *axes)
+    return stacked.transpose(1, 2) if layout.axes == "yx" else stacked[:, 0]
+
+
+def images_of(
+    x: Tensor, fields: Sequence[Field], prepared: Prepared, preparation: GridPreparation, source: str
+) -> dict[str, Image]:
+    """One drawn x (C, z, y, x) as images on the source's grid; labels by their most probable class."""
+    images, start = {}, 0
+    for field in fields:
+        part = x[start : start + field.channels]
+        start += field.channels
+        if field.kind == "label":
+            part = part.argmax(0, keepdim=True).float()
+        trace = prepared.traces.get(field.name) or next(iter(prepared.traces.values()))
+        known = field.name in prepared.traces
+        meaning = replace(trace.like.meaning if known else field, name=field.name, kind=field.kind, channels=1)
+        made = preparation.back(part, replace(trace, like=replace(trace.like, meaning=meaning)))
+        images[field.name] = replace(made, source=source)
+    return images
+
+
+def questions(job: Job, prepared: Prepared) -> tuple[str, ...]:
+    """Each contrast that is both given and asked for is hidden in turn; '' when there is none."""
+    both = [f.name for f in job.signature().x if f.name in reads(job) and f.name in prepared.tensors]
+    return tuple(both) or ("",)
+
+
+def without(prepared: Prepared, hidden: str) -> Prepared:
+    return replace(prepared, tensors={n: t for n, t in prepared.tensors.items() if n != hidden}) if hidden else prepared
+
+
+def draw_file(folder: Path, stage: Stage, case: str, number: int, name: str) -> Path:
+    """Where a run keeps one drawn image; its name is in the file's when the stage draws several."""
+    several = len(stage.build_job().signature().x) > 1
+    return folder / "stages" / stage.name / "draws" / case / f"{number}{'-' + name if several else ''}.nii.gz"
+
+
+def versions(member: Member, drawn: Sequence[Mapping[str, Image]], how: str) -> list[Member]:
+    """The case as the next stage is shown it: with each draw, with their mean, or with the first alone."""
+    if how == "all":
+        return [overlaid(member, images) for images in drawn]
+    if how == "one":
+        return [overlaid(member, drawn[0])]
+    mean = {
+        name: replace(image, data=torch.stack([images[name].data for images in drawn]).mean(0))
+        for name, image in drawn[0].items()
+    }
+    return [overlaid(member, mean)]
+
+
+def read_draws(folder: Path, stage: Stage, case: str, wanted: Sequence[str]) -> list[dict[str, Image]]:
+    """The draws of an earlier stage that a run has written; raises ValueError when there are none."""
+    fields = {f.name: f for f in stage.build_job().signature().x if f.name in wanted}
+    drawn: list[dict[str, Image]] = []
+    while all(draw_file(folder, stage, case, len(drawn), name).is_file() for name in fields):
+        files = {name: draw_file(folder, stage, case, len(drawn), name) for name in fields}
+        drawn.append({name: _as(io.read_image(path), fields[name]) for name, path in files.items()})
+    if not drawn:
+        raise ValueError(f"Stage {stage.name} has not drawn {case} yet. Type: fabrica run {folder} --only {stage.name}")
+    return drawn
+
+
+def _as(image: Image, field: Field) -> Image:
+    unit = image.meaning.unit if image.meaning.unit != "a.u." else field.unit
+    return replace(image, meaning=replace(field, channels=1, unit="" if field.kind == "label" else unit))
+
+
+class Answering:
+    """A trained stage that answers cases, its earlier stages included."""
+
+    def __init__(self, run: Path, recipe: Recipe, stage: Stage) -> None:
+        place = stage.trained.folder if stage.trained else run / "stages" / stage.name
+        known = load_checkpoint(place)
+        if known is None:
+            raise ValueError(f"{place} is not trained yet. Type: fabrica run {run}")
+        self.run, self.seed, self.stage, self.job = run, recipe.seed, stage, stage.build_job()
+        facts = known[1]
+        self.preparation, self.reference = preparation_from(facts["preparation"]), str(facts["reference"])
+        family = build_family(stage, self.job, facts["precision"])
+        load_weights(family, place)
+        self.family, self.layout = drawer(stage, family), layout_of(self.job, tuple(facts["size"]))
+        self.earlier = Answering(run, recipe, recipe.stage(stage.input.stage)) if stage.input else None
+
+    def given(self, member: Member) -> list[str]:
+        """Which of the images that this stage reads a case has, or will have from the earlier stage."""
+        made = {f.name for f in self.earlier.job.signature().x} if self.earlier and self.earlier.can(member) else set()
+        return [n for n in reads(self.job) if n in member.contrasts() or n in made]
+
+    def can(self, member: Member) -> bool:
+        return bool(self.given(member)) or not reads(self.job)
+
+    def draws(self, member: Member, count: int) -> list[dict[str, Image]]:
+        """`count` draws as images on the case's own grid; draw k is made from draw k of the earlier stage."""
+        shown = [member]
+        if self.earlier and self.stage.input:
+            made = self.earlier.draws(member, count if self.stage.input.draws != "one" else 1)
+            used = [{n: i for n, i in images.items() if n in reads(self.job)} for images in made]
+            shown = versions(member, used, self.stage.input.draws)
+        given, asked = self.given(member), {f.name for f in self.job.signature().x}
+        anchor = next((n for n in given if n not in asked), given[0] if given else self.reference)
+        prepared = [prepare_case(m, given or list(m.contrasts())[:1], anchor, self.preparation) for m in shown]
+        x = draw(self.family, self.job, [prepared[k % len(prepared)] for k in range(count)], self.layout, self.seed)
+        where = f"{self.run.name}/{self.stage.name}/{member.name}"
+        fields = self.job.signature().x
+        return [images_of(one, fields, prepared[0], self.preparation, f"{where}/{k}") for k, one in enumerate(x)]
