@@ -126,7 +126,12 @@ def _velocity(patient: Patient, rng: Rng) -> Tensor:
     """Shape of the head (noise, size, sex), ventricles that widen with atrophy, mass effect; mm, on 6 mm."""
     shape = tuple(n // int(VELOCITY_MM) + 2 for n in EXTENT_MM)
     at = points(shape, ORIGIN, VELOCITY_MM)
-    velocity = torch.stack([2.5 * noise(rng.child("shape", i), shape, VELOCITY_MM, 54.0, band=None) for i in range(3)])
+    depth = template().smooth[:1]
+    inner = (sample(depth, at, TEMPLATE_ORIGIN, 2.0)[0] / 16).clamp(0.3, 1)  # heads are smoother than brains
+    velocity = torch.stack([
+        2.5 * inner * noise(rng.child("shape", i), shape, VELOCITY_MM, 54.0, band=None)
+        + 2.5 * noise(rng.child("head", i), shape, VELOCITY_MM, 130.0, band=None) for i in range(3)
+    ])  # fmt: skip
     size = 0.035 * rng.child("size").normal(3)[0] + (0.02 if patient.sex == "F" else -0.02)
     velocity += (at * size).movedim(-1, 0)
     away = sample(template().away, at, TEMPLATE_ORIGIN, 2.0)

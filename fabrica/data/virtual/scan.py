@@ -164,8 +164,9 @@ def _acquire_mr(image: Tensor, scanner: Scanner, sequence: PulseSequence, rng: R
     field = noise(rng.child("bias"), (16, 18, 16), 14.0, 110.0, band=None)[None, None]
     gain = F.interpolate(1 + 0.4 * scanner.bias * field, size=image.shape, mode="trilinear", align_corners=True)
     level = scanner.noise / spacing**1.5
-    image = image * gain[0, 0] + 1.9 * level * rng.child("noise").normal(*image.shape)[0]
-    image = blur(_thick(image, sequence.slice_mm / spacing), scanner.blur_mm / spacing)
+    slices = max(1.0, sequence.slice_mm / spacing)  # averaging them must leave the scanner's noise
+    image = image * gain[0, 0] + 1.9 * slices**0.5 * level * rng.child("noise").normal(*image.shape)[0]
+    image = blur(_thick(image, slices), scanner.blur_mm / spacing)
     return torch.hypot(image, 0.7 * level * rng.child("imaginary").normal(*image.shape)[0])
 
 

@@ -58,6 +58,7 @@ class PulseSequence:
     inversion_ms: float = 0.0
     train_ms: float = 0.0  # duration of the echo train: shortens the recovery
     slice_mm: float = 1.0
+    saturation: float = 0.0  # of white matter's signal, by magnetisation transfer (Melki and Mulkern 1992)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +76,10 @@ class Scanner:
 SCANNERS: dict[str, Scanner] = {
     "A": Scanner("A", 3.0, 0.030, 0.18, 0.38, {
         "T1w": PulseSequence(2300, 10, 1250), "T2w": PulseSequence(6000, 100, slice_mm=2.0),
-        "PDw": PulseSequence(4500, 18, slice_mm=2.0), "FLAIR": PulseSequence(8500, 115, 2450, 250)}),
+        "PDw": PulseSequence(4500, 18, slice_mm=2.0), "FLAIR": PulseSequence(8500, 115, 2450, 250, saturation=0.12)}),
     "B": Scanner("B", 1.5, 0.045, 0.10, 0.50, {
         "T1w": PulseSequence(2000, 12, 1050), "T2w": PulseSequence(4500, 95, slice_mm=3.0),
-        "PDw": PulseSequence(3200, 15, slice_mm=3.0), "FLAIR": PulseSequence(8000, 110, 2250, 250, 3.0)}),
+        "PDw": PulseSequence(3200, 15, slice_mm=3.0), "FLAIR": PulseSequence(8000, 110, 2250, 250, 3.0, 0.12)}),
 }  # fmt: skip
 MR = ("T1w", "T2w", "PDw", "FLAIR")
 
@@ -113,10 +114,11 @@ def mixing_matrix(scanner: Scanner, contrasts: Sequence[str], atrophy: float) ->
     rows = []
     for name in (c for c in contrasts if c in MR):
         sequence, step = scanner.sequences[name], math.log(1.02)
+        kept = np.array([1 - sequence.saturation if n == "wm" else 1.0 for n in NAMES])
         plain = signal(sequence, t1, t2, density)
         by_t1 = (signal(sequence, t1 * 1.02, t2, density) - plain) / step
         by_t2 = (signal(sequence, t1, t2 * 1.02, density) - plain) / step
-        rows += [r / plain[INDEX["wm"]] for r in (plain, by_t1, by_t2)]
+        rows += [kept * r / (kept * plain)[INDEX["wm"]] for r in (plain, by_t1, by_t2)]
     uptake = np.array([t.suv * (1 - 0.1 * atrophy if n == "gm" else 1.0) for n, t in TISSUES.items()])
     rows += [np.array([t.hu + 1000.0 for t in table]), uptake]
     return torch.tensor(np.stack(rows), dtype=torch.float32)
