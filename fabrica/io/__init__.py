@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,13 +93,15 @@ def write_nifti(image: Image, path: str | Path) -> None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
+    """Every file below, in the order of names; what starts with a dot is left alone."""
     if folder.is_file():
         yield folder
         return
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.is_file() and not hidden:
-            yield path
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield Path(root, name)
 
 
 def _other(path: Path) -> Oddity:

@@ -6,6 +6,7 @@ Positions follow PS3.3 C.7.6.2 (classic) and the functional groups of C.7.6.16 (
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..contracts import Field, Image
+from . import explicit
 from .planes import Plane, Stack, stacks
 from .scan import Oddity, Scan, UnreadableError, check_affine, check_values
 
@@ -44,6 +46,10 @@ _WITHOUT_PIXELS = {  # SOP class -> what to say
     "1.2.840.10008.1.3.10": ("is a DICOM directory.", "Nothing to do: the files themselves are read."),
 }
 _ASKED = [
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "NumberOfFrames",
     "PerFrameFunctionalGroupsSequence",
     "SeriesInstanceUID",
     "StudyInstanceUID",
@@ -67,8 +73,11 @@ _EXPORT_AGAIN = "Export it again from the archive."
 
 def looks_like(path: Path) -> bool:
     """Part 10 preamble, or the first element of a file without one (group 2 or 8, little or big endian)."""
-    with path.open("rb") as file:
-        start = file.read(132)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        start = os.read(descriptor, 132)
+    finally:
+        os.close(descriptor)
     return start[128:132] == b"DICM" or (start[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x08") and start[2:4] != b"\0\0")
 
 
@@ -98,14 +107,19 @@ def _listing(paths: Iterable[Path]) -> tuple[list[Scan], list[Oddity]]:
 def read(scan: Scan) -> Image:
     """Pixels in stored units after the modality transform (HU for CT); MONOCHROME1 is inverted."""
     stack: Stack = scan.recipe
-    files: dict[Path, NDArray[np.float32]] = {}
-    frames = []
-    for row in stack.frames:
-        for plane in row:
-            if plane.path not in files:
-                files[plane.path] = _pixels(plane.path)
-            frames.append(files[plane.path][plane.frame])
-    data = np.stack(frames).reshape(len(stack.frames), len(stack.frames[0]), *frames[0].shape)
+    several: dict[Path, NDArray[np.float32]] = {}  # files of many frames are read once
+    planes = [plane for row in stack.frames for plane in row]
+    data: NDArray[np.float32] = np.empty((0,), np.float32)
+    for i, plane in enumerate(planes):
+        frames = several[plane.path] if plane.path in several else _pixels(plane.path)
+        if len(frames) > 1:
+            several[plane.path] = frames
+        if i == 0:
+            data = np.empty((len(planes), *frames.shape[1:]), np.float32)
+        if frames.shape[1:] != data.shape[1:]:
+            raise UnreadableError("its slices differ in size or colour.", "Export the series again.")
+        data[i] = frames[plane.frame]
+    data = data.reshape(len(stack.frames), len(stack.frames[0]), *data.shape[1:])
     if scan.axes == "zyx":
         data = data[0]
     elif scan.axes == "tyx":
@@ -115,7 +129,6 @@ def read(scan: Scan) -> Image:
     data = np.moveaxis(data, -1, 0)
     if scan.kind == "label":
         data = (data > 0).astype(np.float32)
-    check_values(data)
     times = torch.tensor([row[0].time for row in stack.frames], dtype=torch.float64) if "t" in scan.axes else None
     return Image(
         torch.from_numpy(np.ascontiguousarray(data)),
@@ -131,16 +144,23 @@ def read(scan: Scan) -> Image:
 
 def _header(path: Path, oddities: list[Oddity]) -> Any:
     """The data set without pixels; raises UnreadableError for what can never be an image."""
+    header = explicit.header(path) or _parsed_header(path, oddities)
+    kind = str(header.get("SOPClassUID", ""))
+    if kind in _WITHOUT_PIXELS:
+        raise UnreadableError(*_WITHOUT_PIXELS[kind])
+    if kind == _SLIDE or "TotalPixelMatrixColumns" in header:
+        raise UnreadableError("holds tiles of a slide, not a patient volume.", "Whole-slide images are not supported.")
+    if not header.get("Rows") or not header.get("Columns"):
+        raise UnreadableError("is DICOM without pixels (a report, a plan or a damaged image).", "Leave it out.")
+    return header
+
+
+def _parsed_header(path: Path, oddities: list[Oddity]) -> Any:
+    """By pydicom; what it warns of becomes an oddity."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-            needed = (
-                header.get("Rows"),
-                header.get("Columns"),
-                header.get("BitsAllocated"),
-                header.get("NumberOfFrames"),
-            )
             for keyword in _ASKED:  # elements are parsed when asked for: what is wrong with them shows here
                 header.get(keyword)
         except Exception as error:  # a damaged file may fail anywhere in the parser
@@ -149,13 +169,6 @@ def _header(path: Path, oddities: list[Oddity]) -> Any:
     if caught:
         text = f"breaks a DICOM rule ({str(caught[0].message).splitlines()[0][:90]}); read all the same."
         oddities.append(Oddity(str(path), text, "Nothing to do.", "warning"))
-    kind = str(header.get("SOPClassUID", ""))
-    if kind in _WITHOUT_PIXELS:
-        raise UnreadableError(*_WITHOUT_PIXELS[kind])
-    if kind == _SLIDE or "TotalPixelMatrixColumns" in header:
-        raise UnreadableError("holds tiles of a slide, not a patient volume.", "Whole-slide images are not supported.")
-    if not needed[0] or not needed[1]:
-        raise UnreadableError("is DICOM without pixels (a report, a plan or a damaged image).", "Leave it out.")
     return header
 
 
@@ -273,13 +286,14 @@ def _planes(path: Path, header: Any) -> list[Plane]:
     if "ImagePositionPatient" not in header:
         return []
     row, column = _directions(header.ImageOrientationPatient)
-    key = tuple(str(header.get(k) or "") for k in ("EchoTime", "ImageType", "DiffusionBValue", "SegmentLabel"))
+    words = (str(header.get(k) or "") for k in ("ImageType", "SegmentLabel"))
+    key = (float(header.get("EchoTime") or 0), float(header.get("DiffusionBValue") or 0), *words)
     number = int(header.get("InstanceNumber") or 0)
     return [
         Plane(
             path, 0, _triple(header.ImagePositionPatient), row, column, _pair(header.PixelSpacing),
             float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 0), _moment(header), key,
-            number, path.stat().st_size,
+            number, header.size if isinstance(header, explicit.PlainHeader) else path.stat().st_size,
         )
     ]  # fmt: skip
 
@@ -340,7 +354,9 @@ def _directions(values: Any) -> tuple[tuple[float, float, float], tuple[float, f
 
 
 def _pixels(path: Path) -> NDArray[np.float32]:
-    """(frames, y, x, C) in stored units; raises UnreadableError when the decoder fails."""
+    """(frames, y, x, C) in stored units; raises UnreadableError when the decoder fails or values are not finite."""
+    if (plain := explicit.pixels(path)) is not None:
+        return _rescaled(*plain)[None, :, :, None]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # already told as an oddity of the header
         try:
@@ -354,6 +370,7 @@ def _pixels(path: Path) -> NDArray[np.float32]:
             text = f"has pixels that cannot be decoded ({type(error).__name__}: {str(error).splitlines()[0][:80]})."
             raise UnreadableError(text, "Export it again, uncompressed if need be.") from error
     frames = int(header.get("NumberOfFrames") or 1)
+    check_values(pixels)
     colour = pixels.shape[-1] == 3 and pixels.ndim == (4 if frames > 1 else 3)
     array: NDArray[np.float32] = np.ascontiguousarray(pixels, np.float32).reshape(
         frames, int(header.Rows), int(header.Columns), 3 if colour else 1
@@ -361,6 +378,28 @@ def _pixels(path: Path) -> NDArray[np.float32]:
     if colour and (array[..., 0] == array[..., 1]).all() and (array[..., 0] == array[..., 2]).all():
         return array[..., :1]
     return array
+
+
+def _rescaled(header: explicit.PlainHeader, stored: NDArray[Any]) -> NDArray[np.float32]:
+    """Stored numbers in physical units, as `_physical` does it; exact in float32 where slope and intercept are whole."""
+    slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
+    if slope is None or intercept is None:
+        values = stored.astype(np.float32)
+    elif slope == 1 and float(intercept).is_integer() and abs(intercept) < 1e6:
+        values = np.add(stored, np.float32(intercept), dtype=np.float32)
+    else:
+        values = (stored * slope + intercept).astype(np.float32)
+    return _inside_out(header, stored, values)
+
+
+def _inside_out(header: Any, stored: NDArray[Any], values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Padding becomes as dark as the darkest pixel inside; MONOCHROME1 is inverted."""
+    padding, interpretation = header.get("PixelPaddingValue"), str(header.get("PhotometricInterpretation", ""))
+    if isinstance(padding, int) and interpretation.startswith("MONO"):
+        outside = stored == padding
+        if outside.any() and not outside.all():
+            values[outside] = values[~outside].min()
+    return values.max() + values.min() - values if interpretation == "MONOCHROME1" else values
 
 
 def _guessed_syntax(header: Any) -> Any:
@@ -375,8 +414,6 @@ def _physical(header: Any, pixels: NDArray[Any]) -> NDArray[Any]:
     interpretation = str(header.get("PhotometricInterpretation", ""))
     if interpretation == "PALETTE COLOR":
         return np.asarray(apply_color_lut(pixels, header))
-    padding = header.get("PixelPaddingValue")
-    outside = pixels == padding if isinstance(padding, int) and interpretation.startswith("MONO") else None
     values = np.asarray(apply_modality_lut(pixels, header), np.float32)
     per_frame = header.get("PerFrameFunctionalGroupsSequence")
     if per_frame and "RescaleSlope" not in header:
@@ -389,8 +426,4 @@ def _physical(header: Any, pixels: NDArray[Any]) -> NDArray[Any]:
                 frame = values[i] if values.ndim > 2 else values
                 frame *= float(sequence[0].get("RescaleSlope", 1))
                 frame += float(sequence[0].get("RescaleIntercept", 0))
-    if outside is not None and outside.any() and not outside.all():
-        values[outside] = values[~outside].min()  # outside the field of view: as dark as the darkest pixel inside
-    if interpretation == "MONOCHROME1":
-        values = values.max() + values.min() - values
-    return values
+    return _inside_out(header, pixels, values)

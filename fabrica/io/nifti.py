@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..contracts import Field, Image
+from .gzipped import content
 from .scan import Affine, Oddity, Scan, UnreadableError, check_affine, check_values
 
 ENDINGS = (".nii", ".nii.gz", ".hdr", ".img")
@@ -36,6 +37,8 @@ def listing(path: Path) -> tuple[list[Scan], list[Oddity]]:
 def read(scan: Scan) -> Image:
     """The voxels with the header's slope applied: integers stay exact in float32 up to 2^24."""
     image = _open(scan.files[0])
+    if scan.files[0].name.endswith(".gz") and not scan.files[0].name.endswith((".hdr.gz", ".img.gz")):
+        image = type(image).from_bytes(content(scan.files[0]))
     try:
         data = np.asanyarray(image.dataobj)
     except (EOFError, OSError, ValueError) as error:

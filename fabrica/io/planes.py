@@ -9,14 +9,13 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .scan import Affine
 
-Vector = NDArray[np.float64]
 SAME_PLACE_MM = 0.01
 UNEVEN = 0.1  # of the usual step; positions are written with few digits
 
@@ -38,13 +37,16 @@ class Plane:
     weight: int = 0  # bytes of the file: of two copies the heavier one is whole
 
     @property
-    def normal(self) -> Vector:
-        return np.cross(np.array(self.row), np.array(self.column))
+    def normal(self) -> tuple[float, float, float]:
+        """row x column; plain numbers, as a cohort has thousands of planes."""
+        (a, b, c), (d, e, f) = self.row, self.column
+        return b * f - c * e, c * d - a * f, a * e - b * d
 
     @property
     def location(self) -> float:
         """mm along the slice normal."""
-        return float(self.normal @ np.array(self.position))
+        (a, b, c), (x, y, z) = self.normal, self.position
+        return a * x + b * y + c * z
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +89,15 @@ def _stack(planes: list[Plane]) -> Stack:
 
 def _places(planes: list[Plane]) -> list[list[Plane]]:
     """Planes at the same location, in order along the normal, each sorted by time."""
-    ordered = sorted(planes, key=lambda p: p.location)
     places: list[list[Plane]] = []
-    for plane in ordered:
-        if places and plane.location - places[-1][0].location < SAME_PLACE_MM:
+    start = -math.inf
+    for location, plane in sorted(((p.location, p) for p in planes), key=itemgetter(0)):
+        if location - start < SAME_PLACE_MM:
             places[-1].append(plane)
         else:
             places.append([plane])
-    return [_moments(place) for place in places]
+            start = location
+    return [_moments(place) if len(place) > 1 else place for place in places]
 
 
 def _moments(place: list[Plane]) -> list[Plane]:
@@ -109,7 +112,7 @@ def _even_run(places: list[list[Plane]], remarks: list[str]) -> list[list[Plane]
     """The longest run of evenly spaced slices: a volume over a gap would put anatomy in the wrong place."""
     if len(places) < 3:
         return places
-    steps = [b[0].location - a[0].location for a, b in pairwise(places)]
+    steps = [b - a for a, b in pairwise([place[0].location for place in places])]
     usual = float(np.median(steps))
     even = [abs(step - usual) <= UNEVEN * usual for step in steps]
     if all(even):
@@ -134,7 +137,7 @@ def _affine(planes: Sequence[Plane]) -> Affine:
     if len(planes) > 1:
         step = (np.array(last.position) - np.array(first.position)) / (len(planes) - 1)
     else:
-        step = first.normal * (first.thickness or 1.0)
+        step = np.array(first.normal) * (first.thickness or 1.0)
     affine = np.eye(4)
     affine[:3, 0] = step
     affine[:3, 1] = np.array(first.column) * first.spacing[0]

@@ -77,10 +77,9 @@ def template() -> Template:
               _smooth(_signed_mm(closed), 2.5), *normal, t1_half / np.float32(255)]  # fmt: skip
     fading = np.exp(-np.clip(to_ventricle, 0, None) / 14) * _smooth(head, 1)
     away = np.asarray(np.gradient(_smooth(to_ventricle, 1.5), 2.0)) * fading
-    maps = torch.from_numpy(np.stack([gm, wm]))
-    return Template(
-        maps, torch.from_numpy(np.stack(layers).astype(np.float32)), torch.from_numpy(away.astype(np.float32))
-    )
+    arrays = ([gm, wm], layers, away)
+    maps, smooth, outward = (torch.from_numpy(np.stack(a).astype(np.float32)) for a in arrays)
+    return Template(*(t[None].contiguous(memory_format=torch.channels_last_3d)[0] for t in (maps, smooth, outward)))
 
 
 def _step(t: Array) -> Array:
