@@ -201,12 +201,14 @@ class Loader:
         first = next((e for e, _ in chosen if name in e.files), None)
         channels = 1 if first is None else self.store.array(first, name).shape[0]
         depth = (2 * around + 1) if self.layout.axes == "yx" else self.layout.size[0]
-        out = np.zeros((len(chosen), channels, depth, *self.layout.size[1:]), np.float32)
+        out = np.empty((len(chosen), channels, depth, *self.layout.size[1:]), np.float32)
         for row, (entry, z) in enumerate(chosen):
+            place = out[row, ..., ::-1] if flips[row] else out[row]  # written in reverse: a flip that costs nothing
             if name in entry.files:
-                self._cut(out[row], self.store.array(entry, name), z, around, offsets[row].tolist())
+                self._cut(place, self.store.array(entry, name), z, around, offsets[row].tolist())
+            else:
+                place.fill(0)
         batch = torch.from_numpy(out)
-        batch = torch.where(flips.reshape(-1, 1, 1, 1, 1), batch.flip(-1), batch)
         if self.layout.axes == "yx":
             batch = batch.flatten(1, 2)
         return batch, torch.tensor([name in e.files for e, _ in chosen])
@@ -216,11 +218,15 @@ class Loader:
         if self.layout.axes == "yx":
             planes = np.clip(np.arange(z - around, z + around + 1), 0, volume.shape[1] - 1)
             (y0, y1, ty), (x0, x1, tx) = (self._span(volume.shape[k + 1], self.layout.size[k], at[k]) for k in (1, 2))
+            if (y1 - y0, x1 - x0) != out.shape[2:]:
+                out.fill(0)
             out[:, :, ty : ty + y1 - y0, tx : tx + x1 - x0] = volume[:, planes, y0:y1, x0:x1]
             return
         (z0, z1, tz), (y0, y1, ty), (x0, x1, tx) = (
             self._span(volume.shape[k + 1], self.layout.size[k], at[k]) for k in (0, 1, 2)
         )
+        if (z1 - z0, y1 - y0, x1 - x0) != out.shape[1:]:
+            out.fill(0)
         out[:, tz : tz + z1 - z0, ty : ty + y1 - y0, tx : tx + x1 - x0] = volume[:, z0:z1, y0:y1, x0:x1]
 
     @staticmethod

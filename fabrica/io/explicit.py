@@ -176,6 +176,13 @@ def header(path: Path) -> PlainHeader | None:
     return found
 
 
+def forget() -> None:
+    """Drop what is remembered of headers: what a first reading costs can then be measured."""
+    _HEADERS.clear()
+    _LAYOUTS.clear()
+    _PARSED.clear()
+
+
 def pixels(path: Path) -> tuple[PlainHeader, NDArray[Any]] | None:
     """(header, stored numbers (rows, columns)) of a plain file with whole pixel data, or None."""
     descriptor = os.open(path, os.O_RDONLY)
