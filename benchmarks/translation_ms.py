@@ -26,7 +26,7 @@ import torch
 from fabrica.config import from_plain
 from fabrica.data import cohort
 from fabrica.data.prepare import intensity_scale
-from fabrica.evaluate.pixel import ssim_map
+from fabrica.evaluate.structure import ssim_map
 from fabrica.evaluate.task import lesion_contrast
 from fabrica.networks import precision
 from fabrica.run import run_recipe

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from ..contracts import Metric
-
-Array = NDArray[np.float64]
-SYNTHRAD_HU = (-1024.0, 3071.0)
+from .pairs import SYNTHRAD_HU, Array, check_range, images, pair
+from .spectrum import modulation_transfer, noise_power_spectrum
+from .structure import gmsd, haarpsi, hfen, ms_ssim, ssim_map, vif
 
 
 def mae(
@@ -25,7 +24,7 @@ def mae(
 
     Raises ValueError for shapes that differ, an empty mask, voxels that are not finite, or an unknown convention.
     """
-    x, y = _pair(generated, reference, mask, convention, ("plain", "synthrad2025"))
+    x, y = pair(generated, reference, mask, convention, ("plain", "synthrad2025"))
     return float(np.abs(x - y).mean())
 
 
@@ -33,7 +32,7 @@ def rmse(
     generated: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None = None, convention: str = "plain"
 ) -> float:
     """Root mean squared error in the unit of the images; errors as `mae`."""
-    x, y = _pair(generated, reference, mask, convention, ("plain", "synthrad2025"))
+    x, y = pair(generated, reference, mask, convention, ("plain", "synthrad2025"))
     return float(np.sqrt(((x - y) ** 2).mean()))
 
 
@@ -41,7 +40,7 @@ def nmse(
     generated: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None = None, convention: str = "plain"
 ) -> float:
     """Squared error over squared reference, summed over the whole volume, as fastMRI defines it; errors as `mae`."""
-    x, y = _pair(generated, reference, mask, convention, ("plain", "fastmri", "synthrad2025"))
+    x, y = pair(generated, reference, mask, convention, ("plain", "fastmri", "synthrad2025"))
     power = float((y**2).sum())
     if power == 0:
         raise ValueError("nmse needs a reference that is not zero everywhere. Use mae or rmse for empty references.")
@@ -56,8 +55,8 @@ def psnr(
 
     `spacing_mm` changes nothing here; it is accepted so that all paired metrics are called alike.
     """
-    _check_range(data_range)
-    x, y = _pair(generated, reference, mask, convention, ("plain", "skimage", "monai", "fastmri", "synthrad2025"))
+    check_range(data_range)
+    x, y = pair(generated, reference, mask, convention, ("plain", "skimage", "monai", "fastmri", "synthrad2025"))
     error = float(((x - y) ** 2).mean())
     return float("inf") if error == 0 else float(10 * np.log10(data_range**2 / error))
 
@@ -73,9 +72,9 @@ def ssim(
     synthrad2025: clipped, shifted to be non-negative, skimage's window, inside the mask. 3D arrays have 3D windows.
     SSIM is meaningless for zero-mean data: shift it first. `spacing_mm` changes nothing: windows count pixels.
     """
-    _check_range(data_range)
+    check_range(data_range)
     known = ("wang2004", "monai", "skimage", "fastmri", "synthrad2025")
-    x, y, inside = _images(generated, reference, mask, convention, known)
+    x, y, inside = images(generated, reference, mask, convention, known)
     if convention == "fastmri":
         if x.ndim != 3:
             raise ValueError(f"ssim(convention='fastmri') got {x.ndim} axes, expected 3: slices along the first.")
@@ -85,22 +84,6 @@ def ssim(
     if convention == "synthrad2025":
         x, y = x - SYNTHRAD_HU[0], y - SYNTHRAD_HU[0]
     return _ssim(x, y, data_range, inside, convention in ("wang2004", "monai"))
-
-
-def ssim_map(x: Array, y: Array, data_range: float, gaussian: bool) -> Array:
-    """SSIM at every position, borders reflected."""
-
-    def smooth(a: Array) -> Array:
-        out: Array = ndimage.gaussian_filter(a, 1.5, truncate=3.5) if gaussian else ndimage.uniform_filter(a, 7)
-        return out
-
-    count = 7**x.ndim
-    correct = 1.0 if gaussian else count / (count - 1)
-    ux, uy = smooth(x), smooth(y)
-    vx, vy = correct * (smooth(x * x) - ux * ux), correct * (smooth(y * y) - uy * uy)
-    vxy = correct * (smooth(x * y) - ux * uy)
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    return ((2 * ux * uy + c1) * (2 * vxy + c2)) / ((ux**2 + uy**2 + c1) * (vx + vy + c2))
 
 
 def _ssim(x: Array, y: Array, data_range: float, inside: NDArray[np.bool_] | None, gaussian: bool) -> float:
@@ -115,40 +98,10 @@ def _ssim(x: Array, y: Array, data_range: float, inside: NDArray[np.bool_] | Non
     return float(similar[(slice(border, -border),) * x.ndim].mean())
 
 
-def _check_range(data_range: float) -> None:
-    if not np.isfinite(data_range) or data_range <= 0:
-        raise ValueError(
-            f"data_range is {data_range}, expected the positive span of possible values, such as 4095 for HU."
-        )
-
-
-def _images(
-    generated: ArrayLike, reference: ArrayLike, mask: ArrayLike | None, convention: str, known: Sequence[str]
-) -> tuple[Array, Array, NDArray[np.bool_] | None]:
-    x, y = np.asarray(generated, np.float64), np.asarray(reference, np.float64)
-    if convention not in known:
-        raise ValueError(f"Unknown convention {convention!r}, expected one of {', '.join(known)}.")
-    if x.shape != y.shape or x.ndim not in (2, 3):
-        raise ValueError(f"Got shapes {x.shape} and {y.shape}, expected two equal shapes of 2 or 3 spatial axes.")
-    if not np.isfinite(x).all() or not np.isfinite(y).all():
-        raise ValueError("An image holds NaN or infinity. Count it as failed; do not average over it.")
-    inside = None if mask is None else np.asarray(mask).astype(bool)
-    if inside is not None and (inside.shape != x.shape or not inside.any()):
-        raise ValueError(
-            f"The mask has shape {inside.shape} and {inside.sum()} voxels, expected {x.shape} and at least one."
-        )
-    if convention == "synthrad2025":
-        x, y = np.clip(x, *SYNTHRAD_HU), np.clip(y, *SYNTHRAD_HU)
-    return x, y, inside
-
-
-def _pair(
-    generated: ArrayLike, reference: ArrayLike, mask: ArrayLike | None, convention: str, known: Sequence[str]
-) -> tuple[Array, Array]:
-    x, y, inside = _images(generated, reference, mask, convention, known)
-    return (x, y) if inside is None else (x[inside], y[inside])
-
-
+__all__ = [
+    "METRICS", "gmsd", "haarpsi", "hfen", "mae", "modulation_transfer", "ms_ssim", "nmse", "noise_power_spectrum", "psnr",
+    "rmse", "ssim", "vif",
+]  # fmt: skip
 _PAIRED = ("generated", "reference")
 METRICS = {
     "mae": Metric(mae, _PAIRED, "pixel", "lower", "unit of the image"),

@@ -18,6 +18,7 @@ from ..data.store import Prepared, Store
 from ..registry import NotEvaluated
 from . import pixel, task
 from .competitors import JointHistogram, fit_histogram, matched
+from .structure import ssim_map
 
 Array = NDArray[np.floating[Any]]
 SMALLEST_BODY = 0.08  # of the intensity scale: brighter than this in any image is the patient
@@ -206,9 +207,9 @@ def ssim_masked(image: Array, reference: Array, mask: NDArray[np.bool_], span: f
     """Wang 2004 per axial slice (slices) or in 3D (volumes), averaged over the voxels of the mask."""
     x, y = image.astype(np.float64), reference.astype(np.float64)
     if axes == "zyx" and min(x.shape) >= 11:
-        return float(pixel.ssim_map(x, y, span, True)[mask].mean())
+        return float(ssim_map(x, y, span, True)[mask].mean())
     planes = [z for z in range(len(x)) if mask[z].any()]
-    total = sum(float(pixel.ssim_map(x[z], y[z], span, True)[mask[z]].sum()) for z in planes)
+    total = sum(float(ssim_map(x[z], y[z], span, True)[mask[z]].sum()) for z in planes)
     return total / float(mask.sum())
 
 

@@ -1,4 +1,4 @@
-"""Tier 3: what a clinic would do with the image. Here: overlap of label maps and the contrast that lesions keep."""
+"""Tier 3: what a clinic would do with the image. One name for each function; the files beside hold them by subject."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from numpy.typing import ArrayLike
 from scipy import ndimage
 
 from ..contracts import Metric
+from .agreement import bland_altman, concordance_correlation, intraclass_correlation
+from .discrimination import auc_delong, auc_delong_paired, brier, calibration, concordance_index
+from .dose import dose_volume_histogram, gamma_pass_rate, openkbp_scores
+from .observer import hotelling_observer, laguerre_gauss
+from .overlap import dice, hausdorff95, lesion_detection, normalised_surface_dice
 
-
-def dice(generated: ArrayLike, reference: ArrayLike) -> float:
-    """Dice overlap of two masks, or the mean over the labels of the reference; both empty = 1, one empty = 0.
-
-    Raises ValueError for shapes that differ.
-    """
-    x, y = np.asarray(generated), np.asarray(reference)
-    if x.shape != y.shape:
-        raise ValueError(f"Got label maps of {x.shape} and {y.shape}, expected equal shapes.")
-    labels = [v for v in np.union1d(np.unique(x), np.unique(y)) if v != 0]
-    scores = [2 * float(((x == v) & (y == v)).sum()) / float((x == v).sum() + (y == v).sum()) for v in labels]
-    return float(np.mean(scores)) if scores else 1.0
+__all__ = [
+    "METRICS", "auc_delong", "auc_delong_paired", "bland_altman", "brier", "calibration", "concordance_correlation",
+    "concordance_index", "dice", "dose_volume_histogram", "gamma_pass_rate", "hausdorff95", "hotelling_observer",
+    "intraclass_correlation", "laguerre_gauss", "lesion_contrast", "lesion_detection", "normalised_surface_dice",
+    "openkbp_scores",
+]  # fmt: skip
 
 
 def lesion_contrast(image: ArrayLike, lesion: ArrayLike, *, tissue: ArrayLike | None = None) -> float:

@@ -1,0 +1,49 @@
+"""A figure with what is known about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+
+class Result(float):
+    """A number that carries its interval, its p value and how it was made; a plain float to whoever wants only that.
+
+    `n` counts the units that it rests on (patients where patients are known), `convention` names the variant of the
+    method, `details` holds further figures by name. Frozen.
+    """
+
+    __slots__ = ("convention", "details", "interval", "n", "p_value", "standard_error")
+
+    interval: tuple[float, float] | None
+    p_value: float | None
+    standard_error: float | None
+    n: int
+    convention: str
+    details: Mapping[str, Any]
+
+    def __new__(
+        cls, value: float, n: int, convention: str, *, interval: tuple[float, float] | None = None,
+        p_value: float | None = None, standard_error: float | None = None, details: Mapping[str, Any] | None = None,
+    ) -> Result:  # fmt: skip
+        made = super().__new__(cls, value)
+        given = {
+            "n": n, "convention": convention, "interval": interval, "p_value": p_value,
+            "standard_error": standard_error, "details": MappingProxyType(dict(details or {})),
+        }  # fmt: skip
+        for name, known in given.items():
+            object.__setattr__(made, name, known)
+        return made
+
+    @property
+    def value(self) -> float:
+        return float(self)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"A result is frozen; {name} cannot be set.")
+
+    def __repr__(self) -> str:
+        known = {"interval": self.interval, "p_value": self.p_value, "standard_error": self.standard_error}
+        shown = "".join(f", {k}={v}" for k, v in known.items() if v is not None)
+        return f"Result({float(self):.6g}, n={self.n}{shown}, {self.convention!r})"
