@@ -33,6 +33,9 @@ docs: $(VENV)/.test
 	$(BIN)/python docs/tables.py
 
 bench: $(VENV)/.test
+	$(PIP) -e ".[bench]"
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/statistics.py --repetitions 2000
 	$(BIN)/python benchmarks/translation_ms.py --data $(or $(FABRICA_TEST_DATA),$(error Set FABRICA_TEST_DATA to the folder of real scans))/mri_multicontrast/ms_mni
 
 clean:

@@ -78,6 +78,16 @@ def test_a_run_leaves_all_that_is_needed(finished: Path) -> None:
     assert np.isfinite(nibabel.load(draws[0]).get_fdata()).all()
 
 
+def test_a_recipe_may_ask_for_more_metrics(finished: Path, tmp_path: Path) -> None:
+    metrics = ["hfen", "gmsd", "haarpsi", "vif", "ms_ssim"]
+    plain = _plain(family={"run": str(finished)}, evaluate={"draws": 2, "metrics": metrics})
+    del plain["train"]
+    rows = run_recipe(from_plain(plain), tmp_path, say=lambda _: None).report.stages[0].cases
+    found = {m: [r.value for r in rows if r.metric == m and r.by == "T2w copied"] for m in metrics}
+    assert all(isinstance(v, float) for m in metrics[:4] for v in found[m])
+    assert all("not evaluated: needs another image: ms_ssim got an image of" in str(v) for v in found["ms_ssim"])
+
+
 def test_draws_lie_on_the_source_grid(finished: Path) -> None:
     path = next((finished / "stages" / "model" / "draws").rglob("0.nii.gz"))
     image = io.read_image(path)

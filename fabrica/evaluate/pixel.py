@@ -109,4 +109,9 @@ METRICS = {
     "nmse": Metric(nmse, _PAIRED, "pixel", "lower", ""),
     "psnr": Metric(psnr, _PAIRED, "pixel", "higher", "dB"),
     "ssim": Metric(ssim, _PAIRED, "pixel", "higher", ""),
+    "ms_ssim": Metric(ms_ssim, _PAIRED, "pixel", "higher", ""),
+    "hfen": Metric(hfen, _PAIRED, "pixel", "lower", ""),
+    "gmsd": Metric(gmsd, _PAIRED, "pixel", "lower", ""),
+    "haarpsi": Metric(haarpsi, _PAIRED, "pixel", "higher", ""),
+    "vif": Metric(vif, _PAIRED, "pixel", "higher", ""),
 }

@@ -14,7 +14,7 @@ from ..rng import derive
 from .result import Result
 
 SMALLEST = 20  # patients: below this no interval carries a claim
-NORMAL_FROM = 50
+NORMAL_FROM = 200  # at 60 skewed patients Student covers 93.7 %
 RESAMPLES = 2000
 FLIPS = 9999
 EXACT_UP_TO = 13  # patients: all sign flips are tried
@@ -35,7 +35,7 @@ def per_patient(values: ArrayLike, patients: Sequence[str]) -> tuple[Array, tupl
 
 
 def interval(values: ArrayLike, patients: Sequence[str], *, level: float = 0.95, seed: int = 0) -> Result:
-    """Mean over patients with a two-sided interval: bootstrap-t from 20 patients, Student's t from 50, none below.
+    """Mean over patients with a two-sided interval: bootstrap-t from 20 patients, Student's t from 200, none below.
 
     Coverage of the percentile bootstrap and BCa at 10 to 20 patients is well under the nominal level.
     """

@@ -197,6 +197,15 @@ def _measure(
     if metric == "psnr":
         value = pixel.psnr(image, reference, data_range=span, mask=mask, convention=convention)
         return value if np.isfinite(value) else "infinite: the images are equal", "dB"
+    structural: dict[str, Any] = {
+        "hfen": pixel.hfen, "gmsd": pixel.gmsd, "haarpsi": pixel.haarpsi, "vif": pixel.vif, "ms_ssim": pixel.ms_ssim
+    }  # fmt: skip
+    if metric in structural:
+        options = {} if metric == "hfen" else {"data_range": span}
+        try:
+            return float(structural[metric](image, reference, mask=mask, **options)), ""
+        except ValueError as error:
+            return str(NotEvaluated((f"another image: {error}",))), ""
     functions: dict[str, Any] = {"mae": pixel.mae, "rmse": pixel.rmse, "nmse": pixel.nmse}
     if metric not in functions:
         return str(NotEvaluated((f"a {metric} that can be computed from paired images",))), ""
