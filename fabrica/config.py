@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -243,6 +244,7 @@ def _check_input(stage: Stage, plan: InputPlan, known: Mapping[str, Stage]) -> N
 
 def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
     dot = f"{at}." if at else ""
+    _check_name(str(name), at)
     if not isinstance(value, Mapping):
         raise _AtError(at, f"stage {name!r} is {value!r}. Write: {name}: {{job: ..., family: ...}}")
     _known(value, at, _STAGE if at else _FLAT)
@@ -299,15 +301,19 @@ def _family_of(trained: TrainedPlan, job: Job, at: str) -> tuple[Named, UNetShap
         raise _AtError(
             f"{at}.run", f"{trained.run} is not a run: it holds no recipe.yaml. See: ls {trained.run.parent}"
         )
-    plain = yaml.safe_load(file.read_text())
-    stages = plain.get("stages") or {"model": plain}
+    stages = _guard(f"{at}.run", lambda: _stages_of(file))
     if trained.stage not in stages:
         raise _AtError(f"{at}.stage", str(unknown(f"stage of {trained.run}", trained.stage, list(stages))))
+    _check_name(trained.stage, f"{at}.stage")
     stage = stages[trained.stage]
+    if not isinstance(stage, Mapping) or not {"job", "family"} <= set(stage):
+        raise _AtError(
+            f"{at}.run", f"{file} is damaged: its stage {trained.stage} has no job and family. Name another."
+        )
     if "run" in stage["family"]:
         raise _AtError(at, f"{trained.stage} of {trained.run} was trained in another run. Name that: {stage['family']}")
     other_job = _named(stage["job"], at)
-    other = build(at, JOBS.find(other_job.name), job_options(other_job.options)).signature()
+    other = _guard(at, lambda: build(at, JOBS.find(other_job.name), job_options(other_job.options))).signature()
     mine = job.signature()
     for part in ("x", "axes", "condition"):
         if getattr(mine, part) != getattr(other, part):
@@ -317,6 +323,26 @@ def _family_of(trained: TrainedPlan, job: Job, at: str) -> tuple[Named, UNetShap
                 f"{_words(getattr(mine, part))}. Write its job: job: {dict(stage['job'])}",
             )
     return _family(stage["family"], at)
+
+
+def _stages_of(file: Path) -> Mapping[str, Any]:
+    """The stages of a run's recipe; raises ValueError when it cannot be read."""
+    try:
+        plain = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{file} cannot be read ({type(error).__name__}). Copy the run again, or name another."
+        ) from error
+    if not isinstance(plain, Mapping) or not isinstance(plain.get("stages", {}), Mapping):
+        raise ValueError(f"{file} is damaged: it is no recipe. Copy the run again, or name another.")
+    stages: Mapping[str, Any] = plain.get("stages") or {"model": plain}
+    return stages
+
+
+def _check_name(name: str, at: str) -> None:
+    """Names become folders: letters, digits, '_', '-' and '.', a letter or digit first."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
+        raise _AtError(at, f"{name!r} cannot name a folder. Use letters, digits, _ and -, such as: to_flair")
 
 
 def _words(part: Any) -> str:

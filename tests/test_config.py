@@ -217,3 +217,29 @@ def test_a_family_of_another_run_is_checked_before_anything_runs(tmp_path: Path)
     (run / "recipe.yaml").write_text(text)
     with pytest.raises(RecipeError, match=r":5: model of .* was trained in another run. Name that"):
         _load(tmp_path, text)
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "../up", ".hidden", "", "x" * 65, "a b"])
+def test_stage_names_cannot_leave_the_run_folder(name: str) -> None:
+    plain = yaml.safe_load(CHAIN)
+    plain["stages"] = {name: plain["stages"]["make"]}
+    with pytest.raises(RecipeError, match="cannot name a folder"):
+        from_plain(plain)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: [1", "cannot be read"),
+        ("- 1", "is no recipe"),
+        ("stages: [1]", "is no recipe"),
+        ("stages: {model: 3}", "has no job and family"),
+        ("stages: {model: {job: {name: nope}, family: flow}}", "Unknown job 'nope'"),
+    ],
+)
+def test_a_damaged_run_is_one_line(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(content)
+    plain = yaml.safe_load(GOOD) | {"family": {"run": str(tmp_path)}}
+    del plain["train"]
+    with pytest.raises(RecipeError, match=message):
+        from_plain(plain)
