@@ -29,7 +29,7 @@ def scan_folder(folder: Path) -> Listing:
 
     Headers only; raises UnreadableError when the folder does not exist or is empty.
     """
-    from . import dicom, nifti, raster
+    from . import dicom, explicit, nifti, raster
 
     if not folder.exists():
         raise UnreadableError(f"{folder} does not exist.", "Give the folder that holds the scans: --data DIR.")
@@ -49,7 +49,7 @@ def scan_folder(folder: Path) -> Listing:
                 found, odd = nifti.listing(path)
             elif lowered.endswith(raster.ENDINGS):
                 found, odd = raster.listing(path)
-            elif dicom.looks_like(path):
+            elif explicit.header(path) is not None or dicom.looks_like(path):
                 dicom_files.append(path)
                 continue
             else:
