@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from .. import io
+from ..contracts import Metric
 from ..data.prepare import grid_of, resample, same_grid
 from ..registry import NotEvaluated, measure
 from .pixel import METRICS
 from .report import Report, StageResult, render
 from .summary import Row
+
+
+def _answer(metric: Metric, evidence: Mapping[str, Any]) -> float | str:
+    """A number, or the words why there is none: an image that a metric refuses must not end the report."""
+    try:
+        value = measure(metric, evidence)
+    except ValueError as error:
+        return str(NotEvaluated((f"another image: {error}",)))
+    if isinstance(value, NotEvaluated):
+        return str(value)
+    return "infinite: the images are equal" if value == float("inf") else float(value)
 
 
 def evaluate_folders(
@@ -38,8 +51,7 @@ def evaluate_folders(
         patient = ours[name].patient or name.split("/")[0]
         evidence = {"generated": image.data[0].numpy(), "reference": truth.data[0].numpy(), "data_range": data_range}
         for metric, known in METRICS.items():
-            value = measure(known, evidence)
-            text = str(value) if isinstance(value, NotEvaluated) or value == float("inf") else float(value)
-            result.cases.append(Row(name, patient, "", "model", metric, text, known.unit if known.unit == "dB" else ""))
+            unit = known.unit if known.unit == "dB" else ""
+            result.cases.append(Row(name, patient, "", "model", metric, _answer(known, evidence), unit))
     report.stages.append(result)
     return render(report, out)
