@@ -179,8 +179,13 @@ def head_regions(at: Tensor) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
-def healthy_fractions(patient: Patient, v: Mapping[str, Tensor], warp: Tensor, spacing: float) -> Tensor:
-    """(tissue, *slab) fractions of a head without lesions, in [0, 1] and summing to at most 1 (the rest is air)."""
+def healthy_fractions(
+    patient: Patient, v: Mapping[str, Tensor], warp: Tensor, spacing: float, room: Tensor | None = None
+) -> Tensor:
+    """(tissue, *slab) fractions of a head without lesions, in [0, 1] and summing to at most 1 (the rest is air).
+
+    `room` is memory of that shape or longer along x, used again from slab to slab: fresh pages cost more than the sums.
+    """
     a, depth, mid1, slow, cerebellum = patient.atrophy, v["depth"], v["mid1"], v["slow"], v["cerebellum"]
     edge = 0.38 * max(1.0, spacing)  # mm; a coarser voxel mixes more
     maps = sample(template().maps, warp.movedim(0, -1), TEMPLATE_ORIGIN, 1.0) * (v["outer"] > -2)
@@ -195,7 +200,7 @@ def healthy_fractions(patient: Patient, v: Mapping[str, Tensor], warp: Tensor, s
     f_csf = torch.maximum(torch.sigmoid(-pial / edge), torch.sigmoid(water) * (depth > 3))
     f_wm = torch.sigmoid(1.6 * white + 0.25 + 0.5 * v["fine1"] + cortex * 2.8 * (pial - ribbon).clamp(-4, 1.8))
     brain = torch.sigmoid((v["outer"] + 0.5) / 0.5)
-    f = torch.zeros(len(NAMES), *gm.shape)
+    f = torch.zeros(len(NAMES), *gm.shape) if room is None else room[:, : len(gm)].zero_()
     f[0], f[1], f[2] = brain * f_csf, brain * (1 - f_csf) * (1 - f_wm), brain * (1 - f_csf) * f_wm
     spaces = torch.sigmoid((0.42 - v["perivascular"] + 0.12 * a) / 0.16) * f[2] * (cortex < 0.97) * (0.45 / spacing)
     f[0] += spaces

@@ -14,7 +14,7 @@ from ...rng import Rng
 from . import anatomy as head
 from .fields import blur, noise
 from .lesions import lesion_fields, paint
-from .tissue import MR, SCANNERS, PulseSequence, Scanner, mixing_matrix
+from .tissue import MR, NAMES, SCANNERS, PulseSequence, Scanner, mixing_matrix
 
 CONTRASTS = (*MR, "CT", "PET")
 SLAB = 7  # planes of the coarse grid worked on at once: they stay in the cache
@@ -81,12 +81,13 @@ def _simulate(patient: head.Patient, scanner: Scanner, contrasts: Sequence[str],
     masks: dict[str, Tensor] = {}
     factor = coarse // spacing
     y, z = (slice(s.start * factor, min((s.stop - 1) * factor, n)) for s, n in zip(inside[1:], shape[1:], strict=True))
+    room = torch.empty(len(NAMES), SLAB * factor, y.stop - y.start, z.stop - z.start)
     for start in range(inside[0].start, inside[0].stop - 1, SLAB):
         stop = min(start + SLAB + 1, inside[0].stop)
         part = _finer(stack[:, start:stop, inside[1], inside[2]], factor)
         x = slice(start * factor, min(start * factor + part.shape[1], shape[0]))
         part = part[:, : x.stop - x.start, : y.stop - y.start, : z.stop - z.start]
-        found = _slab(patient, dict(zip(names, part, strict=False)), part[-3:], mixing, contrasts, spacing)
+        found = _slab(patient, dict(zip(names, part, strict=False)), part[-3:], mixing, contrasts, spacing, room)
         images[:, x, y, z], fractions[:, x, y, z] = found[0], found[1][:3]
         brain[x, y, z] = torch.sigmoid((part[names.index("outer")] + 0.5) / 0.5)
         for name, mask in found[2].items():
@@ -117,10 +118,16 @@ def _finer(slab: Tensor, factor: int) -> Tensor:
 
 
 def _slab(
-    patient: head.Patient, v: Mapping[str, Tensor], warp: Tensor, mixing: Tensor, contrasts: Sequence[str], spacing: int
+    patient: head.Patient,
+    v: Mapping[str, Tensor],
+    warp: Tensor,
+    mixing: Tensor,
+    contrasts: Sequence[str],
+    spacing: int,
+    room: Tensor,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """(images, fractions, masks) of some planes."""
-    fractions = head.healthy_fractions(patient, v, warp, float(spacing))
+    fractions = head.healthy_fractions(patient, v, warp, float(spacing), room)
     masks = paint(fractions, patient, v)
     u1 = 0.035 * v["mid1"] + 0.03 * v["fine1"] + 0.03 * v["slow"] - v["myelin"] * fractions[1]
     iron = v["iron"] * (0.6 + 0.5 * min(patient.age / 60, 1))
