@@ -41,7 +41,7 @@ def run(
 
     from . import config
     from .processes import joined
-    from .run import new_folder, run_recipe
+    from .run import common_folder, run_recipe
     from .train import Interrupted
 
     with _errors(), joined() as processes:
@@ -54,7 +54,7 @@ def run(
             typer.echo(yaml.safe_dump(checked.plain(), sort_keys=False), nl=False)
             typer.echo(f"# stages: {', '.join(f'{s.name} ({s.family.name})' for s in checked.stages)}")
             return
-        folder = recipe if existing else processes.agree(new_folder(runs) if processes.first else recipe)
+        folder = recipe if existing else common_folder(runs, processes)
         if processes.first:
             typer.echo(f"Run {folder}")
         try:

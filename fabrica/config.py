@@ -100,6 +100,10 @@ class Stage:
     input: InputPlan | None = None
     trained: TrainedPlan | None = None
 
+    def home(self, run: Path) -> Path:
+        """Where its checkpoint lies: in the run, or in the run that trained it."""
+        return self.trained.folder if self.trained else run / "stages" / self.name
+
     def build_job(self) -> Job:
         return build(f"job {self.job.name!r}", JOBS.find(self.job.name), job_options(self.job.options))
 

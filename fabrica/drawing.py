@@ -144,7 +144,7 @@ class Answering:
     """A trained stage that answers cases, its earlier stages included."""
 
     def __init__(self, run: Path, recipe: Recipe, stage: Stage) -> None:
-        place = stage.trained.folder if stage.trained else run / "stages" / stage.name
+        place = stage.home(run)
         known = load_checkpoint(place)
         if known is None:
             raise ValueError(f"{place} is not trained yet. Type: fabrica run {run}")

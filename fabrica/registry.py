@@ -148,4 +148,7 @@ def measure(metric: Metric, evidence: Mapping[str, Any]) -> Any:
     if missing:
         return NotEvaluated(missing)
     options = {p.name: evidence[p.name] for p in keywords if evidence.get(p.name) is not None}
-    return metric.function(*(evidence[name] for name in metric.inputs), **options)
+    try:
+        return metric.function(*(evidence[name] for name in metric.inputs), **options)
+    except ValueError as error:  # an image that a metric refuses must not end a report: it stands there in words
+        return NotEvaluated((f"another image: {error}",))

@@ -87,7 +87,7 @@ def run_recipe(
     Raises RecipeError, UnreadableError, LeakError, TrainingError, CheckpointError; Interrupted on Ctrl-C.
     """
     with joined() as processes:
-        folder = processes.agree(folder or (new_folder(runs) if processes.first else None)) or runs
+        folder = folder or common_folder(runs, processes)
         quiet = say if processes.first else _silent
         report = _run_stages(recipe, folder, only, quiet, watch if processes.first else None, processes)
         if processes.first:
@@ -145,6 +145,11 @@ def continue_run(folder: Path, **options: Any) -> RunResult:
     if plain is None:
         raise ValueError(f"{folder} is not a run: it holds no recipe.yaml. Start one: fabrica run RECIPE")
     return run_recipe(from_plain(plain, str(folder / "recipe.yaml")), folder, **options)
+
+
+def common_folder(runs: Path, processes: Processes) -> Path:
+    """A new run folder: the first process makes it, all of them use it."""
+    return processes.agree(new_folder(runs) if processes.first else runs)
 
 
 def new_folder(runs: Path) -> Path:
@@ -278,8 +283,7 @@ def train_stage(
     recipe: Recipe, ready: _Prepared, folder: Path, say: Say, watch: Callable[[str, Progress], None] | None
 ) -> Trained:
     """Train, or go on, or do nothing when the stage is finished."""
-    stage = ready.stage
-    place = stage.trained.folder if stage.trained else folder / "stages" / stage.name
+    stage, place = ready.stage, ready.stage.home(folder)
     known = load_checkpoint(place)
     plan = stage.train
     chosen = known[1]["precision"] if known else precision.choose() if plan.precision == "auto" else plan.precision

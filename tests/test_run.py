@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +19,8 @@ from fabrica.data.split import LeakError
 from fabrica.data.virtual import VirtualCohort
 from fabrica.data.virtual.export import write_cohort
 from fabrica.run import continue_run, new_folder, run_recipe
+
+from .torchrun import two_processes
 
 MAKE = Callable[..., Image]
 NETWORK = {"channels": [8, 16], "blocks": 1}
@@ -349,23 +348,8 @@ def test_two_processes_make_one_run(tmp_path: Path) -> None:
     """fabrica run under torchrun: one folder, one report, one talker."""
     plain = _plain(baseline="none")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(plain))
-    words = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "fabrica",
-        "run",
-        "recipe.yaml",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        words, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    stdout = two_processes(tmp_path, "-m", "fabrica", "run", "recipe.yaml")
     assert [p.name for p in (tmp_path / "runs").iterdir()] == ["0001"]
-    assert done.stdout.count("index.html") == 1, done.stdout
+    assert stdout.count("index.html") == 1, stdout
     assert (tmp_path / "runs" / "0001" / "report" / "report.json").is_file()
     assert len(list((tmp_path / "runs" / "0001" / "stages").rglob("*.safetensors"))) == 1

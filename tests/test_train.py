@@ -24,6 +24,8 @@ from fabrica.networks.unet import UNetShape
 from fabrica.rng import Rng
 from fabrica.train import Interrupted, TrainingError, fit, load_weights
 
+from .torchrun import two_processes
+
 JOB = Translation(["T1w"], ["FLAIR"])
 
 
@@ -137,20 +139,9 @@ def test_sigkill_leaves_no_trace(tmp_path: Path) -> None:
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
     """torchrun with two processes: gradients are averaged, so both end with the same weights; one of them writes."""
     (tmp_path / "script.py").write_text(SCRIPT.replace("steps=30", "steps=4"))
-    words = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        str(tmp_path / "script.py"),
-        str(tmp_path / "run"),
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    digests = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("digest")}
-    assert len(digests) == 1, done.stdout
+    stdout = two_processes(tmp_path, str(tmp_path / "script.py"), str(tmp_path / "run"))
+    digests = {line.split()[1] for line in stdout.splitlines() if line.startswith("digest")}
+    assert len(digests) == 1, stdout
     assert len(list((tmp_path / "run").glob("*.safetensors"))) == 1
 
 

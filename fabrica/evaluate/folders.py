@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from .. import io
-from ..contracts import Metric
 from ..data.prepare import grid_of, resample, same_grid
-from ..registry import NotEvaluated, measure
+from ..registry import measure
 from .pixel import METRICS
 from .report import Report, StageResult, render
-from .summary import Row
-
-
-def _answer(metric: Metric, evidence: Mapping[str, Any]) -> float | str:
-    """A number, or the words why there is none: an image that a metric refuses must not end the report."""
-    try:
-        value = measure(metric, evidence)
-    except ValueError as error:
-        return str(NotEvaluated((f"another image: {error}",)))
-    if isinstance(value, NotEvaluated):
-        return str(value)
-    return "infinite: the images are equal" if value == float("inf") else float(value)
+from .summary import Row, in_words
 
 
 def evaluate_folders(
@@ -52,6 +39,6 @@ def evaluate_folders(
         evidence = {"generated": image.data[0].numpy(), "reference": truth.data[0].numpy(), "data_range": data_range}
         for metric, known in METRICS.items():
             unit = known.unit if known.unit == "dB" else ""
-            result.cases.append(Row(name, patient, "", "model", metric, _answer(known, evidence), unit))
+            result.cases.append(Row(name, patient, "", "model", metric, in_words(measure(known, evidence)), unit))
     report.stages.append(result)
     return render(report, out)

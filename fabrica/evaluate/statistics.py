@@ -14,7 +14,7 @@ from ..rng import derive
 from .result import Result
 
 SMALLEST = 20  # patients: below this no interval carries a claim
-NORMAL_FROM = 200  # at 60 skewed patients Student covers 93.7 %
+NORMAL_FROM = 200  # patients; below, bootstrap-t covers skewed values better
 RESAMPLES = 2000
 FLIPS = 9999
 EXACT_UP_TO = 13  # patients: all sign flips are tried

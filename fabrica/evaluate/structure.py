@@ -63,7 +63,9 @@ def ms_ssim(generated: ArrayLike, reference: ArrayLike, *, data_range: float, ma
 
 
 def _inner_mean(values: Array, inside: Mask | None) -> float:
-    if inside is not None and inside.any():
+    if inside is not None:
+        if not inside.any():
+            raise ValueError("The mask vanishes at ms_ssim's coarsest scale. Use a larger mask, or ssim.")
         return float(values[inside].mean())
     borders = [min(5, (n - 1) // 2) for n in values.shape]  # the coarsest scale may be smaller than the window
     return float(values[tuple(slice(b, n - b) for b, n in zip(borders, values.shape, strict=True))].mean())
@@ -100,14 +102,14 @@ def gmsd(generated: ArrayLike, reference: ArrayLike, *, data_range: float, mask:
     return _over_slices(_gmsd, generated, reference, data_range, mask, 5)
 
 
-def _gmsd(x: Array, y: Array, inside: Mask | None) -> float:
+def _gmsd(x: Array, y: Array, inside: Mask | None) -> float | None:
     x, y = _halved_padded(x), _halved_padded(y)
     gx, gy = _gradient(x), _gradient(y)
     c = 170 / 255**2
     similar = (2 * gx * gy + c) / (gx**2 + gy**2 + c)
     if inside is not None:
         similar = similar[_halved_padded(inside.astype(np.float64)) >= 0.5]
-    return float(similar.std())
+    return float(similar.std()) if similar.size else None
 
 
 def _gradient(a: Array) -> Array:
@@ -132,9 +134,11 @@ def haarpsi(generated: ArrayLike, reference: ArrayLike, *, data_range: float, ma
     return _over_slices(_haarpsi, generated, reference, data_range, mask, 16)
 
 
-def _haarpsi(x: Array, y: Array, inside: Mask | None) -> float:
+def _haarpsi(x: Array, y: Array, inside: Mask | None) -> float | None:
     x, y = 255 * _halved_padded(x), 255 * _halved_padded(y)
     region = np.ones(x.shape, bool) if inside is None else _halved_padded(inside.astype(np.float64)) >= 0.5
+    if not region.any():
+        return None
     total = weight = 0.0
     for axis in (0, 1):
         a, b = ([np.abs(_haar(v, scale, axis)) for scale in (1, 2, 3)] for v in (x, y))
@@ -179,10 +183,10 @@ def vif(generated: ArrayLike, reference: ArrayLike, *, data_range: float, mask: 
     return _over_slices(_vif, generated, reference, data_range, mask, 41)
 
 
-def _vif(x: Array, y: Array, inside: Mask | None) -> float:
+def _vif(x: Array, y: Array, inside: Mask | None) -> float | None:
     x, y = 255 * x, 255 * y
     kept = np.ones(x.shape) if inside is None else inside.astype(np.float64)
-    upper = lower = 0.0
+    upper, lower, seen = 0.0, 0.0, 0
     for scale in range(4):
         taps = 2 ** (4 - scale) + 1
         if scale:
@@ -201,9 +205,10 @@ def _vif(x: Array, y: Array, inside: Mask | None) -> float:
         rest = np.where(gain >= 0, rest, vx)
         gain, rest = np.maximum(gain, 0.0), np.maximum(rest, 1e-8)
         inner = kept[taps // 2 : -(taps // 2), taps // 2 : -(taps // 2)] > 0.5
+        seen += int(inner.sum())
         upper += float(np.log10(1 + gain**2 * vy / (rest + 2))[inner].sum())
         lower += float(np.log10(1 + vy / 2)[inner].sum())
-    return (upper + 1e-8) / (lower + 1e-8)
+    return (upper + 1e-8) / (lower + 1e-8) if seen else None
 
 
 def _windowed(a: Array, taps: int) -> Array:
@@ -218,20 +223,19 @@ def _windowed(a: Array, taps: int) -> Array:
 
 
 def _over_slices(
-    measure: Callable[[Array, Array, Mask | None], float], generated: ArrayLike, reference: ArrayLike, data_range: float,
+    measure: Callable[[Array, Array, Mask | None], float | None], generated: ArrayLike, reference: ArrayLike, data_range: float,
     mask: ArrayLike | None, smallest: int,
 ) -> float:  # fmt: skip
-    """A 2D metric on images scaled to [0, 1]; volumes slice by slice where the mask has any pixel."""
+    """A 2D metric on images scaled to [0, 1]; volumes slice by slice, where the mask is wide enough for its windows."""
     check_range(data_range)
     x, y, inside = images(generated, reference, mask, "plain", ("plain",))
     if min(x.shape[-2:]) < smallest:
         raise ValueError(f"Got an image of {x.shape}, expected sides of at least {smallest}.")
     x, y = x / data_range, y / data_range
-    if x.ndim == 2:
-        return measure(x, y, inside)
-    found = [
-        measure(a, b, None if inside is None else inside[i])
-        for i, (a, b) in enumerate(zip(x, y, strict=True))
-        if inside is None or inside[i].any()
-    ]
+    slices = (
+        [(x, y, inside)] if x.ndim == 2 else list(zip(x, y, [None] * len(x) if inside is None else inside, strict=True))
+    )
+    found = [value for a, b, m in slices if (value := measure(a, b, m)) is not None]
+    if not found:
+        raise ValueError("The mask is too small for this metric's windows. Use a larger mask, or mae.")
     return float(np.mean(found))

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..contracts import Field, Image
 from ..data.prepare import GridPreparation, intensity_scale
 from ..data.store import Prepared, Store
-from ..registry import NotEvaluated
+from ..registry import NotEvaluated, measure
 from . import pixel, task
 from .competitors import JointHistogram, fit_histogram, matched
 from .structure import ssim_map
@@ -194,22 +194,18 @@ def _measure(
         convention, span = "plain", 1.0
     if metric == "ssim":
         return ssim_masked(image, reference, mask, span, axes), ""
-    if metric == "psnr":
-        value = pixel.psnr(image, reference, data_range=span, mask=mask, convention=convention)
-        return value if np.isfinite(value) else "infinite: the images are equal", "dB"
-    structural: dict[str, Any] = {
-        "hfen": pixel.hfen, "gmsd": pixel.gmsd, "haarpsi": pixel.haarpsi, "vif": pixel.vif, "ms_ssim": pixel.ms_ssim
-    }  # fmt: skip
-    if metric in structural:
-        options = {} if metric == "hfen" else {"data_range": span}
-        try:
-            return float(structural[metric](image, reference, mask=mask, **options)), ""
-        except ValueError as error:
-            return str(NotEvaluated((f"another image: {error}",))), ""
-    functions: dict[str, Any] = {"mae": pixel.mae, "rmse": pixel.rmse, "nmse": pixel.nmse}
-    if metric not in functions:
+    if metric not in pixel.METRICS:
         return str(NotEvaluated((f"a {metric} that can be computed from paired images",))), ""
-    return float(functions[metric](image, reference, mask=mask, convention=convention)), ""
+    known = pixel.METRICS[metric]
+    given = {"generated": image, "reference": reference, "mask": mask, "data_range": span, "convention": convention}
+    return in_words(measure(known, given)), known.unit if known.unit == "dB" else ""
+
+
+def in_words(value: Any) -> float | str:
+    """A number, or the words why there is none."""
+    if isinstance(value, NotEvaluated):
+        return str(value)
+    return "infinite: the images are equal" if value == float("inf") else float(value)
 
 
 def ssim_masked(image: Array, reference: Array, mask: NDArray[np.bool_], span: float, axes: str) -> float:

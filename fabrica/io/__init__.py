@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +41,10 @@ def scan_folder(folder: Path) -> Listing:
     for path in _files(folder):
         count += 1
         try:
-            if path.stat().st_size == 0:
+            state = path.stat()
+            if not stat.S_ISREG(state.st_mode):
+                raise UnreadableError("is a pipe, a socket or a device, not a file.", "Leave it out.")
+            if state.st_size == 0:
                 raise UnreadableError("is empty.", "Copy it again.")
             lowered = path.name.lower()
             if lowered.endswith(nifti.ENDINGS):

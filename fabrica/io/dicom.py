@@ -388,7 +388,9 @@ def _rescaled(header: explicit.PlainHeader, stored: NDArray[Any]) -> NDArray[np.
     elif slope == 1 and float(intercept).is_integer() and abs(intercept) < 1e6:
         values = np.add(stored, np.float32(intercept), dtype=np.float32)
     else:
-        values = (stored * slope + intercept).astype(np.float32)
+        with np.errstate(over="ignore"):  # what overflows is refused in words
+            values = (stored * slope + intercept).astype(np.float32)
+        check_values(values)
     return _inside_out(header, stored, values)
 
 

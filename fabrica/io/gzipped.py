@@ -1,4 +1,4 @@
-"""Whole gzip files at once: by ISA-L where the extra `fast` is installed (several times faster), else by zlib."""
+"""Whole gzip files at once: by ISA-L where the extra `fast` is installed (faster), else by zlib."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def listing(path: Path) -> tuple[list[Scan], list[Oddity]]:
 def read(scan: Scan) -> Image:
     """The voxels with the header's slope applied: integers stay exact in float32 up to 2^24."""
     image = _open(scan.files[0])
-    if scan.files[0].name.endswith(".gz") and not scan.files[0].name.endswith((".hdr.gz", ".img.gz")):
+    if scan.files[0].name.lower().endswith(".nii.gz"):
         image = type(image).from_bytes(content(scan.files[0]))
     try:
         data = np.asanyarray(image.dataobj)

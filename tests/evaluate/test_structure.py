@@ -81,6 +81,25 @@ def test_a_mask_looks_only_inside(camera: tuple[np.ndarray, np.ndarray], metric:
         metric(half, reference, data_range=1.0, mask=np.zeros(reference.shape))
 
 
+@pytest.mark.parametrize("metric", RANGED)
+def test_a_mask_too_small_for_the_windows_is_refused_and_never_perfect(
+    camera: tuple[np.ndarray, np.ndarray], metric: Callable
+) -> None:
+    noisy, reference = camera
+    dot = np.zeros(reference.shape, bool)
+    dot[1, 1] = True
+    with pytest.raises(ValueError, match="mask"):
+        metric(noisy, reference, data_range=1.0, mask=dot)
+    if metric is pixel.ms_ssim:
+        return
+    wide = np.zeros((2, *reference.shape), bool)
+    wide[0], wide[1, 1, 1] = True, True
+    both = np.stack([noisy, noisy]), np.stack([reference, reference])
+    assert metric(*both, data_range=1.0, mask=wide) == pytest.approx(
+        metric(noisy, reference, data_range=1.0, mask=wide[0])
+    )
+
+
 @pytest.mark.parametrize("metric", [pixel.gmsd, pixel.haarpsi, pixel.vif])
 def test_a_volume_is_the_mean_of_its_slices(camera: tuple[np.ndarray, np.ndarray], metric: Callable) -> None:
     noisy, reference = (v[:128, :96] for v in camera)

@@ -1,5 +1,6 @@
 """The fast path for plain DICOM files against pydicom: on real files, on written ones, on damaged ones."""
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -289,3 +290,18 @@ def test_slices_of_two_sizes_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(dicom, "_pixels", lambda path: np.zeros(next(sizes), np.float32))
     with pytest.raises(io.UnreadableError, match="differ in size or colour"):
         io.read(scan)
+
+
+def test_values_that_overflow_are_refused(tmp_path: Path) -> None:
+    path = _one(tmp_path, RescaleSlope=1e300)
+    assert explicit.pixels(path) is not None
+    with pytest.raises(io.UnreadableError, match="not finite"):
+        io.read_image(path)
+
+
+def test_a_pipe_among_the_files_is_said_and_does_not_block(tmp_path: Path) -> None:
+    _one(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    listing = io.scan_folder(tmp_path)
+    assert len(listing.scans) == 1
+    assert any("pipe: is a pipe" in str(oddity) for oddity in listing.oddities)
