@@ -1,25 +1,31 @@
 """Checkpoints: tensors in safetensors, facts in JSON, each write atomic, each read checked by its hash.
 
 `checkpoint.json` names the tensor file and its SHA-256; replacing it is the moment at which a new checkpoint counts, so
-a kill at any moment leaves the old pair or the new one.
+a kill at any moment leaves the old pair or the new one. While a training goes on, a thread writes.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import struct
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
-from safetensors.torch import save as pack_tensors
 from torch import Tensor, nn
 
 FORMAT = 1
+_DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 
 
 class CheckpointError(Exception):
@@ -29,13 +35,13 @@ class CheckpointError(Exception):
 def save(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write both files; raises CheckpointError when the disk refuses, the last good checkpoint stays."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = pack_tensors({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
-    digest = hashlib.sha256(content).hexdigest()
-    name = f"checkpoint-{digest[:12]}.safetensors"
+    for cut_short in folder.glob("*.part"):
+        cut_short.unlink(missing_ok=True)
     try:
-        _write(folder / name, content)
+        name, digest = _write_tensors(folder, tensors)
         plain = {"format": FORMAT, "tensors": name, "sha256": digest, "facts": dict(facts)}
-        _write(folder / "checkpoint.json", json.dumps(plain, indent=1).encode())
+        index = json.dumps(plain, indent=1).encode()
+        _write(folder / "checkpoint.json", lambda file: file.write(index))
     except OSError as error:
         raise CheckpointError(
             f"The checkpoint could not be written to {folder} ({error.strerror}). Free some space and run the same "
@@ -44,6 +50,50 @@ def save(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) 
     for old in folder.glob("checkpoint-*.safetensors"):
         if old.name != name:
             old.unlink(missing_ok=True)
+
+
+class Writer:
+    """Saves in the background: the caller waits while tensors are copied to memory that is kept for the next time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._kept: dict[str, Tensor] = {}
+        self._thread: threading.Thread | None = None
+        self._fault: CheckpointError | None = None
+
+    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Copy, then write in a thread; raises CheckpointError when the save before this one failed."""
+        self.wait()
+        self._copy(tensors)
+        self._thread = threading.Thread(target=self._write, args=(copy.deepcopy(dict(facts)),))
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the last save lies on the disk; raises CheckpointError when it could not."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def check(self) -> None:
+        """Raise, once, what went wrong in the background."""
+        fault, self._fault = self._fault, None
+        if fault is not None:
+            raise fault
+
+    def _copy(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            kept = self._kept.get(name)
+            if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
+                self._kept[name] = torch.empty_like(tensor, device="cpu", requires_grad=False)
+        self._kept = {name: self._kept[name] for name in tensors}
+        torch._foreach_copy_(list(self._kept.values()), [t.detach() for t in tensors.values()])
+
+    def _write(self, facts: dict[str, Any]) -> None:
+        try:
+            save(self.folder, self._kept, facts)
+        except CheckpointError as error:
+            self._fault = error
 
 
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -105,6 +155,17 @@ def unpack(
         optimiser.load_state_dict({**optimiser.state_dict(), "state": states})
 
 
+def load_weights(family: nn.Module, folder: Path) -> dict[str, Any]:
+    """Averaged weights of a finished stage into a family; returns the facts. Raises CheckpointError."""
+    found = load(folder)
+    if found is None:
+        raise CheckpointError(f"{folder} holds no checkpoint. Train first: fabrica run RECIPE")
+    tensors, facts = found
+    slow = {k.removeprefix("average/"): v for k, v in tensors.items() if k.startswith("average/")}
+    into(family, slow, f"The checkpoint in {folder} is of another network. Undo the change, or start a new run.")
+    return facts
+
+
 def into(module: nn.Module, tensors: Mapping[str, Tensor], fault: str) -> None:
     """load_state_dict with an error that says what to do."""
     try:
@@ -118,12 +179,43 @@ def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
     return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape and value.ndim else value
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
+    """The safetensors format, one tensor after the other, hashed on the way: (name, SHA-256).
+
+    The library would hold all of it in memory once more, and every other thread meanwhile.
+    """
+    order = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))  # so that all are aligned
+    header, end = dict[str, Any](), 0
+    for name, tensor in order:
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    packed = json.dumps(header).encode()
+    packed += b" " * (-len(packed) % 8)
+    digest = hashlib.sha256()
+
+    def fill(file: BinaryIO) -> None:
+        for part in (struct.pack("<Q", len(packed)), packed, *(_bytes(t) for _, t in order)):
+            digest.update(part)
+            file.write(part)
+
+    temporary = folder / "checkpoint.safetensors"
+    _write(temporary, fill)
+    name = f"checkpoint-{digest.hexdigest()[:12]}.safetensors"
+    os.replace(temporary, folder / name)
+    return name, digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes | memoryview[int]:
+    plain = tensor.detach().cpu().contiguous().reshape(-1)
+    return plain.view(torch.uint8).numpy().data if len(plain) else b""
+
+
+def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     """Write beside the target, flush to disk, rename over it."""
     temporary = path.with_name(path.name + ".part")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            fill(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

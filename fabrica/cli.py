@@ -18,6 +18,7 @@ Data = Annotated[
     list[str] | None,
     typer.Option("--data", metavar="[NAME=]DIR", help="Folder of scans for the recipe's cohort (or the named one)."),
 ]
+Device = Annotated[str, typer.Option(help="auto (a CUDA card where there is one), cpu or cuda.")]
 WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 
@@ -35,6 +36,7 @@ def run(
         bool, typer.Option("--dry-run", help="Check and print the resolved recipe; read and run nothing.")
     ] = False,
     runs: Annotated[Path, typer.Option(help="Where numbered run folders are made.")] = Path("runs"),
+    device: Device = "auto",
 ) -> None:
     """Train, draw and measure what a recipe asks for; ends by printing where the report lies."""
     import yaml
@@ -59,7 +61,7 @@ def run(
             typer.echo(f"Run {folder}")
         try:
             with _bars() as watch:
-                result = run_recipe(checked, folder, only=only, say=typer.echo, watch=watch)
+                result = run_recipe(checked, folder, only=only, say=typer.echo, watch=watch, device=device)
         except (Interrupted, KeyboardInterrupt) as error:
             typer.echo(f"\n{error or 'Stopped.'}\nGo on with: fabrica run {folder}", err=True)
             raise typer.Exit(INTERRUPTED) from error
@@ -74,12 +76,13 @@ def generate(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where CASE/CONTRAST-N.nii.gz are written.")],
     draws: Annotated[int, typer.Option(min=1, help="Draws per case.")] = 1,
     stage: Annotated[str | None, typer.Option(help="Which stage draws; the last when left out.")] = None,
+    device: Device = "auto",
 ) -> None:
     """Apply a trained run to new scans; NIfTI on the grid of each scan."""
     from .run import generate_images
 
     with _errors():
-        written = generate_images(run, data, out, draws, stage, typer.echo)
+        written = generate_images(run, data, out, draws, stage, typer.echo, device)
         typer.echo(f"{len(written)} file{'s' * (len(written) > 1)} in {out}")
 
 

@@ -40,7 +40,7 @@ class TrainPlan:
 
     steps: int | None = None
     minutes: float | None = None
-    batch: int = 8
+    batch: int | None = None  # 8, or what memory allows
     learning_rate: float = 1e-3
     average: float = 0.999  # decay of the moving average that draws use
     clip: float = 1.0  # largest gradient norm
@@ -373,7 +373,8 @@ def _check_train(train: TrainPlan, at: str) -> None:
         raise _AtError(at, "train has steps and minutes. Keep one: train: {minutes: 5}")
     if train.steps is None and train.minutes is None:
         raise _AtError(at, "train has no budget. Write: train: {minutes: 5}")
-    if (train.steps or 1) < 1 or (train.minutes or 1) <= 0 or train.batch < 1 or train.learning_rate <= 0:
+    amounts = (train.steps, train.minutes, train.batch, train.learning_rate)
+    if any(amount is not None and amount <= 0 for amount in amounts):
         raise _AtError(
             at, "train.steps, minutes, batch and learning_rate must be positive. Write: train: {minutes: 5, batch: 8}"
         )

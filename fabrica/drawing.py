@@ -12,17 +12,17 @@ from torch import Tensor
 
 from . import io
 from .checkpoint import load as load_checkpoint
+from .checkpoint import load_weights
 from .config import Recipe, Stage
 from .contracts import Family, Field, Image, Job
 from .data.cohort import Member, overlaid
 from .data.prepare import GridPreparation
-from .data.store import Layout, Prepared, prepare_case, question_batch
+from .data.store import Layout, Prepared, prepare_case, question_batch, to_device
 from .families import FAMILIES, RUNTIME, Drawn
 from .jobs import layout_of, reads
 from .registry import build
 from .rng import Rng, derive
 from .sampling import SAMPLERS
-from .train import load_weights
 
 ROWS = 16  # rows drawn at once
 
@@ -59,18 +59,19 @@ def drawer(stage: Stage, family: Family) -> Family:
 def draw(family: Family, job: Job, shown: Sequence[Prepared], layout: Layout, seed: int) -> Tensor:
     """(draws, C, z, y, x), one draw of each of `shown`: one case, whose given images may differ from draw to draw.
 
-    Each row has its own seed, from the case, the draw and the slice.
+    Each row has its own seed, from the case, the draw and the slice. Computed where the family is, returned on the CPU.
     """
     family.eval()
+    device = next(family.parameters()).device
     results = []
     for number, prepared in enumerate(shown):
         if number == 0 or prepared is not shown[number - 1]:
-            problem = job.question(question_batch(prepared, layout))
+            problem = job.question(to_device(question_batch(prepared, layout), device))
         parts = []
         for start in range(0, len(problem.cases), ROWS):
             index = torch.arange(start, min(start + ROWS, len(problem.cases)))
             rng = Rng([derive(seed, "draw", problem.cases[i], number) for i in index.tolist()])
-            parts.append(family.sample(problem.rows(index), rng).float())
+            parts.append(family.sample(problem.rows(index), rng).float().cpu())
         results.append(torch.cat(parts))
     stacked = torch.stack(results)  # (draws, rows, C, *axes)
     return stacked.transpose(1, 2) if layout.axes == "yx" else stacked[:, 0]
@@ -143,7 +144,7 @@ def _as(image: Image, field: Field) -> Image:
 class Answering:
     """A trained stage that answers cases, its earlier stages included."""
 
-    def __init__(self, run: Path, recipe: Recipe, stage: Stage) -> None:
+    def __init__(self, run: Path, recipe: Recipe, stage: Stage, device: str = "cpu") -> None:
         place = stage.home(run)
         known = load_checkpoint(place)
         if known is None:
@@ -153,8 +154,8 @@ class Answering:
         self.preparation, self.reference = preparation_from(facts["preparation"]), str(facts["reference"])
         family = build_family(stage, self.job, facts["precision"])
         load_weights(family, place)
-        self.family, self.layout = drawer(stage, family), layout_of(self.job, tuple(facts["size"]))
-        self.earlier = Answering(run, recipe, recipe.stage(stage.input.stage)) if stage.input else None
+        self.family, self.layout = drawer(stage, family).to(device), layout_of(self.job, tuple(facts["size"]))
+        self.earlier = Answering(run, recipe, recipe.stage(stage.input.stage), device) if stage.input else None
 
     def given(self, member: Member) -> list[str]:
         """Which of the images that this stage reads a case has, or will have from the earlier stage."""

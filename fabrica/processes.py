@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
@@ -46,7 +47,7 @@ def joined() -> Iterator[Processes]:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     ours = count > 1 and not dist.is_initialized()
     if ours:
-        dist.init_process_group("gloo", timeout=_PATIENCE)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
     try:
         yield Processes(int(os.environ.get("RANK", "0")) if count > 1 else 0, count)
     finally:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from . import io
 from .checkpoint import load as load_checkpoint
+from .checkpoint import load_weights
 from .config import Recipe, Stage, TrainedPlan, from_plain
 from .contracts import Family, Job
 from .data import cohort as cohorts
@@ -27,7 +28,7 @@ from .data.cohort import Cohort, Member
 from .data.prepare import GridPreparation
 from .data.prepare import fit as fit_preparation
 from .data.split import PARTS, LeakError, Split, check_leakage, fingerprint, split_cohort
-from .data.store import Layout, Loader, Prepared, Store, build_store, load_aligned, prepare_case
+from .data.store import Layout, Loader, Prepared, Store, build_store, load_aligned, prepare_case, to_device
 from .drawing import (
     Answering,
     build_family,
@@ -45,12 +46,15 @@ from .drawing import (
 from .evaluate.report import Report, StageResult, paint, render
 from .evaluate.summary import Pictures, StageEvidence, competitors_of, evaluate_case
 from .jobs import layout_of, reads
+from .machine import find_device, free_bytes
+from .memory import check, training_need
 from .networks import precision
 from .processes import Processes, joined
 from .rng import Rng, derive
-from .train import Progress, Trained, fit, load_weights
+from .train import Progress, Trained, fit
 
 Say = Callable[[str], None]
+BATCH = 8  # images a step where a recipe says nothing and memory suffices
 
 
 @dataclass(frozen=True)
@@ -80,16 +84,17 @@ class _Prepared:
 
 def run_recipe(
     recipe: Recipe, folder: Path | None = None, *, only: str | None = None, say: Say = print,
-    watch: Callable[[str, Progress], None] | None = None, runs: Path = Path("runs"),
+    watch: Callable[[str, Progress], None] | None = None, runs: Path = Path("runs"), device: str = "auto",
 ) -> RunResult:  # fmt: skip
     """Run every stage of a checked recipe, or go on with the run in `folder`; returns where the report lies.
 
-    Raises RecipeError, UnreadableError, LeakError, TrainingError, CheckpointError; Interrupted on Ctrl-C.
+    `device` is auto (a CUDA card where there is one), cpu or cuda. Raises RecipeError, MemoryShortage, UnreadableError, LeakError, TrainingError, CheckpointError; Interrupted on Ctrl-C.
     """
     with joined() as processes:
         folder = folder or common_folder(runs, processes)
         quiet = say if processes.first else _silent
-        report = _run_stages(recipe, folder, only, quiet, watch if processes.first else None, processes)
+        with_bar = watch if processes.first else None
+        report = _run_stages(recipe, folder, only, quiet, with_bar, processes, find_device(device))
         if processes.first:
             render(report, folder / "report")
         processes.wait()
@@ -102,7 +107,7 @@ def _silent(text: str) -> None:
 
 def _run_stages(
     recipe: Recipe, folder: Path, only: str | None, say: Say, watch: Callable[[str, Progress], None] | None,
-    processes: Processes,
+    processes: Processes, device: str,
 ) -> Report:  # fmt: skip
     if processes.first:
         _write_recipe(folder, recipe)
@@ -126,7 +131,7 @@ def _run_stages(
         digests[stage.name] = ready.store.digest()
         if processes.first:
             _write_environment(folder, recipe, digests)
-        trained = train_stage(recipe, ready, folder, say, watch)
+        trained = train_stage(recipe, ready, folder, say, watch, device)
         if processes.first:
             report.stages.append(_evaluate_stage(recipe, ready, trained, folder, say))
         processes.wait()
@@ -280,23 +285,29 @@ def _check_leaks(
 
 
 def train_stage(
-    recipe: Recipe, ready: _Prepared, folder: Path, say: Say, watch: Callable[[str, Progress], None] | None
-) -> Trained:
-    """Train, or go on, or do nothing when the stage is finished."""
+    recipe: Recipe, ready: _Prepared, folder: Path, say: Say, watch: Callable[[str, Progress], None] | None,
+    device: str = "cpu",
+) -> Trained:  # fmt: skip
+    """Train, or go on, or do nothing when the stage is finished; the family that comes back is on the device."""
     stage, place = ready.stage, ready.stage.home(folder)
     known = load_checkpoint(place)
     plan = stage.train
-    chosen = known[1]["precision"] if known else precision.choose() if plan.precision == "auto" else plan.precision
+    chosen = (
+        known[1]["precision"] if known else precision.choose(device) if plan.precision == "auto" else plan.precision
+    )
     torch.manual_seed(derive(recipe.seed, "weights", stage.name) % 2**32)
-    family = build_family(stage, ready.job, chosen)
+    family = build_family(stage, ready.job, chosen).to(device)
     if known and known[1]["step"] >= known[1]["total"]:
         load_weights(family, place)
         return Trained(family, known[1]["step"], known[1]["seconds"], [tuple(c) for c in known[1]["curve"]])
     if stage.trained:
         raise ValueError(f"{place} is not trained to its end. Type: fabrica run {stage.trained.run}")
-    loader = Loader(ready.store, ready.layout, plan.batch, derive(recipe.seed, "train", ready.stage.job.name))
+    batch = _batch_that_fits(
+        stage, ready, family, known[1].get("batch", plan.batch) if known else plan.batch, device, say
+    )
+    loader = Loader(ready.store, ready.layout, batch, derive(recipe.seed, "train", ready.stage.job.name))
     facts = {
-        "stage": stage.name, "precision": chosen, "threads": torch.get_num_threads(), "seed": recipe.seed,
+        "stage": stage.name, "precision": chosen, "batch": batch, "device": device, "threads": torch.get_num_threads(), "seed": recipe.seed,
         "preparation": plain_preparation(ready.preparation), "reference": ready.reference,
         "size": list(ready.layout.size), "parameters": sum(p.numel() for p in family.parameters()),
         "trained_on": sorted({_patient_hash(m.patient) for m in ready.split.parts["train"]}),
@@ -310,7 +321,21 @@ def train_stage(
         if watch is not None:
             watch(stage.name, progress)
 
-    return fit(family, ready.job, loader, plan, place, facts, told)
+    return fit(family, ready.job, loader, plan, place, facts, told, device)
+
+
+def _batch_that_fits(stage: Stage, ready: _Prepared, family: Family, asked: int | None, device: str, say: Say) -> int:
+    """The batch asked for, or the largest up to BATCH for which memory suffices; says what it will take."""
+    need = training_need(family, ready.job, ready.store, ready.layout)
+    batch = asked or need.most_rows(free_bytes(device), BATCH) or 1
+    smaller = need.most_rows(free_bytes(device), batch)
+    advice = (
+        f"Write train: {{batch: {smaller}}}."
+        if smaller
+        else "Train on smaller patches (prepare: {size: [...]}) or fewer channels."
+    )
+    say(check(f"{stage.name}: training with batches of {batch}", need, batch, device, advice))
+    return batch
 
 
 def _moments(total: int) -> tuple[int, ...]:
@@ -325,7 +350,8 @@ def _sample_picture(ready: _Prepared, family: Family, path: Path, seed: int) -> 
     row = Loader(Store([entry]), ready.layout, 1, 0).load(len(entry.useful) // 2)
     problem = ready.job.problem(row, Rng([seed]))
     family.eval()
-    x = family.sample(ready.job.question(row), Rng([derive(seed, "sample")]))
+    asked = ready.job.question(to_device(row, next(family.parameters()).device))
+    x = family.sample(asked, Rng([derive(seed, "sample")])).cpu()
     family.train()
     if problem.target is None:
         return
@@ -393,7 +419,7 @@ def _write_draws(
 
 
 def generate_images(
-    run: Path, data: Path, out: Path, draws: int = 1, stage: str | None = None, say: Say = print
+    run: Path, data: Path, out: Path, draws: int = 1, stage: str | None = None, say: Say = print, device: str = "auto"
 ) -> list[Path]:
     """Apply a trained run to new scans: NIfTI on their grids, under out/CASE/. Returns the files written.
 
@@ -403,7 +429,7 @@ def generate_images(
     if plain is None:
         raise ValueError(f"{run} is not a run: it holds no recipe.yaml. Start one: fabrica run RECIPE")
     recipe = from_plain(plain, str(run / "recipe.yaml"))
-    answering = Answering(run, recipe, _last_stage(recipe, stage))
+    answering = Answering(run, recipe, _last_stage(recipe, stage), find_device(device))
     job, written = answering.job, list[Path]()
     for member in cohorts.find(data).members:
         if not answering.can(member):

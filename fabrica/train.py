@@ -93,12 +93,16 @@ def fit(
             if time.perf_counter() - last_save > 60 * plan.checkpoint_minutes:
                 loop.save(began)
                 last_save = time.perf_counter()
+            loop.writer.check()
     except KeyboardInterrupt as error:
         loop.save(began)
+        loop.writer.wait()
         raise Interrupted(f"Stopped at step {loop.step} of {loop.total}; the state is saved.") from error
     except TrainingError as error:
+        loop.writer.wait()
         raise TrainingError(f"{error} The last good checkpoint is kept in {folder}.") from error
     loop.save(began)
+    loop.writer.wait()
     return loop.finish(began)
 
 
@@ -119,11 +123,11 @@ class _Loop:
 
         self.processes = int(os.environ.get("WORLD_SIZE", "1"))
         strategy = "ddp" if self.processes > 1 else "auto"
-        self.fabric = Fabric(accelerator=device, devices=self.processes if device == "cpu" else 1, strategy=strategy)
+        self.fabric = Fabric(accelerator=device, devices=self.processes, strategy=strategy)
         if self.processes > 1:
             self.fabric.launch()
         self.family, self.job, self.loader, self.plan = family, job, loader, plan
-        self.folder, self.facts = folder, facts
+        self.folder, self.facts, self.writer = folder, facts, checkpoint.Writer(folder)
         self.step, self.total, self.before, self.resumed_at = 0, plan.steps or 0, 0.0, 0
         self.curve: list[tuple[int, float]] = []
         self._set_up()
@@ -148,6 +152,7 @@ class _Loop:
             if self.plan.minutes is not None:
                 self.total = int(self.fabric.broadcast(self._steps_in(self.plan.minutes)))
             self.save(time.perf_counter())
+            self.writer.wait()
             return
         tensors, facts = found
         self.step = self.resumed_at = int(facts["step"])
@@ -216,30 +221,17 @@ class _Loop:
         return Progress(self.step, self.total, loss, images, (self.total - self.step) / max(1e-9, rate))
 
     def save(self, began: float) -> None:
-        """Only the first process writes."""
+        """Only the first process writes, in the background."""
         if self.fabric.global_rank:
             return
         seconds = self.before + time.perf_counter() - began
         facts = {**self.facts, "step": self.step, "total": self.total, "seconds": seconds, "curve": self.curve}
-        checkpoint.save(self.folder, checkpoint.pack(self.family, self.average.slow, self.optimisers), facts)
+        self.writer.save(checkpoint.pack(self.family, self.average.slow, self.optimisers), facts)
 
     def finish(self, began: float) -> Trained:
         seconds = self.before + time.perf_counter() - began
         self.family.load_state_dict(self.average.slow.state_dict())
         return Trained(self.family, self.step, seconds, self.curve, self.resumed_at)
-
-
-def load_weights(family: Family, folder: Path) -> dict[str, Any]:
-    """Averaged weights of a finished stage into a family; returns the facts. Raises CheckpointError."""
-    found = checkpoint.load(folder)
-    if found is None:
-        raise checkpoint.CheckpointError(f"{folder} holds no checkpoint. Train first: fabrica run RECIPE")
-    tensors, facts = found
-    slow = {k.removeprefix("average/"): v for k, v in tensors.items() if k.startswith("average/")}
-    checkpoint.into(
-        family, slow, f"The checkpoint in {folder} is of another network. Undo the change, or start a new run."
-    )
-    return facts
 
 
 def _warm_and_cool(step: int, total: int, warm: int = 40) -> float:

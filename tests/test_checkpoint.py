@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from fabrica import checkpoint
-from fabrica.checkpoint import CheckpointError, load, save
+from fabrica.checkpoint import CheckpointError, Writer, load, save
 
 TENSORS = {"model/a": torch.randn(3, 4), "b": torch.arange(5)}
 
@@ -60,6 +61,69 @@ def test_a_full_disk_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pytest
     monkeypatch.undo()
     _, facts = load(tmp_path) or ({}, {})
     assert facts == {"step": 1}
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+     torch.uint8, torch.bool],
+)  # fmt: skip
+def test_the_library_reads_what_is_streamed(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = {
+        "odd": (torch.arange(7) % 2).to(dtype), "none": torch.zeros(0, 3, dtype=dtype), "one": torch.ones((), dtype=dtype),
+        "laid out": torch.arange(24).reshape(2, 3, 2, 2).to(dtype).contiguous(memory_format=torch.channels_last),
+        "byte": torch.tensor([3], dtype=torch.uint8), "ä/\"": torch.arange(3).double(),
+    }  # fmt: skip
+    save(tmp_path, tensors, {})
+    (file,) = tmp_path.glob("*.safetensors")
+    read = load_file(file)
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert read[name].dtype == tensor.dtype
+        assert torch.equal(read[name], tensor)
+
+
+def test_in_the_background_the_moment_of_the_call_counts(tmp_path: Path) -> None:
+    writer, weights, facts = Writer(tmp_path), torch.zeros(300_000), {"step": 1, "curve": [1]}
+    for value in (1.0, 2.0):  # the second time memory is used again
+        weights.fill_(value)
+        writer.save({"w": weights}, facts)
+        weights.fill_(-1.0)
+        facts["curve"].append(9)  # type: ignore[attr-defined]
+        writer.wait()
+        tensors, found = load(tmp_path) or ({}, {})
+        assert torch.equal(tensors["w"], torch.full((300_000,), value))
+        assert found["curve"] == [1] + [9] * (int(value) - 1)
+    writer.save({"w": torch.ones(3, dtype=torch.int32), "v": torch.ones(2)}, {})
+    writer.save({"v": torch.ones(2)}, {})
+    writer.wait()
+    tensors, _ = load(tmp_path) or ({}, {})
+    assert set(tensors) == {"v"}
+
+
+def test_a_fault_in_the_background_is_raised_once_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Writer(tmp_path)
+    writer.save(TENSORS, {"step": 1})
+    writer.wait()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    writer.save({"other": torch.zeros(3)}, {"step": 2})
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        writer.wait()
+    writer.check()
+    monkeypatch.undo()
+    assert (load(tmp_path) or ({}, {}))[1] == {"step": 1}
+
+
+def test_what_a_kill_left_half_written_is_cleared(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.safetensors.part").write_bytes(b"half")
+    save(tmp_path, TENSORS, {})
     assert not list(tmp_path.glob("*.part"))
 
 

@@ -51,6 +51,8 @@ def test_a_good_recipe_and_its_baseline(tmp_path: Path) -> None:
         ("minutes: 5", "minutes: 5, steps: 3", r":7: train has steps and minutes"),
         ("minutes: 5, ", "", r":7: train has no budget. Write: train: {minutes: 5}"),
         ("batch: 4", "batch: 0", r":7: .*must be positive"),
+        ("minutes: 5", "minutes: 0", r":7: .*must be positive"),
+        ("minutes: 5", "steps: 0", r":7: .*must be positive"),
         ("batch: 4", "precision: fp64", r":7: .*Write: precision"),
         ("train: 0.8, test: 0.2", "train: 0.8, test: 0.4", r":3: split adds up to 1.2"),
         ("train: 0.8, test: 0.2", "train: 0.8, test: [a]", r":3: split mixes names and fractions"),

@@ -17,9 +17,9 @@ from fabrica.sampling import SAMPLERS
 ROOT = Path(fabrica.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
-    ("rng",), ("contracts",), ("operators", "registry"), ("io", "networks", "physics"), ("data", "sampling"),
+    ("rng",), ("contracts",), ("operators", "registry", "machine"), ("io", "networks", "physics"), ("data", "sampling"),
     ("families", "jobs", "evaluate"), ("safeguards", "deliver"), ("document",), ("config",), ("checkpoint",), ("train",),
-    ("drawing", "processes"), ("run",), ("testing", "serve", "web"), ("cli",), ("__main__",),
+    ("memory",), ("drawing", "processes"), ("run",), ("testing", "serve", "web"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 

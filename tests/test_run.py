@@ -18,6 +18,7 @@ from fabrica.contracts import Image
 from fabrica.data.split import LeakError
 from fabrica.data.virtual import VirtualCohort
 from fabrica.data.virtual.export import write_cohort
+from fabrica.memory import MemoryShortage
 from fabrica.run import continue_run, new_folder, run_recipe
 
 from .torchrun import two_processes
@@ -75,6 +76,28 @@ def test_a_run_leaves_all_that_is_needed(finished: Path) -> None:
     draws = sorted((finished / "stages" / "model" / "draws").rglob("*.nii.gz"))
     assert len(draws) == 4
     assert np.isfinite(nibabel.load(draws[0]).get_fdata()).all()
+
+
+def test_memory_is_foretold_and_a_batch_chosen_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = {"steps": 2, "precision": "fp32"}
+    _, said = _run(tmp_path / "free", train=train, baseline="none")
+    (line,) = [text for text in said if "of memory" in text]
+    assert line.startswith("model: training with batches of 8 needs about ")
+    assert "are free." in line
+    monkeypatch.setattr("fabrica.run.free_bytes", lambda device: 4_000_000)
+    monkeypatch.setattr("fabrica.memory.free_bytes", lambda device: 4_000_000)
+    _run(tmp_path / "little", train=train, baseline="none")
+    chosen = {f: json.loads((tmp_path / f / "stages/model/checkpoint.json").read_text()) for f in ("free", "little")}
+    assert chosen["free"]["facts"]["batch"] == 8
+    assert chosen["little"]["facts"]["batch"] < 8
+    with pytest.raises(MemoryShortage, match=r"batches of 64 needs about .* MB.* but 4 MB are free. Write train: {batch"):
+        _run(tmp_path / "much", train={**train, "batch": 64})
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match="--device cpu"):
+        run_recipe(from_plain(_plain()), tmp_path / "run", device="cuda")
 
 
 def test_a_recipe_may_ask_for_more_metrics(finished: Path, tmp_path: Path) -> None:

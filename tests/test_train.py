@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fabrica import checkpoint
+from fabrica.checkpoint import load_weights
 from fabrica.config import TrainPlan
 from fabrica.contracts import Batch, Family, Problem
 from fabrica.data.store import Entry, Layout, Loader, Store
@@ -22,7 +23,7 @@ from fabrica.families import Flow
 from fabrica.jobs import Translation
 from fabrica.networks.unet import UNetShape
 from fabrica.rng import Rng
-from fabrica.train import Interrupted, TrainingError, fit, load_weights
+from fabrica.train import Interrupted, TrainingError, fit
 
 from .torchrun import two_processes
 

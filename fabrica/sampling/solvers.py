@@ -27,13 +27,9 @@ def schedule(steps: int, high: float = 80.0, low: float = 0.002, rho: float = 7.
     return [*levels.tolist(), 0.0]
 
 
-def _start(problem: Problem, rng: Rng, sigma: float) -> Tensor:
-    device = problem.target.device if problem.target is not None else _device(problem)
+def _start(prior: Denoiser, problem: Problem, rng: Rng, sigma: float) -> Tensor:
+    device = next((p.device for p in prior.parameters()), torch.device("cpu"))
     return sigma * rng.child("start").normal(*problem.shape).to(device)
-
-
-def _device(problem: Problem) -> torch.device:
-    return next((v.device for v in problem.condition.values.values()), torch.device("cpu"))
 
 
 def _denoise(prior: Denoiser, x: Tensor, sigma: float, condition: Condition) -> Tensor:
@@ -45,7 +41,7 @@ def euler(
 ) -> Tensor:
     """First order, one evaluation a step."""
     levels = schedule(steps, high, low)
-    x = _start(problem, rng, levels[0])
+    x = _start(prior, problem, rng, levels[0])
     for now, after in pairwise(levels):
         clean = _denoise(prior, x, now, problem.condition)
         x = clean + (x - clean) * (after / now)
@@ -57,7 +53,7 @@ def heun(
 ) -> Tensor:
     """Second order (Karras et al. 2022, algorithm 1), two evaluations a step, one in the last."""
     levels = schedule(steps, high, low)
-    x = _start(problem, rng, levels[0])
+    x = _start(prior, problem, rng, levels[0])
     for now, after in pairwise(levels):
         slope = (x - _denoise(prior, x, now, problem.condition)) / now
         ahead = x + slope * (after - now)
@@ -73,7 +69,7 @@ def midpoint(
 ) -> Tensor:
     """Second order: the slope at the geometric middle of the step (DPM-Solver-2, Lu et al. 2022)."""
     levels = schedule(steps, high, low)
-    x = _start(problem, rng, levels[0])
+    x = _start(prior, problem, rng, levels[0])
     for now, after in pairwise(levels):
         clean = _denoise(prior, x, now, problem.condition)
         if after > 0:
@@ -89,7 +85,7 @@ def dpm_solver_2m(
 ) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022b): second order from one evaluation a step, by extrapolating the last two."""
     levels = schedule(steps, high, low)
-    x = _start(problem, rng, levels[0])
+    x = _start(prior, problem, rng, levels[0])
     before: tuple[Tensor, float] | None = None
     for now, after in pairwise(levels):
         clean = _denoise(prior, x, now, problem.condition)
@@ -112,7 +108,7 @@ def ancestral(
 ) -> Tensor:
     """The DDPM posterior walk (Ho et al. 2020) in terms of sigma: fresh noise after each step, seeded per row."""
     levels = schedule(steps, high, low)
-    x = _start(problem, rng, levels[0])
+    x = _start(prior, problem, rng, levels[0])
     for i, (now, after) in enumerate(pairwise(levels)):
         clean = _denoise(prior, x, now, problem.condition)
         kept = (after / now) ** 2

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import functools
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,7 +91,7 @@ class VirtualMember(Member):
         """Simulate; asking for fewer contrasts costs less."""
         asked = list(contrasts)
         wanted = [c for c in scan.CONTRASTS if c in asked]
-        made = _kept(self.truth, self.site, tuple(wanted), self.spacing_mm)
+        made = HEADS.get(self.truth, self.site, tuple(wanted), self.spacing_mm)
         brain = made.brain
         images = {name: self._image(name, self._scaled(name, volume, brain)) for name, volume in made.images.items()}
         labels = {"lesion": made.masks["lesion"] > 0.5, "tissue": _tissue(made), "brain_mask": brain > 0.5}
@@ -119,10 +120,29 @@ class VirtualMember(Member):
         return Image(data, "zyx", affine, meaning, source=f"virtual/{self.name}/{name}")
 
 
-@functools.lru_cache(maxsize=12)
-def _kept(truth: anatomy.Patient, site: str, contrasts: tuple[str, ...], spacing_mm: int) -> scan.Simulated:
-    """A run looks at each head several times (to fit, to store, to check); twelve of 1 mm take about 3 GB."""
-    return scan.simulate(truth, site, contrasts, spacing_mm)
+class _Heads:
+    """Heads made lately, within a budget of memory: a run looks at each several times (to fit, store, check, draw)."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self._made: OrderedDict[Any, scan.Simulated] = OrderedDict()
+
+    def get(self, truth: anatomy.Patient, site: str, contrasts: tuple[str, ...], spacing_mm: int) -> scan.Simulated:
+        """The head in exactly these contrasts: company would change the last bits of a voxel."""
+        key = (truth, site, contrasts, spacing_mm)
+        made = self._made.pop(key, None) or scan.simulate(truth, site, contrasts, spacing_mm)
+        self._made[key] = made
+        while len(self._made) > 1 and sum(map(_bytes, self._made.values())) > self.most_bytes:
+            self._made.popitem(last=False)
+        return made
+
+
+def _bytes(made: scan.Simulated) -> int:
+    volumes = (*made.images.values(), *made.masks.values(), made.fractions, made.brain)
+    return sum(v.nbytes for v in volumes)
+
+
+HEADS = _Heads(most_bytes=2_000_000_000)
 
 
 def _tissue(made: scan.Simulated) -> Tensor:

@@ -1,0 +1,109 @@
+"""The machine a run is on: which device computes, how much memory is free, and how much a piece of work takes."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+DEVICES = ("auto", "cpu", "cuda")
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
+
+
+def find_device(asked: str = "auto") -> str:
+    """The device that a run computes on: a CUDA card where there is one. Raises ValueError when there is not what was asked."""
+    if asked not in DEVICES:
+        raise ValueError(f"There is no device {asked!r}. Devices: {', '.join(DEVICES)}.")
+    present = torch.cuda.is_available()
+    if asked == "cuda" and not present:
+        raise ValueError("No CUDA card can be used here. Write --device cpu, or install a CUDA build of PyTorch.")
+    return "cuda" if present and asked != "cpu" else "cpu"
+
+
+def free_bytes(device: str = "cpu") -> int | None:
+    """Memory that may still be taken, a container's limit included; None where the system does not say."""
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    found = [n for n in (_available(), _left_in_container()) if n is not None]
+    return min(found, default=None)
+
+
+def _available() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _left_in_container() -> int | None:
+    """Of control group version 2; the files do not exist, or say "max", outside a limited container."""
+    try:
+        limit, used = ((_CONTROL_GROUP / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        return None if limit == "max" else max(0, int(limit) - int(used))
+    except (OSError, ValueError):
+        return None
+
+
+def resident_bytes() -> int:
+    """What this process holds now; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """The most that tensors made by `work` hold at one moment, backward passes included; nothing made before counts.
+
+    Counted by watching every operation, so it is the same on every machine; scratch memory inside operations is not seen.
+    """
+    with _Live() as live:
+        work()
+    peak: int = live.peak
+    return peak
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the storages that operations return, and takes them off when they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        before = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs or {})) if isinstance(t, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._see(tensor, before)
+        return result
+
+    def _see(self, tensor: Tensor, before: set[int]) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in before or key in self._known:
+            return
+        self._known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._gone, key, size)
+
+    def _gone(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def in_words(count: int) -> str:
+    """2.3 GB, 640 MB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

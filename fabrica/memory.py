@@ -1,0 +1,98 @@
+"""The memory that training and drawing will need, counted on small problems before the real one starts; what fits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from .contracts import Batch, Family, Job
+from .data.store import Layout, Loader, Store, to_device
+from .machine import free_bytes, in_words, peak_bytes
+from .rng import Rng
+
+PROBE_SIDE = {"yx": 32, "zyx": 16}  # voxels: large enough that activations outweigh everything else
+COPIES = {
+    "cpu": 8,
+    "cuda": 4,
+}  # of the weights: gradients, average, two moments; on the CPU what checkpoints are written from
+ROOM = 0.85  # share of the free memory that may be planned for
+
+
+class MemoryShortage(ValueError):  # noqa: N818
+    """A run that would not fit: how much it needs, how much there is, and what to change."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes for weights and their companions, and for each row of a batch."""
+
+    fixed: int
+    row: int
+
+    def total(self, rows: int) -> int:
+        return self.fixed + rows * self.row
+
+    def most_rows(self, free: int | None, most: int) -> int:
+        """The largest power of two up to `most` that fits in `free`; 0 when not even one row does."""
+        rows = most
+        while rows and free is not None and self.total(rows) > ROOM * free:
+            rows //= 2
+        return rows
+
+
+def training_need(family: Family, job: Job, store: Store, layout: Layout) -> Need:
+    """Counted on one and on three rows of a small patch: activations grow in proportion to rows and voxels."""
+
+    def train(batch: Batch) -> None:
+        rng = Rng(list(range(len(batch.cases))))
+        problem = job.problem(batch, rng.child("problem"))
+        for group in family.groups():
+            terms = family.loss(problem, group, rng.child(group), 0.0)
+            torch.stack([t.mean() for t in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
+
+    parameters = list(family.parameters())
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)  # so that only activations are counted
+    family.train()
+    row = _bytes_a_row(train, family, store, layout)
+    for parameter in parameters:
+        parameter.grad = None
+    return Need(COPIES[parameters[0].device.type] * sum(p.nbytes for p in parameters), row)
+
+
+def drawing_need(family: Family, job: Job, store: Store, layout: Layout) -> Need:
+    """Of one whole draw; its grid is taken to be that of the training patches when cases are no larger."""
+
+    @torch.inference_mode()
+    def draw(batch: Batch) -> None:
+        family.sample(job.question(batch), Rng(list(range(len(batch.cases)))))
+
+    family.eval()
+    return Need(0, _bytes_a_row(draw, family, store, layout))
+
+
+def _bytes_a_row(work: Callable[[Batch], None], family: Family, store: Store, layout: Layout) -> int:
+    side = PROBE_SIDE[layout.axes]
+    z, y, x = (min(n, side) for n in layout.size)
+    small = replace(layout, size=(z, y, x))
+    device = next(family.parameters()).device
+    counted = []
+    for rows in (1, 3):
+        batch = to_device(Loader(store, small, rows, 0).load(0), device)
+        counted.append(peak_bytes(lambda batch=batch: work(batch)))  # type: ignore[misc]
+    larger = math.prod(layout.size) / math.prod(small.size)
+    return round((counted[1] - counted[0]) / 2 * larger)
+
+
+def check(what: str, need: Need, rows: int, device: str, advice: str) -> str:
+    """A sentence for before the start; raises MemoryShortage when there is too little."""
+    free = free_bytes(device)
+    words = f"{what} needs about {in_words(need.total(rows))} of memory"
+    if free is None:
+        return f"{words}."
+    if need.total(rows) > free:
+        raise MemoryShortage(f"{words}, but {in_words(free)} are free. {advice}")
+    return f"{words}; {in_words(free)} are free."

@@ -1,0 +1,80 @@
+"""Counting on a small problem foretells the large one; what does not fit is refused in words before it starts."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fabrica import memory
+from fabrica.contracts import Family, Job
+from fabrica.data.store import Entry, Layout, Loader, Store
+from fabrica.families import FAMILIES
+from fabrica.jobs import JOBS
+from fabrica.machine import peak_bytes
+from fabrica.memory import MemoryShortage, Need, check, drawing_need, training_need
+from fabrica.networks.unet import UNetShape
+from fabrica.rng import Rng
+
+
+def _store(folder: Path) -> Store:
+    """One case of 64 x 64 x 96 with two contrasts."""
+    shape, files = (64, 64, 96), {}
+    for name in ("T1w", "FLAIR"):
+        files[name] = folder / f"{name}.npy"
+        np.save(files[name], np.random.default_rng(0).normal(0.5, 0.1, (1, *shape)).astype(np.float32))
+    return Store([Entry("p0", "p0", files, shape, ((1.0,) * 4,) * 4, tuple(range(64)))])
+
+
+def _parts(tmp_path: Path, name: str, axes: str) -> tuple[Family, Job, Store, Layout]:
+    job = JOBS.find("translation")(source=["T1w"], x=["FLAIR"], axes=axes)
+    family = FAMILIES.find(name)(job.signature(), UNetShape(channels=(8, 16), blocks=1), "fp32")
+    return family, job, _store(tmp_path), Layout(("T1w", "FLAIR"), axes, (1, 64, 96) if axes == "yx" else (32, 32, 48))
+
+
+@pytest.mark.parametrize("axes", ["yx", "zyx"])
+@pytest.mark.parametrize("name", FAMILIES.names())
+def test_the_count_on_a_small_problem_foretells_the_large_one(tmp_path: Path, name: str, axes: str) -> None:
+    family, job, store, layout = _parts(tmp_path, name, axes)
+    foretold, drawn = training_need(family, job, store, layout), drawing_need(family, job, store, layout)
+    assert all(p.grad is None for p in family.parameters())
+    rows = 2
+    batch = Loader(store, layout, rows, 0).load(0)
+    for parameter in family.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+
+    def train() -> None:
+        problem = job.problem(batch, Rng([1, 2]))
+        for group in family.groups():
+            terms = family.loss(problem, group, Rng([1, 2]), 0.0)
+            torch.autograd.backward(torch.stack([t.mean() for t in terms.values()]).sum())
+
+    assert rows * foretold.row == pytest.approx(peak_bytes(train), rel=0.12)
+    assert foretold.fixed == 8 * sum(p.nbytes for p in family.parameters())
+
+    def draw() -> None:
+        with torch.inference_mode():
+            family.sample(job.question(batch), Rng([1, 2]))
+
+    assert rows * drawn.row == pytest.approx(peak_bytes(draw), rel=0.12)
+
+
+def test_the_largest_batch_that_fits() -> None:
+    need = Need(fixed=1_000, row=100)
+    assert need.most_rows(None, 8) == 8
+    assert need.most_rows(10_000, 8) == 8
+    assert need.most_rows(1_700, 8) == 4
+    assert need.most_rows(1_300, 8) == 1
+    assert need.most_rows(1_200, 8) == 0
+
+
+def test_a_shortage_is_said_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    need = Need(fixed=int(1e9), row=int(5e8))
+    monkeypatch.setattr(memory, "free_bytes", lambda device: int(2e9))
+    with pytest.raises(MemoryShortage, match=r"model needs about 5.0 GB of memory, but 2.0 GB are free. Write this."):
+        check("model", need, 8, "cpu", "Write this.")
+    assert check("model", need, 1, "cpu", "") == "model needs about 1.5 GB of memory; 2.0 GB are free."
+    monkeypatch.setattr(memory, "free_bytes", lambda device: None)
+    assert check("model", need, 8, "cpu", "") == "model needs about 5.0 GB of memory."
+    assert replace(need, row=0).total(5) == int(1e9)
