@@ -35,7 +35,7 @@ docs: $(VENV)/.test
 bench: $(VENV)/.test
 	$(PIP) -e ".[bench]"
 	$(BIN)/python benchmarks/speed.py
-	$(BIN)/python benchmarks/statistics.py --repetitions 2000
+	$(BIN)/python benchmarks/statistics_simulated.py --repetitions 2000
 	$(BIN)/python benchmarks/translation_ms.py --data $(or $(FABRICA_TEST_DATA),$(error Set FABRICA_TEST_DATA to the folder of real scans))/mri_multicontrast/ms_mni
 
 clean:

@@ -1,6 +1,6 @@
 """Fabrica beside its peers: interleaved rounds in one process, ratios within a round, medians over rounds.
 
-    python benchmarks/speed.py [--rounds 7] [--only reading|store|network|drawing]
+    python benchmarks/speed.py [--rounds 7] [--only reading|store|network|training|memory|growth|drawing]
 
 Peers (extra `bench`): pydicom, SimpleITK, nibabel, MONAI; untrained networks, made-up scans, warm page cache. Each
 finished section is written at once to results/speed.json, and results/speed.md is made from it: machine, versions,
@@ -27,6 +27,7 @@ import SimpleITK
 import torch
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from speed_training import growth, memory, training
 from torch import nn
 
 from fabrica import io
@@ -183,7 +184,45 @@ def store(rounds: int) -> list[dict[str, Any]]:
 
 def network(rounds: int) -> list[dict[str, Any]]:
     cases = [(d, side, batch, train) for d, side, batch in ((2, 64, 8), (3, 32, 2)) for train in (False, True)]
-    return [one_network(*case, rounds) for case in cases]
+    wide = [default_network(*case, rounds) for case in ((2, 64, 8), (2, 128, 4), (3, 64, 1))]
+    return [*(one_network(*case, rounds) for case in cases), *wide]
+
+
+def default_network(dimensions: int, side: int, batch: int, rounds: int) -> dict[str, Any]:
+    """Patches of 2 and twice the width: about MONAI's arithmetic in 2D, half of it in 3D; and the machine's own limit."""
+    x, level = torch.randn(batch, 1, *[side] * dimensions), torch.rand(batch)
+    ours = UNet(dimensions, 1, 1, (), UNetShape(channels=tuple(2 * w for w in WIDTHS)), precision.choose())
+    peer, dtype = monai_network(dimensions), torch.bfloat16 if precision.choose() == "bf16" else torch.float32
+    images = torch.randn(8, 64, 64, 64).to(dtype, memory_format=torch.channels_last)
+    kernel = torch.randn(64, 64, 3, 3).to(dtype, memory_format=torch.channels_last)
+    limit = lambda: torch.nn.functional.conv2d(images, kernel, padding=1)  # noqa: E731
+    run = {
+        "fabrica, default": Call(ours, lambda n: n(x, level, Condition())),
+        "MONAI as shipped": Call(peer, lambda n: n(x, timesteps=level)),
+    }
+    work = {name: flop(inferred(call)) for name, call in run.items()} | {"convolution alone": flop(limit)}
+    columns = {(2, 64): (5, 3.6), (2, 128): (10, 7), (3, 64): (25, 18)}
+    asked = columns[dimensions, side][0 if precision.bfloat16_gain() >= 4 else 1] if dtype == torch.bfloat16 else 1.0
+    words = ", ".join(f"{n} {g:.1f} GFLOP" for n, g in work.items() if n != "convolution alone")
+    found = line(
+        f"forward, default network, {'x'.join([str(side)] * dimensions)}, batch {batch} ({words})", rounds,
+        {**{n: inferred(c) for n, c in run.items()}, "convolution alone": limit}, {"MONAI as shipped": asked}, by="fabrica, default",
+    )  # fmt: skip
+    rate = {n: work[n] / statistics.median(t) for n, t in found["times_ms"].items()}
+    share = rate["fabrica, default"] / rate["convolution alone"]
+    target = {2: 0.25, 3: 0.45}[dimensions]
+    found["name"] += (
+        f"; {share:.2f} of the {1e3 * rate['convolution alone']:.0f} GFLOP/s of a convolution (asked {target})"
+    )
+    return found
+
+
+def flop(run: Callable[[], Any]) -> float:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counted:
+        run()
+    return counted.get_total_flops() / 1e9
 
 
 def one_network(dimensions: int, side: int, batch: int, train: bool, rounds: int) -> dict[str, Any]:
@@ -320,13 +359,19 @@ def page(known: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
     for column, sections in known.items():
         lines += [f"## {column}", "", "| what | who | ms | ratio | asked | reached |", "|---|---|---|---|---|---|"]
-        for found in (f for section in sections.values() for f in section):
+        for found in (f for section in sections.values() for f in section if "times_ms" in f):
             for who, times in found["times_ms"].items():
                 ratio, asked = statistics.median(found["ratios"][who]), found["targets"].get(who)
                 good = asked is not None and (ratio <= asked if found["at_most"] else ratio >= asked)
                 verdict = ("", "") if asked is None else (f"{asked:g}", "yes" if good else "**no**")
                 spread = f"{statistics.median(times):.1f} ({min(times):.1f} to {max(times):.1f})"
                 lines.append(f"| {found['name']} | {who} | {spread} | {ratio:.2f} | {verdict[0]} | {verdict[1]} |")
+        lines += ["", "| what | median (least to most) | asked | reached |", "|---|---|---|---|"]
+        for found in (f for section in sections.values() for f in section if "facts" in f):
+            for f in found["facts"]:
+                verdict = {True: "yes", False: "**no**", None: ""}[f["reached"]]
+                spread = f"{f['median']:.3g} ({f['least']:.3g} to {f['most']:.3g})"
+                lines.append(f"| {found['name']}: {f['what']} | {spread} | {f['asked']} | {verdict} |")
         lines.append("")
     return lines
 
@@ -336,6 +381,9 @@ SECTIONS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
     "store": store,
     "network": network,
     "drawing": drawing,
+    "training": training,
+    "memory": memory,
+    "growth": growth,
 }
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ NETWORK = {"channels": [32, 64, 128]}
 SETTINGS: dict[str, dict[str, Any]] = {  # what was tried beside crops of 112 x 112 in batches of 8
     "as the other cells": {},
     "twice the variation of intensity": {"job": {"vary": 0.2}},
+    "three times the learning rate": {"train": {"learning_rate": 0.003}},
     "no neighbouring slices": {"job": {"neighbours": 0}},
     "slices of 224 x 176, batch of 3": {"prepare": {"size": [224, 176]}, "train": {"batch": 3}},
 }

@@ -13,7 +13,7 @@ from fabrica.data.store import Entry, Layout, Loader, Store
 from fabrica.families import FAMILIES
 from fabrica.jobs import JOBS
 from fabrica.machine import peak_bytes
-from fabrica.memory import MemoryShortage, Need, check, drawing_need, training_need
+from fabrica.memory import SLACK, MemoryShortage, Need, check, drawing_need, training_need
 from fabrica.networks.unet import UNetShape
 from fabrica.rng import Rng
 
@@ -50,14 +50,14 @@ def test_the_count_on_a_small_problem_foretells_the_large_one(tmp_path: Path, na
             terms = family.loss(problem, group, Rng([1, 2]), 0.0)
             torch.autograd.backward(torch.stack([t.mean() for t in terms.values()]).sum())
 
-    assert rows * foretold.row == pytest.approx(peak_bytes(train), rel=0.12)
+    assert rows * foretold.row / SLACK == pytest.approx(peak_bytes(train), rel=0.12)
     assert foretold.fixed == 8 * sum(p.nbytes for p in family.parameters())
 
     def draw() -> None:
         with torch.inference_mode():
             family.sample(job.question(batch), Rng([1, 2]))
 
-    assert rows * drawn.row == pytest.approx(peak_bytes(draw), rel=0.12)
+    assert rows * drawn.row / SLACK == pytest.approx(peak_bytes(draw), rel=0.12)
 
 
 def test_the_largest_batch_that_fits() -> None:

@@ -90,7 +90,9 @@ def test_memory_is_foretold_and_a_batch_chosen_that_fits(tmp_path: Path, monkeyp
     chosen = {f: json.loads((tmp_path / f / "stages/model/checkpoint.json").read_text()) for f in ("free", "little")}
     assert chosen["free"]["facts"]["batch"] == 8
     assert chosen["little"]["facts"]["batch"] < 8
-    with pytest.raises(MemoryShortage, match=r"batches of 64 needs about .* MB.* but 4 MB are free. Write train: {batch"):
+    with pytest.raises(
+        MemoryShortage, match=r"batches of 64 needs about .* MB.* but 4 MB are free. Write train: {batch"
+    ):
         _run(tmp_path / "much", train={**train, "batch": 64})
 
 

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..contracts import Condition, Field
-
-GROUPS = 8
+from .normalisation import group_norm, norm_silu
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class UNet(nn.Module):
         )
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self._build(dimensions, width, shape, inner)
-        self.last = nn.GroupNorm(min(GROUPS, width[0]), width[0])
+        self.last = group_norm(width[0])
         self.head = _conv(dimensions, 2 * width[0], out_channels * shape.patch**dimensions, 1 if shape.patch > 1 else 3)
         self.patch, self.out_channels, self.width = shape.patch, out_channels, width[0]
         nn.init.zeros_(self.head.weight)
@@ -106,7 +105,7 @@ class UNet(nn.Module):
             h = self.middle(h, e)
             for module in self.up:
                 h = module(h if isinstance(module, _Up) else torch.cat([h, skips.pop()], 1), e)
-            h = self.head(torch.cat([_norm_silu(self.last, h), first], 1))  # noise reaches the output unnormalised
+            h = self.head(torch.cat([norm_silu(self.last, h), first], 1))  # noise reaches the output unnormalised
         return self._unfold(h.float())
 
     def _with_planes(self, x: Tensor, condition: Condition) -> Tensor:
@@ -163,22 +162,13 @@ def _vector_entry(field: Field, width: int) -> nn.Module:
     return nn.Sequential(nn.Linear(field.channels, width), nn.SiLU(), nn.Linear(width, width))
 
 
-def _norm_silu(norm: nn.GroupNorm, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-    """Group norm in float32 (its bfloat16 channels-last backward is many times slower), then SiLU."""
-    with torch.autocast(x.device.type, enabled=False):
-        y = F.group_norm(x.float(), norm.num_groups, norm.weight, norm.bias, norm.eps)
-        if scale is not None and shift is not None:
-            y = torch.addcmul(shift.float(), y, 1 + scale.float())
-        return F.silu(y).to(x.dtype)
-
-
 class _Stage(nn.Module):
     """A residual block, scaled and shifted by the embedding, and attention where asked for."""
 
     def __init__(self, dimensions: int, inputs: int, outputs: int, inner: int, attention: bool) -> None:
         super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(_groups(inputs), inputs), _conv(dimensions, inputs, outputs, 3)
-        self.norm2, self.conv2 = nn.GroupNorm(_groups(outputs), outputs), _conv(dimensions, outputs, outputs, 3)
+        self.norm1, self.conv1 = group_norm(inputs), _conv(dimensions, inputs, outputs, 3)
+        self.norm2, self.conv2 = group_norm(outputs), _conv(dimensions, outputs, outputs, 3)
         self.modulate = nn.Linear(inner, 2 * outputs)
         self.skip = _conv(dimensions, inputs, outputs, 1) if inputs != outputs else nn.Identity()
         self.attention = _Attention(outputs) if attention else None
@@ -186,15 +176,11 @@ class _Stage(nn.Module):
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         scale, shift = self.modulate(e).reshape(len(x), -1, *[1] * (x.ndim - 2)).chunk(2, 1)
-        h = self.conv1(_norm_silu(self.norm1, x))
-        h = self.conv2(_norm_silu(self.norm2, h, scale, shift))
+        h = self.conv1(norm_silu(self.norm1, x))
+        h = self.conv2(norm_silu(self.norm2, h, scale, shift))
         h = self.skip(x) + h
         result: Tensor = h if self.attention is None else self.attention(h)
         return result
-
-
-def _groups(channels: int) -> int:
-    return math.gcd(GROUPS, channels)
 
 
 class _Attention(nn.Module):
@@ -203,7 +189,7 @@ class _Attention(nn.Module):
     def __init__(self, channels: int, head: int = 32) -> None:
         super().__init__()
         self.heads = max(1, channels // head)
-        self.norm = nn.GroupNorm(_groups(channels), channels)
+        self.norm = group_norm(channels)
         self.qkv, self.out = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
         nn.init.zeros_(self.out.weight)
 

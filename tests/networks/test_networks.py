@@ -2,10 +2,14 @@
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 
 from fabrica.contracts import Condition, Field
+from fabrica.machine import peak_bytes
 from fabrica.networks import precision
 from fabrica.networks.average import Average
+from fabrica.networks.normalisation import group_norm, norm_silu
 from fabrica.networks.unet import UNet, UNetShape
 
 FIELDS = (Field("T1w"), Field("lesion", "label", 2), Field("age", "number"), Field("class", "class", 4))
@@ -95,3 +99,68 @@ def test_average_follows_slowly() -> None:
     slow.update(0)  # early on the average forgets quickly
     torch.testing.assert_close(slow.slow.weight, start + 0.1 + 0.9 * 0.9)
     assert not any(p.requires_grad for p in slow.slow.parameters())
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_lean_norm_is_the_plain_one_with_less_memory(modulated: bool, dimensions: int, channels_last: bool) -> None:
+    rows, channels, side = 3, 24, 6
+    layout = {2: torch.channels_last, 3: torch.channels_last_3d}[dimensions]
+    torch.manual_seed(0)
+    norm = group_norm(channels)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x = torch.randn(rows, channels, *[side] * dimensions) * 3 + 5
+    x = x.contiguous(memory_format=layout) if channels_last else x
+    given = [x] + [torch.randn(rows, channels, *[1] * dimensions) for _ in range(2 * modulated)]
+    weight = torch.randn_like(x)
+
+    def plain(x: torch.Tensor, scale: torch.Tensor | None = None, shift: torch.Tensor | None = None) -> torch.Tensor:
+        y = norm(x)
+        return functional.silu(y if scale is None or shift is None else y * (1 + scale) + shift)
+
+    found = []
+    for run in (plain, lambda *values: norm_silu(norm, *values)):
+        leaves = [v.clone().requires_grad_() for v in given]
+        norm.zero_grad()
+        y = run(*leaves)
+        (y * weight).sum().backward()
+        found.append([y, *[v.grad for v in leaves], norm.weight.grad.clone(), norm.bias.grad.clone()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one, rtol=2e-5, atol=2e-5)
+    assert found[1][0].stride() == x.stride()
+
+
+def test_bfloat16_goes_in_and_comes_out_and_gradients_agree() -> None:
+    norm = group_norm(16)
+    x = torch.randn(2, 16, 8, 8).bfloat16().contiguous(memory_format=torch.channels_last).requires_grad_()
+    y = norm_silu(norm, x)
+    y.float().square().sum().backward()
+    wide = x.detach().float().requires_grad_()
+    functional.silu(norm(wide)).square().sum().backward()
+    assert y.dtype == x.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(x.grad.float(), wide.grad, rtol=0.05, atol=0.05)
+
+
+def test_a_training_step_keeps_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x, level = _net(), torch.randn(4, 1, 64, 64), torch.rand(4)
+    for parameter in net.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+
+    def step() -> None:
+        net(x, level, Condition()).square().mean().backward()
+
+    def plain(norm: nn.GroupNorm, x: torch.Tensor, scale: object = None, shift: object = None) -> torch.Tensor:
+        y = norm(x)
+        return functional.silu(y if scale is None else torch.addcmul(shift, y, 1 + scale))  # type: ignore[call-overload]
+
+    lean = peak_bytes(step)
+    monkeypatch.setattr("fabrica.networks.unet.norm_silu", plain)
+    assert lean < 0.8 * peak_bytes(step)
+
+
+def test_a_norm_without_gradients_is_an_inference() -> None:
+    norm, x = group_norm(8), torch.randn(2, 8, 4, 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(norm_silu(norm, x), functional.silu(norm(x)))

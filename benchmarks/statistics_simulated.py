@@ -1,6 +1,6 @@
 """Do the tests keep their level and the intervals their coverage? Simulated, with the binomial band of the count.
 
-    python benchmarks/statistics.py [--repetitions 400]
+    python benchmarks/statistics_simulated.py [--repetitions 400]
 
 Writes results/statistics.md. Level: share of p < .05 where there is nothing to find. Coverage: share of 95 % intervals that
 hold the truth. The band holds 95 % of such shares for a procedure that is exact; a level below it is conservative.
@@ -27,7 +27,7 @@ def main() -> None:
     n = parser.parse_args().repetitions
     lines = [
         "# Level and coverage of every test and interval", "",
-        f"`python benchmarks/statistics.py --repetitions {n}`. Nominal: level .05, coverage .95.", "",
+        f"`python benchmarks/statistics_simulated.py --repetitions {n}`. Nominal: level .05, coverage .95.", "",
         "| procedure | kind | found | band of an exact procedure | verdict |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for name, (kind, procedure) in PROCEDURES.items():
