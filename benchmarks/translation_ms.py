@@ -1,6 +1,6 @@
 """FLAIR from T1w + T2w between two real MS patients, by family, direction and pre-training on simulated patients.
 
-    python benchmarks/translation_ms.py --data DIR [--steps 1000] [--only WORD]
+    python benchmarks/translation_ms.py --data DIR [--steps 1000] [--draws 4] [--only WORD]
 
 DIR is `mri_multicontrast/ms_mni`. Each finished cell is written at once to results/translation_ms.json; a second call
 goes on where the first stopped, and rewrites results/translation_ms.md. Scale: each true volume divided by its 99.5th
@@ -47,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--only", default="", help="cells whose name holds this word")
     options = parser.parse_args()
     file = RESULTS / "translation_ms.json"
@@ -55,7 +56,7 @@ def main() -> None:
         for name, plan in plans().items():
             if name in cells or options.only not in name:
                 continue
-            found = run_cell(plan, options.data, options.steps, Path(scratch))
+            found = run_cell(plan | {"draws": options.draws}, options.data, options.steps, Path(scratch))
             cells = (json.loads(file.read_text()) if file.exists() else {}) | {name: found}  # others may have written
             file.write_text(json.dumps(cells, indent=1))
             write_table(cells)
@@ -106,7 +107,7 @@ def recipe(plan: dict[str, Any], data: Path, steps: int, start: str | None) -> d
     return {
         "cohorts": {"ms": {"path": str(data)}}, "split": {"train": [train], "test": [test]}, "baseline": "none",
         "job": job | change.get("job", {}), "family": {"name": plan["family"], "network": NETWORK},
-        "prepare": change.get("prepare", {"size": [112, 112]}), "train": budget | change.get("train", {}), "evaluate": {"draws": 4},
+        "prepare": change.get("prepare", {"size": [112, 112]}), "train": budget | change.get("train", {}), "evaluate": {"draws": plan.get("draws", 4)},
     }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -53,20 +53,32 @@ def save(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) 
 
 
 class Writer:
-    """Saves in the background: the caller waits while tensors are copied to memory that is kept for the next time."""
+    """Saves in the background: a thread copies to memory that is kept for the next time, then writes.
+
+    Whoever saves may compute meanwhile, but must call `copied` before it changes the tensors.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._kept: dict[str, Tensor] = {}
+        self._copied = threading.Event()
         self._thread: threading.Thread | None = None
         self._fault: CheckpointError | None = None
 
-    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Copy, then write in a thread; raises CheckpointError when the save before this one failed."""
+    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], at_once: Collection[str] = ()) -> None:
+        """Start a save; raises CheckpointError when the one before it failed. Tensors named `at_once` may change right after."""
         self.wait()
-        self._copy(tensors)
-        self._thread = threading.Thread(target=self._write, args=(copy.deepcopy(dict(facts)),))
+        self._make_room(tensors)
+        self._copy({n: t for n, t in tensors.items() if n in at_once})
+        self._copied.clear()
+        later = {n: t.detach() for n, t in tensors.items() if n not in at_once}
+        self._thread = threading.Thread(target=self._write, args=(later, copy.deepcopy(dict(facts))))
         self._thread.start()
+
+    def copied(self) -> None:
+        """Until the tensors of the last save may change."""
+        if self._thread is not None:
+            self._copied.wait()
 
     def wait(self) -> None:
         """Until the last save lies on the disk; raises CheckpointError when it could not."""
@@ -81,15 +93,23 @@ class Writer:
         if fault is not None:
             raise fault
 
-    def _copy(self, tensors: Mapping[str, Tensor]) -> None:
+    def _make_room(self, tensors: Mapping[str, Tensor]) -> None:
         for name, tensor in tensors.items():
             kept = self._kept.get(name)
             if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
                 self._kept[name] = torch.empty_like(tensor, device="cpu", requires_grad=False)
         self._kept = {name: self._kept[name] for name in tensors}
-        torch._foreach_copy_(list(self._kept.values()), [t.detach() for t in tensors.values()])
 
-    def _write(self, facts: dict[str, Any]) -> None:
+    def _copy(self, tensors: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                self._kept[name].copy_(tensor)
+
+    def _write(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
+        try:
+            self._copy(tensors)
+        finally:
+            self._copied.set()
         try:
             save(self.folder, self._kept, facts)
         except CheckpointError as error:

@@ -18,7 +18,7 @@ COPIES = {
     "cpu": 8,
     "cuda": 4,
 }  # of the weights: gradients, average, two moments; on the CPU what checkpoints are written from
-SLACK = 1.18  # scratch inside operations and memory that the allocator keeps: results/speed.md, section memory
+SLACK = 1.55  # scratch inside operations and memory that the allocator keeps: results/speed.md, section memory
 ROOM = 0.85  # share of the free memory that may be planned for
 
 

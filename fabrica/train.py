@@ -206,6 +206,7 @@ class _Loop:
             loss = self.module(problem, name, rng.child(name), progress)
             self.fabric.backward(loss)
             self.fabric.clip_gradients(self.module, optimiser, max_norm=self.plan.clip, error_if_nonfinite=False)
+            self.writer.copied()  # a checkpoint may still be copying what the optimiser is about to change
             optimiser.step()
             total = float(loss.detach())
         self.average.update(self.step)
@@ -226,7 +227,8 @@ class _Loop:
             return
         seconds = self.before + time.perf_counter() - began
         facts = {**self.facts, "step": self.step, "total": self.total, "seconds": seconds, "curve": self.curve}
-        self.writer.save(checkpoint.pack(self.family, self.average.slow, self.optimisers), facts)
+        buffers = {f"model/{name}" for name, _ in self.family.named_buffers()}  # a forward pass may change them
+        self.writer.save(checkpoint.pack(self.family, self.average.slow, self.optimisers), facts, at_once=buffers)
 
     def finish(self, began: float) -> Trained:
         seconds = self.before + time.perf_counter() - began

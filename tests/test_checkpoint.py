@@ -85,15 +85,20 @@ def test_the_library_reads_what_is_streamed(tmp_path: Path, dtype: torch.dtype) 
 
 
 def test_in_the_background_the_moment_of_the_call_counts(tmp_path: Path) -> None:
-    writer, weights, facts = Writer(tmp_path), torch.zeros(300_000), {"step": 1, "curve": [1]}
+    writer, weights, buffer = Writer(tmp_path), torch.zeros(300_000), torch.zeros(3)
+    facts = {"step": 1, "curve": [1]}
     for value in (1.0, 2.0):  # the second time memory is used again
         weights.fill_(value)
-        writer.save({"w": weights}, facts)
+        buffer.fill_(value)
+        writer.save({"w": weights, "buffer": buffer}, facts, at_once=["buffer"])
+        buffer.fill_(-1.0)
+        writer.copied()
         weights.fill_(-1.0)
         facts["curve"].append(9)  # type: ignore[attr-defined]
         writer.wait()
         tensors, found = load(tmp_path) or ({}, {})
         assert torch.equal(tensors["w"], torch.full((300_000,), value))
+        assert torch.equal(tensors["buffer"], torch.full((3,), value))
         assert found["curve"] == [1] + [9] * (int(value) - 1)
     writer.save({"w": torch.ones(3, dtype=torch.int32), "v": torch.ones(2)}, {})
     writer.save({"v": torch.ones(2)}, {})

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..rng import derive
+from .radiomics import radiomics as radiomics
 from .result import Result
 
 Array = NDArray[np.float64]

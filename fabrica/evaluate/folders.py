@@ -1,44 +1,181 @@
-"""Paired images in two folders, from any generator: matched by relative name, measured per file."""
+"""Folders of images from any generator: paired file by file where names agree, and as sets of patients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .. import io
-from ..data.prepare import grid_of, resample, same_grid
+from ..contracts import Image
+from ..data.prepare import foreground, grid_of, offset_mm, resample, same_grid
+from ..io import Scan, UnreadableError
 from ..registry import measure
+from .embedding import Picture
 from .pixel import METRICS
+from .realism import realism
 from .report import Report, StageResult, render
 from .summary import Row, in_words
 
+Say = Callable[[str], None]
+FAR = 0.5  # of a voxel's diagonal: pairs shifted by more lose decibels to the shift alone
 
-def evaluate_folders(
-    generated: Path, reference: Path, out: Path, data_range: float | None, say: Callable[[str], None]
-) -> Path:
-    """Tier 1 for every pair; grids that differ are resampled and said so. Raises ValueError when nothing pairs."""
-    ours = {str(s.files[0].relative_to(generated)): s for s in io.scan_folder(generated).scans}
-    theirs = {str(s.files[0].relative_to(reference)): s for s in io.scan_folder(reference).scans}
-    pairs = sorted(ours.keys() & theirs.keys())
-    if not pairs:
-        raise ValueError(
-            f"No file name stands in both {generated} and {reference}. Give pairs the same relative names."
+
+@dataclass(frozen=True)
+class Folders:
+    """What is judged, against whom, and what else is known."""
+
+    generated: Path
+    reference: Path
+    masks: Path | None = None
+    training: Path | None = None
+    holdout: Path | None = None
+
+
+def evaluate_folders(folders: Folders, out: Path, data_range: float | None, say: Say, seed: int = 0) -> Path:
+    """Tier 1 for every pair, tier 2 for the sets; what the inputs do not allow is listed. Returns the page.
+
+    Pairs have one relative name. Masks too: metrics count inside them. Raises ValueError for an empty folder, or one
+    patient both in the training folder and in another.
+    """
+    asked = {k: v.name for k, v in vars(folders).items() if v is not None}
+    report = Report.start({"evaluate": {**asked, "data_range": data_range, "seed": seed}}, out.name)
+    found = {k: _scans(v, report) for k, v in vars(folders).items() if v is not None}
+    _check_shared(found)
+    report.stages.append(_pairs(found, report, data_range, say))
+    if folders.masks is None:
+        report.not_evaluated.append(
+            "metrics inside a region: needs --masks, one mask per reference with its relative name."
         )
-    report = Report.start({"evaluate": {"generated": str(generated.name), "reference": str(reference.name)}}, out.name)
-    lost = len(ours.keys() | theirs.keys()) - len(pairs)
-    if lost:
-        report.remark(f"{lost} files stand in one folder only and were left out.")
-        say(report.remarks[-1])
-    result = StageResult("given images", "evaluation", "unknown", {}, 0, 0.0, [])
-    for name in pairs:
-        image, truth = io.read(ours[name]), io.read(theirs[name])
-        if not same_grid(grid_of(image), grid_of(truth)):
-            image = resample(image, grid_of(truth))
-            report.remark(f"{name}: resampled to the grid of its reference.")
-        patient = ours[name].patient or name.split("/")[0]
-        evidence = {"generated": image.data[0].numpy(), "reference": truth.data[0].numpy(), "data_range": data_range}
-        for metric, known in METRICS.items():
-            unit = known.unit if known.unit == "dB" else ""
-            result.cases.append(Row(name, patient, "", "model", metric, in_words(measure(known, evidence)), unit))
-    report.stages.append(result)
+    masks = found.get("masks", {})
+    sets = {side: _pictures(scans, masks, report) for side, scans in found.items() if side != "masks"}
+    _compare(sets, report, seed)
+    for line in report.not_evaluated:
+        say(f"Not evaluated: {line}")
     return render(report, out)
+
+
+def _scans(folder: Path, report: Report) -> dict[str, Scan]:
+    """Readable images by relative name; raises ValueError when there are none."""
+    listed = io.scan_folder(folder)
+    for oddity in listed.oddities:
+        if oddity.severity != "note":
+            report.remark(f"{Path(oddity.file).name}: {oddity.fault}")
+    scans = {str(s.files[0].relative_to(folder)) if folder.is_dir() else s.files[0].name: s for s in listed.scans}
+    if not scans:
+        raise ValueError(f"{folder} holds no readable image. See: fabrica inspect {folder}")
+    return scans
+
+
+def _patient(name: str, scan: Scan) -> str:
+    return scan.patient or name.split("/")[0].split(".")[0]
+
+
+def _check_shared(found: Mapping[str, Mapping[str, Scan]]) -> None:
+    """Honesty check 1: whoever trained the generator may not judge it."""
+    if "training" not in found:
+        return
+    trained = {_patient(n, s) for n, s in found["training"].items()}
+    for side in ("reference", "holdout"):
+        shared = sorted(trained & {_patient(n, s) for n, s in found.get(side, {}).items()})
+        if shared:
+            shown = ", ".join(shared[:5]) + (" and others" if len(shared) > 5 else "")
+            raise ValueError(
+                f"{shown}: in the training folder and in --{side}. Judge on patients whom training did not see."
+            )
+
+
+def _pairs(found: Mapping[str, Mapping[str, Scan]], report: Report, data_range: float | None, say: Say) -> StageResult:
+    """Every metric of tier 1 for every pair; a case that fails says why in its place."""
+    ours, theirs = found["generated"], found["reference"]
+    names = sorted(ours.keys() & theirs.keys())
+    result = StageResult("given images", "evaluation", "unknown", {}, 0, 0.0, [])
+    if not names:
+        report.not_evaluated.append("paired metrics: needs the same relative file name in both folders.")
+        return result
+    if lost := len(ours.keys() | theirs.keys()) - len(names):
+        report.remark(f"{lost} files stand in one folder only and were left out of the pairs.")
+        say(report.remarks[-1])
+    for name in names:
+        patient = _patient(name, theirs[name])
+        try:
+            evidence = _evidence(name, found, report) | {"data_range": data_range}
+            rows = [(m, in_words(measure(known, evidence)), known.unit) for m, known in METRICS.items()]
+        except UnreadableError as error:
+            rows = [(m, f"failed: {error.fault}", "") for m in METRICS]
+            report.remark(f"{name}: {error.fault} {error.next_step}")
+        result.cases += [
+            Row(name, patient, "", "model", m, value, unit if unit == "dB" else "") for m, value, unit in rows
+        ]
+    return result
+
+
+def _evidence(name: str, found: Mapping[str, Mapping[str, Scan]], report: Report) -> dict[str, object]:
+    """Arrays of one grid; what had to be resampled or lies shifted is remarked."""
+    image, truth = io.read(found["generated"][name]), io.read(found["reference"][name])
+    grid = grid_of(truth)
+    if not same_grid(grid_of(image), grid):
+        image = resample(image, grid)
+        report.remark(f"{name}: resampled to the grid of its reference.")
+    evidence: dict[str, object] = {"generated": image.data[0].numpy(), "reference": truth.data[0].numpy()}
+    if truth.axes in ("zyx", "yx"):
+        volumes = [i.data[0] if i.axes == "zyx" else i.data[0][None] for i in (image, truth)]
+        off = offset_mm(
+            volumes[0], volumes[1], truth.spacing_mm if truth.axes == "zyx" else (1.0, *truth.spacing_mm[-2:])
+        )
+        if off > FAR * float(np.linalg.norm(truth.spacing_mm)):
+            report.remark(f"{name}: lies about {off:.1f} mm off its reference; paired metrics mostly measure that.")
+    if name in found.get("masks", {}):
+        mask = io.read(found["masks"][name])
+        evidence["mask"] = resample(mask, grid).data[0].numpy() > 0.5
+    return evidence
+
+
+def _pictures(scans: Mapping[str, Scan], masks: Mapping[str, Scan], report: Report) -> list[Picture]:
+    """Images of a set with the patient's outline (the mask of that name, or what is brighter than the mean)."""
+    pictures = []
+    for name, scan in scans.items():
+        try:
+            image = io.read(scan)
+        except UnreadableError as error:
+            report.remark(f"{name}: {error.fault} Left out of the set.")
+            continue
+        if image.axes not in ("zyx", "yx"):
+            report.remark(f"{name}: has a time axis, which sets cannot hold yet. Left out of the set.")
+            continue
+        values = image.data[0].numpy().astype(np.float64)
+        inside = _outline(name, image, masks)
+        if not inside.any():
+            report.remark(f"{name}: is constant. Left out of the set.")
+            continue
+        pictures.append(Picture(name, _patient(name, scan), values, inside, tuple(image.spacing_mm[-values.ndim :])))
+    return pictures
+
+
+def _outline(name: str, image: Image, masks: Mapping[str, Scan]) -> NDArray[np.bool_]:
+    if name in masks:
+        return np.asarray(resample(io.read(masks[name]), grid_of(image)).data[0].numpy() > 0.5)
+    return np.asarray(foreground(image.data[0]).numpy())
+
+
+def _compare(sets: Mapping[str, list[Picture]], report: Report, seed: int) -> None:
+    """Tier 2, or the reason why there is none."""
+    generated, real = sets["generated"], sets["reference"]
+    if not generated or not real:
+        report.not_evaluated.append("distances between sets: needs images without a time axis in both folders.")
+        return
+    if len({p.values.ndim for p in (*generated, *real)}) > 1:
+        report.not_evaluated.append("distances between sets: needs slices on both sides, or volumes on both.")
+        return
+    try:
+        found = realism(generated, real, training=sets.get("training", ()), holdout=sets.get("holdout", ()), seed=seed)
+    except ValueError as error:
+        report.not_evaluated.append(f"distances between sets: {error}")
+        return
+    report.realism = found
+    report.not_evaluated += found.not_evaluated
+    for remark in found.remarks:
+        report.remark(remark)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from ..data.cohort import Cohort
+from .realism import Realism
 from .statistics import SMALLEST, interval
 from .summary import Row
 
@@ -49,6 +50,8 @@ class Report:
     cohorts: list[dict[str, Any]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     stages: list[StageResult] = field(default_factory=list)
+    realism: Realism | None = None
+    not_evaluated: list[str] = field(default_factory=list)
 
     @staticmethod
     def start(recipe: Mapping[str, Any], run: str) -> Report:
@@ -123,7 +126,8 @@ def render(report: Report, folder: Path) -> Path:
     stages = [{k: v for k, v in asdict(stage).items() if k != "pictures"} for stage in report.stages]
     plain = {
         "run": report.run, "made": report.made, "recipe": report.recipe, "cohorts": report.cohorts, "remarks": report.remarks,
-        "sentence": report.sentence(), "summaries": summaries, "stages": stages,
+        "sentence": report.sentence(), "summaries": summaries, "stages": stages, "not_evaluated": report.not_evaluated,
+        "realism": {**asdict(report.realism), "sentence": report.realism.sentence()} if report.realism else None,
     }  # fmt: skip
     (folder / "report.json").write_text(json.dumps(plain, indent=1, allow_nan=False, default=str))
     with (folder / "cases.csv").open("w", newline="") as file:
@@ -136,7 +140,7 @@ def render(report: Report, folder: Path) -> Path:
     page = environment.from_string((Path(__file__).parent / "report.html").read_text())
     html = page.render(
         report=report, sentence=report.sentence(), tables=_tables(summaries), rows=_picture_rows(report.stages),
-        curves=[{"name": s.name, "path": _curve(s.curve)} for s in report.stages], recipe=_yaml(report.recipe),
+        curves=[{"name": s.name, "path": _curve(s.curve)} for s in report.stages if s.curve], recipe=_yaml(report.recipe),
     )  # fmt: skip
     path = folder / "index.html"
     path.write_text(html)

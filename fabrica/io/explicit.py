@@ -242,7 +242,7 @@ def _header(descriptor: int) -> PlainHeader | None:
 def _known(content: bytes) -> _Layout | None:
     """The layout that this header shares to the byte with one walked before."""
     seen = np.frombuffer(content, np.uint8)
-    for layout in _LAYOUTS:
+    for layout in tuple(_LAYOUTS):  # another thread may add one
         if layout.offset <= len(content) and seen[layout.places].tobytes() == layout.marks:
             return layout
     return None

@@ -15,8 +15,9 @@ try:
 
     _decompress = igzip.decompress
     _failures = (*_failures, cast(type[Exception], isal_zlib.error))
+    FAST = True
 except ImportError:
-    _decompress = gzip.decompress
+    _decompress, FAST = gzip.decompress, False
 
 
 def content(path: Path) -> bytes:

@@ -1,15 +1,21 @@
 """Folders of paired images from any generator: numbers, or words, for every metric of every pair."""
 
 import csv
+import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from scipy import ndimage
 
 from fabrica import io
 from fabrica.contracts import Image
-from fabrica.evaluate.folders import evaluate_folders
+from fabrica.evaluate.folders import Folders, evaluate_folders
 
 MAKE = Callable[..., Image]
 
@@ -23,7 +29,7 @@ def test_every_pair_has_an_answer_for_every_metric(tmp_path: Path, make_image: M
     for name, ours, theirs in (("a", noisy, image), ("b", image, image), ("c", noisy, empty)):
         io.write_nifti(ours, tmp_path / "g" / f"{name}.nii.gz")
         io.write_nifti(theirs, tmp_path / "r" / f"{name}.nii.gz")
-    evaluate_folders(tmp_path / "g", tmp_path / "r", tmp_path / "out", 1000.0, lambda _: None)
+    evaluate_folders(Folders(tmp_path / "g", tmp_path / "r"), tmp_path / "out", 1000.0, lambda _: None)
     with (tmp_path / "out" / "cases.csv").open() as file:
         rows = {(r["case"], r["metric"]): r["value"] for r in csv.DictReader(file)}
     assert len(rows) == 3 * 10
@@ -34,5 +40,100 @@ def test_every_pair_has_an_answer_for_every_metric(tmp_path: Path, make_image: M
     for metric in ("mae", "rmse", "psnr", "gmsd", "haarpsi", "hfen"):
         assert np.isfinite(float(rows["a.nii.gz", metric])), metric
     assert not any(value == "nan" for value in rows.values())
-    with pytest.raises(ValueError, match="No file name stands in both"):
-        evaluate_folders(tmp_path / "g", tmp_path / "out", tmp_path / "x", None, lambda _: None)
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / "notes.txt").write_text("no image")
+    with pytest.raises(ValueError, match="nothing holds no readable image"):
+        evaluate_folders(Folders(tmp_path / "g", tmp_path / "nothing"), tmp_path / "x", None, lambda _: None)
+
+
+def _patients(folder: Path, seeds: range, blur: float = 0.0, first: str = "p") -> None:
+    """Slices of patients: smooth blobs with noise."""
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        y, x = np.mgrid[-1:1:40j, -1:1:40j]
+        blob = 300 * np.exp(-((y - 0.1 * rng.normal()) ** 2 + (x - 0.1 * rng.normal()) ** 2) / 0.3)
+        image = ndimage.gaussian_filter(blob + 20 * rng.normal(size=(40, 40)), blur)
+        path = folder / f"{first}{seed}" / "slice.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, image=image.astype(np.float32))
+
+
+def _report(tmp_path: Path, **folders: Path) -> dict[str, Any]:
+    evaluate_folders(Folders(**folders), tmp_path / "out", 300.0, lambda _: None)
+    found: dict[str, Any] = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "NaN" not in (tmp_path / "out" / "report.json").read_text()
+    return found
+
+
+def test_sets_of_patients_are_judged_beside_real_ones(tmp_path: Path) -> None:
+    _patients(tmp_path / "real", range(24))
+    _patients(tmp_path / "blurred", range(100, 124), blur=1.0, first="g")
+    report = _report(tmp_path, generated=tmp_path / "blurred", reference=tmp_path / "real")
+    distances = {(d["embedding"], d["measure"]): d for d in report["realism"]["distances"]}
+    spectrum = distances["spectrum", "Fréchet distance"]
+    assert spectrum["patients"] == 12
+    assert spectrum["value"] > spectrum["null_range"][1]
+    assert all(t["p_value"] < 0.05 for t in report["realism"]["tests"] if t["embedding"] == "spectrum")
+    assert any(line.startswith("paired metrics: needs") for line in report["not_evaluated"])
+    assert any(line.startswith("memorised share: needs --training") for line in report["not_evaluated"])
+    html = (tmp_path / "out" / "index.html").read_text()
+    assert "Realism of the set" in html
+    assert "Not evaluated" in html
+    assert "<h2>Training</h2>" not in html
+    again = _report(tmp_path, generated=tmp_path / "blurred", reference=tmp_path / "real")
+    assert again["realism"] == report["realism"]
+
+
+def test_real_patients_are_not_told_from_real_patients(tmp_path: Path) -> None:
+    _patients(tmp_path / "real", range(24))
+    _patients(tmp_path / "more", range(200, 224), first="g")
+    report = _report(tmp_path, generated=tmp_path / "more", reference=tmp_path / "real")
+    assert "no proof of likeness" in report["realism"]["sentence"]
+    for d in report["realism"]["distances"]:
+        if d["measure"] == "Fréchet distance":
+            assert d["value"] < 1.5 * d["null"]
+
+
+def test_copies_of_the_training_set_are_seen(tmp_path: Path) -> None:
+    _patients(tmp_path / "train", range(20))
+    _patients(tmp_path / "holdout", range(300, 320), first="h")
+    _patients(tmp_path / "real", range(400, 420), first="r")
+    shutil.copytree(tmp_path / "train", tmp_path / "copies")
+    folders = {n: tmp_path / n for n in ("training", "holdout")} | {"training": tmp_path / "train"}
+    report = _report(tmp_path, generated=tmp_path / "copies", reference=tmp_path / "real", **folders)
+    for name, shares in report["realism"]["authentic"].items():
+        assert shares["generated"] == 0, name
+        assert shares["holdout"] > 0.3, name
+    assert not any("memorised" in line for line in report["not_evaluated"])
+
+
+def test_whoever_trained_may_not_judge(tmp_path: Path) -> None:
+    _patients(tmp_path / "real", range(3))
+    with pytest.raises(ValueError, match="p0, p1, p2: in the training folder and in --reference"):
+        _report(tmp_path, generated=tmp_path / "real", reference=tmp_path / "real", training=tmp_path / "real")
+
+
+def test_three_patients_get_figures_and_no_verdict(tmp_path: Path) -> None:
+    _patients(tmp_path / "real", range(3))
+    _patients(tmp_path / "g", range(3), blur=0.7)
+    report = _report(tmp_path, generated=tmp_path / "g", reference=tmp_path / "real")
+    assert report["sentence"].startswith("With 3 test patients the figures below are descriptive")
+    assert report["realism"]["distances"] == report["realism"]["tests"] == []
+    assert any("needs at least 5" in line for line in report["not_evaluated"])
+    assert any("same patients" in line for line in report["remarks"])
+
+
+def test_masks_and_shifts_and_broken_files(tmp_path: Path, make_image: MAKE) -> None:
+    truth = make_image((12, 24, 26), name="T1w")
+    inside = replace(truth, data=torch.zeros_like(truth.data), meaning=replace(truth.meaning, kind="label", unit=""))
+    inside.data[:, 3:9, 4:20, 4:20] = 1
+    wrong = replace(truth, data=torch.where(inside.data > 0, truth.data, truth.data + 500))
+    for name, image in (("generated", wrong), ("reference", truth), ("masks", inside)):
+        io.write_nifti(image, tmp_path / name / "p1.nii.gz")
+        io.write_nifti(image, tmp_path / name / "p2.nii.gz")
+    (tmp_path / "generated" / "p2.nii.gz").write_bytes((tmp_path / "generated" / "p2.nii.gz").read_bytes()[:2000])
+    report = _report(tmp_path, **{n: tmp_path / n for n in ("generated", "reference", "masks")})
+    values = {(c["case"], c["metric"]): c["value"] for c in report["stages"][0]["cases"]}
+    assert values["p1.nii.gz", "mae"] == pytest.approx(0, abs=1e-3)  # outside the mask nothing counts
+    assert ("p2.nii.gz", "mae") not in values or "failed" in str(values["p2.nii.gz", "mae"])
+    assert any("p2.nii.gz" in remark for remark in report["remarks"])

@@ -1,0 +1,100 @@
+"""Images as feature vectors without learned weights: radiomics, spectrum, thumbnail. Each sees other faults than its neighbour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from .radiomics import radiomics
+
+Array = NDArray[np.float64]
+PLANES = 9  # axial slices of a volume whose features are averaged
+BINS = 32  # grey levels between the 1st and 99th percentile of both sets together
+RINGS = 24  # of the power spectrum
+SIDE = 16  # of a thumbnail
+LARGEST = 8.0  # pooled standard deviations: beyond, one feature would be the whole distance
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of a set: (y, x) or (z, y, x), where the patient is, mm per voxel, whose it is."""
+
+    name: str
+    patient: str
+    values: Array
+    inside: NDArray[np.bool_]
+    spacing_mm: tuple[float, ...]
+
+
+def bin_width(sets: Sequence[Sequence[Picture]]) -> float:
+    """From all sets alike, so that no side is favoured; raises ValueError when all images are constant."""
+    ends = [np.percentile(p.values[p.inside], [1, 99]) for pictures in sets for p in pictures]
+    low, high = np.median([e[0] for e in ends]), np.median([e[1] for e in ends])
+    if not high > low:
+        raise ValueError("All images are constant inside the patient: there is nothing to embed.")
+    return float(high - low) / BINS
+
+
+def by_radiomics(picture: Picture, width: float) -> Array:
+    """IBSI features (shape left out, as masks may be the same) of up to PLANES axial slices, averaged; logarithms of size."""
+    found = []
+    for plane, inside in _planes(picture):
+        low = float(np.percentile(plane[inside], 0.5))
+        clipped = np.clip(plane, low, low + 8 * BINS * width)  # a few hot pixels must not widen the matrices
+        features = radiomics(clipped, inside, picture.spacing_mm[-2:], width)
+        found.append([v for k, v in features.items() if not k.startswith("shape_")])
+    mean = np.mean(found, axis=0)
+    return np.asarray(np.sign(mean) * np.log1p(np.abs(mean)))
+
+
+def by_spectrum(picture: Picture, width: float) -> Array:
+    """Logarithm of the power in rings of spatial frequency, corners included (a chessboard lies there), in bin widths."""
+    found = []
+    for plane, inside in _planes(picture):
+        centred = np.where(inside, plane - plane[inside].mean(), 0.0) / width
+        power = np.abs(np.fft.fft2(centred, norm="ortho")) ** 2
+        rows, columns = np.meshgrid(*(np.fft.fftfreq(n) for n in plane.shape), indexing="ij")
+        ring = np.minimum((np.hypot(rows, columns) / 0.5**0.5 * RINGS).astype(int), RINGS - 1)
+        count = np.maximum(np.bincount(ring.ravel(), minlength=RINGS), 1)
+        found.append(np.bincount(ring.ravel(), power.ravel(), RINGS) / count)
+    return np.asarray(np.log(np.mean(found, axis=0) + 1e-6))
+
+
+def by_thumbnail(picture: Picture, width: float) -> Array:
+    """SIDE x SIDE means of the middle slice: where things are."""
+    plane, _ = _planes(picture)[len(_planes(picture)) // 2]
+    sigma = [max(0.0, 0.5 * n / SIDE - 0.5) for n in plane.shape]
+    smooth = ndimage.gaussian_filter(plane, sigma)
+    small = ndimage.zoom(smooth, [SIDE / n for n in plane.shape], order=1, grid_mode=True, mode="nearest")
+    return np.asarray(small.ravel() / width)
+
+
+EMBEDDINGS: Mapping[str, Callable[[Picture, float], Array]] = {
+    "radiomics": by_radiomics, "spectrum": by_spectrum, "thumbnail": by_thumbnail,
+}  # fmt: skip
+
+
+def embed(sets: Mapping[str, Sequence[Picture]], name: str) -> dict[str, Array]:
+    """(cases, features) of each set, standardised by all sets together; features that never vary are left out."""
+    width = bin_width(list(sets.values()))
+    raw = {key: np.stack([EMBEDDINGS[name](p, width) for p in pictures]) for key, pictures in sets.items()}
+    pooled = np.concatenate(list(raw.values()))
+    middle, spread = pooled.mean(0), pooled.std(0)
+    used = spread > 1e-9 * (1 + np.abs(middle))
+    if not used.any():
+        raise ValueError(f"All images are the same to {name}: there is nothing to compare.")
+    return {k: np.clip((v[:, used] - middle[used]) / spread[used], -LARGEST, LARGEST) for k, v in raw.items()}
+
+
+def _planes(picture: Picture) -> list[tuple[Array, NDArray[np.bool_]]]:
+    """Evenly spaced axial slices in which the patient is, or the image itself."""
+    if picture.values.ndim == 2:
+        return [(picture.values, picture.inside)]
+    (used,) = np.nonzero(picture.inside.any((1, 2)))
+    chosen = used[np.unique(np.linspace(0, len(used) - 1, min(PLANES + 2, len(used))).round().astype(int))]
+    chosen = chosen[1:-1] if len(chosen) > 2 else chosen  # the ends hold little
+    return [(picture.values[z], picture.inside[z]) for z in chosen]

@@ -1,0 +1,179 @@
+"""Tier 2 of two sets of images: every distance beside the same distance between real patients at the same number of them.
+
+EVALUATION's protocol: units are patients; p values move whole patients; no interval is made from resampling a distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..rng import derive
+from . import feature
+from .embedding import EMBEDDINGS, Picture, embed
+from .statistics import holm
+
+Array = NDArray[np.float64]
+Measure = Callable[[Array, Array], float]
+SPLITS = 20  # random halves of the real patients that make the null
+LEAST = 5  # patients a side, below which a distance says nothing
+MEASURES: Mapping[str, Measure] = {
+    "Fréchet distance": feature.frechet_distance,
+    "kernel distance": lambda x, y: feature.kernel_distance(x, y).value,
+    "precision": lambda x, y: feature.precision_recall(x, y, k=_k(x, y)).details["precision"],
+    "recall": lambda x, y: feature.precision_recall(x, y, k=_k(x, y)).details["recall"],
+    "density": lambda x, y: feature.density_coverage(x, y, k=_k(x, y)).details["density"],
+    "coverage": lambda x, y: feature.density_coverage(x, y, k=_k(x, y)).details["coverage"],
+    "diversity (Vendi)": lambda x, y: feature.vendi(x),
+}
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A measure of generated against real patients, and of real against real patients: medians over the same splits."""
+
+    embedding: str
+    measure: str
+    value: float
+    null: float
+    null_range: tuple[float, float]  # 5th to 95th percentile over the splits
+    patients: int  # on each side of every split
+
+
+@dataclass(frozen=True)
+class Test:
+    """Whether the sets differ, by moving whole patients between them."""
+
+    embedding: str
+    test: str
+    value: float
+    p_value: float
+    convention: str
+
+
+@dataclass
+class Realism:
+    """All that two sets allow; what they do not is named."""
+
+    distances: list[Distance] = field(default_factory=list)
+    tests: list[Test] = field(default_factory=list)
+    authentic: dict[str, dict[str, float]] = field(
+        default_factory=dict
+    )  # embedding -> of the generated, of the holdout
+    remarks: list[str] = field(default_factory=list)
+    not_evaluated: list[str] = field(default_factory=list)
+
+    def sentence(self) -> str:
+        """What the kernel tests say together (Holm); embeddings that disagree carry no verdict."""
+        tests = [t for t in self.tests if t.test == "kernel two-sample"]
+        if not tests:
+            return "Realism was not evaluated."
+        adjusted = holm([t.p_value for t in tests])
+        found = {t.embedding: p < 0.05 for t, p in zip(tests, adjusted, strict=True)}
+        seen = [name for name, differs in found.items() if differs]
+        if not seen:
+            return f"None of {len(found)} embeddings tells generated from real patients here (p >= .05 is no proof of likeness)."
+        if len(seen) == len(found):
+            return f"All {len(found)} embeddings tell generated from real patients."
+        return f"The embeddings disagree: {', '.join(seen)} tells generated from real patients, the others do not."
+
+
+def realism(
+    generated: Sequence[Picture], real: Sequence[Picture], *, training: Sequence[Picture] = (),
+    holdout: Sequence[Picture] = (), seed: int = 0,
+) -> Realism:  # fmt: skip
+    """Distances with nulls, patient-wise tests, and authenticity against the training set when it is given.
+
+    `holdout`: real patients whom the generator never saw; without them the null halves the reference. Deterministic.
+    """
+    found = Realism()
+    if training and not holdout:
+        found.not_evaluated.append(
+            "memorised share beside its expectation: needs --holdout, patients whom training did not see."
+        )
+    if not training:
+        found.not_evaluated.append("memorised share: needs --training, the images that the generator learned from.")
+    sides = {"generated": _named("generated", generated), "real": real, "training": training, "holdout": holdout}
+    used = {name: pictures for name, pictures in sides.items() if pictures}
+    if {p.patient for p in generated} & {p.patient for p in real}:
+        found.remarks.append("Generated and real images are of the same patients: the tests below are conservative.")
+    for name in EMBEDDINGS:
+        features = embed(used, name)
+        patients = {side: [p.patient for p in used[side]] for side in used}
+        _distances(found, name, features, patients, seed)
+        _tests(found, name, features, patients, seed)
+        if training:
+            found.authentic[name] = {
+                side: feature.authenticity(features[side], features["training"])
+                for side in ("generated", "holdout")
+                if side in used
+            }
+    return found
+
+
+def _named(side: str, pictures: Sequence[Picture]) -> list[Picture]:
+    """A generated patient is another one than the real patient of the same name."""
+    return [Picture(p.name, f"{side}/{p.patient}", p.values, p.inside, p.spacing_mm) for p in pictures]
+
+
+def _distances(
+    found: Realism, name: str, features: Mapping[str, Array], patients: Mapping[str, Sequence[str]], seed: int
+) -> None:
+    own, real = sorted(set(patients["generated"])), sorted(set(patients["real"]))
+    apart = sorted(set(patients.get("holdout", ())) - set(real))
+    n = min(len(own), len(real), len(apart)) if apart else min(len(own), len(real) // 2)
+    if n < LEAST:
+        needs = f"{LEAST} generated and {2 * LEAST} real patients, or {LEAST} of each with --holdout"
+        _once(
+            found.not_evaluated,
+            f"distances between sets: needs at least {needs}; there are {len(own)} and {len(real)}.",
+        )
+        return
+    rng = np.random.Generator(np.random.Philox(key=derive(seed, "splits", name)))
+    values: dict[str, list[tuple[float, float]]] = {m: [] for m in MEASURES}
+    for _ in range(SPLITS):
+        order = rng.permutation(real).tolist()
+        others = _rows(features["holdout"], patients["holdout"], rng.permutation(apart).tolist()[:n]) if apart else None
+        ours = _rows(features["generated"], patients["generated"], rng.permutation(own).tolist()[:n])
+        one = _rows(features["real"], patients["real"], order[:n])
+        other = others if others is not None else _rows(features["real"], patients["real"], order[n : 2 * n])
+        for measure, compute in MEASURES.items():
+            values[measure].append((compute(ours, one), compute(other, one)))
+    for measure, pairs in values.items():
+        drawn, null = np.array(pairs).T
+        low, high = np.percentile(null, [5, 95])
+        found.distances.append(
+            Distance(name, measure, float(np.median(drawn)), float(np.median(null)), (float(low), float(high)), n)
+        )
+
+
+def _rows(features: Array, patients: Sequence[str], chosen: Sequence[str]) -> Array:
+    """All images of the chosen patients."""
+    wanted = set(chosen)
+    return features[[p in wanted for p in patients]]
+
+
+def _k(x: Array, y: Array) -> int:
+    return min(5, len(x) - 1, len(y) - 1)
+
+
+def _tests(
+    found: Realism, name: str, features: Mapping[str, Array], patients: Mapping[str, Sequence[str]], seed: int
+) -> None:
+    x, y, groups = features["generated"], features["real"], (patients["generated"], patients["real"])
+    if min(len(set(groups[0])), len(set(groups[1]))) < LEAST:
+        _once(found.not_evaluated, f"tests between sets: needs at least {LEAST} patients on each side.")
+        return
+    for test, run in (
+        ("kernel two-sample", feature.mmd_permutation_test), ("classifier two-sample", feature.classifier_two_sample_test),
+    ):  # fmt: skip
+        result = run(x, y, groups, seed=seed)
+        found.tests.append(Test(name, test, result.value, float(result.p_value or 1.0), result.convention))
+
+
+def _once(lines: list[str], line: str) -> None:
+    if line not in lines:
+        lines.append(line)
