@@ -37,8 +37,10 @@ from fabrica.data.vocabulary import field_of
 from fabrica.families import Flow
 from fabrica.io import explicit
 from fabrica.networks import precision
+from fabrica.networks.tiled import tiled, windows
 from fabrica.networks.unet import UNet, UNetShape
 from fabrica.rng import Rng
+from fabrica.sampling.solvers import dpm_solver_2m
 
 RESULTS = Path(__file__).parent / "results"
 Candidates = dict[str, Callable[[], Any]]
@@ -330,7 +332,28 @@ def drawing(rounds: int) -> list[dict[str, Any]]:
         {"the network alone": alone, "fabrica": lambda: family.sample(problem, Rng(list(range(8))))},
         {"fabrica": 1.05}, by="the network alone", at_most=True,
     )  # fmt: skip
-    return [found]
+    return [found, by_windows(rounds)]
+
+
+def by_windows(rounds: int) -> dict[str, Any]:
+    """A volume drawn by windows against as many evaluations of the network on one window."""
+    family = Flow(Signature((field_of("T1w"),), "zyx", ()), UNetShape(channels=WIDTHS), precision.choose())
+    problem, x, level = Problem(("c",), (1, 64, 96, 64), Condition()), torch.randn(1, 1, 48, 48, 48), torch.ones(1)
+    count = len(windows(problem.shape[1:], (48, 48, 48)))
+
+    def whole() -> None:
+        with tiled(family, (48, 48, 48)):
+            dpm_solver_2m(family, problem, Rng([0]), steps=2)
+
+    def alone() -> None:
+        with torch.no_grad():
+            for _ in range(2 * count):
+                family.net(x, level, Condition())
+
+    return line(
+        f"a draw of 64 x 96 x 64 by {count} windows of 48^3, 2 evaluations each", rounds,
+        {"the network alone": alone, "fabrica": whole}, {"fabrica": 1.1}, by="the network alone", at_most=True,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- the page

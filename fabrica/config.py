@@ -115,6 +115,9 @@ class EvaluatePlan:
     metrics: tuple[str, ...] = ()
     draws: int = 4
     mask: str | None = None  # a label of the cohort: metrics inside it; none = the patient's foreground
+    window: Sequence[int] | None = (
+        None  # networks draw by windows of these sides; none = the whole grid where memory allows
+    )
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,10 @@ def _recipe(plain: Mapping[str, Any]) -> Recipe:
     for name in evaluate.metrics:
         _guard("evaluate.metrics", lambda name=name: METRICS.find(name))
     _whole(evaluate.draws, "evaluate.draws")
+    window, axes = evaluate.window, {len(stage.build_job().signature().axes) for stage in built}
+    if window is not None and (axes != {len(window)} or any(side < 16 or side % 16 for side in window)):
+        text = f"evaluate.window is {list(window)}, expected a multiple of 16 for each of {axes.pop()} axes."
+        raise _AtError("evaluate.window", text)
     seed = plain.get("seed", 0)
     _guard("seed", lambda: check_type("seed", seed, int))
     split = _split(plain.get("split", {"train": 0.8, "test": 0.2}))

@@ -20,6 +20,8 @@ from .data.prepare import GridPreparation
 from .data.store import Layout, Prepared, prepare_case, question_batch, to_device
 from .families import FAMILIES, RUNTIME, Drawn
 from .jobs import layout_of, reads
+from .memory import drawing_room
+from .networks.tiled import tiled
 from .registry import build
 from .rng import Rng, derive
 from .sampling import SAMPLERS
@@ -56,10 +58,12 @@ def drawer(stage: Stage, family: Family) -> Family:
 
 
 @torch.inference_mode()
-def draw(family: Family, job: Job, shown: Sequence[Prepared], layout: Layout, seed: int) -> Tensor:
+def draw(
+    family: Family, job: Job, shown: Sequence[Prepared], layout: Layout, seed: int, window: Sequence[int] | None = None
+) -> Tensor:
     """(draws, C, z, y, x), one draw of each of `shown`: one case, whose given images may differ from draw to draw.
 
-    Each row has its own seed, from the case, the draw and the slice. Computed where the family is, returned on the CPU.
+    `window`: sides of the windows that the networks work by; none = the whole grid, or what memory allows. Each row has its own seed, from the case, the draw and the slice. Computed where the family is, returned on the CPU.
     """
     family.eval()
     device = next(family.parameters()).device
@@ -67,11 +71,13 @@ def draw(family: Family, job: Job, shown: Sequence[Prepared], layout: Layout, se
     for number, prepared in enumerate(shown):
         if number == 0 or prepared is not shown[number - 1]:
             problem = job.question(to_device(question_batch(prepared, layout), device))
+            rows, fitting = drawing_room(family, problem, min(ROWS, len(problem.cases)), device.type)
         parts = []
-        for start in range(0, len(problem.cases), ROWS):
-            index = torch.arange(start, min(start + ROWS, len(problem.cases)))
+        for start in range(0, len(problem.cases), rows):
+            index = torch.arange(start, min(start + rows, len(problem.cases)))
             rng = Rng([derive(seed, "draw", problem.cases[i], number) for i in index.tolist()])
-            parts.append(family.sample(problem.rows(index), rng).float().cpu())
+            with tiled(family, window or fitting):
+                parts.append(family.sample(problem.rows(index), rng).float().cpu())
         results.append(torch.cat(parts))
     stacked = torch.stack(results)  # (draws, rows, C, *axes)
     return stacked.transpose(1, 2) if layout.axes == "yx" else stacked[:, 0]
@@ -150,6 +156,7 @@ class Answering:
         if known is None:
             raise ValueError(f"{place} is not trained yet. Type: fabrica run {run}")
         self.run, self.seed, self.stage, self.job = run, recipe.seed, stage, stage.build_job()
+        self.window = recipe.evaluate.window
         facts = known[1]
         self.preparation, self.reference = preparation_from(facts["preparation"]), str(facts["reference"])
         family = build_family(stage, self.job, facts["precision"])
@@ -175,7 +182,14 @@ class Answering:
         given, asked = self.given(member), {f.name for f in self.job.signature().x}
         anchor = next((n for n in given if n not in asked), given[0] if given else self.reference)
         prepared = [prepare_case(m, given or list(m.contrasts())[:1], anchor, self.preparation) for m in shown]
-        x = draw(self.family, self.job, [prepared[k % len(prepared)] for k in range(count)], self.layout, self.seed)
+        x = draw(
+            self.family,
+            self.job,
+            [prepared[k % len(prepared)] for k in range(count)],
+            self.layout,
+            self.seed,
+            self.window,
+        )
         where = f"{self.run.name}/{self.stage.name}/{member.name}"
         fields = self.job.signature().x
         return [images_of(one, fields, prepared[0], self.preparation, f"{where}/{k}") for k, one in enumerate(x)]

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .contracts import Batch, Family, Job
+from .contracts import Batch, Family, Job, Problem
+from .data.prepare import MULTIPLE
 from .data.store import Layout, Loader, Store, to_device
 from .machine import free_bytes, in_words, peak_bytes
+from .networks.tiled import cut
 from .rng import Rng
 
 PROBE_SIDE = {"yx": 32, "zyx": 16}  # voxels: large enough that activations outweigh everything else
@@ -19,6 +21,7 @@ COPIES = {
     "cuda": 4,
 }  # of the weights: gradients, average, two moments; on the CPU what checkpoints are written from
 SLACK = 1.55  # scratch inside operations and memory that the allocator keeps: results/speed.md, section memory
+PLENTY = 8192  # bytes a voxel: with more than this free nothing need be counted
 ROOM = 0.85  # share of the free memory that may be planned for
 
 
@@ -64,15 +67,33 @@ def training_need(family: Family, job: Job, store: Store, layout: Layout) -> Nee
     return Need(COPIES[parameters[0].device.type] * sum(p.nbytes for p in parameters), row)
 
 
-def drawing_need(family: Family, job: Job, store: Store, layout: Layout) -> Need:
-    """Of one whole draw; its grid is taken to be that of the training patches when cases are no larger."""
+def drawing_bytes(family: Family, problem: Problem) -> int:
+    """Of one row of a whole draw, counted on a corner of its grid."""
+    grid = problem.shape[1:]
+    sides = tuple(min(n, PROBE_SIDE["zyx" if len(grid) == 3 else "yx"]) for n in grid)
+    corner = tuple(slice(n) for n in sides)
+    small = Problem(problem.cases, (problem.shape[0], *sides), cut(problem.condition, grid, corner))
+    counted = []
+    for rows in (1, 3):
+        some = small.rows(torch.zeros(rows, dtype=torch.long))
+        with torch.inference_mode():
+            counted.append(peak_bytes(lambda some=some: family.sample(some, Rng(list(range(len(some.cases)))))))  # type: ignore[misc]
+    return round(SLACK * (counted[1] - counted[0]) / 2 * math.prod(grid) / math.prod(sides))
 
-    @torch.inference_mode()
-    def draw(batch: Batch) -> None:
-        family.sample(job.question(batch), Rng(list(range(len(batch.cases)))))
 
-    family.eval()
-    return Need(0, _bytes_a_row(draw, family, store, layout))
+def drawing_room(family: Family, problem: Problem, most_rows: int, device: str) -> tuple[int, tuple[int, ...] | None]:
+    """(rows drawn at once, window): as many rows as fit up to `most_rows`; when not even one does, the largest window that does."""
+    grid, free = tuple(problem.shape[1:]), free_bytes(device)
+    if free is None or most_rows * math.prod(grid) * PLENTY < free:
+        return most_rows, None
+    row = drawing_bytes(family, problem)
+    if rows := Need(0, row).most_rows(free, most_rows):
+        return rows, None
+    window = list(grid)
+    while row * math.prod(window) / math.prod(grid) > ROOM * free and max(window) > MULTIPLE:
+        longest = window.index(max(window))
+        window[longest] = -(-window[longest] // (2 * MULTIPLE)) * MULTIPLE
+    return 1, tuple(window)
 
 
 def _bytes_a_row(work: Callable[[Batch], None], family: Family, store: Store, layout: Layout) -> int:

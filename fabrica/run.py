@@ -389,7 +389,14 @@ def _evaluate_stage(recipe: Recipe, ready: _Prepared, trained: Trained, folder: 
         for hidden in questions(job, prepared):
             shown = [without(c, hidden) for c in cases]
             started = time.perf_counter()
-            x = draw(family, job, [shown[k % len(shown)] for k in range(count)], ready.layout, recipe.seed)
+            x = draw(
+                family,
+                job,
+                [shown[k % len(shown)] for k in range(count)],
+                ready.layout,
+                recipe.seed,
+                recipe.evaluate.window,
+            )
             seconds = (time.perf_counter() - started) / count
             name = f"{member.name}{'-' + hidden if hidden else ''}"
             _write_draws(folder, stage, name, x, prepared, ready.preparation)

@@ -13,7 +13,7 @@ from fabrica.data.store import Entry, Layout, Loader, Store
 from fabrica.families import FAMILIES
 from fabrica.jobs import JOBS
 from fabrica.machine import peak_bytes
-from fabrica.memory import SLACK, MemoryShortage, Need, check, drawing_need, training_need
+from fabrica.memory import SLACK, MemoryShortage, Need, check, drawing_bytes, drawing_room, training_need
 from fabrica.networks.unet import UNetShape
 from fabrica.rng import Rng
 
@@ -37,10 +37,11 @@ def _parts(tmp_path: Path, name: str, axes: str) -> tuple[Family, Job, Store, La
 @pytest.mark.parametrize("name", FAMILIES.names())
 def test_the_count_on_a_small_problem_foretells_the_large_one(tmp_path: Path, name: str, axes: str) -> None:
     family, job, store, layout = _parts(tmp_path, name, axes)
-    foretold, drawn = training_need(family, job, store, layout), drawing_need(family, job, store, layout)
+    foretold = training_need(family, job, store, layout)
     assert all(p.grad is None for p in family.parameters())
     rows = 2
     batch = Loader(store, layout, rows, 0).load(0)
+    drawn = drawing_bytes(family, job.question(batch))
     for parameter in family.parameters():
         parameter.grad = torch.zeros_like(parameter)
 
@@ -57,7 +58,7 @@ def test_the_count_on_a_small_problem_foretells_the_large_one(tmp_path: Path, na
         with torch.inference_mode():
             family.sample(job.question(batch), Rng([1, 2]))
 
-    assert rows * drawn.row / SLACK == pytest.approx(peak_bytes(draw), rel=0.12)
+    assert rows * drawn / SLACK == pytest.approx(peak_bytes(draw), rel=0.12)
 
 
 def test_the_largest_batch_that_fits() -> None:
@@ -78,3 +79,22 @@ def test_a_shortage_is_said_before_the_start(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(memory, "free_bytes", lambda device: None)
     assert check("model", need, 8, "cpu", "") == "model needs about 5.0 GB of memory."
     assert replace(need, row=0).total(5) == int(1e9)
+
+
+def test_a_volume_that_does_not_fit_is_drawn_by_windows_that_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, job, store, layout = _parts(tmp_path, "flow", "zyx")
+    question = job.question(Loader(store, layout, 1, 0).load(0)).rows(torch.zeros(4, dtype=torch.long))
+    one = drawing_bytes(family, question)
+    room: dict[float, tuple[int, tuple[int, ...] | None]] = {}
+    for share in (100.0, 5.0, 2.5, 0.6, 0.2, 0.001):
+        monkeypatch.setattr(memory, "free_bytes", lambda device, share=share: int(share * one))
+        room[share] = drawing_room(family, question, 4, "cpu")
+    assert room[100.0] == room[5.0] == (4, None)
+    assert room[2.5] == (2, None)
+    assert room[0.6] == (1, (16, 32, 32))  # the longest side of 32 x 32 x 48 first, then the first of equals
+    assert room[0.2] == (1, (16, 16, 32))
+    assert room[0.001] == (1, (16, 16, 16))  # the smallest that a network takes
+    monkeypatch.setattr(memory, "free_bytes", lambda device: None)
+    assert drawing_room(family, question, 4, "cpu") == (4, None)

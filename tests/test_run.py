@@ -96,6 +96,16 @@ def test_memory_is_foretold_and_a_batch_chosen_that_fits(tmp_path: Path, monkeyp
         _run(tmp_path / "much", train={**train, "batch": 64})
 
 
+def test_drawing_by_windows_changes_little(tmp_path: Path) -> None:
+    _run(tmp_path / "whole", baseline="none")
+    _run(tmp_path / "windows", baseline="none", evaluate={"draws": 2, "window": [16, 16]})
+    files = [sorted((tmp_path / f / "stages/model/draws").rglob("*.nii.gz")) for f in ("whole", "windows")]
+    one, other = (np.stack([nibabel.load(p).get_fdata() for p in found]) for found in files)
+    assert one.shape == other.shape
+    assert not np.array_equal(one, other)
+    assert np.isfinite(other).all()
+
+
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ValueError, match="--device cpu"):

@@ -20,7 +20,7 @@ MOST_LEVELS = 1024
 def radiomics(
     image: ArrayLike, mask: ArrayLike, spacing_mm: Sequence[float], bin_width: float, *, aggregation: str = "merged"
 ) -> dict[str, float]:
-    """First order (18), histogram (23), shape (25 in 3D, 8 in 2D), GLCM (25), GLRLM, GLSZM, GLDZM (16 each), NGTDM (5), NGLDM (17).
+    """First order (18), histogram (23), shape (25 in 3D, 9 in 2D), GLCM (25), GLRLM, GLSZM, GLDZM (16 each), NGTDM (5), NGLDM (17).
 
     image and mask are (y, x) or (z, y, x); spacing_mm in the order of the axes; bin_width in units of the image, bins start at
     the region's darkest voxel (IBSI: fixed bin size). Directions of GLCM and GLRLM are `merged` into one matrix or `averaged`

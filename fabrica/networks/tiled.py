@@ -1,0 +1,95 @@
+"""A network over a grid larger than memory: overlapping windows, blended. Every evaluation of a sampler is blended, so that
+one draw has no seams, as it would if finished windows were put side by side (Bar-Tal et al. 2023).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..contracts import Condition
+from .unet import UNet
+
+OVERLAP = 0.25  # of a window's side, shared with each neighbour
+
+
+class Tiled(nn.Module):
+    """Called like the network that it holds; grids no larger than `window` pass untouched.
+
+    Planes of the condition are cut like x. Group norms see one window at a time, which is why windows should be as large as
+    memory allows and no smaller than the patches of training.
+    """
+
+    def __init__(self, net: nn.Module, window: Sequence[int], overlap: float = OVERLAP) -> None:
+        super().__init__()
+        self.net, self.window, self.overlap = net, tuple(window), overlap
+
+    def forward(self, x: Tensor, level: Tensor, condition: Condition) -> Tensor:
+        grid = tuple(x.shape[2:])
+        if all(n <= w for n, w in zip(grid, self.window, strict=True)):
+            whole: Tensor = self.net(x, level, condition)
+            return whole
+        sides = [min(n, w) for n, w in zip(grid, self.window, strict=True)]
+        weight = _ramp(sides, self.overlap).to(x.device)
+        total, blended = torch.zeros(grid, device=x.device), None
+        for place in windows(grid, sides, self.overlap):
+            inside = (slice(None), slice(None), *place)
+            part = self.net(x[inside], level, cut(condition, grid, place))
+            if blended is None:
+                blended = part.new_zeros(*part.shape[:2], *grid)
+            blended[inside] += weight * part
+            total[place] += weight
+        assert blended is not None  # a grid has at least one window
+        result: Tensor = blended.div_(total)
+        return result
+
+
+def windows(grid: Sequence[int], sides: Sequence[int], overlap: float = OVERLAP) -> list[tuple[slice, ...]]:
+    """Windows that cover a grid, evenly spread, sharing at least `overlap` of their side with a neighbour."""
+    starts = []
+    for n, side in zip(grid, sides, strict=True):
+        shared = math.floor(overlap * side)
+        count = 1 if n <= side else math.ceil((n - shared) / (side - shared))
+        starts.append([round(i * (n - side) / max(1, count - 1)) for i in range(count)])
+    return [
+        tuple(slice(a, a + side) for a, side in zip(place, sides, strict=True)) for place in itertools.product(*starts)
+    ]
+
+
+@contextmanager
+def tiled(family: nn.Module, window: Sequence[int] | None) -> Iterator[None]:
+    """Inside the block the family's networks work by windows; None changes nothing."""
+    held = (
+        []
+        if window is None
+        else [(m, n, c) for m in family.modules() for n, c in m.named_children() if isinstance(c, UNet)]
+    )
+    for parent, name, net in held:
+        setattr(parent, name, Tiled(net, window or ()))
+    try:
+        yield
+    finally:
+        for parent, name, net in held:
+            setattr(parent, name, net)
+
+
+def _ramp(sides: Sequence[int], overlap: float) -> Tensor:
+    """Weights that fall to the window's border within the overlap, never to zero."""
+    weight = torch.ones(())
+    for side in sides:
+        reach = max(1, math.floor(overlap * side))
+        to_border = torch.arange(1, side + 1).minimum(torch.arange(side, 0, -1))
+        weight = weight[..., None] * (to_border / reach).clamp(max=1.0)
+    return weight
+
+
+def cut(condition: Condition, grid: Sequence[int], place: tuple[slice, ...]) -> Condition:
+    """The condition of a part of the grid: planes are cut, numbers stay."""
+    inside = (slice(None), slice(None), *place)
+    values = {n: v[inside] if tuple(v.shape[2:]) == tuple(grid) else v for n, v in condition.values.items()}
+    return Condition(values, condition.present)
