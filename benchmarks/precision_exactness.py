@@ -26,9 +26,9 @@ SETS: dict[str, dict[str, Any]] = {
         "path": "mri_multicontrast/ms_mni", "split": {"train": ["patient07"], "test": ["patient19"]}, "metric": "mae",
         "job": {"name": "translation", "from": ["T1w", "T2w"], "x": ["FLAIR"]}, "prepare": {"size": [64, 64]}, "batch": 8,
     },
-    "segmentation of mri_hippocampus in 3D (Dice)": {
+    "segmentation of mri_hippocampus, slices (Dice)": {
         "path": "mri_hippocampus", "split": {"train": 0.9, "test": 0.1}, "metric": "dice",
-        "job": {"name": "segmentation", "from": ["T1w"], "x": ["label:3"], "axes": "zyx"}, "prepare": {}, "batch": 4,
+        "job": {"name": "segmentation", "from": ["image"], "x": ["label:3"]}, "prepare": {"size": [48, 32]}, "batch": 16,
     },
 }  # fmt: skip
 

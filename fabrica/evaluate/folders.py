@@ -43,6 +43,7 @@ def evaluate_folders(folders: Folders, out: Path, data_range: float | None, say:
     """
     asked = {k: v.name for k, v in vars(folders).items() if v is not None}
     report = Report.start({"evaluate": {**asked, "data_range": data_range, "seed": seed}}, out.name)
+    report.title = f"{folders.generated.name} judged by {folders.reference.name}"
     found = {k: _scans(v, report) for k, v in vars(folders).items() if v is not None}
     _check_shared(found)
     report.stages.append(_pairs(found, report, data_range, say))

@@ -66,6 +66,11 @@ class Realism:
     remarks: list[str] = field(default_factory=list)
     not_evaluated: list[str] = field(default_factory=list)
 
+    def table(self) -> list[tuple[str, list[Distance]]]:
+        """Per measure, one distance per embedding."""
+        measures = list(dict.fromkeys(d.measure for d in self.distances))
+        return [(m, [d for d in self.distances if d.measure == m]) for m in measures]
+
     def sentence(self) -> str:
         """What the kernel tests say together (Holm); embeddings that disagree carry no verdict."""
         tests = [t for t in self.tests if t.test == "kernel two-sample"]
@@ -75,10 +80,12 @@ class Realism:
         found = {t.embedding: p < 0.05 for t, p in zip(tests, adjusted, strict=True)}
         seen = [name for name, differs in found.items() if differs]
         if not seen:
-            return f"None of {len(found)} embeddings tells generated from real patients here (p >= .05 is no proof of likeness)."
+            return f"By none of {len(found)} embeddings do generated differ from real patients here (p >= .05 is no proof of likeness)."
         if len(seen) == len(found):
-            return f"All {len(found)} embeddings tell generated from real patients."
-        return f"The embeddings disagree: {', '.join(seen)} tells generated from real patients, the others do not."
+            return f"Generated differ from real patients by all {len(found)} embeddings."
+        return (
+            f"The embeddings disagree: by {' and '.join(seen)} generated differ from real patients, by the others not."
+        )
 
 
 def realism(
@@ -87,7 +94,7 @@ def realism(
 ) -> Realism:  # fmt: skip
     """Distances with nulls, patient-wise tests, and authenticity against the training set when it is given.
 
-    `holdout`: real patients whom the generator never saw; without them the null halves the reference. Deterministic.
+    `holdout`: real patients whom the generator never saw; they join the reference for distances. Deterministic.
     """
     found = Realism()
     if training and not holdout:
@@ -122,11 +129,12 @@ def _named(side: str, pictures: Sequence[Picture]) -> list[Picture]:
 def _distances(
     found: Realism, name: str, features: Mapping[str, Array], patients: Mapping[str, Sequence[str]], seed: int
 ) -> None:
-    own, real = sorted(set(patients["generated"])), sorted(set(patients["real"]))
-    apart = sorted(set(patients.get("holdout", ())) - set(real))
-    n = min(len(own), len(real), len(apart)) if apart else min(len(own), len(real) // 2)
+    own, pool = sorted(set(patients["generated"])), ("real", "holdout") if "holdout" in patients else ("real",)
+    members = [p for side in pool for p in patients[side]]
+    rows, real = np.concatenate([features[side] for side in pool]), sorted(set(members))
+    n = min(len(own), len(real) // 2)
     if n < LEAST:
-        needs = f"{LEAST} generated and {2 * LEAST} real patients, or {LEAST} of each with --holdout"
+        needs = f"{LEAST} generated and {2 * LEAST} real patients (--reference and --holdout together)"
         _once(
             found.not_evaluated,
             f"distances between sets: needs at least {needs}; there are {len(own)} and {len(real)}.",
@@ -136,10 +144,8 @@ def _distances(
     values: dict[str, list[tuple[float, float]]] = {m: [] for m in MEASURES}
     for _ in range(SPLITS):
         order = rng.permutation(real).tolist()
-        others = _rows(features["holdout"], patients["holdout"], rng.permutation(apart).tolist()[:n]) if apart else None
         ours = _rows(features["generated"], patients["generated"], rng.permutation(own).tolist()[:n])
-        one = _rows(features["real"], patients["real"], order[:n])
-        other = others if others is not None else _rows(features["real"], patients["real"], order[n : 2 * n])
+        one, other = _rows(rows, members, order[:n]), _rows(rows, members, order[n : 2 * n])
         for measure, compute in MEASURES.items():
             values[measure].append((compute(ours, one), compute(other, one)))
     for measure, pairs in values.items():

@@ -50,6 +50,7 @@ class Report:
     cohorts: list[dict[str, Any]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     stages: list[StageResult] = field(default_factory=list)
+    title: str = ""  # of the page; none = the run's name
     realism: Realism | None = None
     not_evaluated: list[str] = field(default_factory=list)
 
@@ -115,7 +116,7 @@ def _summary(key: tuple[str, str, str, str], rows: Sequence[Row]) -> dict[str, A
     note += f"; {lost} case{'s' * (lost > 1)} not evaluated" if lost else ""
     return {
         **plain, "value": found.value, "interval": found.interval, "n": found.n, "convention": found.convention,
-        "quartiles": [low, middle, high], "note": note,
+        "quartiles": [low, middle, high], "note": note, "lost": lost,
     }  # fmt: skip
 
 
@@ -174,9 +175,10 @@ def _cell(s: Mapping[str, Any]) -> str:
     if s["value"] is None:
         return str(s["note"])
     text = f"{s['value']:.3g}" if abs(s["value"]) < 100 else f"{s['value']:.0f}"
+    lost = f"; {s['lost']} not evaluated" if s["lost"] else ""
     if s["interval"]:
-        return f"{text} [{s['interval'][0]:.3g}, {s['interval'][1]:.3g}]"
-    return f"{text} ({s['quartiles'][0]:.3g} to {s['quartiles'][2]:.3g})"
+        return f"{text} [{s['interval'][0]:.3g}, {s['interval'][1]:.3g}]{lost}"
+    return f"{text} ({s['quartiles'][0]:.3g} to {s['quartiles'][2]:.3g}){lost}"
 
 
 def _picture_rows(stages: Sequence[StageResult]) -> list[dict[str, Any]]:

@@ -80,6 +80,8 @@ def test_sets_of_patients_are_judged_beside_real_ones(tmp_path: Path) -> None:
     assert "Realism of the set" in html
     assert "Not evaluated" in html
     assert "<h2>Training</h2>" not in html
+    assert "<h2>Pictures" not in html
+    assert "blurred judged by real" in html
     again = _report(tmp_path, generated=tmp_path / "blurred", reference=tmp_path / "real")
     assert again["realism"] == report["realism"]
 

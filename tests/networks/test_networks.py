@@ -160,6 +160,23 @@ def test_a_training_step_keeps_less(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lean < 0.8 * peak_bytes(step)
 
 
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_recomputing_changes_memory_and_no_gradient(dimensions: int) -> None:
+    x, level = torch.randn(2, 1, *[32] * dimensions), torch.rand(2)
+    gradients, peaks = [], []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        net = UNet(dimensions, 1, 1, (), UNetShape((8, 16), 2, recompute=recompute))
+        for parameter in net.parameters():
+            parameter.data += 0.05
+            parameter.grad = torch.zeros_like(parameter)
+        peaks.append(peak_bytes(lambda net=net: net(x, level, Condition()).square().mean().backward()))
+        gradients.append([p.grad for p in net.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+    assert peaks[1] < 0.75 * peaks[0]
+
+
 def test_a_norm_without_gradients_is_an_inference() -> None:
     norm, x = group_norm(8), torch.randn(2, 8, 4, 4)
     with torch.inference_mode():
