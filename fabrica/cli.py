@@ -119,15 +119,24 @@ def evaluate(
     ] = None,
     training: Annotated[Path | None, typer.Option(metavar="DIR", help="What the generator learned from.")] = None,
     holdout: Annotated[Path | None, typer.Option(metavar="DIR", help="Real patients it never saw.")] = None,
+    competitor: Annotated[Path | None, typer.Option(metavar="DIR", help="Another method's images of the same.")] = None,
+    claim: Annotated[Path | None, typer.Option(metavar="FILE", help="claim.yaml, declared before results.")] = None,
     data_range: Annotated[float | None, typer.Option(help="Span of possible values; PSNR and SSIM need it.")] = None,
-    seed: Annotated[int, typer.Option(help="Of splits and permutations.")] = 0,
 ) -> None:
     """Judge images of any generator: pairs file by file, sets of patients beside real ones."""
+    import yaml
+
+    from .document import parse
+    from .evaluate.claim import Claim
     from .evaluate.folders import Folders, evaluate_folders
 
     with _errors():
-        folders = Folders(generated, reference, masks, training, holdout)
-        typer.echo(f"Report: {evaluate_folders(folders, out, data_range, typer.echo, seed)}")
+        try:
+            declared = Claim.of(parse(claim.read_text())[0]) if claim else None
+        except yaml.YAMLError as error:
+            _fail(f"{claim} is not YAML: {str(error).splitlines()[0]}. Write one key a line: endpoint: ssim")
+        folders = Folders(generated, reference, masks, training, holdout, competitor)
+        typer.echo(f"Report: {evaluate_folders(folders, out, data_range, typer.echo, claim=declared)}")
 
 
 @app.command()

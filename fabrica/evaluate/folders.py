@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from ..contracts import Image
 from ..data.prepare import foreground, grid_of, offset_mm, resample, same_grid
 from ..io import Scan, UnreadableError
 from ..registry import measure
+from .claim import Claim, Verdict, declare, judge
 from .embedding import Picture
 from .pixel import METRICS
 from .realism import realism
@@ -33,26 +34,43 @@ class Folders:
     masks: Path | None = None
     training: Path | None = None
     holdout: Path | None = None
+    competitor: Path | None = None
 
 
-def evaluate_folders(folders: Folders, out: Path, data_range: float | None, say: Say, seed: int = 0) -> Path:
+def evaluate_folders(
+    folders: Folders, out: Path, data_range: float | None, say: Say, seed: int = 0, claim: Claim | None = None
+) -> Path:
     """Tier 1 for every pair, tier 2 for the sets; what the inputs do not allow is listed. Returns the page.
 
-    Pairs have one relative name. Masks too: metrics count inside them. Raises ValueError for an empty folder, or one
-    patient both in the training folder and in another.
+    Pairs have one relative name. Masks too: metrics count inside them. A claim is about generated against competitor images
+    of the same truth; its hash is written before anything is measured. Raises ValueError for an empty folder, one patient
+    both in the training folder and in another, or a claim without a competitor.
     """
+    if claim is not None and folders.competitor is None:
+        raise ValueError("A claim compares two sets of images of the same patients. Name the other: --competitor DIR")
+    stamp = declare(claim, out) if claim is not None else ""
     asked = {k: v.name for k, v in vars(folders).items() if v is not None}
     report = Report.start({"evaluate": {**asked, "data_range": data_range, "seed": seed}}, out.name)
     report.title = f"{folders.generated.name} judged by {folders.reference.name}"
     found = {k: _scans(v, report) for k, v in vars(folders).items() if v is not None}
     _check_shared(found)
     report.stages.append(_pairs(found, report, data_range, say))
+    if "competitor" in found:
+        others = {**found, "generated": found["competitor"]}
+        report.stages.append(_pairs(others, report, data_range, say, "competitor"))
+    if claim is not None:
+        report.verdict = _judged(claim, report.stages, stamp)
+        say(f"{report.verdict.status}: {report.verdict.may}")
+    else:
+        report.not_evaluated.append("a verdict: needs --claim, declared before results, and --competitor.")
     if folders.masks is None:
         report.not_evaluated.append(
             "metrics inside a region: needs --masks, one mask per reference with its relative name."
         )
     masks = found.get("masks", {})
-    sets = {side: _pictures(scans, masks, report) for side, scans in found.items() if side != "masks"}
+    sets = {
+        side: _pictures(scans, masks, report) for side, scans in found.items() if side not in ("masks", "competitor")
+    }
     _compare(sets, report, seed)
     for line in report.not_evaluated:
         say(f"Not evaluated: {line}")
@@ -89,11 +107,30 @@ def _check_shared(found: Mapping[str, Mapping[str, Scan]]) -> None:
             )
 
 
-def _pairs(found: Mapping[str, Mapping[str, Scan]], report: Report, data_range: float | None, say: Say) -> StageResult:
+def _judged(claim: Claim, stages: Sequence[StageResult], stamp: str) -> Verdict:
+    rows = [[r for r in stage.cases if r.metric == claim.endpoint] for stage in stages]
+    ours, theirs = ({r.case: _number(r.value) for r in side} for side in rows)
+    return judge(claim, ours, theirs, {r.case: r.patient for side in rows for r in side}, stamp)
+
+
+def _number(value: float | str) -> float | None:
+    """None for a case that failed; an infinite PSNR is a perfect answer, not a failure."""
+    if isinstance(value, str):
+        return float("inf") if value.startswith("infinite") else None
+    return float(value)
+
+
+def _pairs(
+    found: Mapping[str, Mapping[str, Scan]],
+    report: Report,
+    data_range: float | None,
+    say: Say,
+    name_of: str = "given images",
+) -> StageResult:
     """Every metric of tier 1 for every pair; a case that fails says why in its place."""
     ours, theirs = found["generated"], found["reference"]
     names = sorted(ours.keys() & theirs.keys())
-    result = StageResult("given images", "evaluation", "unknown", {}, 0, 0.0, [])
+    result = StageResult(name_of, "evaluation", "unknown", {}, 0, 0.0, [])
     if not names:
         report.not_evaluated.append("paired metrics: needs the same relative file name in both folders.")
         return result

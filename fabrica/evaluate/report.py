@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from ..data.cohort import Cohort
+from .claim import Verdict
 from .realism import Realism
 from .statistics import SMALLEST, interval
 from .summary import Row
@@ -52,6 +53,7 @@ class Report:
     stages: list[StageResult] = field(default_factory=list)
     title: str = ""  # of the page; none = the run's name
     realism: Realism | None = None
+    verdict: Verdict | None = None
     not_evaluated: list[str] = field(default_factory=list)
 
     @staticmethod
@@ -128,6 +130,7 @@ def render(report: Report, folder: Path) -> Path:
     plain = {
         "run": report.run, "made": report.made, "recipe": report.recipe, "cohorts": report.cohorts, "remarks": report.remarks,
         "sentence": report.sentence(), "summaries": summaries, "stages": stages, "not_evaluated": report.not_evaluated,
+        "verdict": asdict(report.verdict) if report.verdict else None,
         "realism": {**asdict(report.realism), "sentence": report.realism.sentence()} if report.realism else None,
     }  # fmt: skip
     (folder / "report.json").write_text(json.dumps(plain, indent=1, allow_nan=False, default=str))

@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from fabrica import io
 from fabrica.contracts import Image
+from fabrica.evaluate.claim import Claim
 from fabrica.evaluate.folders import Folders, evaluate_folders
 
 MAKE = Callable[..., Image]
@@ -139,3 +140,20 @@ def test_masks_and_shifts_and_broken_files(tmp_path: Path, make_image: MAKE) -> 
     assert values["p1.nii.gz", "mae"] == pytest.approx(0, abs=1e-3)  # outside the mask nothing counts
     assert ("p2.nii.gz", "mae") not in values or "failed" in str(values["p2.nii.gz", "mae"])
     assert any("p2.nii.gz" in remark for remark in report["remarks"])
+
+
+def test_a_claim_is_declared_first_and_judged_on_pairs(tmp_path: Path) -> None:
+    for side, blur in (("real", 0.0), ("ours", 0.5), ("theirs", 1.5)):
+        _patients(tmp_path / side, range(22), blur=blur)
+    claim = Claim.of({"claim": "Ours is sharper.", "endpoint": "ssim", "verb": "superiority", "population": "blobs"})
+    folders = Folders(tmp_path / "ours", tmp_path / "real", competitor=tmp_path / "theirs")
+    said: list[str] = []
+    evaluate_folders(folders, tmp_path / "out", 300.0, said.append, claim=claim)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["verdict"]["status"] == "SUPPORTED"
+    assert said[0].startswith("SUPPORTED: On the endpoint ssim the model is better than its competitor in blobs")
+    assert json.loads((tmp_path / "out" / "claim.json").read_text())[0]["sha256"] == claim.digest()
+    assert "May not be written:" in (tmp_path / "out" / "index.html").read_text()
+    with pytest.raises(ValueError, match="--competitor DIR"):
+        evaluate_folders(replace(folders, competitor=None), tmp_path / "x", 300.0, lambda _: None, claim=claim)
+    assert not (tmp_path / "x").exists()

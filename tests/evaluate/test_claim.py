@@ -1,0 +1,126 @@
+"""The verdict that the evidence carries, the sentences, and every planted fault refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fabrica.evaluate.claim import Claim, declare, judge
+
+GOOD: dict[str, Any] = {
+    "claim": "Ours is as sharp as theirs.", "endpoint": "ssim", "verb": "superiority", "population": "brains, scanner A",
+}  # fmt: skip
+MARGIN = {"margin": 0.02, "margin_source": "test-retest of the scanner"}
+
+
+def _values(n: int, shift: float = 0.0, spread: float = 0.01, images: int = 1) -> tuple[dict, dict, dict]:
+    rng = np.random.default_rng(0)
+    cases = [f"p{i}/{k}" for i in range(n) for k in range(images)]
+    theirs = {c: float(v) for c, v in zip(cases, rng.normal(0.8, 0.05, len(cases)), strict=True)}
+    ours = {c: theirs[c] + shift + float(d) for c, d in zip(cases, rng.normal(0, spread, len(cases)), strict=True)}
+    return ours, theirs, {c: c.split("/")[0] for c in cases}
+
+
+@pytest.mark.parametrize(
+    ("verb", "shift", "spread", "status"),
+    [
+        ("superiority", 0.02, 0.01, "SUPPORTED"), ("superiority", 0.0, 0.01, "NOT SUPPORTED"),
+        ("superiority", -0.02, 0.01, "NOT SUPPORTED"), ("non-inferiority", 0.0, 0.01, "SUPPORTED"),
+        ("non-inferiority", -0.03, 0.01, "NOT SUPPORTED"), ("non-inferiority", -0.05, 0.2, "NOT SUPPORTED"),
+        ("equivalence", 0.0, 0.01, "SUPPORTED"), ("equivalence", 0.05, 0.01, "NOT SUPPORTED"),
+        ("equivalence", 0.0, 0.2, "NOT SUPPORTED"),
+    ],
+)  # fmt: skip
+def test_each_verb(verb: str, shift: float, spread: float, status: str) -> None:
+    claim = Claim.of({**GOOD, "verb": verb, **(MARGIN if verb != "superiority" else {})})
+    verdict = judge(claim, *_values(30, shift, spread))
+    assert verdict.status == status
+    assert verdict.patients == 30
+    assert ("It was not shown" in verdict.may) == (status != "SUPPORTED")
+    assert verdict.interval is not None
+    assert verdict.interval[0] <= verdict.interval[1]
+    if status == "NOT SUPPORTED":
+        assert "a test that finds none proves none" in verdict.may_not  # check 20
+
+
+def test_lower_is_better_where_it_is() -> None:
+    ours, theirs, patients = _values(30, -0.02)
+    assert judge(Claim.of({**GOOD, "endpoint": "mae"}), ours, theirs, patients).status == "SUPPORTED"
+    worse = judge(Claim.of({**GOOD, "endpoint": "mae", "verb": "non-inferiority", **MARGIN}), theirs, ours, patients)
+    assert worse.status == "NOT SUPPORTED"
+
+
+def test_few_patients_carry_no_verdict_however_many_images() -> None:
+    verdict = judge(Claim.of(GOOD), *_values(12, 0.1, images=20))
+    assert verdict.status == "REFUSED"
+    assert "12 patients, at least 20 are needed" in verdict.may
+    assert verdict.p_value is None
+
+
+def test_many_images_of_a_patient_are_one_patient() -> None:
+    one, many = judge(Claim.of(GOOD), *_values(24, 0.003)), judge(Claim.of(GOOD), *_values(24, 0.003, images=30))
+    assert one.patients == many.patients == 24
+
+
+def test_failed_cases_count_as_worst_and_perfect_ones_as_best() -> None:
+    ours, theirs, patients = _values(30, 0.02)
+    gone = dict(ours)
+    for case in list(gone)[:8]:
+        gone[case] = None
+    lost = judge(Claim.of(GOOD), gone, theirs, patients)
+    assert lost.status == "NOT SUPPORTED"
+    assert "8 failed cases count as the worst value" in lost.remarks[0]
+    missing = judge(Claim.of(GOOD), {c: v for c, v in gone.items() if v is not None}, theirs, patients)
+    assert (missing.difference, missing.status) == (lost.difference, lost.status)
+    perfect = judge(Claim.of(GOOD), {**ours, "p0/0": float("inf")}, theirs, patients)
+    assert perfect.status == "SUPPORTED"
+    assert np.isfinite(perfect.difference or np.nan)
+    nothing = judge(Claim.of(GOOD), dict.fromkeys(ours), dict.fromkeys(theirs), patients)
+    assert nothing.status == "REFUSED"
+
+
+def test_level_under_the_null() -> None:
+    """Of 400 claims of superiority without any difference about 2.5 % are supported."""
+    supported = 0
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        values = [{f"p{i}": float(v) for i, v in enumerate(rng.normal(0.8, 0.05, 20))} for _ in range(2)]
+        supported += judge(Claim.of(GOOD), *values, {c: c for c in values[0]}).status == "SUPPORTED"
+    assert 2 <= supported <= 20
+
+
+def test_another_claim_after_the_first_is_exploratory(tmp_path: Path) -> None:
+    first, second = Claim.of(GOOD), Claim.of({**GOOD, "endpoint": "psnr"})
+    assert declare(first, tmp_path) == declare(first, tmp_path) == ""
+    assert declare(second, tmp_path).startswith("EXPLORATORY")
+    assert declare(first, tmp_path) == ""
+    assert [e["endpoint"] for e in json.loads((tmp_path / "claim.json").read_text())] == ["ssim", "psnr"]
+    assert "EXPLORATORY" in judge(second, *_values(30), stamp=declare(second, tmp_path)).remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"endpoint": "sssim"}, "Did you mean 'ssim'"),
+        ({"verb": "better"}, "verb"),
+        ({"endpont": "ssim"}, "Did you mean 'endpoint'"),
+        ({"population": " "}, "lacks population"),
+        ({"claim": 3}, "lacks claim"),
+        ({"alpha": 0.9}, "alpha is 0.9"),
+        ({"alpha": "small"}, "alpha"),
+        ({"margin": 0.02}, "Superiority has no margin"),
+        ({"verb": "equivalence"}, "needs a margin above 0 and where it comes from"),
+        ({"verb": "equivalence", "margin": 0.02}, "where it comes from"),
+        ({"verb": "non-inferiority", **MARGIN, "margin": -1}, "needs a margin above 0"),
+    ],
+)
+def test_planted_faults(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Claim.of({**GOOD, **change})
+
+
+def test_no_claim_is_a_list() -> None:
+    with pytest.raises(ValueError, match="block of keys"):
+        Claim.of(["ssim"])
