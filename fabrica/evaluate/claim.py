@@ -135,6 +135,9 @@ def judge(
     a, b = (_filled(side, cases, worst, best) for side in (ours, theirs))
     if failed := sum(c not in side or side[c] is None for side in (ours, theirs) for c in cases):
         remarks.append(f"{failed} failed cases count as the worst value, {worst:.4g}.")
+    if a == b:
+        text = "Nothing may be claimed: both sides are equal in every case. Is one folder a copy of the other?"
+        return Verdict(claim, claim.digest(), "REFUSED", text, claim.claim, n, remarks=tuple(remarks))
     return _tested(claim, a, b, people, sign, remarks)
 
 

@@ -81,6 +81,13 @@ def test_failed_cases_count_as_worst_and_perfect_ones_as_best() -> None:
     assert nothing.status == "REFUSED"
 
 
+def test_a_copy_of_the_competitor_is_not_equivalent_to_it() -> None:
+    ours, _, patients = _values(30)
+    verdict = judge(Claim.of({**GOOD, "verb": "equivalence", **MARGIN}), ours, dict(ours), patients)
+    assert verdict.status == "REFUSED"
+    assert "copy of the other" in verdict.may
+
+
 def test_level_under_the_null() -> None:
     """Of 400 claims of superiority without any difference about 2.5 % are supported."""
     supported = 0
