@@ -187,7 +187,7 @@ def _pictures(scans: Mapping[str, Scan], masks: Mapping[str, Scan], report: Repo
         values = image.data[0].numpy().astype(np.float64)
         inside = _outline(name, image, masks)
         if not inside.any():
-            report.remark(f"{name}: is constant. Left out of the set.")
+            report.remark(f"{name}: {'its mask is empty' if name in masks else 'is constant'}. Left out of the set.")
             continue
         pictures.append(Picture(name, _patient(name, scan), values, inside, tuple(image.spacing_mm[-values.ndim :])))
     return pictures
@@ -208,6 +208,16 @@ def _compare(sets: Mapping[str, list[Picture]], report: Report, seed: int) -> No
     if len({p.values.ndim for p in (*generated, *real)}) > 1:
         report.not_evaluated.append("distances between sets: needs slices on both sides, or volumes on both.")
         return
+    lossy = [any(p.name.lower().endswith((".jpg", ".jpeg")) for p in side) for side in (generated, real)]
+    if lossy[0] != lossy[1]:  # honesty check 14
+        side = "generated" if lossy[0] else "reference"
+        report.not_evaluated.append(
+            f"distances between sets: JPEG on the {side} side alone would be what they measure."
+        )
+        return
+    for side, pictures in sets.items():
+        if copies := len(pictures) - len({p.values.tobytes() for p in pictures}):
+            report.remark(f"{copies} of {len(pictures)} {side} images are exact copies of another one there.")
     try:
         found = realism(generated, real, training=sets.get("training", ()), holdout=sets.get("holdout", ()), seed=seed)
     except ValueError as error:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Picture
 from scipy import ndimage
 
 from fabrica import io
@@ -157,3 +158,18 @@ def test_a_claim_is_declared_first_and_judged_on_pairs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--competitor DIR"):
         evaluate_folders(replace(folders, competitor=None), tmp_path / "x", 300.0, lambda _: None, claim=claim)
     assert not (tmp_path / "x").exists()
+
+
+def test_copies_and_compression_on_one_side_are_said(tmp_path: Path) -> None:
+    _patients(tmp_path / "real", range(12))
+    _patients(tmp_path / "copied", range(50, 61), first="g")
+    shutil.copytree(tmp_path / "copied" / "g50", tmp_path / "copied" / "g99")
+    report = _report(tmp_path, generated=tmp_path / "copied", reference=tmp_path / "real")
+    assert any("1 of 12 generated images are exact copies" in r for r in report["remarks"])
+    for i in range(6):
+        pixels = np.random.default_rng(i).integers(0, 255, (40, 40)).astype(np.uint8)
+        (tmp_path / "jpeg" / f"j{i}").mkdir(parents=True)
+        Picture.fromarray(pixels).save(tmp_path / "jpeg" / f"j{i}" / "a.jpg")
+    report = _report(tmp_path, generated=tmp_path / "jpeg", reference=tmp_path / "real")
+    assert report["realism"] is None
+    assert any("JPEG on the generated side alone" in line for line in report["not_evaluated"])
