@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
+from nibabel.volumeutils import apply_read_scaling
+from numpy.typing import NDArray
 
 from ..contracts import Field, Image
 from .gzipped import content
@@ -37,10 +40,9 @@ def listing(path: Path) -> tuple[list[Scan], list[Oddity]]:
 def read(scan: Scan) -> Image:
     """The voxels with the header's slope applied: integers stay exact in float32 up to 2^24."""
     image = _open(scan.files[0])
-    if scan.files[0].name.lower().endswith(".nii.gz"):
-        image = type(image).from_bytes(content(scan.files[0]))
     try:
-        data = np.asanyarray(image.dataobj)
+        packed = scan.files[0].name.lower().endswith(".nii.gz")
+        data = _unpacked(image.dataobj, content(scan.files[0])) if packed else np.asanyarray(image.dataobj)
     except (EOFError, OSError, ValueError) as error:
         raise UnreadableError("its voxel data is cut short or damaged.", "Copy the file again.") from error
     check_values(data)
@@ -48,7 +50,7 @@ def read(scan: Scan) -> Image:
     ordered = data.transpose(4, 3, 2, 1, 0)  # x y z t c -> c t z y x
     if scan.axes == "zyx":
         ordered = ordered[:, 0]
-    tensor = torch.from_numpy(np.ascontiguousarray(ordered, dtype=np.float32))
+    tensor = torch.from_numpy(np.array(ordered, dtype=np.float32, order="C"))
     return Image(
         tensor,
         scan.axes,
@@ -57,6 +59,14 @@ def read(scan: Scan) -> Image:
         times=_times(image) if "t" in scan.axes else None,
         source=str(scan.files[0]),
     )
+
+
+def _unpacked(stored: Any, inside: bytes) -> NDArray[Any]:
+    """The voxels straight from the bytes of the whole file, scaled as nibabel does; raises ValueError when they are too few."""
+    count = math.prod(stored.shape)
+    voxels = np.frombuffer(inside, stored.dtype, count, stored.offset).reshape(stored.shape, order="F")
+    scaled: NDArray[Any] = apply_read_scaling(voxels, stored.slope, stored.inter)
+    return scaled
 
 
 def write(image: Image, path: Path) -> None:
