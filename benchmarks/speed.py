@@ -342,7 +342,7 @@ def by_windows(rounds: int) -> dict[str, Any]:
     count = len(windows(problem.shape[1:], (48, 48, 48)))
 
     def whole() -> None:
-        with tiled(family, (48, 48, 48)):
+        with torch.no_grad(), tiled(family, (48, 48, 48)):
             dpm_solver_2m(family, problem, Rng([0]), steps=2)
 
     def alone() -> None:

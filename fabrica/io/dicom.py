@@ -9,9 +9,7 @@ import hashlib
 import os
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +107,18 @@ def _listing(paths: Iterable[Path]) -> tuple[list[Scan], list[Oddity]]:
 def read(scan: Scan) -> Image:
     """Pixels in stored units after the modality transform (HU for CT); MONOCHROME1 is inverted."""
     stack: Stack = scan.recipe
-    data = _filled([plane for row in stack.frames for plane in row])
+    several: dict[Path, NDArray[np.float32]] = {}  # files of many frames are read once
+    planes = [plane for row in stack.frames for plane in row]
+    data: NDArray[np.float32] = np.empty((0,), np.float32)
+    for i, plane in enumerate(planes):
+        frames = several[plane.path] if plane.path in several else _pixels(plane.path)
+        if len(frames) > 1:
+            several[plane.path] = frames
+        if i == 0:
+            data = np.empty((len(planes), *frames.shape[1:]), np.float32)
+        if frames.shape[1:] != data.shape[1:]:
+            raise UnreadableError("its slices differ in size or colour.", "Export the series again.")
+        data[i] = frames[plane.frame]
     data = data.reshape(len(stack.frames), len(stack.frames[0]), *data.shape[1:])
     if scan.axes == "zyx":
         data = data[0]
@@ -131,32 +140,6 @@ def read(scan: Scan) -> Image:
         source=scan.name,
         calibrated=scan.calibrated,
     )
-
-
-def _filled(planes: Sequence[Plane]) -> NDArray[np.float32]:
-    """(planes, y, x, C): plain files in several threads, as most of the time is the operating system's; then all others."""
-    first = _pixels(planes[0].path)
-    data = np.empty((len(planes), *first.shape[1:]), np.float32)
-    once = {path for path, count in Counter(p.path for p in planes).items() if count == 1}
-
-    def plain(i: int) -> bool:
-        found = explicit.pixels(planes[i].path) if planes[i].path in once else None
-        if found is None or data.shape[1:] != (*found[1].shape, 1):
-            return False
-        data[i, ..., 0] = _rescaled(*found)
-        return True
-
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        left = [i for i, done in enumerate(pool.map(plain, range(len(planes)))) if not done]
-    several = {planes[0].path: first}  # files of many frames are read once
-    for i in left:
-        frames = several[planes[i].path] if planes[i].path in several else _pixels(planes[i].path)
-        if len(frames) > 1:
-            several[planes[i].path] = frames
-        if frames.shape[1:] != data.shape[1:]:
-            raise UnreadableError("its slices differ in size or colour.", "Export the series again.")
-        data[i] = frames[planes[i].frame]
-    return data
 
 
 def _header(path: Path, oddities: list[Oddity]) -> Any:

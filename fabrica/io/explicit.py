@@ -127,10 +127,8 @@ class _Layout:
     places: NDArray[np.intp]
     marks: bytes
     values: tuple[tuple[str, bytes, int, int], ...]  # keyword, value representation, start, stop
-    owner: NDArray[np.intp]  # of every byte before the pixels: the number of its value, or -1
     offset: int  # of the pixels
     length: int
-    last: list[tuple[NDArray[np.uint8], dict[str, Any]]]  # the header parsed before: slices differ in few bytes
 
 
 _LAYOUTS: deque[_Layout] = deque(maxlen=12)  # latest first
@@ -233,7 +231,7 @@ def _header(descriptor: int) -> PlainHeader | None:
         except (IndexError, struct.error):  # the header is longer than the first read, or cut short
             content = os.pread(descriptor, _LONGEST_HEADER, 0)
             layout = _walk(content)
-        elements = dict(_values(layout, content))
+        elements = {keyword: _parsed(kind, content[a:b]) for keyword, kind, a, b in layout.values}
     except (IndexError, struct.error, _NotPlainError):
         return None
     if elements.pop("TransferSyntaxUID", None) != _SYNTAX or (elements.get("NumberOfFrames") or 1) != 1:
@@ -244,26 +242,10 @@ def _header(descriptor: int) -> PlainHeader | None:
 def _known(content: bytes) -> _Layout | None:
     """The layout that this header shares to the byte with one walked before."""
     seen = np.frombuffer(content, np.uint8)
-    for layout in tuple(_LAYOUTS):  # another thread may add one
+    for layout in _LAYOUTS:
         if layout.offset <= len(content) and seen[layout.places].tobytes() == layout.marks:
             return layout
     return None
-
-
-def _values(layout: _Layout, content: bytes) -> dict[str, Any]:
-    """Keyword to value: only what differs from the header before is parsed again."""
-    seen = np.frombuffer(content, np.uint8)[: layout.offset]
-    if layout.last and len(layout.last[0][0]) == len(seen):
-        before, known = layout.last[0]
-        elements = dict(known)
-        changed = set(layout.owner[np.flatnonzero(before != seen)].tolist()) - {-1}
-    else:
-        elements, changed = {}, set(range(len(layout.values)))
-    for number in changed:
-        keyword, kind, start, stop = layout.values[number]
-        elements[keyword] = _parsed(kind, content[start:stop])
-    layout.last[:] = [(seen, elements)]
-    return elements
 
 
 def _parsed(kind: bytes, raw: bytes) -> Any:
@@ -300,11 +282,7 @@ def _walk(content: bytes) -> _Layout:
         at += length
         last = tag
     places = np.concatenate([np.arange(a, b) for a, b in marks])
-    owner = np.full(at, -1, np.intp)
-    for number, (_, _, start, stop) in enumerate(values):
-        owner[start:stop] = number
-    marked = np.frombuffer(content, np.uint8)[places].tobytes()
-    layout = _Layout(places, marked, tuple(values), owner, at, length, [])
+    layout = _Layout(places, np.frombuffer(content, np.uint8)[places].tobytes(), tuple(values), at, length)
     _LAYOUTS.appendleft(layout)
     return layout
 
