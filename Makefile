@@ -32,11 +32,15 @@ test: lint
 docs: $(VENV)/.test
 	$(BIN)/python docs/tables.py
 
+bench: SCANS = $(or $(FABRICA_TEST_DATA),$(error Set FABRICA_TEST_DATA to the folder of real scans))
 bench: $(VENV)/.test
 	$(PIP) -e ".[bench]"
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/evaluation_speed.py
 	$(BIN)/python benchmarks/statistics_simulated.py --repetitions 2000
-	$(BIN)/python benchmarks/translation_ms.py --data $(or $(FABRICA_TEST_DATA),$(error Set FABRICA_TEST_DATA to the folder of real scans))/mri_multicontrast/ms_mni
+	$(BIN)/python benchmarks/precision_exactness.py --data $(SCANS)
+	$(BIN)/python benchmarks/evaluation_real.py --data $(SCANS) --steps 200
+	$(BIN)/python benchmarks/translation_ms.py --data $(SCANS)/mri_multicontrast/ms_mni
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage*

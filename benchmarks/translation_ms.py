@@ -211,7 +211,7 @@ def figures(image: Any, truth: Any, brain: Any, lesion: Any, tissue: Any, true: 
 def write_table(cells: dict[str, Any]) -> None:
     lines = [
         "# FLAIR from T1w + T2w between two real MS patients", "",
-        "`python benchmarks/translation_ms.py --data DIR --steps N` (N as in the column; DIR: `mri_multicontrast/ms_mni`). One patient trains, the",
+        "`python benchmarks/translation_ms.py --data DIR --steps N [--draws D]` (N as in the column, D as in \"mean of D\"; DIR: `mri_multicontrast/ms_mni`). One patient trains, the",
         "other tests: figures are descriptive and carry no claim. Scale: each true volume over its 99.5th foreground",
         "percentile. PSNR (dB, range 1, brain), SSIM (2D, Wang 2004, brain), MAE; quartiles over slices. Lesion contrast kept:",
         "1 = as in the truth. Training sees crops of 112 x 112 in batches of 8 unless the cell says otherwise. \"First network\":",

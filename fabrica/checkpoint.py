@@ -13,6 +13,7 @@ import os
 import struct
 import threading
 from collections.abc import Callable, Collection, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -63,7 +64,7 @@ class Writer:
         self._kept: dict[str, Tensor] = {}
         self._copied = threading.Event()
         self._thread: threading.Thread | None = None
-        self._fault: CheckpointError | None = None
+        self._fault: Exception | None = None
 
     def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], at_once: Collection[str] = ()) -> None:
         """Start a save; raises CheckpointError when the one before it failed. Tensors named `at_once` may change right after."""
@@ -108,12 +109,12 @@ class Writer:
     def _write(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
         try:
             self._copy(tensors)
+            self._copied.set()
+            save(self.folder, self._kept, facts)
+        except Exception as error:  # whatever it is, the thread that trains must hear of it
+            self._fault = error
         finally:
             self._copied.set()
-        try:
-            save(self.folder, self._kept, facts)
-        except CheckpointError as error:
-            self._fault = error
 
 
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -214,7 +215,7 @@ def _write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> tuple[str, st
     digest = hashlib.sha256()
 
     def fill(file: BinaryIO) -> None:
-        for part in (struct.pack("<Q", len(packed)), packed, *(_bytes(t) for _, t in order)):
+        for part in chain((struct.pack("<Q", len(packed)), packed), (_bytes(t) for _, t in order)):
             digest.update(part)
             file.write(part)
 

@@ -194,7 +194,7 @@ def doctor() -> None:
     where = find_device()
     rate, free = convolution_gflops(where), free_bytes(where)
     card = f"{torch.cuda.get_device_name(0)}: runs use it" if where == "cuda" else "none: runs use the CPU"
-    library = "ISA-L" if gzipped.FAST else 'zlib; twice as fast with: pip install "fabrica[fast]"'
+    library = "ISA-L" if gzipped.FAST else 'zlib; twice as fast with: pip install -c constraints.txt -e ".[fast]"'
     lines = (
         f"python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         f"GPU: {card}",

@@ -115,9 +115,7 @@ class EvaluatePlan:
     metrics: tuple[str, ...] = ()
     draws: int = 4
     mask: str | None = None  # a label of the cohort: metrics inside it; none = the patient's foreground
-    window: Sequence[int] | None = (
-        None  # networks draw by windows of these sides; none = the whole grid where memory allows
-    )
+    window: Sequence[int] | None = None  # sides that networks draw by; none = the whole grid where memory allows
 
 
 @dataclass(frozen=True)

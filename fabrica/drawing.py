@@ -59,8 +59,9 @@ def drawer(stage: Stage, family: Family) -> Family:
 
 @torch.inference_mode()
 def draw(
-    family: Family, job: Job, shown: Sequence[Prepared], layout: Layout, seed: int, window: Sequence[int] | None = None
-) -> Tensor:
+    family: Family, job: Job, shown: Sequence[Prepared], layout: Layout, seed: int, say: Callable[[str], None],
+    window: Sequence[int] | None = None,
+) -> Tensor:  # fmt: skip
     """(draws, C, z, y, x), one draw of each of `shown`: one case, whose given images may differ from draw to draw.
 
     `window`: sides of the windows that the networks work by; none = the whole grid, or what memory allows. Each row has its own seed, from the case, the draw and the slice. Computed where the family is, returned on the CPU.
@@ -72,6 +73,9 @@ def draw(
         if number == 0 or prepared is not shown[number - 1]:
             problem = job.question(to_device(question_batch(prepared, layout), device))
             rows, fitting = drawing_room(family, problem, min(ROWS, len(problem.cases)), device.type)
+            if fitting and window is None:
+                shape = " x ".join(map(str, fitting))
+                say(f"{prepared.name}: memory does not hold a whole draw; drawn by blended windows of {shape} voxels.")
         parts = []
         for start in range(0, len(problem.cases), rows):
             index = torch.arange(start, min(start + rows, len(problem.cases)))
@@ -172,24 +176,18 @@ class Answering:
     def can(self, member: Member) -> bool:
         return bool(self.given(member)) or not reads(self.job)
 
-    def draws(self, member: Member, count: int) -> list[dict[str, Image]]:
+    def draws(self, member: Member, count: int, say: Callable[[str], None]) -> list[dict[str, Image]]:
         """`count` draws as images on the case's own grid; draw k is made from draw k of the earlier stage."""
         shown = [member]
         if self.earlier and self.stage.input:
-            made = self.earlier.draws(member, count if self.stage.input.draws != "one" else 1)
+            made = self.earlier.draws(member, count if self.stage.input.draws != "one" else 1, say)
             used = [{n: i for n, i in images.items() if n in reads(self.job)} for images in made]
             shown = versions(member, used, self.stage.input.draws)
         given, asked = self.given(member), {f.name for f in self.job.signature().x}
         anchor = next((n for n in given if n not in asked), given[0] if given else self.reference)
         prepared = [prepare_case(m, given or list(m.contrasts())[:1], anchor, self.preparation) for m in shown]
-        x = draw(
-            self.family,
-            self.job,
-            [prepared[k % len(prepared)] for k in range(count)],
-            self.layout,
-            self.seed,
-            self.window,
-        )
+        asked_of = [prepared[k % len(prepared)] for k in range(count)]
+        x = draw(self.family, self.job, asked_of, self.layout, self.seed, say, self.window)
         where = f"{self.run.name}/{self.stage.name}/{member.name}"
         fields = self.job.signature().x
         return [images_of(one, fields, prepared[0], self.preparation, f"{where}/{k}") for k, one in enumerate(x)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -16,10 +17,8 @@ from .networks.tiled import cut
 from .rng import Rng
 
 PROBE_SIDE = {"yx": 32, "zyx": 16}  # voxels: large enough that activations outweigh everything else
-COPIES = {
-    "cpu": 8,
-    "cuda": 4,
-}  # of the weights: gradients, average, two moments; on the CPU what checkpoints are written from
+PROBE_ROWS = (1, 3)
+COPIES = {"cpu": 8, "cuda": 4}  # of the weights: gradients, average, two moments; and what checkpoints are written from
 SLACK = 1.55  # scratch inside operations and memory that the allocator keeps: results/speed.md, section memory
 PLENTY = 8192  # bytes a voxel: with more than this free nothing need be counted
 ROOM = 0.85  # share of the free memory that may be planned for
@@ -61,7 +60,10 @@ def training_need(family: Family, job: Job, store: Store, layout: Layout) -> Nee
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)  # so that only activations are counted
     family.train()
-    row = _bytes_a_row(train, family, store, layout)
+    z, y, x = (min(n, PROBE_SIDE[layout.axes]) for n in layout.size)
+    small, device = replace(layout, size=(z, y, x)), parameters[0].device
+    batches = {rows: to_device(Loader(store, small, rows, 0).load(0), device) for rows in PROBE_ROWS}
+    row = _bytes_a_row(lambda rows: train(batches[rows]), small.size, layout.size)
     for parameter in parameters:
         parameter.grad = None
     return Need(COPIES[parameters[0].device.type] * sum(p.nbytes for p in parameters), row)
@@ -73,12 +75,12 @@ def drawing_bytes(family: Family, problem: Problem) -> int:
     sides = tuple(min(n, PROBE_SIDE["zyx" if len(grid) == 3 else "yx"]) for n in grid)
     corner = tuple(slice(n) for n in sides)
     small = Problem(problem.cases, (problem.shape[0], *sides), cut(problem.condition, grid, corner))
-    counted = []
-    for rows in (1, 3):
-        some = small.rows(torch.zeros(rows, dtype=torch.long))
-        with torch.inference_mode():
-            counted.append(peak_bytes(lambda some=some: family.sample(some, Rng(list(range(len(some.cases)))))))  # type: ignore[misc]
-    return round(SLACK * (counted[1] - counted[0]) / 2 * math.prod(grid) / math.prod(sides))
+
+    @torch.inference_mode()
+    def draw(rows: int) -> None:
+        family.sample(small.rows(torch.zeros(rows, dtype=torch.long)), Rng(list(range(rows))))
+
+    return _bytes_a_row(draw, sides, grid)
 
 
 def drawing_room(family: Family, problem: Problem, most_rows: int, device: str) -> tuple[int, tuple[int, ...] | None]:
@@ -96,17 +98,11 @@ def drawing_room(family: Family, problem: Problem, most_rows: int, device: str) 
     return 1, tuple(window)
 
 
-def _bytes_a_row(work: Callable[[Batch], None], family: Family, store: Store, layout: Layout) -> int:
-    side = PROBE_SIDE[layout.axes]
-    z, y, x = (min(n, side) for n in layout.size)
-    small = replace(layout, size=(z, y, x))
-    device = next(family.parameters()).device
-    counted = []
-    for rows in (1, 3):
-        batch = to_device(Loader(store, small, rows, 0).load(0), device)
-        counted.append(peak_bytes(lambda batch=batch: work(batch)))  # type: ignore[misc]
-    larger = math.prod(layout.size) / math.prod(small.size)
-    return round(SLACK * (counted[1] - counted[0]) / 2 * larger)
+def _bytes_a_row(work: Callable[[int], object], small: Sequence[int], whole: Sequence[int]) -> int:
+    """Of `work(rows)` on a small grid, extended to the whole one: what grows with rows grows with voxels."""
+    few, more = PROBE_ROWS
+    counted = [peak_bytes(partial(work, rows)) for rows in PROBE_ROWS]
+    return round(SLACK * (counted[1] - counted[0]) / (more - few) * math.prod(whole) / math.prod(small))
 
 
 def check(what: str, need: Need, rows: int, device: str, advice: str) -> str:

@@ -133,7 +133,7 @@ def _run_stages(
             _write_environment(folder, recipe, digests)
         trained = train_stage(recipe, ready, folder, say, watch, device)
         if processes.first:
-            report.stages.append(_evaluate_stage(recipe, ready, trained, folder, say))
+            report.stages.append(_evaluate_stage(recipe, ready, trained, folder, say, report))
         processes.wait()
     return report
 
@@ -361,7 +361,13 @@ def _sample_picture(ready: _Prepared, family: Family, path: Path, seed: int) -> 
     paint(plane.float().numpy(), 0.0, 1.0).save(path)
 
 
-def _evaluate_stage(recipe: Recipe, ready: _Prepared, trained: Trained, folder: Path, say: Say) -> StageResult:
+def _evaluate_stage(
+    recipe: Recipe, ready: _Prepared, trained: Trained, folder: Path, say: Say, report: Report
+) -> StageResult:
+    def noted(text: str) -> None:
+        say(text)
+        report.remark(text)
+
     stage, job = ready.stage, ready.job
     family = drawer(stage, trained.family)
     fields, contrasts = job.signature().x, ready.layout.contrasts
@@ -389,14 +395,8 @@ def _evaluate_stage(recipe: Recipe, ready: _Prepared, trained: Trained, folder: 
         for hidden in questions(job, prepared):
             shown = [without(c, hidden) for c in cases]
             started = time.perf_counter()
-            x = draw(
-                family,
-                job,
-                [shown[k % len(shown)] for k in range(count)],
-                ready.layout,
-                recipe.seed,
-                recipe.evaluate.window,
-            )
+            asked = [shown[k % len(shown)] for k in range(count)]
+            x = draw(family, job, asked, ready.layout, recipe.seed, noted, recipe.evaluate.window)
             seconds = (time.perf_counter() - started) / count
             name = f"{member.name}{'-' + hidden if hidden else ''}"
             _write_draws(folder, stage, name, x, prepared, ready.preparation)
@@ -442,7 +442,7 @@ def generate_images(
         if not answering.can(member):
             say(f"{member.name}: has none of {', '.join(reads(job))}; left out.")
             continue
-        for number, images in enumerate(answering.draws(member, draws)):
+        for number, images in enumerate(answering.draws(member, draws, say)):
             for name, image in images.items():
                 path = out / member.name / f"{name}-{number}.nii.gz"
                 io.write_nifti(image, path)

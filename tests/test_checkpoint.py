@@ -126,6 +126,21 @@ def test_a_fault_in_the_background_is_raised_once_and_nothing_is_lost(
     assert (load(tmp_path) or ({}, {}))[1] == {"step": 1}
 
 
+def test_any_fault_in_the_background_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = Writer(tmp_path)
+    writer.save({"complex": torch.zeros(2, dtype=torch.complex64)}, {})  # a kind that the format does not know
+    writer.copied()
+    with pytest.raises(KeyError):
+        writer.wait()
+    monkeypatch.setattr(
+        writer, "_copy", lambda tensors: (_ for _ in ()).throw(MemoryError("none left")) if tensors else None
+    )
+    writer.save({"w": torch.zeros(2)}, {})
+    writer.copied()
+    with pytest.raises(MemoryError):
+        writer.wait()
+
+
 def test_what_a_kill_left_half_written_is_cleared(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.safetensors.part").write_bytes(b"half")
     save(tmp_path, TENSORS, {})

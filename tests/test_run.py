@@ -106,6 +106,20 @@ def test_drawing_by_windows_changes_little(tmp_path: Path) -> None:
     assert np.isfinite(other).all()
 
 
+def test_windows_that_memory_asks_for_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _run(tmp_path / "run", baseline="none")
+    monkeypatch.setattr("fabrica.memory.free_bytes", lambda device: 60_000)
+    result, said = _run(tmp_path / "run", baseline="none")
+    told = [text for text in said if "blended windows of 16 x 16 voxels" in text]
+    assert told
+    assert set(told) <= set(result.report.remarks)
+    again: list[str] = []
+    virtual = VirtualCohort(1, 7, 4, "ms")
+    write_cohort(virtual, tmp_path / "new", lambda _: None)
+    fabrica.generate_images(tmp_path / "run", tmp_path / "new", tmp_path / "out", say=again.append)
+    assert any("blended windows" in text for text in again)
+
+
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ValueError, match="--device cpu"):

@@ -100,13 +100,24 @@ class Verdict:
 def declare(claim: Claim, folder: Path) -> str:
     """Write the claim's hash before any result exists; a remark when another claim was declared there before (check 17)."""
     ledger = folder / "claim.json"
-    before = json.loads(ledger.read_text()) if ledger.is_file() else []
+    before = _declared(ledger)
     if claim.digest() not in [entry["sha256"] for entry in before]:
         folder.mkdir(parents=True, exist_ok=True)
         ledger.write_text(json.dumps([*before, {"sha256": claim.digest(), **claim.__dict__}], indent=1))
     if before and before[0]["sha256"] != claim.digest():
         return "EXPLORATORY: another claim was declared here first; results were known before this one."
     return ""
+
+
+def _declared(ledger: Path) -> list[dict[str, Any]]:
+    """What was declared in a folder before; raises ValueError when that can no longer be read."""
+    try:
+        before = json.loads(ledger.read_text()) if ledger.is_file() else []
+        if isinstance(before, list) and all(isinstance(entry.get("sha256"), str) for entry in before):
+            return before
+    except (ValueError, AttributeError):
+        pass
+    raise ValueError(f"{ledger} is damaged: what was declared before is unknown. Judge into another folder: --out DIR")
 
 
 def judge(

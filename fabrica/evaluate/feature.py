@@ -144,7 +144,7 @@ def precision_recall(x: ArrayLike, y: ArrayLike, *, k: int = 5) -> Result:
     Kynkaanniemi 2019. Two halves of one source do not reach 1: never read the value without its null.
     Raises ValueError as `frechet_distance`, and unless both sets have more than k rows.
     """
-    near = _Neighbours(x, y, k)
+    near = Neighbours(x, y, k)
     details = {"precision": near.precision, "recall": near.recall}
     return Result(near.precision, near.n, f"k = {k}", details=details)
 
@@ -154,12 +154,12 @@ def density_coverage(x: ArrayLike, y: ArrayLike, *, k: int = 5) -> Result:
 
     Naeem 2020; errors as `precision_recall`.
     """
-    near = _Neighbours(x, y, k)
+    near = Neighbours(x, y, k)
     details = {"density": near.density, "coverage": near.coverage}
     return Result(near.density, near.n, f"k = {k}", details=details)
 
 
-class _Neighbours:
+class Neighbours:
     """Counts over the distances between two sets, chunk by chunk."""
 
     def __init__(self, x: ArrayLike, y: ArrayLike, k: int) -> None:

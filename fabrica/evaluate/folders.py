@@ -90,7 +90,9 @@ def _scans(folder: Path, report: Report) -> dict[str, Scan]:
 
 
 def _patient(name: str, scan: Scan) -> str:
-    return scan.patient or name.split("/")[0].split(".")[0]
+    """As the file says; else its first folder, or its own name where it lies in none."""
+    first, *inner = name.split("/")
+    return scan.patient or (first if inner else first.split(".")[0])
 
 
 def _check_shared(found: Mapping[str, Mapping[str, Scan]]) -> None:

@@ -5,7 +5,7 @@ EVALUATION's protocol: units are patients; p values move whole patients; no inte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,18 +17,8 @@ from .embedding import EMBEDDINGS, Picture, embed
 from .statistics import holm
 
 Array = NDArray[np.float64]
-Measure = Callable[[Array, Array], float]
 SPLITS = 20  # random halves of the real patients that make the null
 LEAST = 5  # patients a side, below which a distance says nothing
-MEASURES: Mapping[str, Measure] = {
-    "Fréchet distance": feature.frechet_distance,
-    "kernel distance": lambda x, y: feature.kernel_distance(x, y).value,
-    "precision": lambda x, y: feature.precision_recall(x, y, k=_k(x, y)).details["precision"],
-    "recall": lambda x, y: feature.precision_recall(x, y, k=_k(x, y)).details["recall"],
-    "density": lambda x, y: feature.density_coverage(x, y, k=_k(x, y)).details["density"],
-    "coverage": lambda x, y: feature.density_coverage(x, y, k=_k(x, y)).details["coverage"],
-    "diversity (Vendi)": lambda x, y: feature.vendi(x),
-}
 
 
 @dataclass(frozen=True)
@@ -60,9 +50,7 @@ class Realism:
 
     distances: list[Distance] = field(default_factory=list)
     tests: list[Test] = field(default_factory=list)
-    authentic: dict[str, dict[str, float]] = field(
-        default_factory=dict
-    )  # embedding -> of the generated, of the holdout
+    authentic: dict[str, dict[str, float]] = field(default_factory=dict)  # embedding -> side -> share
     remarks: list[str] = field(default_factory=list)
     not_evaluated: list[str] = field(default_factory=list)
 
@@ -141,15 +129,14 @@ def _distances(
         )
         return
     rng = np.random.Generator(np.random.Philox(key=derive(seed, "splits", name)))
-    values: dict[str, list[tuple[float, float]]] = {m: [] for m in MEASURES}
+    splits: list[tuple[dict[str, float], dict[str, float]]] = []
     for _ in range(SPLITS):
         order = rng.permutation(real).tolist()
         ours = _rows(features["generated"], patients["generated"], rng.permutation(own).tolist()[:n])
         one, other = _rows(rows, members, order[:n]), _rows(rows, members, order[n : 2 * n])
-        for measure, compute in MEASURES.items():
-            values[measure].append((compute(ours, one), compute(other, one)))
-    for measure, pairs in values.items():
-        drawn, null = np.array(pairs).T
+        splits.append((_measured(ours, one), _measured(other, one)))
+    for measure in splits[0][0]:
+        drawn, null = np.array([[side[measure] for side in split] for split in splits]).T
         low, high = np.percentile(null, [5, 95])
         found.distances.append(
             Distance(name, measure, float(np.median(drawn)), float(np.median(null)), (float(low), float(high)), n)
@@ -162,8 +149,14 @@ def _rows(features: Array, patients: Sequence[str], chosen: Sequence[str]) -> Ar
     return features[[p in wanted for p in patients]]
 
 
-def _k(x: Array, y: Array) -> int:
-    return min(5, len(x) - 1, len(y) - 1)
+def _measured(x: Array, y: Array) -> dict[str, float]:
+    """x against y; neighbours are looked for once for the four measures that need them."""
+    near = feature.Neighbours(x, y, min(5, len(x) - 1, len(y) - 1))
+    return {
+        "Fréchet distance": feature.frechet_distance(x, y), "kernel distance": feature.kernel_distance(x, y).value,
+        "precision": near.precision, "recall": near.recall, "density": near.density, "coverage": near.coverage,
+        "diversity (Vendi)": feature.vendi(x),
+    }  # fmt: skip
 
 
 def _tests(

@@ -1,4 +1,4 @@
-"""Group norm, scale and shift, SiLU as one step that keeps its input alone: half the memory of a training step."""
+"""Group norm, scale and shift, SiLU as one step that keeps its input alone, so that training holds less in memory."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class UNetShape:
     blocks: int = 2  # residual blocks per level
     patch: int = 2  # side of the stem's patches; 1 keeps full resolution
     attention: bool = True  # on the smallest grid
-    recompute: bool = False  # keep no activations inside blocks: less memory, a third more time
+    recompute: bool = False  # keep no activations inside blocks: less memory, more time
 
 
 class UNet(nn.Module):

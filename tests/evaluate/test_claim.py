@@ -107,6 +107,14 @@ def test_another_claim_after_the_first_is_exploratory(tmp_path: Path) -> None:
     assert "EXPLORATORY" in judge(second, *_values(30), stamp=declare(second, tmp_path)).remarks[0]
 
 
+@pytest.mark.parametrize("text", ["{", '{"a": 1}', '[{"endpoint": "ssim"}]', "[3]"])
+def test_a_damaged_ledger_is_not_overwritten(tmp_path: Path, text: str) -> None:
+    (tmp_path / "claim.json").write_text(text)
+    with pytest.raises(ValueError, match="is damaged.*--out DIR"):
+        declare(Claim.of(GOOD), tmp_path)
+    assert (tmp_path / "claim.json").read_text() == text
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -117,6 +117,13 @@ def test_whoever_trained_may_not_judge(tmp_path: Path) -> None:
         _report(tmp_path, generated=tmp_path / "real", reference=tmp_path / "real", training=tmp_path / "real")
 
 
+def test_a_dot_in_a_folder_is_part_of_the_patients_name(tmp_path: Path) -> None:
+    for side, blur in (("real", 0.0), ("g", 0.7)):
+        _patients(tmp_path / side, range(6), blur=blur, first="1.2.840.")
+    report = _report(tmp_path, generated=tmp_path / "g", reference=tmp_path / "real")
+    assert {c["patient"] for c in report["stages"][0]["cases"]} == {f"1.2.840.{i}" for i in range(6)}
+
+
 def test_three_patients_get_figures_and_no_verdict(tmp_path: Path) -> None:
     _patients(tmp_path / "real", range(3))
     _patients(tmp_path / "g", range(3), blur=0.7)
