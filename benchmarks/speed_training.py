@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from fabrica import checkpoint
-from fabrica.config import TrainPlan
 from fabrica.contracts import Condition, Family, Job
 from fabrica.data.store import Entry, Layout, Loader, Store
 from fabrica.families import Flow
@@ -26,6 +25,7 @@ from fabrica.machine import resident_bytes
 from fabrica.memory import training_need
 from fabrica.networks import precision
 from fabrica.networks.unet import UNet, UNetShape
+from fabrica.plan import TrainPlan
 from fabrica.rng import Rng
 from fabrica.train import _Loop
 

@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .config import Recipe as Recipe
     from .config import load as load_recipe
     from .contracts import Case as Case
     from .contracts import Field as Field
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from .document import RecipeError as RecipeError
     from .io import read_image as read_image
     from .io import write_nifti as write_nifti
+    from .plan import Recipe as Recipe
     from .run import continue_run as continue_run
     from .run import generate_images as generate_images
     from .run import run_recipe as run_recipe

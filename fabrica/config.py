@@ -4,141 +4,37 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
-from .contracts import Family, Job
+from .contracts import Denoiser, Family, Job
 from .data.virtual import VirtualCohort
-from .document import RecipeError, override, parse, unfrozen
+from .document import RecipeError, override, parse
 from .evaluate import METRICS
 from .families import FAMILIES, RUNTIME
 from .jobs import JOBS, job_options, reads
 from .networks.unet import UNetShape
+from .plan import (
+    CohortPlan,
+    EvaluatePlan,
+    GuidancePlan,
+    InputPlan,
+    Named,
+    PreparePlan,
+    Recipe,
+    Stage,
+    TrainedPlan,
+    TrainPlan,
+)
 from .registry import build, check_options, check_type, refusal, unknown
 from .sampling import SAMPLERS
 
 _TOP = ("cohorts", "split", "stages", "evaluate", "seed", "baseline")
-_FLAT = ("job", "family", "sampler", "train", "prepare")
+_FLAT = ("job", "family", "sampler", "guidance", "train", "prepare")
 _STAGE = (*_FLAT, "cohorts", "input")
-
-
-@dataclass(frozen=True)
-class CohortPlan:
-    """Where patients come from: a folder with an optional table, or a simulator."""
-
-    path: Path | None = None
-    table: Path | None = None
-    virtual: VirtualCohort | None = None
-
-
-@dataclass(frozen=True)
-class TrainPlan:
-    """How long and how: a budget in steps or in minutes (which become steps once), and the optimiser."""
-
-    steps: int | None = None
-    minutes: float | None = None
-    batch: int | None = None  # 8, or what memory allows
-    learning_rate: float = 1e-3
-    average: float = 0.999  # decay of the moving average that draws use
-    clip: float = 1.0  # largest gradient norm
-    precision: str = "auto"  # auto, bf16, fp32
-    checkpoint_minutes: float = 1.0
-    start: str | None = None  # a run folder whose weights training starts from
-
-
-@dataclass(frozen=True)
-class PreparePlan:
-    """The grid that a network sees: spacing in mm (z, y, x) or (y, x); none = as the scans."""
-
-    spacing_mm: Sequence[float] | None = None
-    size: Sequence[int] | None = None  # of training patches (z, y, x) or (y, x); none = the whole patient
-
-
-@dataclass(frozen=True)
-class Named:
-    """A name from a table with its options, as it stands in a recipe."""
-
-    name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class InputPlan:
-    """An earlier stage whose draws stand for the images that a stage is given, when it is judged and when it is used."""
-
-    stage: str
-    draws: Literal["all", "mean", "one"] = "all"  # all: draw k is made from draw k of the earlier stage
-
-
-@dataclass(frozen=True)
-class TrainedPlan:
-    """A stage of another run whose weights, preparation and precision are used as they are."""
-
-    run: Path
-    stage: str = "model"
-
-    @property
-    def folder(self) -> Path:
-        return self.run / "stages" / self.stage
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One job learned by one family on some cohorts, or answered by a family that another run has trained."""
-
-    name: str
-    job: Named
-    family: Named
-    sampler: Named | None
-    train: TrainPlan
-    prepare: PreparePlan
-    network: UNetShape
-    cohorts: tuple[str, ...]
-    input: InputPlan | None = None
-    trained: TrainedPlan | None = None
-
-    def home(self, run: Path) -> Path:
-        """Where its checkpoint lies: in the run, or in the run that trained it."""
-        return self.trained.folder if self.trained else run / "stages" / self.name
-
-    def build_job(self) -> Job:
-        return build(f"job {self.job.name!r}", JOBS.find(self.job.name), job_options(self.job.options))
-
-
-@dataclass(frozen=True)
-class EvaluatePlan:
-    """What is measured on the test part; draws per case."""
-
-    metrics: tuple[str, ...] = ()
-    draws: int = 4
-    mask: str | None = None  # a label of the cohort: metrics inside it; none = the patient's foreground
-    window: Sequence[int] | None = None  # sides that networks draw by; none = the whole grid where memory allows
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A checked recipe; `plain()` gives it back as the data that a run folder keeps."""
-
-    cohorts: Mapping[str, CohortPlan]
-    split: Mapping[str, Any]
-    stages: tuple[Stage, ...]
-    evaluate: EvaluatePlan
-    seed: int
-    source: Mapping[str, Any]  # the resolved plain data
-
-    def stage(self, name: str) -> Stage:
-        """Raises ValueError when there is none of this name."""
-        for stage in self.stages:
-            if stage.name == name:
-                return stage
-        raise unknown("stage", name, [s.name for s in self.stages])
-
-    def plain(self) -> dict[str, Any]:
-        plain: dict[str, Any] = unfrozen(self.source)
-        return plain
 
 
 def load(path: Path, settings: Sequence[str] = (), data: Sequence[str] = ()) -> Recipe:
@@ -209,7 +105,7 @@ def _baselines(stages: Sequence[Stage]) -> list[Stage]:
     """A regression stage beside every job that regression can answer and that has none."""
     names = {s.job.name for s in stages if s.family.name == "regression"}
     return [
-        replace(s, name=f"{s.name}-baseline", family=Named("regression"), sampler=None)
+        replace(s, name=f"{s.name}-baseline", family=Named("regression"), sampler=None, guidance=None)
         for s in stages
         if s.family.name != "regression" and s.job.name not in names and s.job.name != "synthesis" and not s.trained
     ]
@@ -276,7 +172,28 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
     prepare = _dataclass(PreparePlan, value.get("prepare", {}), f"{dot}prepare")
     _check_prepare(prepare, made.signature().axes, f"{dot}prepare")
     given = _dataclass(InputPlan, value["input"], f"{dot}input") if "input" in value else None
-    return Stage(name, job, family, sampler, train, prepare, network, tuple(used), given, trained)
+    guidance = (
+        _guidance(value["guidance"], made, FAMILIES.find(family.name), f"{dot}guidance")
+        if "guidance" in value
+        else None
+    )
+    return Stage(name, job, family, sampler, train, prepare, network, tuple(used), given, trained, guidance)
+
+
+def _guidance(value: Any, job: Job, family: type[Family], at: str) -> GuidancePlan:
+    """Refused where the family has no denoiser, or training never hides what guidance leaves out."""
+    plan: GuidancePlan = _dataclass(GuidancePlan, value, at)
+    if not issubclass(family, Denoiser):
+        raise _AtError(at, f"guidance needs a denoiser, {family.__name__} has none. Write: family: {{name: flow}}")
+    if not job.hidden:
+        raise _AtError(at, "guidance needs a job that hides its condition in training. Write: job: {..., drop: 0.1}")
+    if not (plan.strength > 0 and 0 <= plan.low < plan.high):
+        raise _AtError(
+            at,
+            f"guidance is {plan.strength} from {plan.low} to {plan.high}, expected a strength above 0 and low < high. "
+            "Write: guidance: {strength: 2}",
+        )
+    return plan
 
 
 def _family(value: Any, at: str) -> tuple[Named, UNetShape]:

@@ -218,6 +218,7 @@ class Job(ABC):
     """Turns a batch of cases into a Problem, on the device of the batch."""
 
     metrics: tuple[str, ...] = ()  # names from the table of metrics that its answers are measured by
+    hidden: tuple[str, ...] = ()  # conditions that training hides together at times: guidance may leave them out
 
     @abstractmethod
     def signature(self) -> Signature: ...

@@ -13,15 +13,15 @@ from torch import Tensor
 from . import io
 from .checkpoint import load as load_checkpoint
 from .checkpoint import load_weights
-from .config import Recipe, Stage
-from .contracts import Family, Field, Image, Job
+from .contracts import Denoiser, Family, Field, Image, Job
 from .data.cohort import Member, overlaid
 from .data.prepare import GridPreparation
 from .data.store import Layout, Prepared, prepare_case, question_batch, to_device
-from .families import FAMILIES, RUNTIME, Drawn
+from .families import FAMILIES, RUNTIME, Drawn, Guided
 from .jobs import layout_of, reads
 from .memory import drawing_room
 from .networks.tiled import tiled
+from .plan import Recipe, Stage
 from .registry import build
 from .rng import Rng, derive
 from .sampling import SAMPLERS
@@ -51,7 +51,9 @@ def preparation_from(plain: Mapping[str, Any]) -> GridPreparation:
 
 
 def drawer(stage: Stage, family: Family) -> Family:
-    """The family joined with the recipe's sampler, when it names one."""
+    """The family joined with the recipe's guidance and sampler, when it names them."""
+    if stage.guidance is not None and isinstance(family, Denoiser):
+        family = Guided(family, stage.build_job().hidden, **asdict(stage.guidance))
     if stage.sampler is None:
         return family
     return Drawn(family, SAMPLERS.find(stage.sampler.name), stage.sampler.options)

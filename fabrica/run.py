@@ -21,7 +21,7 @@ from torch import Tensor
 from . import io
 from .checkpoint import load as load_checkpoint
 from .checkpoint import load_weights
-from .config import Recipe, Stage, TrainedPlan, from_plain
+from .config import from_plain
 from .contracts import Family, Job
 from .data import cohort as cohorts
 from .data.cohort import Cohort, Member
@@ -49,6 +49,7 @@ from .jobs import layout_of, reads
 from .machine import find_device, free_bytes
 from .memory import check, training_need
 from .networks import precision
+from .plan import Recipe, Stage, TrainedPlan
 from .processes import Processes, joined
 from .rng import Rng, derive
 from .train import Progress, Trained, fit

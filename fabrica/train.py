@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint
-from .config import TrainPlan
 from .contracts import Family, Job, Problem
 from .data.store import Loader, to_device
 from .networks.average import Average
+from .plan import TrainPlan
 from .rng import Rng, derive
 
 WARM_UP_STEPS = 14  # timed to turn minutes into steps

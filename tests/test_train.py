@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from fabrica import checkpoint
 from fabrica.checkpoint import load_weights
-from fabrica.config import TrainPlan
 from fabrica.contracts import Batch, Family, Problem
 from fabrica.data.store import Entry, Layout, Loader, Store
 from fabrica.families import Flow
 from fabrica.jobs import Translation
 from fabrica.networks.unet import UNetShape
+from fabrica.plan import TrainPlan
 from fabrica.rng import Rng
 from fabrica.train import Interrupted, TrainingError, fit
 

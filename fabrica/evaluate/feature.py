@@ -16,26 +16,57 @@ from .radiomics import radiomics as radiomics
 from .result import Result
 
 Array = NDArray[np.float64]
-CHUNK = 1024  # rows of a distance matrix held at once
+CHUNK = 2048  # rows of a distance matrix held at once
 
 
 def frechet_distance(x: ArrayLike, y: ArrayLike) -> float:
     """|mean difference|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2), sample covariances; exact for any number of rows.
 
-    The last term is the nuclear norm of the product of the centred matrices: no matrix root is taken. Biased upwards at
-    small N: compare with its null at the same N. Raises ValueError for fewer than two rows, other widths, or NaN.
+    The last term comes from symmetric eigenvalues, or from the nuclear norm of the product of the centred matrices where there
+    are few rows: no matrix root is taken. Biased upwards at small N: compare with its null at the same N. Raises ValueError for fewer than two rows, other widths, or NaN.
     """
     a, b = _features(x, y)
     return _frechet(a, b)
 
 
 def _frechet(a: Array, b: Array) -> float:
-    left, right = a - a.mean(0), b - b.mean(0)
     shift = float(((a.mean(0) - b.mean(0)) ** 2).sum())
+    found = _by_covariances(a, b) if min(len(a), len(b)) > 2 * a.shape[1] else None
+    spread, shared = found or _by_factors(a, b)
+    return float(max(0.0, shift + spread - 2 * shared))
+
+
+def _by_covariances(a: Array, b: Array) -> tuple[float, float] | None:
+    """(tr S1 + tr S2, tr (S1 S2)^(1/2)) by symmetric eigenvalues; None where rounding could reach the seventh digit."""
+    s, t = _covariance(a), _covariance(b)
+    try:
+        root = np.linalg.cholesky(t)
+    except np.linalg.LinAlgError:
+        return None
+    values = np.linalg.eigvalsh(root.T @ s @ root)
+    if values[0] < 1e-10 * values[-1]:
+        return None
+    return float(s.trace() + t.trace()), float(np.sqrt(values).sum())
+
+
+def _covariance(a: Array) -> Array:
+    """Sample covariance of the columns, centred chunk by chunk: a centred copy of all rows would cost more than the product."""
+    middle = a.mean(0)
+    total = np.zeros((a.shape[1], a.shape[1]))
+    for start in range(0, len(a), CHUNK):
+        part = a[start : start + CHUNK] - middle
+        total += part.T @ part
+    total /= len(a) - 1
+    return total
+
+
+def _by_factors(a: Array, b: Array) -> tuple[float, float]:
+    """The same by the nuclear norm of the product of the centred matrices: exact for any number of rows and any rank."""
+    left, right = a - a.mean(0), b - b.mean(0)
     spread = float((left**2).sum() / (len(a) - 1) + (right**2).sum() / (len(b) - 1))
     r1, r2 = _triangle(left), _triangle(right)
     shared = float(np.linalg.svd(r1 @ r2.T, compute_uv=False).sum()) / ((len(a) - 1) * (len(b) - 1)) ** 0.5
-    return float(max(0.0, shift + spread - 2 * shared))
+    return spread, shared
 
 
 def _triangle(centred: Array) -> Array:
@@ -139,45 +170,37 @@ def _relabelled(sizes: tuple[int, int], permutations: int, seed: int) -> NDArray
 
 
 def precision_recall(x: ArrayLike, y: ArrayLike, *, k: int = 5) -> Result:
-    """Precision: the share of x within a k-nearest-neighbour ball of y; details: recall, the other way round.
+    """Precision: the share of x within a k-nearest-neighbour ball of y; details: recall, the other way round, and the rest.
 
     Kynkaanniemi 2019. Two halves of one source do not reach 1: never read the value without its null.
     Raises ValueError as `frechet_distance`, and unless both sets have more than k rows.
     """
-    near = Neighbours(x, y, k)
-    details = {"precision": near.precision, "recall": near.recall}
-    return Result(near.precision, near.n, f"k = {k}", details=details)
+    details, n = neighbours(x, y, k)
+    return Result(details["precision"], n, f"k = {k}", details=details)
 
 
 def density_coverage(x: ArrayLike, y: ArrayLike, *, k: int = 5) -> Result:
-    """Density: how many balls of y hold a row of x, over k; details: coverage, the balls of y that hold any row of x.
+    """Density: how many balls of y hold a row of x, over k; details: coverage, the balls of y that hold any row of x, and the rest.
 
     Naeem 2020; errors as `precision_recall`.
     """
-    near = Neighbours(x, y, k)
-    details = {"density": near.density, "coverage": near.coverage}
-    return Result(near.density, near.n, f"k = {k}", details=details)
+    details, n = neighbours(x, y, k)
+    return Result(details["density"], n, f"k = {k}", details=details)
 
 
-class Neighbours:
-    """Counts over the distances between two sets, chunk by chunk."""
+def neighbours(x: ArrayLike, y: ArrayLike, k: int) -> tuple[dict[str, float], int]:
+    """(precision, recall, density and coverage of one search, rows); errors as `precision_recall`."""
+    from . import nearest  # compiled: loaded when first needed
 
-    def __init__(self, x: ArrayLike, y: ArrayLike, k: int) -> None:
-        a, b = _features(x, y)
-        if not 1 <= k < min(len(a), len(b)):
-            raise ValueError(f"k is {k}, expected at least 1 and fewer than the {min(len(a), len(b))} rows of a set.")
-        reach_a, reach_b = _reach(a, k), _reach(b, k)
-        inside, recalled, covered = np.zeros(len(a)), np.zeros(len(b), bool), np.zeros(len(b), bool)
-        for start in range(0, len(a), CHUNK):
-            part = slice(start, start + CHUNK)
-            squares = _squares(a[part], b)
-            within = squares <= reach_b
-            inside[part] = within.sum(1)
-            covered |= within.any(0)
-            recalled |= (squares <= reach_a[part, None]).any(0)
-        self.n = len(a) + len(b)
-        self.precision, self.density = float((inside > 0).mean()), float(inside.mean() / k)
-        self.recall, self.coverage = float(recalled.mean()), float(covered.mean())
+    a, b = _features(x, y)
+    if not 1 <= k < min(len(a), len(b)):
+        raise ValueError(f"k is {k}, expected at least 1 and fewer than the {min(len(a), len(b))} rows of a set.")
+    inside, covered, recalled = nearest.within(a, b, nearest.reach(a, k), nearest.reach(b, k))
+    found = {
+        "precision": float((inside > 0).mean()), "recall": float(recalled.mean()),
+        "density": float(inside.mean() / k), "coverage": float(covered.mean()),
+    }  # fmt: skip
+    return found, len(a) + len(b)
 
 
 def authenticity(x: ArrayLike, training: ArrayLike) -> float:
@@ -185,13 +208,15 @@ def authenticity(x: ArrayLike, training: ArrayLike) -> float:
 
     0 for copies of the training set. Raises ValueError as `frechet_distance`.
     """
+    from . import nearest
+
     a, t = _features(x, training)
-    own = _reach(t, 1)
+    own = nearest.reach(t, 1)
     authentic = 0
     for start in range(0, len(a), CHUNK):
         squares = _squares(a[start : start + CHUNK], t)
-        nearest = squares.argmin(1)
-        authentic += int((squares[np.arange(len(squares)), nearest] > own[nearest]).sum())
+        closest = squares.argmin(1)
+        authentic += int((squares[np.arange(len(squares)), closest] > own[closest]).sum())
     return authentic / len(a)
 
 
@@ -260,7 +285,7 @@ def _features(x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
         raise ValueError(
             f"Got features of {a.shape} and {b.shape}, expected (cases, features), at least two cases each."
         )
-    if not np.isfinite(a).all() or not np.isfinite(b).all():
+    if not np.isfinite(a.sum()) or not np.isfinite(b.sum()):
         raise ValueError("A feature is NaN or infinite. Count that case as failed; do not average over it.")
     return a, b
 
@@ -270,11 +295,3 @@ def _squares(a: Array, b: Array) -> Array:
     squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * (a @ b.T)
     floor = 1e-12 * ((a**2).sum(1)[:, None] + (b**2).sum(1))
     return np.where(squares <= floor, 0.0, squares)
-
-
-def _reach(a: Array, k: int) -> Array:
-    """Squared distance of each row to its k-th nearest other row."""
-    found = [
-        np.partition(_squares(a[i : i + CHUNK], a), k, axis=1)[:, k] for i in range(0, len(a), CHUNK)
-    ]  # the row itself is at distance 0
-    return np.concatenate(found)

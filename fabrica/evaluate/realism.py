@@ -151,10 +151,10 @@ def _rows(features: Array, patients: Sequence[str], chosen: Sequence[str]) -> Ar
 
 def _measured(x: Array, y: Array) -> dict[str, float]:
     """x against y; neighbours are looked for once for the four measures that need them."""
-    near = feature.Neighbours(x, y, min(5, len(x) - 1, len(y) - 1))
+    near, _ = feature.neighbours(x, y, min(5, len(x) - 1, len(y) - 1))
     return {
         "Fréchet distance": feature.frechet_distance(x, y), "kernel distance": feature.kernel_distance(x, y).value,
-        "precision": near.precision, "recall": near.recall, "density": near.density, "coverage": near.coverage,
+        **near,
         "diversity (Vendi)": feature.vendi(x),
     }  # fmt: skip
 

@@ -17,30 +17,17 @@ from .pairs import Array, Mask, check_range, images
 MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
-def local_moments(x: Array, y: Array, gaussian: bool) -> tuple[Array, Array, Array, Array, Array]:
-    """Means, variances and covariance in a window: Gaussian (11 taps, sigma 1.5, population) or uniform (7, sample)."""
-
-    def smooth(a: Array) -> Array:
-        out: Array = ndimage.gaussian_filter(a, 1.5, truncate=3.5) if gaussian else ndimage.uniform_filter(a, 7)
-        return out
-
-    count = 7**x.ndim
-    correct = 1.0 if gaussian else count / (count - 1)
-    ux, uy = smooth(x), smooth(y)
-    vx, vy = correct * (smooth(x * x) - ux * ux), correct * (smooth(y * y) - uy * uy)
-    return ux, uy, vx, vy, correct * (smooth(x * y) - ux * uy)
-
-
 def ssim_map(x: Array, y: Array, data_range: float, gaussian: bool) -> Array:
-    """SSIM at every position, borders reflected."""
+    """SSIM at every position, borders reflected: Gaussian window (11 taps, sigma 1.5, population) or uniform (7, sample)."""
     luminance, structure = _ssim_terms(x, y, data_range, gaussian)
-    return luminance * structure
+    luminance *= structure
+    return luminance
 
 
 def _ssim_terms(x: Array, y: Array, data_range: float, gaussian: bool) -> tuple[Array, Array]:
-    ux, uy, vx, vy, vxy = local_moments(x, y, gaussian)
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    return (2 * ux * uy + c1) / (ux**2 + uy**2 + c1), (2 * vxy + c2) / (vx + vy + c2)
+    from . import moments  # compiled: loaded when first needed
+
+    return moments.ssim_terms(x, y, gaussian, (0.01 * data_range) ** 2, (0.03 * data_range) ** 2)
 
 
 def ms_ssim(generated: ArrayLike, reference: ArrayLike, *, data_range: float, mask: ArrayLike | None = None) -> float:

@@ -5,10 +5,11 @@ from ..registry import Table
 from .diffusion import Diffusion
 from .drawn import Drawn
 from .flow import Flow
+from .guided import Guided
 from .regression import Regression
 
 RUNTIME = ("signature", "network", "precision")  # what the run supplies; everything else is an option of the recipe
 
 FAMILIES: Table[type[Family]] = Table("family", {"diffusion": Diffusion, "flow": Flow, "regression": Regression})
 
-__all__ = ["FAMILIES", "RUNTIME", "Diffusion", "Drawn", "Flow", "Regression"]
+__all__ = ["FAMILIES", "RUNTIME", "Diffusion", "Drawn", "Flow", "Guided", "Regression"]

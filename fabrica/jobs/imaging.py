@@ -33,6 +33,11 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
     return F.one_hot(index, classes).movedim(-1, 1).float()
 
 
+def _check_share(job: str, drop: float) -> None:
+    if not 0 <= drop < 1:
+        raise ValueError(f"{job}.drop is {drop}, expected a chance from 0 to below 1, such as 0.1.")
+
+
 def _present(batch: Batch, name: str) -> Tensor:
     rows = len(batch.cases)
     return batch.present.get(name, torch.ones(rows, dtype=torch.bool, device=batch.affine.device))
@@ -56,6 +61,7 @@ class Translation(Job):
         self, source: Sequence[str], x: Sequence[str], *, axes: Axes = "yx", neighbours: int = 0, drop: float = 0.0,
         vary: float = 0.1,
     ) -> None:  # fmt: skip
+        _check_share("translation", drop)
         if neighbours and axes != "yx":
             raise ValueError("translation.neighbours belongs to slices; write axes: yx, or neighbours: 0.")
         if neighbours and set(source) & set(x):
@@ -126,18 +132,21 @@ class Translation(Job):
 class Synthesis(Job):
     """Patients that do not exist: x of one or several fields, unconditional, by class and by covariates.
 
-    `by` names one categorical value of the cases with its classes ({class: [Hand, CXR]}); `covariates` are numbers.
+    `by` names one categorical value of the cases with its classes ({class: [Hand, CXR]}); `covariates` are numbers;
+    `drop` is the chance that training hides all of them, which guidance needs.
     """
 
     metrics = ()  # unpaired: distances between sets come with the evaluation tiers
 
     def __init__(
         self, x: Sequence[str], *, axes: Axes = "yx", by: Mapping[str, Sequence[str]] | None = None,
-        covariates: Sequence[str] = (),
+        covariates: Sequence[str] = (), drop: float = 0.0,
     ) -> None:  # fmt: skip
-        self.x, self.axes = tuple(map(field_of, x)), axes
+        _check_share("synthesis", drop)
+        self.x, self.axes, self.drop = tuple(map(field_of, x)), axes, drop
         self.by = {name: tuple(map(str, classes)) for name, classes in (by or {}).items()}
         self.covariates = tuple(covariates)
+        self.hidden = (*self.by, *self.covariates) if drop else ()
 
     def signature(self) -> Signature:
         classes = [Field(name, "class", len(known)) for name, known in self.by.items()]
@@ -150,7 +159,12 @@ class Synthesis(Job):
         target = stack_fields(self.x, batch)
         shown = torch.cat([_present(batch, f.name).float()[:, None].expand(-1, f.channels) for f in self.x], 1)
         weight = shown.reshape(*shown.shape, *[1] * (target.ndim - 2))
-        return Problem(question.cases, question.shape, question.condition, target=target, weight=weight)
+        condition = question.condition
+        if self.hidden:
+            kept = rng.child("drop").uniform().to(batch.affine.device) >= self.drop
+            present = {n: condition.present.get(n, kept) & kept for n in self.hidden}
+            condition = Condition(condition.values, {**condition.present, **present})
+        return Problem(question.cases, question.shape, condition, target=target, weight=weight)
 
     def question(self, batch: Batch) -> Problem:
         given: dict[str, Tensor] = {}

@@ -1,0 +1,115 @@
+"""Guidance: its formula, its band, its cost, and what a recipe refuses."""
+
+from collections.abc import Iterable, Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fabrica.config import from_plain
+from fabrica.contracts import Condition, Denoiser, Problem
+from fabrica.document import RecipeError
+from fabrica.drawing import build_family, drawer
+from fabrica.families import Drawn, Guided
+from fabrica.rng import Rng
+from fabrica.testing import check_family
+
+
+class Pull(Denoiser):
+    """Answers the class where it is known and 0 where it is not; counts the rows that it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+
+    def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
+        return {}
+
+    def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
+        raise NotImplementedError
+
+    def sample(self, problem: Problem, rng: Rng) -> Tensor:
+        raise NotImplementedError
+
+    def denoise(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        self.rows.append(len(x))
+        known = condition.present.get("class", torch.ones(len(x), dtype=torch.bool))
+        wide = [-1, *[1] * (x.ndim - 1)]
+        clean = (condition.values["class"] * known).reshape(wide) + condition.values["age"].reshape(wide)
+        return clean + 0 * x + 0.0 * sigma.reshape(wide)
+
+
+def _problem(rows: int = 3) -> Problem:
+    values = {"class": torch.arange(rows).float() + 1, "age": torch.full((rows,), 10.0)}
+    return Problem(tuple(f"c{i}" for i in range(rows)), (1, 4, 4), Condition(values))
+
+
+def test_formula_only_inside_the_band_and_only_of_the_named_condition() -> None:
+    problem, x = _problem(4), torch.randn(4, 1, 4, 4)
+    sigma = torch.tensor([0.1, 1.0, 3.0, 10.0])
+    found = Guided(Pull(), ("class",), 2.5, 0.15, 3.0).denoise(x, sigma, problem.condition)
+    wanted = torch.tensor([1, 2 * 2.5, 3 * 2.5, 4]) + 10
+    torch.testing.assert_close(found[:, 0, 0, 0], wanted)
+
+
+def test_a_row_whose_condition_is_unknown_is_left_as_it_is() -> None:
+    problem = _problem(2)
+    condition = Condition(problem.condition.values, {"class": torch.tensor([False, True])})
+    found = Guided(Pull(), ("class",), 3.0).denoise(torch.zeros(2, 1, 4, 4), torch.ones(2), condition)
+    torch.testing.assert_close(found[:, 0, 0, 0], torch.tensor([10.0, 16.0]))
+
+
+def test_cost_is_far_from_double_and_strength_one_changes_nothing() -> None:
+    problem, plain, guided = _problem(), Pull(), Pull()
+    sampler = Drawn(plain, *_midpoint()).sample(problem, Rng(range(3)))
+    same = Drawn(Guided(guided, ("class",), 1.0), *_midpoint()).sample(problem, Rng(range(3)))
+    torch.testing.assert_close(same, sampler)
+    assert sum(plain.rows) < sum(guided.rows) < 1.6 * sum(plain.rows)
+    assert len(plain.rows) == len(guided.rows) <= 20
+
+
+def _midpoint() -> tuple[object, dict[str, float]]:
+    from fabrica.sampling import SAMPLERS
+
+    return SAMPLERS.find("midpoint"), {}
+
+
+PLAIN = {
+    "cohorts": {"all": {"path": "x"}}, "baseline": "none", "train": {"steps": 1},
+    "job": {"name": "synthesis", "x": ["T1w"], "by": {"class": ["a", "b"]}, "drop": 0.2},
+    "family": {"name": "flow", "network": {"channels": [8, 16], "blocks": 1}}, "guidance": {"strength": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sampler", [None, "heun"])
+def test_a_recipe_reaches_it_with_any_sampler(sampler: str | None) -> None:
+    recipe = from_plain({**PLAIN, **({"sampler": sampler} if sampler else {})})
+    stage = recipe.stages[0]
+    torch.manual_seed(0)
+    family = drawer(stage, build_family(stage, stage.build_job(), "fp32"))
+    inner = family.prior if isinstance(family, Drawn) else family
+    assert isinstance(inner, Guided)
+    assert inner.names == ("class",)
+    problem = Problem(("a", "b"), (1, 8, 8), Condition({"class": torch.tensor([0.0, 1]), "position": torch.zeros(2)}))
+    for parameter in inner.prior.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape)
+    check_family(family, problem)
+    weak = Drawn(Guided(inner.prior, ("class",), 1.0), *_midpoint()).sample(problem, Rng([0, 1]))
+    strong = Drawn(Guided(inner.prior, ("class",), 4.0), *_midpoint()).sample(problem, Rng([0, 1]))
+    assert not torch.allclose(weak, strong)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"family": {"name": "regression"}}, "needs a denoiser"),
+        ({"job": {"name": "synthesis", "x": ["T1w"], "by": {"class": ["a", "b"]}}}, "drop: 0.1"),
+        ({"guidance": {"strength": 0}}, "strength above 0"),
+        ({"guidance": {"low": 3, "high": 1}}, "low < high"),
+        ({"guidance": {"strenght": 2}}, "Did you mean 'strength'"),
+        ({"job": {**PLAIN["job"], "drop": 1.5}}, "drop is 1.5"),
+    ],
+)
+def test_a_recipe_refuses_what_cannot_be(change: dict[str, object], words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        from_plain({**PLAIN, **change})
