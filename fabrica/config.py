@@ -15,7 +15,7 @@ from .data.virtual import VirtualCohort
 from .document import RecipeError, override, parse
 from .evaluate import METRICS
 from .families import FAMILIES, RUNTIME
-from .jobs import JOBS, job_options, reads
+from .jobs import JOBS, grid_axes, job_options, reads
 from .networks.unet import UNetShape
 from .plan import (
     CohortPlan,
@@ -91,7 +91,7 @@ def _recipe(plain: Mapping[str, Any]) -> Recipe:
     for name in evaluate.metrics:
         _guard("evaluate.metrics", lambda name=name: METRICS.find(name))
     _whole(evaluate.draws, "evaluate.draws")
-    window, axes = evaluate.window, {len(stage.build_job().signature().axes) for stage in built}
+    window, axes = evaluate.window, {len(grid_axes(stage.build_job())) for stage in built}
     if window is not None and (axes != {len(window)} or any(side < 16 or side % 16 for side in window)):
         text = f"evaluate.window is {list(window)}, expected a multiple of 16 for each of {axes.pop()} axes."
         raise _AtError("evaluate.window", text)
@@ -170,7 +170,7 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
         if cohort not in cohorts:
             raise _AtError(f"{dot}cohorts", str(unknown("cohort", str(cohort), list(cohorts))))
     prepare = _dataclass(PreparePlan, value.get("prepare", {}), f"{dot}prepare")
-    _check_prepare(prepare, made.signature().axes, f"{dot}prepare")
+    _check_prepare(prepare, grid_axes(made), f"{dot}prepare")
     given = _dataclass(InputPlan, value["input"], f"{dot}input") if "input" in value else None
     guidance = (
         _guidance(value["guidance"], made, FAMILIES.find(family.name), f"{dot}guidance")
@@ -303,6 +303,10 @@ def _check_train(train: TrainPlan, at: str) -> None:
     if train.precision not in ("auto", "bf16", "fp32"):
         raise _AtError(
             f"{at}.precision", f"train.precision is {train.precision!r}. Write: precision: auto, bf16 or fp32"
+        )
+    if not 0 <= train.augment <= 3:
+        raise _AtError(
+            f"{at}.augment", f"train.augment is {train.augment}, expected a strength from 0 to 3. Write: augment: 1"
         )
     if not 0 <= train.average < 1:
         raise _AtError(

@@ -1,8 +1,7 @@
 """The nouns of Fabrica; imports nothing of ours but `rng`. Every job draws x from p(x | condition, y = A(x) + noise).
 
 Shapes: B rows, C channels, *axes a grid in the order t z y x. x is always ONE tensor (B, C, *axes): its channels are
-explained by `Field`s. Numbers (risk, ejection fraction) are x without axes, (B, C); text is tokens, (B, 1, length).
-"""
+explained by `Field`s. Numbers (risk, ejection fraction) are x without axes, (B, C); text is tokens, (B, 1, length)."""
 
 from __future__ import annotations
 
@@ -38,6 +37,7 @@ class Signature:
     axes: str  # "yx", "zyx", "tyx", "tzyx"; "" for numbers
     condition: tuple[Field, ...] = ()
     measurements: tuple[tuple[type[Operator], type[Noise]], ...] = ()  # the kinds of physics it comes with
+    given_axes: str = ""  # of conditions on a grid where x has none: images -> numbers
 
     @property
     def channels(self) -> int:

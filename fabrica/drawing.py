@@ -64,7 +64,7 @@ def draw(
     family: Family, job: Job, shown: Sequence[Prepared], layout: Layout, seed: int, say: Callable[[str], None],
     window: Sequence[int] | None = None,
 ) -> Tensor:  # fmt: skip
-    """(draws, C, z, y, x), one draw of each of `shown`: one case, whose given images may differ from draw to draw.
+    """(draws, C, z, y, x), or (draws, C) for values (the mean over slices), one draw of each of `shown`: one case, whose given images may differ from draw to draw.
 
     `window`: sides of the windows that the networks work by; none = the whole grid, or what memory allows. Each row has its own seed, from the case, the draw and the slice. Computed where the family is, returned on the CPU.
     """
@@ -86,6 +86,8 @@ def draw(
                 parts.append(family.sample(problem.rows(index), rng).float().cpu())
         results.append(torch.cat(parts))
     stacked = torch.stack(results)  # (draws, rows, C, *axes)
+    if stacked.ndim == 3:
+        return stacked.mean(1)
     return stacked.transpose(1, 2) if layout.axes == "yx" else stacked[:, 0]
 
 
@@ -180,6 +182,17 @@ class Answering:
 
     def draws(self, member: Member, count: int, say: Callable[[str], None]) -> list[dict[str, Image]]:
         """`count` draws as images on the case's own grid; draw k is made from draw k of the earlier stage."""
+        prepared, x = self._drawn(member, count, say)
+        where = f"{self.run.name}/{self.stage.name}/{member.name}"
+        fields = self.job.signature().x
+        return [images_of(one, fields, prepared, self.preparation, f"{where}/{k}") for k, one in enumerate(x)]
+
+    def values(self, member: Member, count: int, say: Callable[[str], None]) -> Tensor:
+        """(C,), the mean of `count` draws of a job that asks for values: chances of its classes, or its number."""
+        _, x = self._drawn(member, count, say)
+        return x.mean(0)
+
+    def _drawn(self, member: Member, count: int, say: Callable[[str], None]) -> tuple[Prepared, Tensor]:
         shown = [member]
         if self.earlier and self.stage.input:
             made = self.earlier.draws(member, count if self.stage.input.draws != "one" else 1, say)
@@ -189,7 +202,4 @@ class Answering:
         anchor = next((n for n in given if n not in asked), given[0] if given else self.reference)
         prepared = [prepare_case(m, given or list(m.contrasts())[:1], anchor, self.preparation) for m in shown]
         asked_of = [prepared[k % len(prepared)] for k in range(count)]
-        x = draw(self.family, self.job, asked_of, self.layout, self.seed, say, self.window)
-        where = f"{self.run.name}/{self.stage.name}/{member.name}"
-        fields = self.job.signature().x
-        return [images_of(one, fields, prepared[0], self.preparation, f"{where}/{k}") for k, one in enumerate(x)]
+        return prepared[0], draw(self.family, self.job, asked_of, self.layout, self.seed, say, self.window)

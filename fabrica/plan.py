@@ -36,6 +36,7 @@ class TrainPlan:
     clip: float = 1.0  # largest gradient norm
     precision: str = "auto"  # auto, bf16, fp32
     checkpoint_minutes: float = 1.0
+    augment: float = 0.0  # strength of random turns and scalings; 1: about 10 degrees and 10 %
     start: str | None = None  # a run folder whose weights training starts from
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -9,14 +10,13 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
 
 from . import io
 from .checkpoint import load as load_checkpoint
@@ -27,25 +27,19 @@ from .data import cohort as cohorts
 from .data.cohort import Cohort, Member
 from .data.prepare import GridPreparation
 from .data.prepare import fit as fit_preparation
-from .data.split import PARTS, LeakError, Split, check_leakage, fingerprint, split_cohort
-from .data.store import Layout, Loader, Prepared, Store, build_store, load_aligned, prepare_case, to_device
+from .data.split import PARTS, LeakError, Split, check_leakage, copies, fingerprint, split_cohort
+from .data.store import Loader, Store, build_store, load_aligned, prepare_case, to_device
 from .drawing import (
     Answering,
     build_family,
-    draw,
-    draw_file,
     drawer,
-    images_of,
     plain_preparation,
     preparation_from,
-    questions,
-    read_draws,
-    versions,
-    without,
 )
-from .evaluate.report import Report, StageResult, paint, render
-from .evaluate.summary import Pictures, StageEvidence, competitors_of, evaluate_case
-from .jobs import layout_of, reads
+from .evaluate.report import Report, paint, render
+from .jobs import asks, grid_axes, has_values, layout_of, reads
+from .jobs.outcome import Outcome
+from .judging import Ready, judge_stage
 from .machine import find_device, free_bytes
 from .memory import check, training_need
 from .networks import precision
@@ -68,19 +62,6 @@ class RunResult:
     @property
     def page(self) -> Path:
         return self.folder / "report" / "index.html"
-
-
-@dataclass
-class _Prepared:
-    """What every stage needs before it can train."""
-
-    stage: Stage
-    job: Job
-    split: Split
-    reference: str
-    preparation: GridPreparation
-    store: Store
-    layout: Layout
 
 
 def run_recipe(
@@ -123,7 +104,7 @@ def _run_stages(
         words = " + ".join(f"{s.name} {s.train.minutes:g} min" for s in chosen if s.train.minutes)
         say(f"Training takes {words}.")
     digests: dict[str, str] = {}
-    prepared: list[_Prepared] = []
+    prepared: list[Ready] = []
     store = folder / "store" if processes.first else folder / "store" / f"process-{processes.rank}"
     for stage in chosen:
         twin = next((p for p in prepared if _same_preparation(p.stage, stage)), None)
@@ -134,7 +115,7 @@ def _run_stages(
             _write_environment(folder, recipe, digests)
         trained = train_stage(recipe, ready, folder, say, watch, device)
         if processes.first:
-            report.stages.append(_evaluate_stage(recipe, ready, trained, folder, say, report))
+            report.stages.append(judge_stage(recipe, ready, trained, folder, say, report))
         processes.wait()
     return report
 
@@ -184,11 +165,14 @@ def split_stage(recipe: Recipe, stage: Stage, data: Mapping[str, Cohort]) -> Spl
     Then patients whom that stage does not know may only train. Raises ValueError when nobody can be used or judged.
     """
     job = stage.build_job()
-    asked, given = tuple(f.name for f in job.signature().x), set(reads(job))
+    asked, given = asks(job), set(reads(job))
     merged = Cohort(tuple(m for name in stage.cohorts for m in data[name].members), name="+".join(stage.cohorts))
     usable = merged.with_contrasts(tuple(n for n in asked if n not in given))
     if stage.input is None:
         usable = replace(usable, members=tuple(m for m in usable.members if not given or given & set(m.contrasts())))
+    if usable.members and not any(has_values(job, m.values) for m in usable.members):
+        raise ValueError(_no_values(job, usable))
+    usable = replace(usable, members=tuple(m for m in usable.members if has_values(job, m.values)))
     if not usable.members:
         have = ", ".join(sorted({c for m in merged.members for c in m.contrasts()})) or "no images"
         raise ValueError(
@@ -208,32 +192,41 @@ def split_stage(recipe: Recipe, stage: Stage, data: Mapping[str, Cohort]) -> Spl
     return Split(parts)
 
 
+def _no_values(job: Job, cohort: Cohort) -> str:
+    asked = job.signature().x[0]
+    found = sorted({f"{k} {v}" for m in cohort.members for k, v in m.values.items()})[:8]
+    return (
+        f"No case says its {asked.name} as the job wants it; found {', '.join(found) or 'no values'}. "
+        f"Name it in a table: --write-table files.csv, add a column {asked.name}, then table: files.csv."
+    )
+
+
 def prepare_stage(
     recipe: Recipe, stage: Stage, data: Mapping[str, Cohort], place: Path, say: Say, report: Report
-) -> _Prepared:
+) -> Ready:
     """Select, split, fit the preparation, fill the store in `place`, check for leaks."""
     job = stage.build_job()
-    asked = tuple(f.name for f in job.signature().x)
+    asked = asks(job)
     split = split_stage(recipe, stage, data)
     contrasts = tuple(dict.fromkeys((*reads(job), *asked)))
-    reference = asked[0]
+    axes = grid_axes(job)
+    reference = (asked or reads(job))[0]
     train = split.parts["train"]
     started = time.perf_counter()
     if stage.trained:
         preparation = _trained_elsewhere(stage.trained, split)
     else:
-        preparation = fit_preparation(
-            _aligned(train, contrasts, reference), reference, job.signature().axes, stage.prepare.spacing_mm
-        )
+        preparation = fit_preparation(_aligned(train, contrasts, reference), reference, axes, stage.prepare.spacing_mm)
     store, remarks = build_store(place / stage.name, train, contrasts, reference, preparation)
     for remark in remarks:
         say(remark)
         report.remark(remark)
-    _check_leaks(store, split, contrasts, reference, preparation)
+    named = any(isinstance(recipe.split.get(part), list) for part in PARTS)
+    split = _without_copies(store, split, reference, preparation, named, report)
     size = preparation.size
     if stage.prepare.size is not None:
         size = (size[0] if len(stage.prepare.size) == 2 else stage.prepare.size[0], *stage.prepare.size[-2:])  # type: ignore[assignment]
-    if job.signature().axes == "yx":
+    if axes == "yx":
         size = (1, size[1], size[2])
     counts = ", ".join(f"{len({m.patient for m in split.parts[p]})} {p}" for p in PARTS if split.parts[p])
     say(
@@ -245,7 +238,7 @@ def prepare_stage(
         )
     if split.empty:
         report.remark(f"Parts of the split without patients: {', '.join(split.empty)}.")
-    return _Prepared(stage, job, split, reference, preparation, store, layout_of(job, size))
+    return Ready(stage, job, split, reference, preparation, store, layout_of(job, size))
 
 
 def _aligned(members: Sequence[Member], contrasts: Sequence[str], reference: str) -> Any:
@@ -271,10 +264,13 @@ def _patient_hash(patient: str) -> str:
     return hashlib.sha256(patient.encode()).hexdigest()[:16]
 
 
-def _check_leaks(
-    store: Store, split: Split, contrasts: Sequence[str], reference: str, preparation: GridPreparation
-) -> None:
-    """Compare thumbnails of training and other parts; the box is centred on the patient, so grids agree."""
+def _without_copies(
+    store: Store, split: Split, reference: str, preparation: GridPreparation, named: bool, report: Report
+) -> Split:
+    """The split without images that training shows too: refused where it was named, left out and said where it was drawn.
+
+    Compares thumbnails of training and other parts; the box is centred on the patient, so grids agree.
+    """
     prints = {"train": store.fingerprints(reference)}
     for part in ("validate", "calibrate", "test"):
         prints[part] = {}
@@ -282,11 +278,23 @@ def _check_leaks(
             prepared = prepare_case(member, [reference], reference, preparation)
             if reference in prepared.tensors:
                 prints[part][member.name] = fingerprint(prepared.tensors[reference].numpy())
-    check_leakage(prints)
+    if named:
+        check_leakage(prints)
+        return split
+    found = copies(prints)
+    lost = {(part, case) for _, _, part, case, _ in found}
+    parts = {p: tuple(m for m in members if (p, m.name) not in lost) for p, members in split.parts.items()}
+    if split.parts["test"] and not parts["test"]:
+        check_leakage(prints)
+    if found:
+        _, case, part, copy, _ = found[0]
+        one = f"{copy} ({part}) shows the same image as {case}"
+        report.remark(f"{len(lost)} cases show images of another part of the split and were left out: {one}.")
+    return Split(parts)
 
 
 def train_stage(
-    recipe: Recipe, ready: _Prepared, folder: Path, say: Say, watch: Callable[[str, Progress], None] | None,
+    recipe: Recipe, ready: Ready, folder: Path, say: Say, watch: Callable[[str, Progress], None] | None,
     device: str = "cpu",
 ) -> Trained:  # fmt: skip
     """Train, or go on, or do nothing when the stage is finished; the family that comes back is on the device."""
@@ -306,7 +314,12 @@ def train_stage(
     batch = _batch_that_fits(
         stage, ready, family, known[1].get("batch", plan.batch) if known else plan.batch, device, say
     )
-    loader = Loader(ready.store, ready.layout, batch, derive(recipe.seed, "train", ready.stage.job.name))
+    loader = Loader(
+        ready.store,
+        replace(ready.layout, augment=plan.augment),
+        batch,
+        derive(recipe.seed, "train", ready.stage.job.name),
+    )
     facts = {
         "stage": stage.name, "precision": chosen, "batch": batch, "device": device, "threads": torch.get_num_threads(), "seed": recipe.seed,
         "preparation": plain_preparation(ready.preparation), "reference": ready.reference,
@@ -325,7 +338,7 @@ def train_stage(
     return fit(family, ready.job, loader, plan, place, facts, told, device)
 
 
-def _batch_that_fits(stage: Stage, ready: _Prepared, family: Family, asked: int | None, device: str, say: Say) -> int:
+def _batch_that_fits(stage: Stage, ready: Ready, family: Family, asked: int | None, device: str, say: Say) -> int:
     """The batch asked for, or the largest up to BATCH for which memory suffices; says what it will take."""
     need = training_need(family, ready.job, ready.store, ready.layout)
     batch = asked or need.most_rows(free_bytes(device), BATCH) or 1
@@ -345,8 +358,10 @@ def _moments(total: int) -> tuple[int, ...]:
 
 
 @torch.inference_mode()
-def _sample_picture(ready: _Prepared, family: Family, path: Path, seed: int) -> None:
+def _sample_picture(ready: Ready, family: Family, path: Path, seed: int) -> None:
     """The middle slice of the first training case: what is asked for, and one draw of it."""
+    if not asks(ready.job):
+        return
     entry = ready.store.entries[0]
     row = Loader(Store([entry]), ready.layout, 1, 0).load(len(entry.useful) // 2)
     problem = ready.job.problem(row, Rng([seed]))
@@ -362,74 +377,10 @@ def _sample_picture(ready: _Prepared, family: Family, path: Path, seed: int) -> 
     paint(plane.float().numpy(), 0.0, 1.0).save(path)
 
 
-def _evaluate_stage(
-    recipe: Recipe, ready: _Prepared, trained: Trained, folder: Path, say: Say, report: Report
-) -> StageResult:
-    def noted(text: str) -> None:
-        say(text)
-        report.remark(text)
-
-    stage, job = ready.stage, ready.job
-    family = drawer(stage, trained.family)
-    fields, contrasts = job.signature().x, ready.layout.contrasts
-    evidence = StageEvidence(
-        stage.name, fields, reads(job), job.metrics + recipe.evaluate.metrics, recipe.evaluate.mask
-    )
-    competitors = competitors_of(ready.store, evidence)
-    draws = 1 if stage.family.name == "regression" else recipe.evaluate.draws
-    result = StageResult(
-        stage.name,
-        stage.job.name,
-        stage.family.name,
-        asdict_plain(stage),
-        trained.steps,
-        trained.seconds,
-        trained.curve,
-    )
-    extra = ("lesion", *((recipe.evaluate.mask,) if recipe.evaluate.mask else ()))
-    pictures = Pictures()
-    for member in ready.split.parts["test"]:
-        members = _with_input(recipe, stage, member, folder)
-        cases = [prepare_case(m, (*contrasts, *extra), ready.reference, ready.preparation) for m in members]
-        prepared = cases[0]
-        count = max(draws, len(cases)) if stage.input and stage.input.draws == "all" else draws
-        for hidden in questions(job, prepared):
-            shown = [without(c, hidden) for c in cases]
-            started = time.perf_counter()
-            asked = [shown[k % len(shown)] for k in range(count)]
-            x = draw(family, job, asked, ready.layout, recipe.seed, noted, recipe.evaluate.window)
-            seconds = (time.perf_counter() - started) / count
-            name = f"{member.name}{'-' + hidden if hidden else ''}"
-            _write_draws(folder, stage, name, x, prepared, ready.preparation)
-            result.cases += evaluate_case(evidence, name, prepared, x, competitors, ready.preparation, seconds, hidden)
-            pictures.add(name, prepared, x, fields, reads(job), hidden)
-        say(f"{stage.name}: {member.name} drawn {count} times, {seconds:.1f} s a draw.")
-    result.pictures = pictures.rows
-    return result
-
-
-def _with_input(recipe: Recipe, stage: Stage, member: Member, folder: Path) -> list[Member]:
-    """The case as a stage is shown it: itself, or with what the earlier stage has drawn of it."""
-    if stage.input is None:
-        return [member]
-    drawn = read_draws(folder, recipe.stage(stage.input.stage), member.name, reads(stage.build_job()))
-    return versions(member, drawn, stage.input.draws)
-
-
-def _write_draws(
-    folder: Path, stage: Stage, case: str, x: Tensor, prepared: Prepared, preparation: GridPreparation
-) -> None:
-    fields = stage.build_job().signature().x
-    for number, one in enumerate(x):
-        source = f"{folder.name}/{stage.name}/{case}/{number}"
-        for name, image in images_of(one, fields, prepared, preparation, source).items():
-            io.write_nifti(image, draw_file(folder, stage, case, number, name))
-
-
 def generate_images(
     run: Path, data: Path, out: Path, draws: int = 1, stage: str | None = None, say: Say = print, device: str = "auto"
 ) -> list[Path]:
-    """Apply a trained run to new scans: NIfTI on their grids, under out/CASE/. Returns the files written.
+    """Apply a trained run to new scans: NIfTI on their grids, under out/CASE/, or out/answers.csv. Returns the files written.
 
     Raises ValueError when the folder is no run, CheckpointError when it is not trained, UnreadableError for the scans.
     """
@@ -439,6 +390,8 @@ def generate_images(
     recipe = from_plain(plain, str(run / "recipe.yaml"))
     answering = Answering(run, recipe, _last_stage(recipe, stage), find_device(device))
     job, written = answering.job, list[Path]()
+    if isinstance(job, Outcome):
+        return [_write_answers(answering, job, data, out / "answers.csv", draws, say)]
     for member in cohorts.find(data).members:
         if not answering.can(member):
             say(f"{member.name}: has none of {', '.join(reads(job))}; left out.")
@@ -454,6 +407,22 @@ def generate_images(
     return written
 
 
+def _write_answers(answering: Answering, job: Outcome, data: Path, path: Path, draws: int, say: Say) -> Path:
+    """A row per case: the chance of each class, or the number."""
+    found = [m for m in cohorts.find(data).members if answering.can(m)]
+    if not found:
+        raise ValueError(f"No case in {data} has {', '.join(reads(job))}. See what is there: fabrica inspect {data}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case", *([f"chance of {c}" for c in job.classes] or [f"{job.name} {job.unit}".strip()])])
+        for member in found:
+            values = job.in_units(answering.values(member, draws, say).double().numpy())
+            writer.writerow([member.name, *(f"{v:.6g}" for v in values)])
+    say(f"{len(found)} cases answered.")
+    return path
+
+
 def _last_stage(recipe: Recipe, name: str | None) -> Stage:
     """The stage named, or the only one that no other stage builds on; baselines are chosen by name alone."""
     used = {s.input.stage for s in recipe.stages if s.input}
@@ -464,12 +433,6 @@ def _last_stage(recipe: Recipe, name: str | None) -> Stage:
         what = f"There is no stage {name!r}." if name else "The run has several last stages."
         raise ValueError(f"{what} Name one: --stage STAGE. Stages: {known}.")
     return found[0]
-
-
-def asdict_plain(stage: Stage) -> dict[str, Any]:
-    """The stage as plain data for the report."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(stage), default=str))
-    return plain
 
 
 def _write_recipe(folder: Path, recipe: Recipe) -> None:

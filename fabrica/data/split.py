@@ -104,23 +104,33 @@ def _held_out(cohort: Cohort, by: object) -> list[str]:
     return held
 
 
-def check_leakage(prints: Mapping[str, Mapping[str, NDArray[np.float32]]], threshold: float = 0.9995) -> None:
-    """Refuse images that stand on both sides; prints: part -> case -> unit-norm fingerprint (see `fingerprint`).
+def copies(
+    prints: Mapping[str, Mapping[str, NDArray[np.float32]]], threshold: float = 0.9995
+) -> list[tuple[str, str, str, str, float]]:
+    """(part, case, later part, case there, correlation) of images that stand on both sides; prints: part -> case -> fingerprint.
 
     A near-copy is a correlation above `threshold` of mean-free 16^3 thumbnails: re-saving, noise of a few per cent or a
-    small intensity change do not hide it. Raises LeakError naming both cases.
+    small intensity change do not hide it. Each case of a later part is named once.
     """
+    found = []
     parts = [part for part in prints if prints[part]]
     for i, one in enumerate(parts):
         for other in parts[i + 1 :]:
             a, b = list(prints[one]), list(prints[other])
             alike = np.stack([prints[one][k] for k in a]) @ np.stack([prints[other][k] for k in b]).T
-            row, column = np.unravel_index(int(alike.argmax()), alike.shape)
-            if alike[row, column] > threshold:
-                raise LeakError(
-                    f"{a[row]} ({one}) and {b[column]} ({other}) show the same image (correlation "
-                    f"{alike[row, column]:.5f}). Put them on one side: they may be one patient under two names."
-                )
+            for column in np.flatnonzero(alike.max(0) > threshold):
+                row = int(alike[:, column].argmax())
+                found.append((one, a[row], other, b[column], float(alike[row, column])))
+    return found
+
+
+def check_leakage(prints: Mapping[str, Mapping[str, NDArray[np.float32]]], threshold: float = 0.9995) -> None:
+    """Refuse images that stand on both sides (see `copies`); raises LeakError naming both cases."""
+    for one, case, other, copy, correlation in copies(prints, threshold):
+        raise LeakError(
+            f"{case} ({one}) and {copy} ({other}) show the same image (correlation {correlation:.5f}). "
+            "Put them on one side: they may be one patient under two names."
+        )
 
 
 def fingerprint(volume: NDArray[np.float32], side: int = 16) -> NDArray[np.float32]:

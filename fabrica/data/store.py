@@ -16,6 +16,7 @@ from torch import Tensor
 from ..contracts import Batch, Case, Trace
 from ..io import UnreadableError
 from ..rng import Rng, derive
+from .augment import augmented
 from .cohort import Member
 from .prepare import Grid, GridPreparation, align, offset_mm
 from .split import fingerprint
@@ -155,6 +156,8 @@ class Layout:
     context: Mapping[str, int] = field(default_factory=dict)  # contrast -> neighbouring slices on each side
     values: tuple[str, ...] = ()
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # value -> its classes
+    labels: tuple[str, ...] = ()  # contrasts that are label maps
+    augment: float = 0.0  # strength of random turns and scalings in training
 
 
 class Loader:
@@ -171,7 +174,7 @@ class Loader:
         self._epoch, self._order = -1, np.zeros(0, np.int64)
 
     def load(self, step: int) -> Batch:
-        """(B, C, *axes) per contrast, augmented by left-right flips."""
+        """(B, C, *axes) per contrast, augmented by left-right flips and, where the layout says so, turns and scalings."""
         chosen = [self._place(step * self.batch + row) for row in range(self.batch)]
         rng = Rng([derive(self.seed, "load", step * self.batch + row) for row in range(self.batch)])
         flips, offsets = rng.uniform(1).flatten() < 0.5, rng.child("offset").uniform(3)
@@ -179,6 +182,8 @@ class Loader:
         present: dict[str, Tensor] = {}
         for name in self.layout.contrasts:
             images[name], present[name] = self._stack(name, chosen, offsets, flips)
+        if self.layout.augment:
+            images = augmented(images, self.layout.labels, self.layout.augment, rng)
         rows = [e for e, _ in chosen]
         values, known = encode_values([e.values for e in rows], self.layout)
         if self.layout.axes == "yx":

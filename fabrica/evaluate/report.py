@@ -19,6 +19,7 @@ from PIL import Image as Picture
 
 from ..data.cohort import Cohort
 from .claim import Verdict
+from .outcomes import Measured
 from .realism import Realism
 from .statistics import SMALLEST, interval
 from .summary import Row
@@ -39,6 +40,7 @@ class StageResult:
     curve: Sequence[tuple[int, float]]
     cases: list[Row] = field(default_factory=list)
     pictures: list[dict[str, Any]] = field(default_factory=list)
+    figures: list[Measured] = field(default_factory=list)  # over all patients, where the answer is a value
 
 
 @dataclass
@@ -145,6 +147,7 @@ def render(report: Report, folder: Path) -> Path:
     html = page.render(
         report=report, sentence=report.sentence(), tables=_tables(summaries), rows=_picture_rows(report.stages),
         curves=[{"name": s.name, "path": _curve(s.curve)} for s in report.stages if s.curve], recipe=_yaml(report.recipe),
+        figures=[f for s in report.stages for f in s.figures],
     )  # fmt: skip
     path = folder / "index.html"
     path.write_text(html)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts import Condition, Denoiser, Problem, Signature
-from ..networks.unet import UNet, UNetShape
+from ..networks.backbone import backbone
+from ..networks.unet import UNetShape
 from ..rng import Rng
 from ..sampling.solvers import dpm_solver_2m
 from .misfit import squared
@@ -29,7 +30,7 @@ class Diffusion(Denoiser):
         super().__init__()
         self.sigma_data, self.log_mean, self.log_deviation = sigma_data, log_mean, log_deviation
         channels = signature.channels
-        self.net = UNet(len(signature.axes), channels, channels, signature.condition, network, precision)
+        self.net = backbone(signature, channels, network, precision)
 
     def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
         return {"model": self.net.parameters()}

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts import Condition, Denoiser, Problem, Signature
-from ..networks.unet import UNet, UNetShape
+from ..networks.backbone import backbone
+from ..networks.unet import UNetShape
 from ..rng import Rng
 from ..sampling.solvers import midpoint
 from .misfit import squared
@@ -30,7 +31,7 @@ class Flow(Denoiser):
         super().__init__()
         self.sigma_data, self.logit_mean, self.logit_deviation = sigma_data, logit_mean, logit_deviation
         channels = signature.channels
-        self.net = UNet(len(signature.axes), channels, channels, signature.condition, network, precision)
+        self.net = backbone(signature, channels, network, precision)
 
     def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
         return {"model": self.net.parameters()}

@@ -63,6 +63,8 @@ def _mean(values: Tensor, weight: Tensor) -> Tensor:
 
 def _label_term(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     entropy = -(target * F.log_softmax(logits, 1)).sum(1)
+    if logits.ndim == 2:  # a class without a place: nothing overlaps
+        return _mean(entropy[:, None], weight[:, :1])
     chances, w = logits.softmax(1)[:, 1:].flatten(2), weight[:, 1:].flatten(2)
     wanted = target[:, 1:].flatten(2)
     overlap = (2 * (chances * wanted * w).sum(2) + 1) / (((chances + wanted) * w).sum(2) + 1)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..contracts import Condition
-from ..networks.unet import UNet
 
 
 def preconditioned(
-    net: UNet, x: Tensor, sigma: Tensor, level: Tensor, sigma_data: float, condition: Condition
+    net: nn.Module, x: Tensor, sigma: Tensor, level: Tensor, sigma_data: float, condition: Condition
 ) -> Tensor:
     """E[clean | x] = c_skip x + c_out net(c_in x, level); sigma (B,) in units of x, level (B,) as the network reads it."""
     s = sigma.reshape(-1, *[1] * (x.ndim - 1)).float()

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts import Family, Problem, Signature
-from ..networks.unet import UNet, UNetShape
+from ..networks.backbone import backbone
+from ..networks.unet import UNetShape
 from ..rng import Rng
 from .misfit import answer, field_terms
 
@@ -22,7 +23,7 @@ class Regression(Family):
     def __init__(self, signature: Signature, network: UNetShape, precision: str) -> None:
         super().__init__()
         self.fields = signature.x
-        self.net = UNet(len(signature.axes), 0, signature.channels, signature.condition, network, precision)
+        self.net = backbone(signature, 0, network, precision)
 
     def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
         return {"model": self.net.parameters()}

@@ -18,6 +18,7 @@ from PIL import UnidentifiedImageError
 from ..contracts import Field, Image
 from .scan import Oddity, Scan, UnreadableError, check_values
 
+PIXELS = np.eye(4)[:, [2, 1, 0, 3]]  # index (z, y, x) -> LPS: one unit a pixel, rows run back, columns left
 ENDINGS = (".png", ".jpg", ".jpeg", ".npz", ".zip")
 _PICTURES = (".png", ".jpg", ".jpeg")
 LARGEST_BYTES = 2**31  # unpacked size of one archive member: refuses zip bombs
@@ -54,7 +55,7 @@ def read(scan: Scan) -> Image:
 
 def _picture_scan(path: Path, member: str, content: bytes, values: Mapping[str, float | str] | None = None) -> Scan:
     shape = _pixels(content).shape if not member else _size(content)
-    return Scan((path,), "raster", tuple(shape), "yx", np.eye(4), False, member=member, values=values or {})
+    return Scan((path,), "raster", tuple(shape), "yx", PIXELS, False, member=member, values=values or {})
 
 
 def _size(content: bytes) -> tuple[int, int, int]:
@@ -135,7 +136,7 @@ def _array_scans(path: Path, key: str, array: NDArray[Any], arrays: Mapping[str,
         if array.ndim not in (2, 3) or min(array.shape) < 2:
             return []
         axes = "yx" if array.ndim == 2 else "zyx"
-        return [Scan((path,), "raster", (1, *array.shape), axes, np.eye(4), False, member=key, recipe=(key, None))]
+        return [Scan((path,), "raster", (1, *array.shape), axes, PIXELS, False, member=key, recipe=(key, None))]
     colour = array.ndim == 4 and array.shape[-1] == 3
     shape = (3 if colour else 1, *array.shape[1:3])
     labels = arrays.get(key.replace("images", "labels"))
@@ -143,7 +144,7 @@ def _array_scans(path: Path, key: str, array: NDArray[Any], arrays: Mapping[str,
     part = key.removesuffix("images").strip("_")
     return [
         Scan(
-            (path,), "raster", shape, "yx", np.eye(4), False, member=f"{key}/{i:05d}", recipe=(key, i),
+            (path,), "raster", shape, "yx", PIXELS, False, member=f"{key}/{i:05d}", recipe=(key, i),
             values={**({"class": str(int(labels[i].reshape(-1)[0]))} if known and labels is not None else {}),
                     **({"part": part} if part else {})},
         )

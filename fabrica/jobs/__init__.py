@@ -7,10 +7,34 @@ from ..contracts import Job
 from ..data.store import Layout
 from ..registry import Table
 from .imaging import Segmentation, Synthesis, Translation
+from .outcome import Outcome
 
 JOBS: Table[type[Job]] = Table(
-    "job", {"segmentation": Segmentation, "synthesis": Synthesis, "translation": Translation}
+    "job", {"outcome": Outcome, "segmentation": Segmentation, "synthesis": Synthesis, "translation": Translation}
 )
+
+
+VALUES = ("number", "class")  # kinds that are values of a case, not images
+
+
+def asks(job: Job) -> tuple[str, ...]:
+    """Names of the images that a job asks for; none when it asks for a value of the case."""
+    return tuple(f.name for f in job.signature().x if f.kind not in VALUES)
+
+
+def grid_axes(job: Job) -> str:
+    """Axes of the images of a job: those it asks for, else those it is given."""
+    signature = job.signature()
+    return signature.axes or signature.given_axes
+
+
+def has_values(job: Job, values: Mapping[str, Any]) -> bool:
+    """Whether a case says the values that a job asks for, as one of its classes where it has classes."""
+    by: Mapping[str, tuple[str, ...]] = getattr(job, "by", {})
+    asked = [f.name for f in job.signature().x if f.kind in VALUES]
+    return all(
+        n in values and (str(values[n]) in by[n] if n in by else isinstance(values[n], int | float)) for n in asked
+    )
 
 
 def job_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,15 +51,29 @@ def reads(job: Job) -> tuple[str, ...]:
 def layout_of(job: Job, size: tuple[int, int, int]) -> Layout:
     """What a loader must cut for a job: its contrasts, values, classes and neighbouring slices."""
     signature = job.signature()
-    given, asked = reads(job), tuple(f.name for f in signature.x)
+    given, asked = reads(job), asks(job)
     context = {}
     for field in signature.condition:
         name = field.name.removeprefix("given ")
-        if name in given and signature.axes == "yx" and field.kind == "intensity":
+        if name in given and grid_axes(job) == "yx" and field.kind == "intensity":
             context[name] = (field.channels - 1) // 2
-    values = tuple(f.name for f in signature.condition if f.kind in ("number", "class") and f.name != "position")
-    classes = dict(job.by) if isinstance(job, Synthesis) else {}
-    return Layout(tuple(dict.fromkeys((*given, *asked))), signature.axes, size, context, values, classes)
+    fields = (*signature.x, *signature.condition)
+    values = tuple(f.name for f in fields if f.kind in VALUES and f.name != "position")
+    classes = {name: tuple(known) for name, known in getattr(job, "by", {}).items()}
+    labels = tuple(f.name.removeprefix("given ") for f in fields if f.kind == "label")
+    return Layout(tuple(dict.fromkeys((*given, *asked))), grid_axes(job), size, context, values, classes, labels)
 
 
-__all__ = ["JOBS", "Segmentation", "Synthesis", "Translation", "job_options", "layout_of", "reads"]
+__all__ = [
+    "JOBS",
+    "Outcome",
+    "Segmentation",
+    "Synthesis",
+    "Translation",
+    "asks",
+    "grid_axes",
+    "has_values",
+    "job_options",
+    "layout_of",
+    "reads",
+]

@@ -33,6 +33,16 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
     return F.one_hot(index, classes).movedim(-1, 1).float()
 
 
+def varied(value: Tensor, field: Field, spread: float, rng: Rng) -> Tensor:
+    """A random gain and gamma per row, for intensities: scanners differ in both."""
+    if not spread or field.kind != "intensity":
+        return value
+    draws = rng.child("vary", field.name).normal(2).to(value.device).clamp(-2, 2) * spread
+    wide = [1] * (value.ndim - 1)
+    gain, gamma = draws[:, 0].mul(0.5).exp().reshape(-1, *wide), draws[:, 1].exp().reshape(-1, *wide)
+    return gain * value.sign() * value.abs().clamp(min=1e-6) ** gamma
+
+
 def _check_share(job: str, drop: float) -> None:
     if not 0 <= drop < 1:
         raise ValueError(f"{job}.drop is {drop}, expected a chance from 0 to below 1, such as 0.1.")
@@ -91,8 +101,8 @@ class Translation(Job):
             for f in self.x
         ]
         weight = torch.cat([a.float()[:, None].expand(-1, f.channels) for a, f in zip(asked, self.x, strict=True)], 1)
-        varied = {f.name: self._varied(batch, f, rng) for f in self.source}
-        problem = self._ask(batch, hidden, varied)
+        images = {f.name: varied(batch.images[f.name], f, self.vary, rng) for f in self.source}
+        problem = self._ask(batch, hidden, images)
         target = stack_fields(self.x, self._centred(batch))
         wide = weight.reshape(*weight.shape, *[1] * (target.ndim - 2))
         return Problem(problem.cases, problem.shape, problem.condition, target=target, weight=wide)
@@ -112,16 +122,6 @@ class Translation(Job):
             given["position"] = batch.values["position"]
         grid = next(iter(batch.images.values())).shape[2:]
         return Problem(batch.cases, (sum(f.channels for f in self.x), *grid), Condition(given, present))
-
-    def _varied(self, batch: Batch, field: Field, rng: Rng) -> Tensor:
-        """A random gain and gamma per row: scanners differ in both."""
-        value = batch.images[field.name]
-        if not self.vary or field.kind != "intensity":
-            return value
-        draws = rng.child("vary", field.name).normal(2).to(value.device).clamp(-2, 2) * self.vary
-        wide = [1] * (value.ndim - 1)
-        gain, gamma = draws[:, 0].mul(0.5).exp().reshape(-1, *wide), draws[:, 1].exp().reshape(-1, *wide)
-        return gain * value.sign() * value.abs().clamp(min=1e-6) ** gamma
 
     def _centred(self, batch: Batch) -> Batch:
         around = {f.name: self.neighbours for f in self.source}

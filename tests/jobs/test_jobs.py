@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fabrica.contracts import Batch, Job
-from fabrica.jobs import JOBS, Segmentation, Synthesis, Translation, job_options, layout_of, reads
+from fabrica.jobs import JOBS, Outcome, Segmentation, Synthesis, Translation, job_options, layout_of, reads
 from fabrica.jobs.imaging import one_hot
 from fabrica.rng import Rng
 from fabrica.testing import check_job
@@ -37,6 +37,9 @@ EXAMPLES: list[tuple[Job, Batch]] = [
     (Synthesis(["T1w", "lesion"]), _batch()),
     (Synthesis(["FLAIR"], axes="zyx", by={"class": ["a", "b", "c"]}, covariates=["age"]), _batch("zyx")),
     (Segmentation(["T1w"], ["lesion"]), _batch()),
+    (Synthesis(["FLAIR"], by={"class": ["a", "b", "c"]}, drop=0.5), _batch()),
+    (Outcome(["T1w"], "class", classes=["a", "b", "c"]), _batch()),
+    (Outcome(["T1w", "lesion"], "age", width=20.0, axes="zyx"), _batch("zyx")),
 ]
 
 
@@ -98,3 +101,16 @@ def test_recipe_words() -> None:
     layout = layout_of(Synthesis(["FLAIR"], by={"class": ["a"]}, covariates=["age"]), (1, 8, 8))
     assert layout.values == ("class", "age")
     assert layout.categories == {"class": ("a",)}
+
+
+def test_synthesis_hides_all_its_conditions_together_and_no_position() -> None:
+    job = Synthesis(["FLAIR"], by={"class": ["a", "b", "c"]}, covariates=["age"], drop=0.5)
+    batch = _batch()
+    seen = set()
+    for step in range(20):
+        present = job.problem(batch, Rng(range(ROWS)).child(step)).condition.present
+        assert torch.equal(present["class"], present["age"])
+        assert "position" not in present
+        seen |= set(present["class"].tolist())
+    assert seen == {True, False}
+    assert "class" not in job.question(batch).condition.present

@@ -1,0 +1,113 @@
+"""Answers that are a class or a number: rows per case, and what only a whole set of patients can say (AUC, agreement)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import task
+from .result import Result
+from .summary import Row
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What was asked: the value's name, its classes (none: a number), its unit, and what training patients answer."""
+
+    name: str
+    classes: tuple[str, ...]
+    unit: str
+    usual: float  # index of the commonest class, or the mean number, of the training patients
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One case: the truth (index of the class, or the number) and the model's answer (chances of classes, or the number)."""
+
+    case: str
+    patient: str
+    truth: float
+    answer: Array
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure over all patients of a stage."""
+
+    stage: str
+    by: str
+    name: str
+    value: float | str  # text when not evaluated
+    interval: tuple[float, float] | None
+    n: int
+    convention: str
+
+
+def case_rows(question: Question, found: Sequence[Answered]) -> list[Row]:
+    """Per case, of the model and of whoever always says the usual."""
+    rows = []
+    for one in found:
+        if question.classes:
+            right = float(int(one.answer.argmax()) == int(one.truth))
+            chance = float(np.clip(one.answer[int(one.truth)], 1e-7, 1))
+            values = {
+                "model": {"correct": right, "log loss": float(-np.log(chance))},
+                "the commonest class": {"correct": float(question.usual == one.truth)},
+            }
+        else:
+            values = {
+                "model": {"absolute error": abs(float(one.answer[0]) - one.truth)},
+                "the training mean": {"absolute error": abs(question.usual - one.truth)},
+            }
+        rows += [
+            Row(one.case, one.patient, question.name, by, m, v, question.unit if m == "absolute error" else "")
+            for by, measures in values.items()
+            for m, v in measures.items()
+        ]
+    return rows
+
+
+def set_figures(stage: str, question: Question, found: Sequence[Answered]) -> list[Measured]:
+    """AUC, Brier score and calibration of each class against the rest, or agreement of numbers; units are patients."""
+    truth, answers, mixed = _by_patient(found)
+    n = len(truth)
+    if mixed:
+        text = f"not evaluated: needs one {question.name} a patient; {mixed} patients have several"
+        return [Measured(stage, "model", "figures over patients", text, None, n, "")]
+    if not question.classes:
+        given, wanted = answers[:, 0], truth
+        asked: list[tuple[str, Callable[[], Result]]] = [
+            ("concordance correlation", lambda: task.concordance_correlation(given, wanted)),
+            (f"bias ({question.unit or 'units'})", lambda: task.bland_altman(given, wanted)),
+        ]
+        return [_measured(stage, name, ask, n) for name, ask in asked]
+    figures = []
+    for k, name in enumerate(question.classes):
+        if len(question.classes) == 2 and k == 0:
+            continue  # the same figure as of the second
+        scores, labels = answers[:, k], (truth == k).astype(int)
+        for what, function in (("AUC", task.auc_delong), ("Brier score", task.brier), ("calibration error", task.calibration)):  # fmt: skip
+            figures.append(_measured(stage, f"{what}, {name}", lambda f=function, s=scores, y=labels: f(s, y), n))  # type: ignore[misc]
+    return figures
+
+
+def _measured(stage: str, name: str, ask: Callable[[], Result], n: int) -> Measured:
+    try:
+        found = ask()
+    except ValueError as error:
+        return Measured(stage, "model", name, f"not evaluated: {error}", None, n, "")
+    return Measured(stage, "model", name, float(found), found.interval, n, found.convention)
+
+
+def _by_patient(found: Sequence[Answered]) -> tuple[Array, Array, int]:
+    """(truth, mean answer) of each patient, and how many patients have more than one truth."""
+    patients = list(dict.fromkeys(a.patient for a in found))
+    groups = [[a for a in found if a.patient == p] for p in patients]
+    mixed = sum(len({a.truth for a in group}) > 1 for group in groups)
+    truth = np.array([group[0].truth for group in groups])
+    return truth, np.stack([np.mean([a.answer for a in group], axis=0) for group in groups]), mixed

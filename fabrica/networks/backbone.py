@@ -1,0 +1,16 @@
+"""The network that a signature needs: every family asks here, and knows no network by name."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..contracts import Signature
+from .encoder import Encoder
+from .unet import UNet, UNetShape
+
+
+def backbone(signature: Signature, x_channels: int, shape: UNetShape, precision: str) -> nn.Module:
+    """Called as net(x, level, condition) -> (B, channels of x, *axes): a U-Net on a grid, an encoder where x is numbers."""
+    axes = signature.axes or signature.given_axes
+    kind = UNet if signature.axes else Encoder
+    return kind(len(axes), x_channels, signature.channels, signature.condition, shape, precision)

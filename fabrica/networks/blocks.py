@@ -1,0 +1,145 @@
+"""What networks are built of: residual blocks, attention, and how conditions enter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..contracts import Condition, Field
+from .normalisation import group_norm, norm_silu
+
+PLANES = ("intensity", "label", "complex", "displacement")  # kinds of conditions that lie on a grid
+
+
+def planes_and_vectors(condition: Sequence[Field]) -> tuple[tuple[Field, ...], tuple[Field, ...]]:
+    """Conditions on a grid, and those that join the noise level."""
+    planes = tuple(f for f in condition if f.kind in PLANES)
+    return planes, tuple(f for f in condition if f.kind not in PLANES)
+
+
+def with_planes(x: Tensor | None, fields: Sequence[Field], condition: Condition, grid: Sequence[int]) -> Tensor:
+    """x, then each condition on the grid with one plane that says whether it is known; what is not known is zero."""
+    rows, device = _rows_and_device(x, condition)
+    planes = [] if x is None else [x]
+    for f in fields:
+        value = condition.values.get(f.name)
+        known = torch.full((rows,), float(value is not None), device=device)
+        if f.name in condition.present:
+            known = known * condition.present[f.name].float()
+        known = known.reshape(-1, 1, *[1] * len(grid))
+        if value is None:
+            value = torch.zeros(rows, f.channels, *grid, device=device)
+        planes += [value * known, known.expand(-1, 1, *grid)]
+    return torch.cat(planes, 1)
+
+
+def _rows_and_device(x: Tensor | None, condition: Condition) -> tuple[int, torch.device]:
+    some = x if x is not None else next(iter(condition.values.values()))
+    return len(some), some.device
+
+
+def vector_entries(fields: Sequence[Field], width: int) -> nn.ModuleDict:
+    """How each condition without a grid joins the embedding."""
+    return nn.ModuleDict({f.name: _entry(f, width) for f in fields})
+
+
+def _entry(field: Field, width: int) -> nn.Module:
+    if field.kind == "class":
+        return nn.Embedding(field.channels, width)
+    return nn.Sequential(nn.Linear(field.channels, width), nn.SiLU(), nn.Linear(width, width))
+
+
+def embedding(
+    embed: nn.Module, entries: nn.ModuleDict, width: int, level: Tensor, fields: Sequence[Field], condition: Condition
+) -> Tensor:
+    """(B, inner) of the noise level and of every known condition without a grid."""
+    frequencies = torch.exp(torch.linspace(0, math.log(200.0), width // 2, device=level.device))
+    angle = level[:, None].float() * frequencies
+    e: Tensor = embed(torch.cat([angle.sin(), angle.cos()], 1))
+    for f in fields:
+        value = condition.values.get(f.name)
+        if value is None:
+            continue
+        known = condition.present.get(f.name)
+        if f.kind == "class":
+            entry = entries[f.name](value.long())
+        else:
+            entry = entries[f.name](value.float().reshape(len(level), -1))
+        e = e + (entry if known is None else entry * known.float()[:, None])
+    return e
+
+
+def conv(dimensions: int, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d | nn.Conv3d:
+    """Same size for odd kernels; strided ones without padding."""
+    padding = kernel // 2 if stride == 1 else 0
+    kind = nn.Conv2d if dimensions == 2 else nn.Conv3d
+    return kind(inputs, outputs, kernel, stride=stride, padding=padding)
+
+
+class Stage(nn.Module):
+    """A residual block, scaled and shifted by the embedding, and attention where asked for."""
+
+    def __init__(self, dimensions: int, inputs: int, outputs: int, inner: int, attention: bool) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = group_norm(inputs), conv(dimensions, inputs, outputs, 3)
+        self.norm2, self.conv2 = group_norm(outputs), conv(dimensions, outputs, outputs, 3)
+        self.modulate = nn.Linear(inner, 2 * outputs)
+        self.skip = conv(dimensions, inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.attention = Attention(outputs) if attention else None
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        scale, shift = self.modulate(e).reshape(len(x), -1, *[1] * (x.ndim - 2)).chunk(2, 1)
+        h = self.conv1(norm_silu(self.norm1, x))
+        h = self.conv2(norm_silu(self.norm2, h, scale, shift))
+        h = self.skip(x) + h
+        result: Tensor = h if self.attention is None else self.attention(h)
+        return result
+
+
+class Attention(nn.Module):
+    """Self-attention over all positions of a small grid (fused)."""
+
+    def __init__(self, channels: int, head: int = 32) -> None:
+        super().__init__()
+        self.heads = max(1, channels // head)
+        self.norm = group_norm(channels)
+        self.qkv, self.out = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, channels = x.shape[:2]
+        y = self.norm(x.float()).to(x.dtype).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(y).reshape(rows, -1, 3, self.heads, channels // self.heads).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(rows, -1, channels)
+        layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+        result: Tensor = x + self.out(y).transpose(1, 2).reshape(x.shape).contiguous(memory_format=layout)
+        return result
+
+
+class Down(nn.Module):
+    """Half the sides."""
+
+    def __init__(self, dimensions: int, channels: int) -> None:
+        super().__init__()
+        self.conv = conv(dimensions, channels, channels, 2, stride=2)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        result: Tensor = self.conv(x)
+        return result
+
+
+class Up(nn.Module):
+    """Twice the sides."""
+
+    def __init__(self, dimensions: int, channels: int) -> None:
+        super().__init__()
+        self.conv = conv(dimensions, channels, channels, 3)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        result: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return result
