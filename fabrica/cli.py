@@ -140,6 +140,42 @@ def evaluate(
 
 
 @app.command()
+def downstream(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="A segmentation or outcome recipe, budget in steps.")
+    ],
+    real: Annotated[Path, typer.Option(metavar="DIR", help="Real patients: some train, others test.")],
+    synthetic: Annotated[Path, typer.Option(metavar="DIR", help="Synthetic patients: they only train.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where arms and the report are written.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings per arm.")] = 5,
+    trainer: Annotated[
+        str | None, typer.Option(metavar="COMMAND", help="Your own trainer instead of the recipe's family.")
+    ] = None,
+    generator: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="The run that made the synthetic images.")
+    ] = None,
+) -> None:
+    """Train a task on real, synthetic, both and augmented real images at equal compute; test on unseen real patients."""
+    import yaml
+
+    from .document import parse
+    from .downstream import compare_arms
+
+    with _errors():
+        try:
+            plain, _ = parse(recipe.read_text())
+        except yaml.YAMLError as error:
+            _fail(f"{recipe} is not YAML: {str(error).splitlines()[0]}. Check its indentation.")
+        found = compare_arms(
+            plain, real, synthetic, out, seeds=seeds, trainer=trainer, generator=generator, say=typer.echo
+        )
+        for arm in found.arms:
+            typer.echo(f"{arm.name}: {arm.endpoint} {float(arm.value):.4g}")
+        typer.echo(found.sentence())
+        typer.echo(f"Report: {found.page}")
+
+
+@app.command()
 def virtual(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where PATIENT/CONTRAST.nii.gz are written.")],
     patients: Annotated[int, typer.Option(min=1)] = 4,

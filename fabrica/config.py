@@ -97,7 +97,7 @@ def _recipe(plain: Mapping[str, Any]) -> Recipe:
         raise _AtError("evaluate.window", text)
     seed = plain.get("seed", 0)
     _guard("seed", lambda: check_type("seed", seed, int))
-    split = _split(plain.get("split", {"train": 0.8, "test": 0.2}))
+    split = _split(plain.get("split", {"train": 0.8, "test": 0.2}), list(cohorts))
     return Recipe(cohorts, split, tuple(built), evaluate, seed, plain)
 
 
@@ -344,15 +344,22 @@ def _cohort(value: Any, at: str) -> CohortPlan:
     return CohortPlan(Path(str(value["path"])).expanduser(), Path(str(table)).expanduser() if table else None)
 
 
-def _split(value: Any) -> Mapping[str, Any]:
+def _split(value: Any, cohorts: Sequence[str]) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise _AtError("split", f"split is {value!r}. Write: split: {{train: 0.8, test: 0.2}}")
-    _known(value, "split", ("unit", "train", "validate", "calibrate", "test", "by"))
+    _known(value, "split", ("unit", "train", "validate", "calibrate", "test", "by", "only_train", "seed"))
+    only = value.get("only_train", [])
+    if not isinstance(only, list):
+        raise _AtError("split.only_train", f"split.only_train is {only!r}. Write: only_train: [{cohorts[0]}]")
+    for name in only:
+        if name not in cohorts:
+            raise _AtError("split.only_train", str(unknown("cohort", str(name), cohorts)))
+    _guard("split.seed", lambda: check_type("split.seed", value.get("seed", 0), int))
     if value.get("unit", "patient") != "patient":
         raise _AtError(
             "split.unit", f"split.unit is {value['unit']!r}; slices of one patient would leak. Write: unit: patient"
         )
-    parts = {k: v for k, v in value.items() if k not in ("unit", "by")}
+    parts = {k: v for k, v in value.items() if k not in ("unit", "by", "only_train", "seed")}
     names = [isinstance(v, list) for v in parts.values()]
     if any(names) and not all(names):
         raise _AtError("split", "split mixes names and fractions. Write: split: {train: [p07], test: [p19]}")

@@ -167,6 +167,9 @@ def split_stage(recipe: Recipe, stage: Stage, data: Mapping[str, Cohort]) -> Spl
     job = stage.build_job()
     asked, given = asks(job), set(reads(job))
     merged = Cohort(tuple(m for name in stage.cohorts for m in data[name].members), name="+".join(stage.cohorts))
+    trainers = {
+        id(m) for name in recipe.split.get("only_train", ()) if name in stage.cohorts for m in data[name].members
+    }
     usable = merged.with_contrasts(tuple(n for n in asked if n not in given))
     if stage.input is None:
         usable = replace(usable, members=tuple(m for m in usable.members if not given or given & set(m.contrasts())))
@@ -180,7 +183,9 @@ def split_stage(recipe: Recipe, stage: Stage, data: Mapping[str, Cohort]) -> Spl
             f"Name what there is: --write-table files.csv, then table: files.csv."
         )
     if stage.input is None:
-        return split_cohort(usable, recipe.split, recipe.seed)
+        free = replace(usable, members=tuple(m for m in usable.members if id(m) not in trainers))
+        more = [m for m in usable.members if id(m) in trainers]
+        return split_cohort(free, recipe.split, recipe.split.get("seed", recipe.seed), more)
     earlier = split_stage(recipe, recipe.stage(stage.input.stage), data)
     part_of = {m.patient: part for part in PARTS for m in earlier.parts[part]}
     parts = {p: tuple(m for m in usable.members if part_of.get(m.patient, "train") == p) for p in PARTS}
@@ -254,12 +259,12 @@ def _trained_elsewhere(trained: TrainedPlan, split: Split) -> GridPreparation:
     if known is None:
         raise ValueError(f"{trained.folder} is not trained yet. Type: fabrica run {trained.run}")
     seen = set(known[1]["trained_on"])
-    if leaked := sorted({m.patient for m in split.parts["test"] if _patient_hash(m.patient) in seen}):
+    if leaked := sorted({m.patient for m in split.parts["test"] if patient_hash(m.patient) in seen}):
         raise LeakError(f"{trained.run} was trained on {', '.join(leaked)}, who test here. Name others: split.test.")
     return preparation_from(known[1]["preparation"])
 
 
-def _patient_hash(patient: str) -> str:
+def patient_hash(patient: str) -> str:
     """Enough to recognise a patient in another run, and no name in a checkpoint that travels."""
     return hashlib.sha256(patient.encode()).hexdigest()[:16]
 
@@ -324,7 +329,7 @@ def train_stage(
         "stage": stage.name, "precision": chosen, "batch": batch, "device": device, "threads": torch.get_num_threads(), "seed": recipe.seed,
         "preparation": plain_preparation(ready.preparation), "reference": ready.reference,
         "size": list(ready.layout.size), "parameters": sum(p.numel() for p in family.parameters()),
-        "trained_on": sorted({_patient_hash(m.patient) for m in ready.split.parts["train"]}),
+        "trained_on": sorted({patient_hash(m.patient) for m in ready.split.parts["train"]}),
     }  # fmt: skip
     if known:
         say(f"{stage.name}: goes on at step {known[1]['step']} of {known[1]['total']}.")

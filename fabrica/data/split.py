@@ -30,8 +30,11 @@ class Split:
         return tuple(part for part in PARTS if not self.parts[part])
 
 
-def split_cohort(cohort: Cohort, plan: Mapping[str, object], seed: int = 0) -> Split:
+def split_cohort(cohort: Cohort, plan: Mapping[str, object], seed: int = 0, more: Sequence[Member] = ()) -> Split:
     """By names ({train: [p07], test: [p19]}) or by fractions ({train: 0.6, test: 0.4}); `by: {site: [C]}` goes to test.
+
+    Test patients are drawn from the end of the shuffled cohort: the same ones however many train. `more` members, of other
+    patients, only train.
 
     Raises ValueError for an unknown patient, LeakError for one named twice, ValueError when training or testing,
     where asked for, would be without patients.
@@ -48,6 +51,11 @@ def split_cohort(cohort: Cohort, plan: Mapping[str, object], seed: int = 0) -> S
                 raise LeakError(f"Patient {patient} stands in {seen[patient]} and {part}. Name each patient once.")
             seen[patient] = part
     parts = {part: tuple(m for m in cohort.members if seen.get(m.patient) == part) for part in PARTS}
+    if shared := sorted({m.patient for m in more} & {p for p, part in seen.items() if part != "train"}):
+        raise LeakError(
+            f"{shared[0]} may only train, and stands in {seen[shared[0]]} too. Give its images another name."
+        )
+    parts["train"] = (*parts["train"], *more)
     for part in ("train", "test"):
         if part in asked and not parts[part]:
             raise ValueError(
@@ -83,11 +91,15 @@ def _drawn(
     total = sum(fractions.values())
     if not fractions or total > 1 + 1e-6:
         raise ValueError(f"Split fractions add up to {total:g}, expected at most 1.")
-    edges = np.cumsum([0.0, *fractions.values()]) * len(free) + 1e-9
-    cuts = [round(e) for e in edges]
-    if len(free) > 1 and "test" in fractions and cuts[-1] - cuts[-2] == 0 and not held:
-        cuts = [min(c, len(free) - 1) for c in cuts[:-1]] + [len(free)]  # test is never empty
-    chosen = {part: free[cuts[i] : cuts[i + 1]] for i, part in enumerate(fractions)}
+    count = len(free)
+    first_test = round((1 - fractions.get("test", 0.0)) * count + 1e-9)
+    if count > 1 and "test" in fractions and not held:
+        first_test = min(first_test, count - 1)  # test is never empty
+    others = {part: share for part, share in fractions.items() if part != "test"}
+    ends = [min(round(e), first_test) for e in np.cumsum([0.0, *others.values()]) * count + 1e-9]
+    chosen = {part: free[ends[i] : ends[i + 1]] for i, part in enumerate(others)}
+    if "test" in fractions:
+        chosen["test"] = free[first_test:]
     chosen["test"] = [*chosen.get("test", []), *held]
     return chosen
 

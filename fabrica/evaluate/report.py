@@ -54,6 +54,7 @@ class Report:
     remarks: list[str] = field(default_factory=list)
     stages: list[StageResult] = field(default_factory=list)
     title: str = ""  # of the page; none = the run's name
+    said: str = ""  # the sentence at its head; none = what the number of patients allows
     realism: Realism | None = None
     verdict: Verdict | None = None
     not_evaluated: list[str] = field(default_factory=list)
@@ -92,6 +93,8 @@ class Report:
 
     def sentence(self) -> str:
         """What one may write with this evidence, and no more."""
+        if self.said:
+            return self.said
         patients = {row.patient for stage in self.stages for row in stage.cases}
         if not patients:
             return "Nothing was tested, so nothing may be claimed."

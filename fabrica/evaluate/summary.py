@@ -127,10 +127,24 @@ def _label_rows(
     reference = truth.data[0].numpy().round().clip(0, f.channels - 1)
     drawn = part.mean(0).argmax(0, keepdim=True).float()
     generated = _on_source(drawn, f, prepared, preparation)
-    value = task.dice(generated, reference)
-    return [
-        Row(case, prepared.case.patient, f.name, "model: mean of draws" if len(part) > 1 else "model", "dice", value)
-    ]
+    by = "model: mean of draws" if len(part) > 1 else "model"
+    found = {"dice": (task.dice(generated, reference), ""), **_surfaces(generated, reference, truth.spacing_mm)}
+    return [Row(case, prepared.case.patient, f.name, by, m, value, unit) for m, (value, unit) in found.items()]
+
+
+def _surfaces(generated: Array, reference: Array, spacing_mm: Sequence[float]) -> dict[str, tuple[float, str]]:
+    """Distances and volumes, means over the labels of both; surfaces within two voxels count as equal."""
+    labels = [v for v in np.union1d(np.unique(generated), np.unique(reference)) if v > 0]
+    if not labels:
+        return {}
+    masks = [(generated == v, reference == v) for v in labels]
+    tolerance, voxel = 2 * max(spacing_mm), float(np.prod(spacing_mm)) / 1000
+    nsd = [task.normalised_surface_dice(a, b, spacing_mm=spacing_mm, tolerance_mm=tolerance) for a, b in masks]
+    return {
+        "hausdorff95": (float(np.mean([task.hausdorff95(a, b, spacing_mm=spacing_mm) for a, b in masks])), "mm"),
+        "surface dice": (float(np.mean(nsd)), f"within {tolerance:.3g} mm"),
+        "volume error": (float(np.mean([abs(float(a.sum()) - float(b.sum())) * voxel for a, b in masks])), "ml"),
+    }
 
 
 def _intensity_rows(

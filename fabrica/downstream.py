@@ -1,0 +1,243 @@
+"""Does synthetic data help? The same task learned from real, synthetic, both, and augmented real images at equal compute.
+
+Judged on real patients whom no training saw (EVALUATION, section 5; honesty check 22): real images with classical
+augmentation are the arm to beat, real images alone the ceiling of synthetic ones.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from .config import from_plain
+from .data import cohort as cohorts
+from .data.split import LeakError
+from .evaluate.report import Report, StageResult, render
+from .evaluate.result import Result
+from .evaluate.statistics import SMALLEST, interval, paired_test
+from .evaluate.summary import Row
+from .plan import Recipe
+from .run import RunResult, find_cohort, patient_hash, run_recipe, split_stage
+
+Say = Callable[[str], None]
+ARMS: Mapping[str, Mapping[str, Any]] = {  # arm -> what it changes in the recipe
+    "real": {"cohorts": ["real"]},
+    "synthetic": {"cohorts": ["real", "synthetic"], "train": 0.0},
+    "real + synthetic": {"cohorts": ["real", "synthetic"]},
+    "real, augmented": {"cohorts": ["real"], "augment": 1.0},
+}
+TO_BEAT = "real, augmented"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one way to train reached: per patient the mean over seeds, and how far seeds lie apart."""
+
+    name: str
+    endpoint: str
+    value: Result
+    seeds: tuple[float, ...]  # mean over patients, one a seed
+    gain: Result | None = None  # over the arm to beat, on the same patients
+    per_patient: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All arms, where the page lies, and what was not known."""
+
+    arms: tuple[Arm, ...]
+    page: Path
+    remarks: tuple[str, ...]
+
+    def sentence(self) -> str:
+        """What one may write."""
+        found = {a.name: a for a in self.arms}
+        best, gain = found["real + synthetic"], found["real + synthetic"].gain
+        if gain is None or gain.interval is None:
+            return f"Nothing may be claimed of {best.value.n} test patients: at least {SMALLEST} are needed."
+        low, high = gain.interval
+        what = f"{best.endpoint} {float(gain):+.4g} ({low:.4g} to {high:.4g}) over real images with augmentation"
+        if (low > 0 or high < 0) and len(best.seeds) < 5:
+            return f"Adding synthetic images changes {what}, on {len(best.seeds)} seeds: at least 5 carry a claim."
+        if low > 0:
+            return f"Adding synthetic images helps here: {what}."
+        return f"It was not shown that adding synthetic images helps: {what}."
+
+
+def compare_arms(
+    plain: Mapping[str, Any], real: Path, synthetic: Path, out: Path, *, seeds: int = 5, trainer: str | None = None,
+    generator: Path | None = None, say: Say = print,
+) -> Comparison:  # fmt: skip
+    """Run every arm of a one-stage recipe with a budget in steps, `seeds` times each; a finished arm is not run again.
+
+    `trainer`: a command that is called with --train, --test (tables of files), --seed and --out instead of training the
+    recipe's family. `generator`: the run that made the synthetic images; refuses when its patients test here. Raises ValueError
+    for a recipe that cannot be compared, LeakError for a shared patient, RecipeError as `run_recipe`.
+    """
+    recipes = {(arm, seed): _recipe(plain, arm, seed, real, synthetic) for arm in ARMS for seed in range(seeds)}
+    remarks = [_known_generator(generator, recipes["real", 0])]
+    seen = None
+    rows: dict[str, list[list[Row]]] = {arm: [] for arm in ARMS}
+    for (arm, seed), recipe in recipes.items():
+        folder = out / arm.replace(" ", "_").replace(",", "").replace("+", "and") / str(seed)
+        say(f"{arm}, seed {seed}:")
+        cases = _cases(folder, recipe) if trainer is None else None
+        if cases is None:
+            cases = _foreign(trainer, recipe, folder) if trainer else _trained(recipe, folder, say)
+        tested = sorted({r.case for r in cases})
+        seen = seen or tested
+        if tested != seen:
+            raise ValueError(
+                f"{folder} was tested on other patients than the first arm. Compare into another folder: --out DIR"
+            )
+        rows[arm].append(cases)
+    arms = _judged(rows)
+    page = _page(arms, rows, plain, out, [r for r in remarks if r])
+    return Comparison(arms, page, tuple(r for r in remarks if r))
+
+
+def _recipe(plain: Mapping[str, Any], arm: str, seed: int, real: Path, synthetic: Path) -> Recipe:
+    if "stages" in plain or plain.get("job", {}).get("name") not in ("segmentation", "outcome"):
+        raise ValueError("A downstream recipe has one job, segmentation or outcome. See: recipes/segmentation.yaml")
+    if "steps" not in plain.get("train", {}):
+        raise ValueError("Arms are compared at equal compute. Write: train: {steps: 1000}")
+    change = ARMS[arm]
+    test = plain.get("split", {}).get("test", 0.3)
+    if isinstance(test, list):
+        raise ValueError("Arms draw their test patients by a share. Write: split: {train: 0.7, test: 0.3}")
+    share = change.get("train", plain.get("split", {}).get("train", 1 - test))
+    paths = {"real": {"path": str(real)}, "synthetic": {"path": str(synthetic)}}
+    used = {name: paths[name] for name in change["cohorts"]}
+    only = {"only_train": ["synthetic"]} if "synthetic" in used else {}
+    split = {"train": share, "test": test, "seed": plain.get("seed", 0), **only}
+    train = {**plain["train"], "augment": change.get("augment", 0.0)}
+    return from_plain({**plain, "cohorts": used, "split": split, "train": train, "seed": seed, "baseline": "none"}, arm)
+
+
+def _known_generator(generator: Path | None, recipe: Recipe) -> str:
+    """Whether whoever made the synthetic images saw the test patients; raises LeakError when it did."""
+    if generator is None:
+        return "Whether the generator saw the test patients is not known: name its run with --generator."
+    split = _split_of(recipe)
+    for file in generator.glob("stages/*/checkpoint.json"):
+        seen = set(json.loads(file.read_text()).get("facts", {}).get("trained_on", ()))
+        if leaked := sorted({m.patient for m in split["test"] if patient_hash(m.patient) in seen}):
+            raise LeakError(f"{generator} was trained on {leaked[0]}, who tests here. Train it on others: split.test.")
+    return ""
+
+
+def _split_of(recipe: Recipe) -> Mapping[str, Sequence[Any]]:
+    data = {name: find_cohort(recipe, name) for name in recipe.cohorts}
+    return split_stage(recipe, recipe.stages[0], data).parts
+
+
+def _trained(recipe: Recipe, folder: Path, say: Say) -> list[Row]:
+    result: RunResult = run_recipe(recipe, folder, say=say)
+    return result.report.stages[0].cases
+
+
+def _cases(folder: Path, recipe: Recipe) -> list[Row] | None:
+    """What a finished arm has found; raises ValueError when the folder was made by another recipe."""
+    table, before = folder / "report" / "cases.csv", folder / "recipe.yaml"
+    if before.is_file() and yaml.safe_load(before.read_text()) != recipe.plain():
+        raise ValueError(f"{folder} was made by another recipe. Compare into another folder: --out DIR")
+    if not table.is_file():
+        return None
+    with table.open(newline="") as file:
+        return [
+            Row(r["case"], r["patient"], r["contrast"], r["by"], r["metric"], _number(r["value"]), r["unit"])
+            for r in csv.DictReader(file)
+        ]
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _foreign(trainer: str, recipe: Recipe, folder: Path) -> list[Row]:
+    """The user's own trainer: it reads two tables of files and writes scores.csv (case, patient, metric, value)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = _split_of(recipe)
+    for part in ("train", "test"):
+        cohorts.write_table(cohorts.Cohort(tuple(parts[part])), folder / f"{part}.csv", Path("/"))
+    call = [*shlex.split(trainer), "--train", str(folder / "train.csv"), "--test", str(folder / "test.csv")]
+    call += ["--seed", str(recipe.seed), "--out", str(folder / "scores.csv")]
+    done = subprocess.run(call, check=False)
+    if done.returncode or not (folder / "scores.csv").is_file():
+        raise ValueError(
+            f"The trainer ended with {done.returncode} and without scores. Try it alone: {shlex.join(call)}"
+        )
+    with (folder / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"case", "patient", "metric", "value"} <= set(rows[0]):
+        raise ValueError(
+            f"{folder / 'scores.csv'} needs the columns case, patient, metric, value, one row a case and metric."
+        )
+    missing = {m.patient for m in parts["test"]} - {r["patient"] for r in rows}
+    if missing:
+        raise ValueError(
+            f"The trainer scored no case of {sorted(missing)[0]}: failed cases need their worst value, not silence."
+        )
+    return [Row(r["case"], r["patient"], "", "model", r["metric"], _number(r["value"]), "") for r in rows]
+
+
+def _judged(rows: Mapping[str, Sequence[Sequence[Row]]]) -> tuple[Arm, ...]:
+    endpoint = next(
+        r.metric for r in rows["real"][0] if r.by.startswith("model") and not r.metric.startswith("seconds")
+    )
+    scores = {arm: [_by_patient(cases, endpoint) for cases in seeds] for arm, seeds in rows.items()}
+    mean = {arm: {p: float(np.mean([s[p] for s in seeds])) for p in seeds[0]} for arm, seeds in scores.items()}
+    patients = list(mean[TO_BEAT])
+    arms = []
+    for arm in rows:
+        own = [mean[arm][p] for p in patients]
+        gain = None if arm == TO_BEAT else paired_test(own, [mean[TO_BEAT][p] for p in patients], patients)
+        each = tuple(float(np.mean(list(s.values()))) for s in scores[arm])
+        arms.append(Arm(arm, endpoint, interval(own, patients), each, gain, mean[arm]))
+    return tuple(arms)
+
+
+def _by_patient(cases: Sequence[Row], metric: str) -> dict[str, float]:
+    """A patient's mean; what could not be measured counts as the worst, 0."""
+    found: dict[str, list[float]] = {}
+    for r in cases:
+        if r.metric == metric and r.by.startswith("model"):
+            found.setdefault(r.patient, []).append(float(r.value) if not isinstance(r.value, str) else 0.0)
+    return {p: float(np.mean(v)) for p, v in found.items()}
+
+
+def _page(
+    arms: Sequence[Arm], rows: Mapping[str, Sequence[Sequence[Row]]], plain: Mapping[str, Any], out: Path, remarks: Sequence[str]
+) -> Path:  # fmt: skip
+    report = Report.start(dict(plain), out.name)
+    report.title = "Does synthetic data help?"
+    for remark in remarks:
+        report.remark(remark)
+    for arm, seeds in rows.items():
+        report.stages.append(
+            StageResult(arm, "downstream", "", {}, 0, 0.0, [], cases=[r for cases in seeds for r in cases])
+        )
+    spread = [f"{a.name}: {min(a.seeds):.3g} to {max(a.seeds):.3g} over {len(a.seeds)} seeds" for a in arms]
+    report.remark(f"{arms[0].endpoint} by seed: {'; '.join(spread)}.")
+    found = Comparison(tuple(arms), out / "index.html", tuple(remarks))
+    report.said = found.sentence()
+    plain_arms = [
+        {"arm": a.name, "endpoint": a.endpoint, "value": float(a.value), "interval": a.value.interval, "n": a.value.n, "seeds": list(a.seeds),
+         "gain": None if a.gain is None else {"value": float(a.gain), "interval": a.gain.interval, "p_value": a.gain.p_value}}
+        for a in arms
+    ]  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "downstream.json").write_text(json.dumps({"sentence": report.said, "arms": plain_arms}, indent=1))
+    return render(report, out)

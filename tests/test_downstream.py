@@ -1,0 +1,186 @@
+"""Arms at equal compute on the same unseen patients; a foreign trainer; what is refused."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from fabrica.cli import app
+from fabrica.config import from_plain
+from fabrica.data.split import LeakError
+from fabrica.downstream import ARMS, Arm, Comparison, compare_arms
+from fabrica.evaluate.result import Result
+from fabrica.run import run_recipe
+
+from .jobs.test_outcome import _pictures
+
+RECIPE = {
+    "split": {"train": 0.6, "test": 0.4},
+    "job": {"name": "outcome", "from": ["image"], "x": "class", "classes": ["0", "1"]},
+    "family": {"name": "regression", "network": {"channels": [8, 16], "blocks": 1}},
+    "train": {"steps": 3, "batch": 4, "precision": "fp32"},
+}  # fmt: skip
+
+
+def _folders(tmp_path: Path, real: int = 20, synthetic: int = 8) -> tuple[Path, Path]:
+    one = _pictures(tmp_path / "real", real, 0)
+    other = _pictures(tmp_path / "synthetic", synthetic, 9)
+    with np.load(other / "made.npz") as made:
+        np.savez(other / "drawn.npz", drawn_images=made["train_images"], drawn_labels=made["train_labels"])
+    (other / "made.npz").unlink()
+    return one, other
+
+
+def _quiet(text: str) -> None:
+    pass
+
+
+def test_arms_share_test_patients_and_budget(tmp_path: Path) -> None:
+    real, synthetic = _folders(tmp_path)
+    found = compare_arms(RECIPE, real, synthetic, tmp_path / "out", seeds=2, say=_quiet)
+    assert [a.name for a in found.arms] == list(ARMS)
+    patients = {tuple(sorted(a.per_patient)) for a in found.arms}
+    assert len(patients) == 1
+    assert all(a.value.n == 8 and len(a.seeds) == 2 for a in found.arms)
+    assert "Nothing may be claimed of 8 test patients" in found.sentence()
+    assert any("--generator" in r for r in found.remarks)
+    trained = {}
+    for arm in ARMS:
+        folder = tmp_path / "out" / arm.replace(" ", "_").replace(",", "").replace("+", "and") / "0"
+        facts = json.loads((folder / "stages/model/checkpoint.json").read_text())["facts"]
+        assert facts["total"] == 3
+        trained[arm] = len(facts["trained_on"])
+    assert trained == {"real": 12, "synthetic": 8, "real + synthetic": 20, "real, augmented": 12}
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "Nothing may be claimed" in report["sentence"]
+    assert json.loads((tmp_path / "out" / "downstream.json").read_text())["arms"][3]["gain"] is None
+
+
+def test_a_finished_arm_is_not_run_again_and_another_recipe_not_mixed_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, synthetic = _folders(tmp_path)
+    first = compare_arms(RECIPE, real, synthetic, tmp_path / "out", seeds=1, say=_quiet)
+    monkeypatch.setattr("fabrica.downstream.run_recipe", lambda *a, **k: pytest.fail("trained again"))
+    again = compare_arms(RECIPE, real, synthetic, tmp_path / "out", seeds=1, say=_quiet)
+    assert [float(a.value) for a in again.arms] == [float(a.value) for a in first.arms]
+    longer = {**RECIPE, "train": {"steps": 5, "batch": 4}}
+    with pytest.raises(ValueError, match="another recipe"):
+        compare_arms(longer, real, synthetic, tmp_path / "out", seeds=1, say=_quiet)
+
+
+TRAINER = """
+import argparse, csv
+p = argparse.ArgumentParser()
+for n in ("train", "test", "seed", "out"):
+    p.add_argument("--" + n)
+o = p.parse_args()
+train, test = (list(csv.DictReader(open(f))) for f in (o.train, o.test))
+with open(o.out, "w", newline="") as f:
+    w = csv.writer(f)
+    w.writerow(["case", "patient", "metric", "value"])
+    for r in test:
+        w.writerow([r["patient"], r["patient"], "dice", len(train) / 100 + {extra}])
+"""
+
+
+def _trainer(tmp_path: Path, extra: str = "0") -> str:
+    script = tmp_path / "trainer.py"
+    script.write_text(TRAINER.replace("{extra}", extra))
+    return f"{sys.executable} {script}"
+
+
+def test_a_foreign_trainer(tmp_path: Path) -> None:
+    real, synthetic = _folders(tmp_path, real=60, synthetic=10)
+    found = compare_arms(
+        RECIPE,
+        real,
+        synthetic,
+        tmp_path / "out",
+        seeds=5,
+        trainer=_trainer(tmp_path, "float(o.seed) / 1000"),
+        say=_quiet,
+    )
+    values = {a.name: float(a.value) for a in found.arms}
+    assert values["real"] == pytest.approx(0.362)
+    assert values["synthetic"] == pytest.approx(0.102)
+    assert values["real + synthetic"] == pytest.approx(0.462)
+    gain = next(a.gain for a in found.arms if a.name == "real + synthetic")
+    assert gain is not None
+    assert float(gain) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("import sys; sys.exit(3)", "ended with 3"),
+        ("import sys; open(sys.argv[8], 'w').write('a,b\\n1,2\\n')", "needs the columns"),
+        ("import sys; open(sys.argv[8], 'w').write('case,patient,metric,value\\nx,x,dice,1\\n')", "scored no case of"),
+    ],
+)
+def test_a_trainer_that_fails_is_named(tmp_path: Path, line: str, words: str) -> None:
+    real, synthetic = _folders(tmp_path)
+    (tmp_path / "bad.py").write_text(line)
+    with pytest.raises(ValueError, match=words):
+        compare_arms(RECIPE, real, synthetic, tmp_path / "out", seeds=1, trainer=f"{sys.executable} {tmp_path / 'bad.py'}", say=_quiet)  # fmt: skip
+
+
+def test_patients_of_the_generator_may_not_test(tmp_path: Path) -> None:
+    real, synthetic = _folders(tmp_path)
+    everybody = {**RECIPE, "cohorts": {"all": {"path": str(real)}}, "split": {"train": 0.9, "test": 0.1, "seed": 3}}
+    run_recipe(from_plain(everybody), tmp_path / "generator", say=_quiet)
+    with pytest.raises(LeakError, match="who tests here"):
+        compare_arms(RECIPE, real, synthetic, tmp_path / "out", seeds=1, generator=tmp_path / "generator", say=_quiet)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"job": {"name": "synthesis", "x": ["image"]}}, "segmentation or outcome"),
+        ({"train": {"minutes": 1}}, "equal compute"),
+        ({"split": {"train": ["a"], "test": ["b"]}}, "by a share"),
+    ],
+)
+def test_recipes_that_cannot_be_compared(tmp_path: Path, change: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        compare_arms({**RECIPE, **change}, tmp_path, tmp_path, tmp_path / "out", say=_quiet)
+
+
+def _comparison(low: float, high: float, seeds: int = 5) -> str:
+    gain = Result((low + high) / 2, 40, "", interval=(low, high), p_value=0.01)
+    arm = Arm("real + synthetic", "dice", Result(0.8, 40, "", interval=(0.7, 0.9)), (0.8,) * seeds, gain)
+    return Comparison((arm,), Path("x"), ()).sentence()
+
+
+def test_what_may_be_written() -> None:
+    assert "helps here" in _comparison(0.01, 0.05)
+    assert "not shown" in _comparison(-0.01, 0.05)
+    assert "not shown" in _comparison(-0.05, -0.01)
+    assert "at least 5" in _comparison(0.01, 0.05, seeds=3)
+
+
+def test_a_synthetic_patient_named_like_a_test_patient_is_a_leak(tmp_path: Path) -> None:
+    real, _ = _folders(tmp_path)
+    with np.load(real / "made.npz") as made:
+        images, labels = made["train_images"], made["train_labels"]
+    (tmp_path / "same").mkdir()
+    np.savez(tmp_path / "same" / "made.npz", train_images=images[::-1], train_labels=labels)
+    with pytest.raises(LeakError, match="may only train"):
+        compare_arms(RECIPE, real, tmp_path / "same", tmp_path / "out", seeds=1, say=_quiet)
+
+
+def test_the_verb(tmp_path: Path) -> None:
+    real, synthetic = _folders(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    call = ["downstream", str(tmp_path / "recipe.yaml"), "--real", str(real), "--synthetic", str(synthetic), "--out", str(tmp_path / "out")]  # fmt: skip
+    done = CliRunner().invoke(app, [*call, "--seeds", "1", "--trainer", _trainer(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert "real + synthetic: dice 0.2" in done.output
+    assert (tmp_path / "out" / "index.html").is_file()
+    with (tmp_path / "out" / "cases.csv").open() as file:
+        assert {r["stage"] for r in csv.DictReader(file)} == set(ARMS)
