@@ -111,32 +111,56 @@ def inspect(
 
 @app.command()
 def evaluate(
-    generated: Annotated[Path, typer.Option(metavar="DIR", help="Images to judge.")],
-    reference: Annotated[Path, typer.Option(metavar="DIR", help="Real images; the same relative name makes a pair.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the report is written.")],
+    generated: Annotated[Path | None, typer.Option(metavar="DIR", help="Images to judge.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Real images; the same relative name makes a pair.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the report is written.")] = None,
     masks: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Masks of the references, by relative name.")
     ] = None,
     training: Annotated[Path | None, typer.Option(metavar="DIR", help="What the generator learned from.")] = None,
     holdout: Annotated[Path | None, typer.Option(metavar="DIR", help="Real patients it never saw.")] = None,
     competitor: Annotated[Path | None, typer.Option(metavar="DIR", help="Another method's images of the same.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CSV: folder, name, label that was asked for.")
+    ] = None,
     claim: Annotated[Path | None, typer.Option(metavar="FILE", help="claim.yaml, declared before results.")] = None,
     data_range: Annotated[float | None, typer.Option(help="Span of possible values; PSNR and SSIM need it.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(metavar="N=REASON", help="Overrule an honesty check; the reason stays in the report."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not test the metrics themselves first.")] = False,
+    recompute: Annotated[
+        Path | None, typer.Option(metavar="REPORT", help="Make a report again from its folders and compare every byte.")
+    ] = None,
 ) -> None:
     """Judge images of any generator: pairs file by file, sets of patients beside real ones."""
     import yaml
 
     from .document import parse
     from .evaluate.claim import Claim
-    from .evaluate.folders import Folders, evaluate_folders
+    from .evaluate.folders import Asked, Folders, evaluate_folders
+    from .evaluate.honesty import parse_overrides
+    from .evaluate.recomputation import recomputed
 
     with _errors():
+        if recompute is not None:
+            typer.echo(recomputed(recompute))
+            return
+        if generated is None or reference is None or out is None:
+            _fail(
+                "Images, real images and a place for the report are needed: --generated DIR --reference DIR --out DIR"
+            )
         try:
             declared = Claim.of(parse(claim.read_text())[0]) if claim else None
         except yaml.YAMLError as error:
             _fail(f"{claim} is not YAML: {str(error).splitlines()[0]}. Write one key a line: endpoint: ssim")
         folders = Folders(generated, reference, masks, training, holdout, competitor)
-        typer.echo(f"Report: {evaluate_folders(folders, out, data_range, typer.echo, claim=declared)}")
+        asked = Asked(data_range, seed, declared, parse_overrides(override or []), labels, quick)
+        typer.echo(f"Report: {evaluate_folders(folders, out, asked, typer.echo)}")
 
 
 @app.command()

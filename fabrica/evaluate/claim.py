@@ -19,6 +19,7 @@ from . import statistics
 from .pixel import METRICS
 from .statistics import SMALLEST
 
+ABOUT = ("images", "reconstruction", "utility", "privacy", "coverage")
 VERBS = ("superiority", "non-inferiority", "equivalence")
 
 
@@ -33,6 +34,10 @@ class Claim:
     margin: float | None = None
     margin_source: str = ""
     alpha: float = 0.05
+    about: str = "images"
+    raw_data: str = "measured"  # or simulated: of a claim about reconstruction
+    seeds_started: int | None = None  # trainings begun
+    seeds_reported: int | None = None  # trainings whose results are in
 
     @staticmethod
     def of(plain: Any) -> Claim:
@@ -55,7 +60,7 @@ class Claim:
         margin, alpha = plain.get("margin"), plain.get("alpha", 0.05)
         made = Claim(
             plain["claim"], plain["endpoint"], plain["verb"], plain["population"], None if margin is None else float(margin),
-            plain.get("margin_source", ""), float(alpha),
+            plain.get("margin_source", ""), float(alpha), **{k: plain[k] for k in ("about", "raw_data", "seeds_started", "seeds_reported") if k in plain},
         )  # fmt: skip
         made._check()
         return made
@@ -67,6 +72,14 @@ class Claim:
             raise unknown("verb", self.verb, list(VERBS))
         if METRICS[self.endpoint].better == "neither":
             raise ValueError(f"{self.endpoint} has no better direction, so no claim can rest on it.")
+        if self.about not in ABOUT:
+            raise unknown("subject of a claim", str(self.about), list(ABOUT))
+        if self.raw_data not in ("measured", "simulated"):
+            raise unknown("kind of raw_data", str(self.raw_data), ["measured", "simulated"])
+        for name in ("seeds_started", "seeds_reported"):
+            check_type(name, getattr(self, name), int | None)
+        if (self.seeds_started is None) != (self.seeds_reported is None):
+            raise ValueError("A claim says both numbers of seeds. Write: seeds_started: 5, seeds_reported: 5")
         if not 0 < self.alpha < 0.5:
             raise ValueError(f"alpha is {self.alpha}, expected a share such as 0.05.")
         if self.verb == "superiority" and self.margin is not None:

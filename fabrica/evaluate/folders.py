@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import io
 from ..contracts import Image
-from ..data.prepare import foreground, grid_of, offset_mm, resample, same_grid
+from ..data.prepare import foreground, grid_of, resample, same_grid
 from ..io import Scan, UnreadableError
 from ..registry import measure
+from .adherence import adherence, read_labels
 from .claim import Claim, Verdict, declare, judge
 from .embedding import Picture
+from .folder_checks import (
+    BY_DESIGN,
+    NEEDS,
+    after_checks,
+    check_pairs,
+    check_shared,
+    fingerprints,
+    patient_of,
+    refused,
+    trivial_rows,
+)
+from .honesty import Ledger
 from .pixel import METRICS
 from .realism import realism
 from .report import Report, StageResult, render
 from .summary import Row, in_words
+from .validity import certify
 
 Say = Callable[[str], None]
-FAR = 0.5  # of a voxel's diagonal: pairs shifted by more lose decibels to the shift alone
 
 
 @dataclass(frozen=True)
@@ -37,44 +52,100 @@ class Folders:
     competitor: Path | None = None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """How folders are judged."""
+
+    data_range: float | None = None
+    seed: int = 0
+    claim: Claim | None = None
+    overrides: Mapping[int, str] = field(default_factory=dict)  # honesty check -> why it may be overruled
+    labels: Path | None = None  # a table: folder, name, and what was asked for (class or number)
+    quick: bool = False  # leave out the test of the metrics themselves
+
+
 def evaluate_folders(
-    folders: Folders, out: Path, data_range: float | None, say: Say, seed: int = 0, claim: Claim | None = None
+    folders: Folders, out: Path, asked: Asked, say: Say, made: str = "", seen_from: Path | None = None
 ) -> Path:
     """Tier 1 for every pair, tier 2 for the sets; what the inputs do not allow is listed. Returns the page.
 
     Pairs have one relative name. Masks too: metrics count inside them. A claim is about generated against competitor images
-    of the same truth; its hash is written before anything is measured. Raises ValueError for an empty folder, one patient
-    both in the training folder and in another, or a claim without a competitor.
+    of the same truth; its hash is written before anything is measured. Raises ValueError for an empty folder or a claim without
+    a competitor, HonestyError for what a check refuses to evaluate. `made`: the time that the report bears; none = now. `seen_from`: the
+    folder that the report's paths are relative to; none = `out`.
     """
-    if claim is not None and folders.competitor is None:
+    if asked.claim is not None and folders.competitor is None:
         raise ValueError("A claim compares two sets of images of the same patients. Name the other: --competitor DIR")
-    stamp = declare(claim, out) if claim is not None else ""
-    asked = {k: v.name for k, v in vars(folders).items() if v is not None}
-    report = Report.start({"evaluate": {**asked, "data_range": data_range, "seed": seed}}, out.name)
+    ledger = Ledger(asked.overrides)
+    stamp = declare(asked.claim, out) if asked.claim is not None else ""
+    report = Report.start({"evaluate": _plain(folders, asked, seen_from or out)}, out.name)
+    report.made, report.ledger = made or report.made, ledger
     report.title = f"{folders.generated.name} judged by {folders.reference.name}"
     found = {k: _scans(v, report) for k, v in vars(folders).items() if v is not None}
-    _check_shared(found)
-    report.stages.append(_pairs(found, report, data_range, say))
+    report.inputs = {k: fingerprints(v, scans) for (k, v), scans in zip(_given(folders), found.values(), strict=True)}
+    check_shared(ledger, found)
+    report.stages.append(_pairs(found, report, asked, say))
     if "competitor" in found:
         others = {**found, "generated": found["competitor"]}
-        report.stages.append(_pairs(others, report, data_range, say, "competitor"))
-    if claim is not None:
-        report.verdict = _judged(claim, report.stages, stamp)
-        say(f"{report.verdict.status}: {report.verdict.may}")
-    else:
-        report.not_evaluated.append("a verdict: needs --claim, declared before results, and --competitor.")
+        report.stages.append(_pairs(others, report, asked, say, "competitor"))
+    masks = found.get("masks", {})
+    sets = {side: _pictures(scans, masks, report) for side, scans in found.items() if side != "masks"}
+    _validate(sets, report, asked, say)
     if folders.masks is None:
         report.not_evaluated.append(
             "metrics inside a region: needs --masks, one mask per reference with its relative name."
         )
-    masks = found.get("masks", {})
-    sets = {
-        side: _pictures(scans, masks, report) for side, scans in found.items() if side not in ("masks", "competitor")
-    }
-    _compare(sets, report, seed)
+    _compare(sets, report, asked.seed)
+    _adhere(sets, report, asked)
+    _conclude(report, asked, stamp, say)
     for line in report.not_evaluated:
         say(f"Not evaluated: {line}")
     return render(report, out)
+
+
+def _given(folders: Folders) -> list[tuple[str, Path]]:
+    return [(k, v) for k, v in vars(folders).items() if v is not None]
+
+
+def _plain(folders: Folders, asked: Asked, out: Path) -> dict[str, Any]:
+    """What was asked, with paths as seen from the report, so that another machine can ask it again."""
+    paths = {k: os.path.relpath(v.resolve(), out.resolve()) for k, v in _given(folders)}
+    labels = os.path.relpath(asked.labels.resolve(), out.resolve()) if asked.labels else None
+    return {
+        "folders": paths, "data_range": asked.data_range, "seed": asked.seed, "labels": labels, "quick": asked.quick,
+        "overrides": {str(k): v for k, v in asked.overrides.items()}, "claim": vars(asked.claim) if asked.claim else None,
+    }  # fmt: skip
+
+
+def _validate(sets: Mapping[str, list[Picture]], report: Report, asked: Asked, say: Say) -> None:
+    """What the metrics see on these real images, before any of them may support a claim."""
+    real = [*sets["reference"], *sets.get("holdout", ())]
+    if asked.quick or not real or len({p.values.ndim for p in real}) > 1:
+        why = "was left out by --quick" if asked.quick else "needs real images of one number of axes"
+        report.not_evaluated.append(f"what the metrics see on these images: {why}.")
+        return
+    report.validity = certify(real, asked.data_range, asked.seed)
+    say(f"On these real images: {report.validity.sentence()}")
+
+
+def _conclude(report: Report, asked: Asked, stamp: str, say: Say) -> None:
+    """Checks that look at results, and the verdict."""
+    ledger = report.ledger or Ledger()
+    for sentence in (*report.undiscriminating(), *(report.realism.cheats if report.realism else ())):
+        ledger.trigger(21, sentence)
+    if disagree := report.disagreement():
+        ledger.trigger(25, disagree)
+    if asked.claim is None:
+        report.not_evaluated.append("a verdict: needs --claim, declared before results, and --competitor.")
+    else:
+        verdict = _judged(asked.claim, report.stages, stamp)
+        report.verdict = after_checks(verdict, ledger, report.validity)
+        say(f"{report.verdict.status}: {report.verdict.may}")
+    for number in BY_DESIGN:
+        ledger.passed(number, BY_DESIGN[number])
+    for number in (1, 3, 4, 6, 7, 8, 9, 14, 21, 25):
+        if number not in NEEDS or NEEDS[number](report):
+            ledger.passed(number)
 
 
 def _scans(folder: Path, report: Report) -> dict[str, Scan]:
@@ -89,28 +160,8 @@ def _scans(folder: Path, report: Report) -> dict[str, Scan]:
     return scans
 
 
-def _patient(name: str, scan: Scan) -> str:
-    """As the file says; else its first folder, or its own name where it lies in none."""
-    first, *inner = name.split("/")
-    return scan.patient or (first if inner else first.split(".")[0])
-
-
-def _check_shared(found: Mapping[str, Mapping[str, Scan]]) -> None:
-    """Honesty check 1: whoever trained the generator may not judge it."""
-    if "training" not in found:
-        return
-    trained = {_patient(n, s) for n, s in found["training"].items()}
-    for side in ("reference", "holdout"):
-        shared = sorted(trained & {_patient(n, s) for n, s in found.get(side, {}).items()})
-        if shared:
-            shown = ", ".join(shared[:5]) + (" and others" if len(shared) > 5 else "")
-            raise ValueError(
-                f"{shown}: in the training folder and in --{side}. Judge on patients whom training did not see."
-            )
-
-
 def _judged(claim: Claim, stages: Sequence[StageResult], stamp: str) -> Verdict:
-    rows = [[r for r in stage.cases if r.metric == claim.endpoint] for stage in stages]
+    rows = [[r for r in stage.cases if r.metric == claim.endpoint and r.by == "model"] for stage in stages]
     ours, theirs = ({r.case: _number(r.value) for r in side} for side in rows)
     return judge(claim, ours, theirs, {r.case: r.patient for side in rows for r in side}, stamp)
 
@@ -125,7 +176,7 @@ def _number(value: float | str) -> float | None:
 def _pairs(
     found: Mapping[str, Mapping[str, Scan]],
     report: Report,
-    data_range: float | None,
+    asked: Asked,
     say: Say,
     name_of: str = "given images",
 ) -> StageResult:
@@ -139,17 +190,27 @@ def _pairs(
     if lost := len(ours.keys() | theirs.keys()) - len(names):
         report.remark(f"{lost} files stand in one folder only and were left out of the pairs.")
         say(report.remarks[-1])
+    ledger, pairs = report.ledger or Ledger(), dict[str, dict[str, Any]]()
     for name in names:
-        patient = _patient(name, theirs[name])
         try:
-            evidence = _evidence(name, found, report) | {"data_range": data_range}
-            rows = [(m, in_words(measure(known, evidence)), known.unit) for m, known in METRICS.items()]
+            pairs[name] = _evidence(name, found, report)
         except UnreadableError as error:
-            rows = [(m, f"failed: {error.fault}", "") for m in METRICS]
+            patient = patient_of(name, theirs[name])
+            result.cases += [Row(name, patient, "", "model", m, f"failed: {error.fault}", "") for m in METRICS]
             report.remark(f"{name}: {error.fault} {error.next_step}")
-        result.cases += [
-            Row(name, patient, "", "model", m, value, unit if unit == "dB" else "") for m, value, unit in rows
-        ]
+    check_pairs(ledger, pairs, asked.data_range)
+    allowed = [m for m in METRICS if not (m in ("ssim", "ms_ssim") and refused(ledger, 4))]
+    for name, evidence in pairs.items():
+        patient = patient_of(name, theirs[name])
+        span = None if refused(ledger, 3) else asked.data_range
+        known = evidence | {"data_range": span}
+        for m in METRICS:
+            value = in_words(measure(METRICS[m], known)) if m in allowed else "refused: negative values (check 4)"
+            result.cases.append(Row(name, patient, "", "model", m, value, "dB" if METRICS[m].unit == "dB" else ""))
+    if name_of == "given images":
+        result.cases += trivial_rows(
+            pairs, {n: patient_of(n, theirs[n]) for n in pairs}, None if refused(ledger, 3) else asked.data_range
+        )
     return result
 
 
@@ -160,14 +221,10 @@ def _evidence(name: str, found: Mapping[str, Mapping[str, Scan]], report: Report
     if not same_grid(grid_of(image), grid):
         image = resample(image, grid)
         report.remark(f"{name}: resampled to the grid of its reference.")
-    evidence: dict[str, object] = {"generated": image.data[0].numpy(), "reference": truth.data[0].numpy()}
-    if truth.axes in ("zyx", "yx"):
-        volumes = [i.data[0] if i.axes == "zyx" else i.data[0][None] for i in (image, truth)]
-        off = offset_mm(
-            volumes[0], volumes[1], truth.spacing_mm if truth.axes == "zyx" else (1.0, *truth.spacing_mm[-2:])
-        )
-        if off > FAR * float(np.linalg.norm(truth.spacing_mm)):
-            report.remark(f"{name}: lies about {off:.1f} mm off its reference; paired metrics mostly measure that.")
+    evidence: dict[str, Any] = {
+        "generated": image.data[0].numpy(), "reference": truth.data[0].numpy(),
+        "units": (image.meaning.unit, truth.meaning.unit),
+    }  # fmt: skip
     if name in found.get("masks", {}):
         mask = io.read(found["masks"][name])
         evidence["mask"] = resample(mask, grid).data[0].numpy() > 0.5
@@ -191,7 +248,7 @@ def _pictures(scans: Mapping[str, Scan], masks: Mapping[str, Scan], report: Repo
         if not inside.any():
             report.remark(f"{name}: {'its mask is empty' if name in masks else 'is constant'}. Left out of the set.")
             continue
-        pictures.append(Picture(name, _patient(name, scan), values, inside, tuple(image.spacing_mm[-values.ndim :])))
+        pictures.append(Picture(name, patient_of(name, scan), values, inside, tuple(image.spacing_mm[-values.ndim :])))
     return pictures
 
 
@@ -211,21 +268,42 @@ def _compare(sets: Mapping[str, list[Picture]], report: Report, seed: int) -> No
         report.not_evaluated.append("distances between sets: needs slices on both sides, or volumes on both.")
         return
     lossy = [any(p.name.lower().endswith((".jpg", ".jpeg")) for p in side) for side in (generated, real)]
-    if lossy[0] != lossy[1]:  # honesty check 14
-        side = "generated" if lossy[0] else "reference"
-        report.not_evaluated.append(
-            f"distances between sets: JPEG on the {side} side alone would be what they measure."
-        )
-        return
+    ledger = report.ledger or Ledger()
+    if lossy[0] != lossy[1]:
+        why = f"JPEG on the {'generated' if lossy[0] else 'reference'} side alone would be what distances measure."
+        if not ledger.trigger(14, why):
+            report.not_evaluated.append(f"distances between sets: {why}")
+            return
+    elif all(lossy):
+        report.remark("Both sides are JPEG: what compression removes is seen by nobody.")
     for side, pictures in sets.items():
         if copies := len(pictures) - len({p.values.tobytes() for p in pictures}):
             report.remark(f"{copies} of {len(pictures)} {side} images are exact copies of another one there.")
     try:
-        found = realism(generated, real, training=sets.get("training", ()), holdout=sets.get("holdout", ()), seed=seed)
+        others = {side: sets.get(side, ()) for side in ("training", "holdout", "competitor")}
+        found = realism(generated, real, **others, seed=seed)
     except ValueError as error:
         report.not_evaluated.append(f"distances between sets: {error}")
         return
     report.realism = found
+    if weak := sorted({d.embedding for d in found.distances if d.few}):
+        ledger.trigger(
+            11,
+            f"By {', '.join(weak)} there are fewer cases than features: the Fréchet distance is shown, and is no evidence.",
+        )
     report.not_evaluated += found.not_evaluated
     for remark in found.remarks:
         report.remark(remark)
+
+
+def _adhere(sets: Mapping[str, list[Picture]], report: Report, asked: Asked) -> None:
+    """Whether generated images are what was asked for: class or number, measured again by what real images teach."""
+    if asked.labels is None:
+        report.not_evaluated.append(
+            "adherence to the condition: needs --labels FILE with the columns folder, name, label."
+        )
+        return
+    try:
+        report.adherence = adherence(sets, read_labels(asked.labels), asked.seed)
+    except ValueError as error:
+        report.not_evaluated.append(f"adherence to the condition: {error}")

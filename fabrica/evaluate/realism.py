@@ -6,10 +6,11 @@ EVALUATION's protocol: units are patients; p values move whole patients; no inte
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from ..rng import derive
 from . import feature
@@ -31,6 +32,16 @@ class Distance:
     null: float
     null_range: tuple[float, float]  # 5th to 95th percentile over the splits
     patients: int  # on each side of every split
+    few: bool = False  # fewer cases than features: a Fréchet distance is mostly bias
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Kernel distances to the real patients of two sets of images."""
+
+    embedding: str
+    generated: float
+    competitor: float
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,8 @@ class Realism:
 
     distances: list[Distance] = field(default_factory=list)
     tests: list[Test] = field(default_factory=list)
+    rivals: list[Rival] = field(default_factory=list)
+    cheats: list[str] = field(default_factory=list)  # trivial sets that a measure does not tell from the generated one
     authentic: dict[str, dict[str, float]] = field(default_factory=dict)  # embedding -> side -> share
     remarks: list[str] = field(default_factory=list)
     not_evaluated: list[str] = field(default_factory=list)
@@ -78,7 +91,7 @@ class Realism:
 
 def realism(
     generated: Sequence[Picture], real: Sequence[Picture], *, training: Sequence[Picture] = (),
-    holdout: Sequence[Picture] = (), seed: int = 0,
+    holdout: Sequence[Picture] = (), competitor: Sequence[Picture] = (), seed: int = 0,
 ) -> Realism:  # fmt: skip
     """Distances with nulls, patient-wise tests, and authenticity against the training set when it is given.
 
@@ -100,6 +113,11 @@ def realism(
         patients = {side: [p.patient for p in used[side]] for side in used}
         _distances(found, name, features, patients, seed)
         _tests(found, name, features, patients, seed)
+        _cheats(found, name, generated, real, training, seed)
+        if competitor:
+            drawn = embed({"generated": generated, "competitor": competitor, "real": real}, name)
+            ours, theirs = (feature.kernel_distance(drawn[s], drawn["real"]).value for s in ("generated", "competitor"))
+            found.rivals.append(Rival(name, ours, theirs))
         if training:
             found.authentic[name] = {
                 side: feature.authenticity(features[side], features["training"])
@@ -139,8 +157,49 @@ def _distances(
         drawn, null = np.array([[side[measure] for side in split] for split in splits]).T
         low, high = np.percentile(null, [5, 95])
         found.distances.append(
-            Distance(name, measure, float(np.median(drawn)), float(np.median(null)), (float(low), float(high)), n)
+            Distance(
+                name,
+                measure,
+                float(np.median(drawn)),
+                float(np.median(null)),
+                (float(low), float(high)),
+                n,
+                measure == "Fréchet distance" and min(len(features["generated"]), len(rows)) <= rows.shape[1],
+            )
         )
+
+
+BETTER = {
+    "Fréchet distance": -1,
+    "kernel distance": -1,
+    "precision": 1,
+    "recall": 1,
+    "density": 1,
+    "coverage": 1,
+    "diversity (Vendi)": 1,
+}
+
+
+def _cheats(
+    found: Realism, name: str, generated: Sequence[Picture], real: Sequence[Picture], training: Sequence[Picture], seed: int
+) -> None:  # fmt: skip
+    """Check 21 for sets: copies of the training set, and real images blurred; measures on which they do as well are named."""
+    if min(len(generated), len(real)) < 2 * LEAST:
+        return
+    sets = {"blurred real images": [replace(p, values=ndimage.gaussian_filter(p.values, 1.0)) for p in real]}
+    if training:
+        sets["a copy of the training set"] = list(training)
+    for cheat, pictures in sets.items():
+        drawn = embed({"generated": generated, "cheat": pictures, "real": real}, name)
+        n = min(len(d) for d in drawn.values())
+        rng = np.random.Generator(np.random.Philox(key=derive(seed, "cheats", name, cheat)))
+        picked = {side: d[rng.permutation(len(d))[:n]] for side, d in drawn.items()}
+        ours, theirs = _measured(picked["generated"], picked["real"]), _measured(picked["cheat"], picked["real"])
+        won = [m for m, sign in BETTER.items() if sign * theirs[m] >= sign * ours[m]]
+        if won:
+            found.cheats.append(
+                f"{', '.join(won)} by {name}: NOT DISCRIMINATIVE here, {cheat} do as well as the generated ones"
+            )
 
 
 def _rows(features: Array, patients: Sequence[str], chosen: Sequence[str]) -> Array:

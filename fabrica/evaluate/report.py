@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import csv
+import importlib.util
 import io as buffers
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,15 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from ..data.cohort import Cohort
+from .adherence import Adherence
 from .claim import Verdict
+from .honesty import Ledger
 from .outcomes import Measured
+from .pixel import METRICS
 from .realism import Realism
 from .statistics import SMALLEST, interval
 from .summary import Row
+from .validity import Validity
 
 PANEL = 176  # pixels a side in the page
 
@@ -58,6 +64,10 @@ class Report:
     realism: Realism | None = None
     verdict: Verdict | None = None
     not_evaluated: list[str] = field(default_factory=list)
+    inputs: dict[str, dict[str, str]] = field(default_factory=dict)  # folder -> file -> SHA-256
+    ledger: Ledger | None = None
+    validity: Validity | None = None
+    adherence: list[Adherence] = field(default_factory=list)
 
     @staticmethod
     def start(recipe: Mapping[str, Any], run: str) -> Report:
@@ -108,6 +118,45 @@ class Report:
             "two methods needs a paired test on the same patients, which this report does not make."
         )
 
+    def undiscriminating(self) -> list[str]:
+        """Check 21: metrics on which a trivial answer does as well as the model, over the same patients."""
+        found, summaries = [], [s for s in self.summaries() if s["value"] is not None and s["metric"] in METRICS]
+        for s in (s for s in summaries if s["by"].startswith("model")):
+            sign = {"higher": 1, "lower": -1}.get(METRICS[s["metric"]].better, 0)
+            rivals = [
+                o["by"]
+                for o in summaries
+                if not o["by"].startswith("model") and all(o[k] == s[k] for k in ("stage", "contrast", "metric"))
+                and sign * o["value"] >= sign * s["value"] and sign
+            ]  # fmt: skip
+            if rivals:
+                where = f" of {s['contrast']}" if s["contrast"] else ""
+                found.append(
+                    f"{s['metric']}{where} is NOT DISCRIMINATIVE here: {' and '.join(rivals)} does as well as {s['stage']}"
+                )
+        return found
+
+    def disagreement(self) -> str:
+        """Check 25: what pixels and features say of two sets of images, when they say the opposite."""
+        if self.realism is None or not self.realism.rivals or len(self.stages) < 2:
+            return ""
+        ours, theirs = (
+            {s["metric"]: s["value"] for s in self.summaries() if s["stage"] == stage.name and s["by"] == "model"}
+            for stage in self.stages[:2]
+        )
+        signs = {"higher": 1, "lower": -1, "neither": 0}
+        both = [m for m in METRICS if ours.get(m) is not None and theirs.get(m) is not None and ours[m] != theirs[m]]
+        pixel = {m: signs[METRICS[m].better] * np.sign(ours[m] - theirs[m]) for m in both}
+        features = {r.embedding: float(np.sign(r.competitor - r.generated)) for r in self.realism.rivals}
+        if not pixel or not features or np.sign(sum(pixel.values())) * np.sign(sum(features.values())) >= 0:
+            return ""
+        names = (
+            ("the generated images", "the competitor")
+            if sum(pixel.values()) > 0
+            else ("the competitor", "the generated images")
+        )
+        return f"Pixels favour {names[0]} ({', '.join(pixel)}), features favour {names[1]} ({', '.join(features)}): no tier stands for the others."
+
 
 def _summary(key: tuple[str, str, str, str], rows: Sequence[Row]) -> dict[str, Any]:
     stage, contrast, by, metric = key
@@ -136,9 +185,13 @@ def render(report: Report, folder: Path) -> Path:
         "run": report.run, "made": report.made, "recipe": report.recipe, "cohorts": report.cohorts, "remarks": report.remarks,
         "sentence": report.sentence(), "summaries": summaries, "stages": stages, "not_evaluated": report.not_evaluated,
         "verdict": asdict(report.verdict) if report.verdict else None,
+        "inputs": report.inputs, "checks": [{**asdict(f), "title": f.title} for f in report.ledger.table()] if report.ledger else None,
+        "validity": {**asdict(report.validity), "sentence": report.validity.sentence()} if report.validity else None,
+        "adherence": [asdict(a) for a in report.adherence], "versions": versions(),
         "realism": {**asdict(report.realism), "sentence": report.realism.sentence()} if report.realism else None,
     }  # fmt: skip
     (folder / "report.json").write_text(json.dumps(plain, indent=1, allow_nan=False, default=str))
+    _write_parquet(report, folder)
     with (folder / "cases.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["stage", "case", "patient", "contrast", "by", "metric", "value", "unit"])
@@ -150,11 +203,26 @@ def render(report: Report, folder: Path) -> Path:
     html = page.render(
         report=report, sentence=report.sentence(), tables=_tables(summaries), rows=_picture_rows(report.stages),
         curves=[{"name": s.name, "path": _curve(s.curve)} for s in report.stages if s.curve], recipe=_yaml(report.recipe),
+        warnings=[f for f in report.ledger.table() if f.status in ("refused", "warned", "overruled")] if report.ledger else [],
         figures=[f for s in report.stages for f in s.figures],
     )  # fmt: skip
     path = folder / "index.html"
     path.write_text(html)
     return path
+
+
+def versions() -> dict[str, str]:
+    """Of what the figures depend on."""
+    return {name: version(name) for name in ("fabrica", "numpy", "scipy", "scikit-image")}
+
+
+def _write_parquet(report: Report, folder: Path) -> None:
+    """The table of cases with typed columns, where the extra `tables` is installed."""
+    if importlib.util.find_spec("pyarrow") is None:
+        return
+    from .parquet import write_cases
+
+    write_cases([(stage.name, row) for stage in report.stages for row in stage.cases], folder / "cases.parquet")
 
 
 def _yaml(recipe: Mapping[str, Any]) -> str:
@@ -168,7 +236,10 @@ def _tables(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One table per asked contrast: answers as rows, metrics as columns; competitors once."""
     tables = []
     for contrast in dict.fromkeys(s["contrast"] for s in summaries):
-        own = [s for s in summaries if s["contrast"] == contrast]
+        everything = [s for s in summaries if s["contrast"] == contrast]
+        known = {s["metric"] for s in everything if s["value"] is not None}
+        own = [s for s in everything if s["metric"] in known]
+        without = {s["metric"]: s["note"] for s in everything if s["metric"] not in known}
         metrics = list(dict.fromkeys(s["metric"] for s in own))
         rows: dict[str, dict[str, str]] = {}
         for s in own:
@@ -176,7 +247,9 @@ def _tables(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             label = label.removesuffix(", model")
             rows.setdefault(label, {}).setdefault(s["metric"], _cell(s))
         units = {s["metric"]: s["unit"] for s in own}
-        tables.append({"title": contrast or "all", "metrics": metrics, "rows": rows, "units": units})
+        tables.append(
+            {"title": contrast or "all", "metrics": metrics, "rows": rows, "units": units, "without": without}
+        )
     return tables
 
 

@@ -1,0 +1,122 @@
+"""Did the generator obey? What was asked for, beside what a reader taught by real images sees in the answer."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..rng import derive
+from . import task
+from .embedding import EMBEDDINGS, Picture, embed
+from .statistics import interval
+
+Array = NDArray[np.float64]
+FOLDS = 5
+LEAST = 10  # real patients who teach the reader
+
+
+@dataclass(frozen=True)
+class Adherence:
+    """By one embedding: how far generated images are what was asked, beside real ones left out of the teaching."""
+
+    embedding: str
+    measure: str
+    generated: float
+    generated_interval: tuple[float, float] | None
+    real: float
+    shuffled: float  # the same with what was asked for shuffled: chance
+    images: int
+
+
+def read_labels(path: Path) -> dict[tuple[str, str], str]:
+    """(folder, name) -> label of a CSV with the columns folder, name, label; folder is generated, reference, training or holdout."""
+    if not path.is_file():
+        raise ValueError(f"There is no table at {path}. Write a CSV with the columns folder, name, label.")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"folder", "name", "label"} <= set(rows[0]):
+        raise ValueError(f"{path} lacks the columns folder, name, label. Write one row an image.")
+    return {(r["folder"].strip(), r["name"].strip()): r["label"].strip() for r in rows}
+
+
+def adherence(
+    sets: Mapping[str, Sequence[Picture]], labels: Mapping[tuple[str, str], str], seed: int = 0
+) -> list[Adherence]:
+    """Accuracy of classes, or concordance of numbers, by a linear reader on each embedding. Real patients left out of its
+    teaching give the figure that perfect images would reach. Raises ValueError when labels do not suffice."""
+    generated = [(p, labels["generated", p.name]) for p in sets["generated"] if ("generated", p.name) in labels]
+    real = [
+        (p, labels[side, p.name])
+        for side in ("reference", "training", "holdout")
+        for p in sets.get(side, ())
+        if (side, p.name) in labels
+    ]
+    if len({p.patient for p, _ in real}) < LEAST or not generated:
+        raise ValueError(
+            f"needs a label for generated images and for at least {LEAST} real patients; there are {len(generated)} and {len({p.patient for p, _ in real})}."
+        )
+    numbers = _numbers([label for _, label in (*generated, *real)])
+    found = []
+    for name in EMBEDDINGS:
+        features = embed({"generated": [p for p, _ in generated], "real": [p for p, _ in real]}, name)
+        found.append(_read(name, features, generated, real, numbers is not None, seed))
+    return found
+
+
+def _numbers(texts: Sequence[str]) -> list[float] | None:
+    """As numbers, when all are and there are more than ten different ones."""
+    try:
+        values = [float(t) for t in texts]
+    except ValueError:
+        return None
+    return values if len(set(values)) > 10 else None
+
+
+def _read(
+    name: str, features: Mapping[str, Array], generated: Sequence[tuple[Picture, str]], real: Sequence[tuple[Picture, str]],
+    continuous: bool, seed: int,
+) -> Adherence:  # fmt: skip
+    asked, wanted = [label for _, label in generated], [label for _, label in real]
+    classes = sorted(set(wanted))
+    target = (
+        np.array([[float(v)] for v in wanted])
+        if continuous
+        else np.array([[float(v == c) for c in classes] for v in wanted])
+    )
+    patients = [p.patient for p, _ in real]
+    rng = np.random.Generator(np.random.Philox(key=derive(seed, "adherence", name)))
+    order = rng.permutation(sorted(set(patients))).tolist()
+    fold = np.array([order.index(p) % FOLDS for p in patients])
+    left_out, truths = np.zeros_like(target), wanted
+    seen = _ridge(features["real"], target, features["generated"])
+    place = np.array([order.index(p.patient) % FOLDS if p.patient in order else -1 for p, _ in generated])
+    for k in range(FOLDS):  # nobody is read by who was taught on the same patient
+        left_out[fold == k] = _ridge(features["real"][fold != k], target[fold != k], features["real"][fold == k])
+        seen[place == k] = _ridge(features["real"][fold != k], target[fold != k], features["generated"][place == k])
+    mixed = [asked[i] for i in rng.permutation(len(asked))]
+    if continuous:
+
+        def fit(answer: Array, truth: Sequence[str]) -> float:
+            return float(task.concordance_correlation(answer[:, 0], [float(t) for t in truth]))
+
+        return Adherence(
+            name, "concordance", fit(seen, asked), None, fit(left_out, truths), fit(seen, mixed), len(asked)
+        )
+    right = [float(classes[int(a.argmax())] == t) for a, t in zip(seen, asked, strict=True)]
+    by_chance = float(np.mean([classes[int(a.argmax())] == t for a, t in zip(seen, mixed, strict=True)]))
+    base = float(np.mean([classes[int(a.argmax())] == t for a, t in zip(left_out, truths, strict=True)]))
+    bounds = interval(right, [p.patient for p, _ in generated]).interval
+    return Adherence(name, "accuracy", float(np.mean(right)), bounds, base, by_chance, len(asked))
+
+
+def _ridge(x: Array, y: Array, new: Array) -> Array:
+    """Linear answers for new rows; as much shrinkage as there are rows."""
+    centre, level = x.mean(0), y.mean(0)
+    a = x - centre
+    gram = a @ a.T + len(a) * np.eye(len(a))
+    return np.asarray((new - centre) @ a.T @ np.linalg.solve(gram, y - level) + level)

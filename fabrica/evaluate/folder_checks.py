@@ -1,0 +1,231 @@
+"""Honesty checks on folders of images: before anything is measured, on every pair, and on what was found."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from .. import io
+from ..data.split import copies, fingerprint
+from ..io import Scan, UnreadableError
+from ..registry import measure
+from .claim import Verdict
+from .honesty import (
+    BACKGROUND,
+    OFF_PIXELS,
+    Ledger,
+    background_share,
+    flipped,
+    mask_of_generated,
+    range_fault,
+    shift_pixels,
+    stretched,
+)
+from .pixel import METRICS
+from .summary import Row, in_words
+from .validity import Validity
+
+if TYPE_CHECKING:
+    from .report import Report
+
+Array = NDArray[np.floating[Any]]
+BLUR = 2.0  # pixels: of the mean image that stands for knowing nothing of the patient
+BY_DESIGN: Mapping[int, str] = {
+    2: "Images of a patient are averaged before anything is inferred.",
+    12: "Distances bear no bootstrap interval; a kernel distance has a jackknife error.",
+    13: "All sets together scale the features.",
+    19: "Failed cases count as the worst value of either side.",
+    20: "Only the verbs of a claim are tested; a test that finds nothing is said to prove nothing.",
+}
+NEEDS: Mapping[int, Callable[[Report], bool]] = {  # a check that could not look has not passed
+    1: lambda report: "training" in report.inputs,
+    3: lambda report: report.recipe["evaluate"]["data_range"] is not None,
+    8: lambda report: "masks" in report.inputs,
+    14: lambda report: report.realism is not None,
+    25: lambda report: "competitor" in report.inputs,
+}
+
+
+def patient_of(name: str, scan: Scan) -> str:
+    """As the file says; else its first folder, or its own name where it lies in none."""
+    first, *inner = name.split("/")
+    return scan.patient or (first if inner else first.split(".")[0])
+
+
+def refused(ledger: Ledger, number: int) -> bool:
+    """Whether a check has refused, and was not overruled."""
+    return number in ledger.found and ledger.found[number].status == "refused"
+
+
+def fingerprints(folder: Path, scans: Mapping[str, Scan]) -> dict[str, str]:
+    """SHA-256 of every file that was read, by its path below the folder."""
+    files = sorted({f for scan in scans.values() for f in scan.files})
+    base = folder if folder.is_dir() else folder.parent
+    return {str(f.relative_to(base)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def check_shared(ledger: Ledger, found: Mapping[str, Mapping[str, Scan]]) -> None:
+    """Check 1: whoever trained the generator may not judge it, under this name or another."""
+    if "training" not in found:
+        return
+    trained = {patient_of(n, s) for n, s in found["training"].items()}
+    fix = "Judge on patients whom training did not see."
+    for side in ("reference", "holdout"):
+        shared = sorted(trained & {patient_of(n, s) for n, s in found.get(side, {}).items()})
+        if shared:
+            shown = ", ".join(shared[:5]) + (" and others" if len(shared) > 5 else "")
+            ledger.stop(1, f"{shown}: in the training folder and in --{side}.", fix)
+    prints = {side: _thumbnails(found.get(side, {})) for side in ("training", "reference", "holdout")}
+    for one, case, other, copy, alike in copies(prints):
+        if one == "training":
+            ledger.stop(
+                1, f"{copy} in --{other} shows the same image as {case} in training (correlation {alike:.5f}).", fix
+            )
+
+
+def _thumbnails(scans: Mapping[str, Scan]) -> dict[str, NDArray[np.float32]]:
+    found = {}
+    for name, scan in scans.items():
+        try:
+            data = io.read(scan).data
+        except UnreadableError:
+            continue  # said where it is measured
+        volume = data.numpy() if data.ndim == 4 else data[:1, None].numpy() if data.ndim == 3 else None
+        if volume is not None:
+            found[name] = fingerprint(volume.astype(np.float32))
+    return {n: p for n, p in found.items() if p.shape == next(iter(found.values())).shape}
+
+
+def check_pairs(ledger: Ledger, pairs: Mapping[str, Mapping[str, Any]], data_range: float | None) -> None:
+    """Checks 3 to 9 and the left-right flip, on arrays of one grid."""
+    if not pairs:
+        return
+    references = [e["reference"] for e in pairs.values()]
+    if data_range is not None and (why := range_fault(data_range, references)):
+        ledger.trigger(3, why, "Write the span of possible values: --data-range 1 for values from 0 to 1.")
+    if any(float(r.min()) < 0 for r in references):
+        ledger.trigger(
+            4, "Reference values are negative.", "Add a constant to both sides, so that the least possible value is 0."
+        )
+    if stretched(references) and stretched([e["generated"] for e in pairs.values()]):
+        ledger.trigger(
+            6, "Every image on both sides has the same minimum and maximum: a stretch of each image hides bias."
+        )
+    dark = {n: background_share(e["reference"]) for n, e in pairs.items() if "mask" not in e}
+    if dark and (share := float(np.median(list(dark.values())))) > BACKGROUND:
+        gain = -10 * np.log10(1 - share) if share < 1 else float("inf")
+        ledger.trigger(
+            7,
+            f"{share:.0%} of the images is background: PSNR is {gain:.1f} dB higher than inside the patient.",
+            "Name --masks.",
+        )
+    for name, e in pairs.items():
+        _check_pair(ledger, name, e)
+
+
+def _check_pair(ledger: Ledger, name: str, e: Mapping[str, Any]) -> None:
+    image, truth = e["generated"], e["reference"]
+    units = e.get("units", ("", ""))
+    if units[1] in ("HU", "Gy", "SUV") and units[0] != units[1]:
+        ledger.trigger(5, f"{name}: the reference is in {units[1]}, the generated image is not.")
+    if "mask" in e and mask_of_generated(e["mask"], image, truth):
+        ledger.trigger(8, f"{name}: its mask is a threshold of the generated image.", "Make masks from the truth.")
+    if (off := shift_pixels(image, truth)) > OFF_PIXELS:
+        ledger.trigger(9, f"{name} lies {off:.1f} pixels off its reference; paired metrics mostly measure that.")
+    elif flipped(image, truth):
+        ledger.trigger(9, f"{name} fits its reference better when turned left to right.")
+
+
+def trivial_rows(
+    pairs: Mapping[str, Mapping[str, Any]], patients: Mapping[str, str], data_range: float | None
+) -> list[Row]:
+    """Check 21's competitors: the blurred mean of other patients' truths, and another patient's truth."""
+    rows = []
+    shapes = {e["reference"].shape for e in pairs.values()}
+    if len(shapes) > 1 or len(set(patients.values())) < 2:
+        return []
+    total = np.sum([e["reference"] for e in pairs.values()], axis=0, dtype=np.float64)
+    for name, e in pairs.items():
+        own = [n for n in pairs if patients[n] == patients[name]]
+        others = [n for n in pairs if patients[n] != patients[name]]
+        mean = (total - np.sum([pairs[n]["reference"] for n in own], axis=0, dtype=np.float64)) / len(others)
+        answers = {
+            "others' mean, blurred": ndimage.gaussian_filter(mean, BLUR),
+            "another patient": pairs[others[list(pairs).index(name) % len(others)]]["reference"],
+        }
+        for by, image in answers.items():
+            evidence = {**e, "generated": image, "data_range": data_range}
+            rows += [
+                Row(
+                    name,
+                    patients[name],
+                    "",
+                    by,
+                    m,
+                    in_words(measure(known, evidence)),
+                    "dB" if known.unit == "dB" else "",
+                )
+                for m, known in METRICS.items()
+            ]
+    return rows
+
+
+def after_checks(verdict: Verdict, ledger: Ledger, validity: Validity | None) -> Verdict:
+    """A verdict falls when a check refused what it rests on, or its endpoint failed on the user's own images."""
+    reasons = [f"check {f.number}: {f.why}" for f in ledger.table() if f.status == "refused" and f.number != 11]
+    if validity is None:
+        reasons.append("what the endpoint sees was not tested on these images (--quick)")
+    elif lost := validity.may_support(verdict.claim.endpoint):
+        reasons.append(lost)
+    reasons += declared_faults(verdict, ledger)
+    if verdict.status == "REFUSED":
+        ledger.trigger(16, verdict.may)
+    else:
+        ledger.passed(16, f"{verdict.patients} patients.")
+    if any("EXPLORATORY" in r for r in verdict.remarks):
+        ledger.trigger(17, "Another claim was declared here first.")
+    else:
+        ledger.passed(17, "The claim's hash was written before anything was measured.")
+    if not reasons:
+        return verdict
+    return replace(
+        verdict, status="REFUSED", may=f"Nothing may be claimed: {'; '.join(reasons)}.", may_not=verdict.claim.claim
+    )
+
+
+def declared_faults(verdict: Verdict, ledger: Ledger) -> Sequence[str]:
+    """Checks 15, 18, 22, 23 and 24: what the claim says of itself."""
+    claim, faults = verdict.claim, []
+    if claim.about == "reconstruction":
+        if claim.raw_data == "simulated":
+            ledger.trigger(
+                15, "Raw data were simulated from finished images: errors come out a quarter to a half too small."
+            )
+        else:
+            ledger.passed(15, "Measured raw data, as declared.")
+    asked = {
+        "privacy": (23, "privacy needs an attack with a blind baseline and a holdout, which this report does not make"),
+        "coverage": (
+            24,
+            "coverage needs intervals per image calibrated on other patients, which this report does not make",
+        ),
+        "utility": (22, "utility needs equal compute beside augmented real data: fabrica downstream"),
+    }
+    if claim.about in asked:
+        number, why = asked[claim.about]
+        if not ledger.trigger(number, f"The claim is about {claim.about}; {why}."):
+            faults.append(f"check {number}: {why}")
+    if claim.seeds_started is not None and claim.seeds_started != claim.seeds_reported:
+        why = f"{claim.seeds_started} seeds were started and {claim.seeds_reported} are reported"
+        if not ledger.trigger(18, f"{why}."):
+            faults.append(f"check 18: {why}")
+    elif claim.seeds_started is not None:
+        ledger.passed(18, f"{claim.seeds_started} seeds started and reported, as declared.")
+    return faults

@@ -1,0 +1,215 @@
+"""What metrics see, tested on the user's own real images before they may support anything (EVALUATION, section 11.1).
+
+Pixel metrics: a ladder of corruptions, each rung worse than the last; a metric that is not ordered by it, or that a lost lesion
+costs less than half a pixel of shift, says so. Sets: real halves against each other (the null) and against corrupted halves (power).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.stats import binom
+
+from ..registry import NotEvaluated, measure
+from ..rng import derive
+from . import feature
+from .embedding import EMBEDDINGS, Picture, embed
+from .pixel import METRICS
+
+Array = NDArray[np.float64]
+Corrupt = Callable[[Picture, float, np.random.Generator], Array]
+MOST = 24  # patients whose images climb the ladder
+SLAB = 16  # planes of a volume that climb it
+LARGE = 60  # patients whose sets are compared
+TRIALS = 20  # splits of the real patients per corruption
+ALPHA = 0.05
+
+
+def _span(p: Picture) -> float:
+    low, high = np.percentile(p.values[p.inside], [1, 99])
+    return float(high - low) or 1.0
+
+
+def _blur(p: Picture, strength: float, rng: np.random.Generator) -> Array:
+    return np.asarray(ndimage.gaussian_filter(p.values, strength))
+
+
+def _noise(p: Picture, strength: float, rng: np.random.Generator) -> Array:
+    return p.values + strength * _span(p) * rng.normal(size=p.values.shape)
+
+
+def _shift(p: Picture, strength: float, rng: np.random.Generator) -> Array:
+    return np.asarray(ndimage.shift(p.values, [0.0] * (p.values.ndim - 1) + [strength], order=1, mode="nearest"))
+
+
+def _gain(p: Picture, strength: float, rng: np.random.Generator) -> Array:
+    return p.values * (1 + strength)
+
+
+def _chessboard(p: Picture, strength: float, rng: np.random.Generator) -> Array:
+    board = np.asarray(1 - 2.0 * (np.indices(p.values.shape).sum(0) % 2))
+    return p.values + strength * _span(p) * board
+
+
+def _lesions(p: Picture, strength: float, rng: np.random.Generator) -> Array:
+    """Small bright balls inside the patient, the same places whatever the strength."""
+    places = np.argwhere(ndimage.binary_erosion(p.inside, iterations=2))
+    places = places if len(places) else np.argwhere(p.inside)
+    radius = max(1.5, 0.02 * max(p.values.shape))
+    out, grid = p.values.copy(), np.indices(p.values.shape)
+    for place in places[rng.integers(0, len(places), 3)]:
+        away = np.sqrt(((grid - place.reshape(-1, *[1] * p.values.ndim)) ** 2).sum(0))
+        out += strength * _span(p) * (away <= radius)
+    return out
+
+
+LADDER: Mapping[str, tuple[Corrupt, tuple[float, float, float]]] = {
+    "blur": (_blur, (0.5, 1.0, 2.0)), "noise": (_noise, (0.02, 0.05, 0.1)), "shift": (_shift, (0.5, 1.0, 2.0)),
+    "gain": (_gain, (0.02, 0.05, 0.1)), "chessboard": (_chessboard, (0.02, 0.05, 0.1)), "lesions": (_lesions, (0.1, 0.2, 0.4)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What one metric or embedding makes of one corruption."""
+
+    name: str
+    corruption: str
+    rungs: tuple[float, ...]  # the metric's mean at each rung; of an embedding: share of trials in which it was seen
+    ordered: bool
+
+
+@dataclass
+class Validity:
+    """The certificate: of every metric, of every embedding, and what was found blind."""
+
+    metrics: list[Sight] = field(default_factory=list)
+    sets: list[Sight] = field(default_factory=list)
+    null: dict[str, tuple[float, bool]] = field(
+        default_factory=dict
+    )  # embedding -> false alarms, within the binomial band?
+    patients: int = 0
+
+    def blind(self) -> dict[str, list[str]]:
+        """Metric -> corruptions that it is not ordered by, and lesions where they cost less than half a pixel of shift."""
+        found: dict[str, list[str]] = {}
+        for sight in self.metrics:
+            if not sight.ordered:
+                found.setdefault(sight.name, []).append(sight.corruption)
+        for name in {s.name for s in self.metrics}:
+            own = {s.corruption: s.rungs for s in self.metrics if s.name == name}
+            better = METRICS[name].better
+            if "lesions" in own and "shift" in own and "lesions" not in found.get(name, ()):
+                worse = (
+                    own["lesions"][-1] < own["shift"][0] if better == "higher" else own["lesions"][-1] > own["shift"][0]
+                )
+                if not worse:
+                    found.setdefault(name, []).append("lesions (a shift of half a pixel costs more)")
+        for sight in self.sets:
+            if sight.rungs[-1] < 0.8:
+                found.setdefault(sight.name, []).append(sight.corruption)
+        return found
+
+    def may_support(self, metric: str) -> str:
+        """Why a pixel metric may not support a claim here; '' when it may."""
+        lost = [
+            s.corruption
+            for s in self.metrics
+            if s.name == metric and not s.ordered and s.corruption in ("blur", "noise")
+        ]
+        return f"{metric} is not ordered by {' and '.join(lost)} on these very images" if lost else ""
+
+    def sentence(self) -> str:
+        """The blind spots in words."""
+        lines = [f"{name} does not see {', '.join(what)}" for name, what in sorted(self.blind().items())]
+        alarms = [f"{n} ({rate:.0%} false alarms)" for n, (rate, good) in self.null.items() if not good]
+        words = "; ".join(lines) + "." if lines else "No metric was found blind to what was tried."
+        return words + (f" Not calibrated on real against real: {', '.join(alarms)}." if alarms else "")
+
+
+def certify(real: Sequence[Picture], data_range: float | None, seed: int = 0) -> Validity:
+    """Test pixel metrics and embeddings on real images of one number of axes. Deterministic; at most MOST patients climb the ladder."""
+    found = Validity(patients=len({p.patient for p in real}))
+    chosen = [_slab(p) for p in _one_a_patient(real)[:MOST]]
+    _pixel_ladder(found, chosen, data_range, seed)
+    if found.patients >= 10:
+        names = set(sorted({p.patient for p in real})[:LARGE])
+        _set_ladder(found, [p for p in real if p.patient in names], seed)
+    return found
+
+
+def _one_a_patient(real: Sequence[Picture]) -> list[Picture]:
+    first: dict[str, Picture] = {}
+    for picture in real:
+        first.setdefault(picture.patient, picture)
+    return list(first.values())
+
+
+def _slab(picture: Picture) -> Picture:
+    """The middle SLAB planes of a volume: enough for windows in 3D, and quick."""
+    if picture.values.ndim == 2 or len(picture.values) <= SLAB:
+        return picture
+    first = (len(picture.values) - SLAB) // 2
+    planes = slice(first, first + SLAB)
+    inside = picture.inside[planes]
+    return replace(picture, values=picture.values[planes], inside=inside if inside.any() else np.ones_like(inside))
+
+
+def corrupted(picture: Picture, corruption: str, strength: float, seed: int) -> Picture:
+    """The picture one rung up; random places and noise belong to its name, not to the rung."""
+    rng = np.random.Generator(np.random.Philox(key=derive(seed, corruption, picture.name)))
+    return replace(picture, values=LADDER[corruption][0](picture, strength, rng))
+
+
+def _pixel_ladder(found: Validity, pictures: Sequence[Picture], data_range: float | None, seed: int) -> None:
+    for corruption, (_, strengths) in LADDER.items():
+        values: dict[str, list[list[float]]] = {name: [] for name in METRICS}
+        for picture in pictures:
+            images = [corrupted(picture, corruption, s, seed).values for s in strengths]
+            for name, known in METRICS.items():
+                row = [
+                    measure(known, {"generated": i, "reference": picture.values, "data_range": data_range})
+                    for i in images
+                ]
+                if not any(isinstance(v, NotEvaluated) for v in row):
+                    values[name].append([float(v) for v in row])
+        for name, rows in values.items():
+            if not rows or METRICS[name].better == "neither":
+                continue
+            table = np.array(rows)
+            steps = np.diff(table, axis=1) * (1 if METRICS[name].better == "lower" else -1)
+            ordered = bool((steps > 0).all(1).mean() >= 0.9)
+            found.metrics.append(
+                Sight(name, corruption, tuple(float(v) for v in np.ma.masked_invalid(table).mean(0)), ordered)
+            )
+
+
+def _set_ladder(found: Validity, real: Sequence[Picture], seed: int) -> None:
+    """Share of trials in which a corrupted half differs from an untouched one; none corrupted: the null."""
+    for name in EMBEDDINGS:
+        sets = {"none": list(real)}
+        for corruption, (_, strengths) in LADDER.items():
+            sets[corruption] = [corrupted(p, corruption, strengths[1], seed) for p in real]
+        features = embed(sets, name)
+        patients = [p.patient for p in real]
+        rates = {c: _seen(features[c], features["none"], patients, seed, f"{name} {c}") for c in sets}
+        low, high = (float(binom.ppf(q, TRIALS, ALPHA)) / TRIALS for q in (0.005, 0.995))
+        found.null[name] = (rates["none"], bool(low <= rates["none"] <= high))
+        found.sets += [Sight(name, c, (r,), r >= 0.8) for c, r in rates.items() if c != "none"]
+
+
+def _seen(changed: Array, untouched: Array, patients: Sequence[str], seed: int, what: str) -> float:
+    rng = np.random.Generator(np.random.Philox(key=derive(seed, "validity", what)))
+    names = sorted(set(patients))
+    hits = 0
+    for trial in range(TRIALS):
+        first = {names[i] for i in rng.permutation(len(names))[: len(names) // 2]}
+        one = np.array([p in first for p in patients])
+        groups = ([p for p in patients if p in first], [p for p in patients if p not in first])
+        found = feature.mmd_permutation_test(changed[one], untouched[~one], groups, permutations=99, seed=seed + trial)
+        hits += found.p_value is not None and found.p_value <= ALPHA
+    return hits / TRIALS
