@@ -200,6 +200,41 @@ def downstream(
 
 
 @app.command()
+def readers(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where sheets, key and answers lie.")],
+    generated: Annotated[Path | None, typer.Option(metavar="DIR", help="Generated images: makes sheets.")] = None,
+    reference: Annotated[Path | None, typer.Option(metavar="DIR", help="Real images.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Readers.")] = 3,
+    kind: Annotated[str, typer.Option(help="pairs (which is generated?) or ratings (1 to 5).")] = "pairs",
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Make sheets for a reader study, or without images analyse the answers in DIR."""
+    from . import io
+    from .evaluate.reading import analyse, make_sheets
+
+    with _errors():
+        if generated is not None and reference is not None:
+            sides = [
+                {str(s.files[0].relative_to(d)): s for s in io.scan_folder(d).scans} for d in (generated, reference)
+            ]
+            for page in make_sheets(sides[0], sides[1], out, readers=count, kind=kind, seed=seed):
+                typer.echo(page)
+            typer.echo(f"The key is {out / 'key.json'}: readers must not see it.")
+            return
+        if generated is not None or reference is not None:
+            _fail("Sheets need images of both sides: --generated DIR --reference DIR")
+        for name, found in analyse(out).items():
+            bounds = f" ({found.interval[0]:.3f} to {found.interval[1]:.3f})" if found.interval else ""
+            typer.echo(f"{name}: {float(found):.3f}{bounds}, {found.convention}; .5 is guessing")
+            for reader, own in found.details.get("readers", {}).items():
+                typer.echo(
+                    f"  {reader}: {own['share']:.3f} ({own['interval'][0]:.3f} to {own['interval'][1]:.3f}), {own['pairs']} pairs"
+                )
+            if "equivalent" in found.details:
+                typer.echo(f"  within .1 of guessing: p {found.details['equivalent']:.3g}")
+
+
+@app.command()
 def virtual(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where PATIENT/CONTRAST.nii.gz are written.")],
     patients: Annotated[int, typer.Option(min=1)] = 4,

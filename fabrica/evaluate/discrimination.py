@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
@@ -17,7 +19,8 @@ def auc_delong(scores: ArrayLike, labels: ArrayLike, *, level: float = 0.95) -> 
     Labels are 0 or 1, higher scores mean 1; the interval is cut at [0, 1]. Raises ValueError for other labels, fewer than
     two of either, lengths that differ, or NaN.
     """
-    (area,), covariance, n = _delong([scores], labels)
+    (area,), covariance = delong_covariance([scores], labels)
+    n = int(np.size(labels))
     error = float(covariance[0, 0]) ** 0.5
     reach = float(stats.norm.ppf(0.5 + level / 2)) * error
     p = 2 * float(stats.norm.sf(abs(area - 0.5) / error)) if error > 0 else float(area == 0.5)
@@ -28,7 +31,8 @@ def auc_delong(scores: ArrayLike, labels: ArrayLike, *, level: float = 0.95) -> 
 
 def auc_delong_paired(scores_a: ArrayLike, scores_b: ArrayLike, labels: ArrayLike, *, level: float = 0.95) -> Result:
     """Difference of two areas (a - b) on the same cases with DeLong's interval and two-sided p. Errors as `auc_delong`."""
-    areas, covariance, n = _delong([scores_a, scores_b], labels)
+    areas, covariance = delong_covariance([scores_a, scores_b], labels)
+    n = int(np.size(labels))
     value = float(areas[0] - areas[1])
     error = float(max(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1], 0.0)) ** 0.5
     reach = float(stats.norm.ppf(0.5 + level / 2)) * error
@@ -40,7 +44,8 @@ def auc_delong_paired(scores_a: ArrayLike, scores_b: ArrayLike, labels: ArrayLik
     )  # fmt: skip
 
 
-def _delong(several: list[ArrayLike], labels: ArrayLike) -> tuple[list[float], Array, int]:
+def delong_covariance(several: Sequence[ArrayLike], labels: ArrayLike) -> tuple[list[float], Array]:
+    """AUCs of several readings of the same cases, and their covariances (DeLong 1988). Raises ValueError as `auc_delong`."""
     known = np.asarray(labels).ravel()
     if not np.isin(known, (0, 1)).all() or min((known == 0).sum(), (known == 1).sum()) < 2:
         raise ValueError("labels must be 0 or 1, with at least two of each.")
@@ -58,7 +63,7 @@ def _delong(several: list[ArrayLike], labels: ArrayLike) -> tuple[list[float], A
         of_positives.append(v10)
         of_negatives.append(v01)
     covariance = np.atleast_2d(np.cov(of_positives)) / m + np.atleast_2d(np.cov(of_negatives)) / n
-    return areas, covariance, len(known)
+    return areas, covariance
 
 
 def brier(probabilities: ArrayLike, labels: ArrayLike) -> Result:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.floating[Any]]
 BLUR = 2.0  # pixels: of the mean image that stands for knowing nothing of the patient
 BY_DESIGN: Mapping[int, str] = {
+    10: "Functions of surfaces and dose take spacing_mm and have no default.",
     2: "Images of a patient are averaged before anything is inferred.",
     12: "Distances bear no bootstrap interval; a kernel distance has a jackknife error.",
     13: "All sets together scale the features.",

@@ -12,12 +12,13 @@ from .discrimination import auc_delong, auc_delong_paired, brier, calibration, c
 from .dose import dose_volume_histogram, gamma_pass_rate, openkbp_scores
 from .observer import hotelling_observer, laguerre_gauss
 from .overlap import dice, hausdorff95, lesion_detection, normalised_surface_dice
+from .readers import forced_choice, obuchowski_rockette
 
 __all__ = [
     "METRICS", "auc_delong", "auc_delong_paired", "bland_altman", "brier", "calibration", "concordance_correlation",
-    "concordance_index", "dice", "dose_volume_histogram", "gamma_pass_rate", "hausdorff95", "hotelling_observer",
+    "concordance_index", "dice", "dose_volume_histogram", "forced_choice", "gamma_pass_rate", "hausdorff95", "hotelling_observer",
     "intraclass_correlation", "laguerre_gauss", "lesion_contrast", "lesion_detection", "normalised_surface_dice",
-    "openkbp_scores",
+    "obuchowski_rockette", "openkbp_scores",
 ]  # fmt: skip
 
 
