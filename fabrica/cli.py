@@ -133,6 +133,12 @@ def evaluate(
         typer.Option(metavar="N=REASON", help="Overrule an honesty check; the reason stays in the report."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Do not test the metrics themselves first.")] = False,
+    embedding: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE|RUN", help="Your own network: network.onnx, or a run that learned a representation."
+        ),
+    ] = None,
     recompute: Annotated[
         Path | None, typer.Option(metavar="REPORT", help="Make a report again from its folders and compare every byte.")
     ] = None,
@@ -148,7 +154,7 @@ def evaluate(
 
     with _errors():
         if recompute is not None:
-            typer.echo(recomputed(recompute))
+            typer.echo(recomputed(recompute, _embedding))
             return
         if generated is None or reference is None or out is None:
             _fail(
@@ -158,8 +164,10 @@ def evaluate(
             declared = Claim.of(parse(claim.read_text())[0]) if claim else None
         except yaml.YAMLError as error:
             _fail(f"{claim} is not YAML: {str(error).splitlines()[0]}. Write one key a line: endpoint: ssim")
+        networks = tuple(embedding or ())
+        own = {name: how for path in networks for name, how in _embedding(path).items()}
         folders = Folders(generated, reference, masks, training, holdout, competitor)
-        asked = Asked(data_range, seed, declared, parse_overrides(override or []), labels, quick)
+        asked = Asked(data_range, seed, declared, parse_overrides(override or []), labels, quick, own, networks)
         typer.echo(f"Report: {evaluate_folders(folders, out, asked, typer.echo)}")
 
 
@@ -298,6 +306,21 @@ def doctor() -> None:
         f".nii.gz is read by {library}",
     )
     typer.echo("\n".join(lines))
+
+
+def _embedding(path: Path) -> Any:
+    """A user's own embedding: of an ONNX file, or of a run."""
+    if path.is_dir():
+        from .drawing import embedding_of
+
+        return embedding_of(path)
+    import importlib.util
+
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise ValueError('ONNX networks need the extra: pip install -c constraints.txt -e ".[onnx]"')
+    from .evaluate.network import from_onnx
+
+    return from_onnx(path)
 
 
 def _fail(text: str, code: int = WRONG_INPUT) -> NoReturn:

@@ -107,7 +107,10 @@ def _baselines(stages: Sequence[Stage]) -> list[Stage]:
     return [
         replace(s, name=f"{s.name}-baseline", family=Named("regression"), sampler=None, guidance=None)
         for s in stages
-        if s.family.name != "regression" and s.job.name not in names and s.job.name != "synthesis" and not s.trained
+        if s.family.name != "regression"
+        and s.job.name not in names
+        and s.job.name not in ("synthesis", "representation")
+        and not s.trained
     ]
 
 
@@ -160,6 +163,7 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
     made = _guard(f"{dot}job", lambda: build(f"job {job.name!r}", job_class, job_options(job.options)))
     trained = _trained(value, dot)
     family, network = _family_of(trained, made, f"{dot}family") if trained else _family(value["family"], f"{dot}family")
+    _check_kinds(made, FAMILIES.find(family.name), f"{dot}family")
     sampler = _named(value["sampler"], f"{dot}sampler") if "sampler" in value else None
     _check_sampler(sampler, FAMILIES.find(family.name), made, f"{dot}sampler")
     train = _dataclass(TrainPlan, value.get("train", {}), f"{dot}train")
@@ -178,6 +182,16 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
         else None
     )
     return Stage(name, job, family, sampler, train, prepare, network, tuple(used), given, trained, guidance)
+
+
+def _check_kinds(job: Job, family: type[Family], at: str) -> None:
+    """A family is refused a kind of x that it cannot learn."""
+    for asked in job.signature().x:
+        if asked.kind not in family.learns:
+            able = [n for n in FAMILIES.builtin if asked.kind in FAMILIES.builtin[n].learns]
+            raise _AtError(
+                at, f"{family.__name__} cannot learn {asked.name}, {asked.kind}. Write: family: {{name: {able[0]}}}"
+            )
 
 
 def _guidance(value: Any, job: Job, family: type[Family], at: str) -> GuidancePlan:

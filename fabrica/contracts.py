@@ -63,9 +63,9 @@ class Image:
             raise ValueError(f"Image axes are {self.axes!r}, expected yx, zyx, tyx or tzyx.")
         if self.data.ndim != len(self.axes) + 1:
             raise ValueError(f"Image data has shape {tuple(self.data.shape)}, expected (C, {', '.join(self.axes)}).")
-        linear = self.affine[:3, :3]
-        if self.affine.shape != (4, 4) or not self.affine.isfinite().all() or linear.double().det().abs() < 1e-9:
-            raise ValueError(f"Image affine is {self.affine.tolist()}, expected an invertible (4, 4) matrix.")
+        a = self.affine
+        if a.shape != (4, 4) or not a.isfinite().all() or a[:3, :3].double().det().abs() < 1e-9:
+            raise ValueError(f"Image affine is {a.tolist()}, expected an invertible (4, 4) matrix.")
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -128,8 +128,7 @@ class Rowwise(nn.Module, ABC):
         """The same module for some rows; everything that is not per row is shared, not copied."""
         twin = copy.copy(self)
         for store in ("_buffers", "_parameters"):
-            old = getattr(self, store).items()
-            own = {name: t[index] if name in self.per_row and len(t) > 1 else t for name, t in old}
+            own = {n: t[index] if n in self.per_row and len(t) > 1 else t for n, t in getattr(self, store).items()}
             object.__setattr__(twin, store, own)
         parts = {name: m.rows(index) if isinstance(m, Rowwise) else m for name, m in self._modules.items()}
         object.__setattr__(twin, "_modules", parts)
@@ -183,8 +182,7 @@ class Condition:
         return replace(self, present={**self.present, **gone})
 
     def rows(self, index: Tensor) -> Condition:
-        values = {name: t[index] for name, t in self.values.items()}
-        return Condition(values, {name: t[index] for name, t in self.present.items()})
+        return Condition(*({n: t[index] for n, t in stored.items()} for stored in (self.values, self.present)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,15 +200,15 @@ class Problem:
 
     def rows(self, index: Tensor) -> Problem:
         """Some rows, in any order and number: (0, 0, 1, 1) asks for two draws of each of two."""
-        optional = ("target", "weight", "paired")
-        tensors: dict[str, Any] = {name: None if (t := getattr(self, name)) is None else t[index] for name in optional}
+        some: dict[str, Any] = {n: getattr(self, n) for n in ("target", "weight", "paired")}
+        optional: dict[str, Any] = {n: t if t is None else t[index] for n, t in some.items()}
         return replace(
             self,
             cases=tuple(self.cases[i] for i in index.tolist()),
             condition=self.condition.rows(index),
             measurements=tuple(m.rows(index) for m in self.measurements),
             held_out=self.held_out.rows(index) if self.held_out else None,
-            **tensors,
+            **optional,
         )
 
 
@@ -233,7 +231,9 @@ class Job(ABC):
 
 
 class Family(nn.Module, ABC):
-    """A way to learn p(x | condition) and to draw from it."""
+    """A way to learn p(x | condition) and to draw from it; `learns` names the kinds of x that it can."""
+
+    learns: tuple[str, ...] = ("intensity", "complex", "label", "displacement", "number", "class", "token")
 
     @abstractmethod
     def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
@@ -292,7 +292,7 @@ class Sampler:
 class Metric:
     """One public function and the names of the evidence that it is called with (see `registry.measure`)."""
 
-    function: Callable[..., Any]  # f(*inputs, *, keyword): keywords are evidence too; without default = needed
+    function: Callable[..., Any]  # f(*inputs, *, keyword): keywords are evidence too
     inputs: tuple[str, ...]  # "generated", "reference", "features", "patients", "generate"
     tier: Literal["pixel", "feature", "task", "safeguard"]
     better: Literal["higher", "lower", "neither"]

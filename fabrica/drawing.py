@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import yaml
+from numpy.typing import NDArray
 from torch import Tensor
 
 from . import io
 from .checkpoint import load as load_checkpoint
 from .checkpoint import load_weights
-from .contracts import Denoiser, Family, Field, Image, Job
+from .config import from_plain
+from .contracts import Condition, Denoiser, Family, Field, Image, Job, Problem
 from .data.cohort import Member, overlaid
 from .data.prepare import GridPreparation
 from .data.store import Layout, Prepared, prepare_case, question_batch, to_device
+from .evaluate.embedding import Embedding, Picture, planes
 from .families import FAMILIES, RUNTIME, Drawn, Guided
 from .jobs import layout_of, reads
 from .memory import drawing_room
@@ -203,3 +209,35 @@ class Answering:
         prepared = [prepare_case(m, given or list(m.contrasts())[:1], anchor, self.preparation) for m in shown]
         asked_of = [prepared[k % len(prepared)] for k in range(count)]
         return prepared[0], draw(self.family, self.job, asked_of, self.layout, self.seed, say, self.window)
+
+
+def embedding_of(run: Path, device: str = "cpu") -> dict[str, Embedding]:
+    """{name with hash: embedding} of a run's representation stage, applied to axial planes on their own grid.
+
+    Raises ValueError when the run has no such stage or is not trained.
+    """
+    recipe = from_plain(yaml.safe_load((run / "recipe.yaml").read_text()), str(run / "recipe.yaml"))
+    stage = next((s for s in recipe.stages if s.job.name == "representation"), None)
+    if stage is None:
+        raise ValueError(
+            f"{run} has no stage that learned a representation. Train one: fabrica run recipes/representation.yaml"
+        )
+    answering = Answering(run, recipe, stage, device)
+    if len(reads(answering.job)) != 1 or answering.layout.axes != "yx":
+        raise ValueError(
+            f"{run} reads {', '.join(reads(answering.job))} in {answering.layout.axes}, expected one contrast in slices."
+        )
+    digest = json.loads((stage.home(run) / "checkpoint.json").read_text())["sha256"]
+    name = f"given {reads(answering.job)[0]}"
+
+    @torch.inference_mode()
+    def embedding(picture: Picture, width: float) -> NDArray[np.float64]:
+        found = []
+        for plane, inside in planes(picture):
+            top = float(np.percentile(plane[inside], 99.5)) or 1.0
+            image = torch.from_numpy(plane / top).float()[None, None]
+            problem = Problem(("",), (answering.job.signature().channels,), Condition({name: image}))
+            found.append(answering.family.eval().sample(problem, Rng([0]))[0].double().numpy())
+        return np.asarray(np.mean(found, axis=0))
+
+    return {f"{stage.name} of {run.name} ({digest[:12]})": embedding}

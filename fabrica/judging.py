@@ -21,7 +21,7 @@ from .drawing import draw, draw_file, drawer, images_of, questions, read_draws, 
 from .evaluate.outcomes import Answered, Question, case_rows, set_figures
 from .evaluate.report import Report, StageResult
 from .evaluate.summary import Pictures, StageEvidence, competitors_of, evaluate_case
-from .jobs import reads
+from .jobs import asks, reads
 from .jobs.outcome import Outcome
 from .plan import Recipe, Stage
 from .train import Trained
@@ -49,6 +49,11 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
 
     if isinstance(ready.job, Outcome):
         return _judge_outcome(recipe, ready, ready.job, trained, folder, say)
+    if not asks(ready.job):
+        report.not_evaluated.append(
+            f"{ready.stage.name}: features have no truth. Use them: fabrica evaluate --embedding {folder.name}"
+        )
+        return _blank(ready.stage, trained)
     stage, job = ready.stage, ready.job
     family = drawer(stage, trained.family)
     fields, contrasts = job.signature().x, ready.layout.contrasts

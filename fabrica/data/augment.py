@@ -22,13 +22,17 @@ def augmented(images: Mapping[str, Tensor], labels: Collection[str], strength: f
     draws = rng.child("augment").normal(2).clamp(-2, 2) * strength
     angle, scale = draws[:, 0] * TURN, (draws[:, 1] * SCALE).exp()
     cosine, sine = angle.cos() / scale, angle.sin() / scale
-    return {name: _moved(image, cosine, sine, scale, name in labels) for name, image in images.items()}
+    found = {}
+    for name, image in images.items():
+        c, s, f = (v.to(image.device) for v in (cosine, sine, scale))
+        found[name] = _moved(image, c, s, f, name in labels)
+    return found
 
 
 def _moved(image: Tensor, cosine: Tensor, sine: Tensor, scale: Tensor, label: bool) -> Tensor:
     rows, axes = len(image), image.ndim - 2
     height, width = image.shape[-2:]
-    theta = torch.zeros(rows, axes, axes + 1)
+    theta = torch.zeros(rows, axes, axes + 1, device=image.device)
     theta[:, 0, 0], theta[:, 0, 1] = cosine, -sine * height / width  # x and y are counted in half sides
     theta[:, 1, 0], theta[:, 1, 1] = sine * width / height, cosine
     if axes == 3:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..rng import derive
 from . import task
-from .embedding import EMBEDDINGS, Picture, embed
+from .embedding import Embedding, Picture, embed, usable
 from .statistics import interval
 
 Array = NDArray[np.float64]
@@ -45,8 +45,9 @@ def read_labels(path: Path) -> dict[tuple[str, str], str]:
 
 
 def adherence(
-    sets: Mapping[str, Sequence[Picture]], labels: Mapping[tuple[str, str], str], seed: int = 0
-) -> list[Adherence]:
+    sets: Mapping[str, Sequence[Picture]], labels: Mapping[tuple[str, str], str], seed: int = 0,
+    more: Mapping[str, Embedding] | None = None,
+) -> list[Adherence]:  # fmt: skip
     """Accuracy of classes, or concordance of numbers, by a linear reader on each embedding. Real patients left out of its
     teaching give the figure that perfect images would reach. Raises ValueError when labels do not suffice."""
     generated = [(p, labels["generated", p.name]) for p in sets["generated"] if ("generated", p.name) in labels]
@@ -62,8 +63,9 @@ def adherence(
         )
     numbers = _numbers([label for _, label in (*generated, *real)])
     found = []
-    for name in EMBEDDINGS:
-        features = embed({"generated": [p for p, _ in generated], "real": [p for p, _ in real]}, name)
+    read = {"generated": [p for p, _ in generated], "real": [p for p, _ in real]}
+    for name in usable(read, more):
+        features = embed(read, name, more)
         found.append(_read(name, features, generated, real, numbers is not None, seed))
     return found
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from .radiomics import radiomics
+from .temporal import motion_features
 
 Array = NDArray[np.float64]
 PLANES = 9  # axial slices of a volume whose features are averaged
@@ -28,6 +29,10 @@ class Picture:
     values: Array
     inside: NDArray[np.bool_]
     spacing_mm: tuple[float, ...]
+    frames: Array | None = None  # the whole series, of which `values` is the middle frame
+
+
+Embedding = Callable[[Picture, float], Array]  # (picture, bin width of all sets) -> (features,)
 
 
 def bin_width(sets: Sequence[Sequence[Picture]]) -> float:
@@ -42,7 +47,7 @@ def bin_width(sets: Sequence[Sequence[Picture]]) -> float:
 def by_radiomics(picture: Picture, width: float) -> Array:
     """IBSI features (shape left out, as masks may be the same) of up to PLANES axial slices, averaged; logarithms of size."""
     found = []
-    for plane, inside in _planes(picture):
+    for plane, inside in planes(picture):
         low = float(np.percentile(plane[inside], 0.5))
         clipped = np.clip(plane, low, low + 8 * BINS * width)  # a few hot pixels must not widen the matrices
         features = radiomics(clipped, inside, picture.spacing_mm[-2:], width)
@@ -54,7 +59,7 @@ def by_radiomics(picture: Picture, width: float) -> Array:
 def by_spectrum(picture: Picture, width: float) -> Array:
     """Logarithm of the power in rings of spatial frequency, corners included (a chessboard lies there), in bin widths."""
     found = []
-    for plane, inside in _planes(picture):
+    for plane, inside in planes(picture):
         centred = np.where(inside, plane - plane[inside].mean(), 0.0) / width
         power = np.abs(np.fft.fft2(centred, norm="ortho")) ** 2
         rows, columns = np.meshgrid(*(np.fft.fftfreq(n) for n in plane.shape), indexing="ij")
@@ -66,22 +71,36 @@ def by_spectrum(picture: Picture, width: float) -> Array:
 
 def by_thumbnail(picture: Picture, width: float) -> Array:
     """SIDE x SIDE means of the middle slice: where things are."""
-    plane, _ = _planes(picture)[len(_planes(picture)) // 2]
+    plane, _ = planes(picture)[len(planes(picture)) // 2]
     sigma = [max(0.0, 0.5 * n / SIDE - 0.5) for n in plane.shape]
     smooth = ndimage.gaussian_filter(plane, sigma)
     small = ndimage.zoom(smooth, [SIDE / n for n in plane.shape], order=1, grid_mode=True, mode="nearest")
     return np.asarray(small.ravel() / width)
 
 
-EMBEDDINGS: Mapping[str, Callable[[Picture, float], Array]] = {
-    "radiomics": by_radiomics, "spectrum": by_spectrum, "thumbnail": by_thumbnail,
-}  # fmt: skip
+def by_motion(picture: Picture, width: float) -> Array:
+    """How values change in time: the order of frames, which no other embedding sees."""
+    if picture.frames is None:
+        raise ValueError(f"{picture.name} has no time axis.")
+    return motion_features(picture.frames, picture.inside, width)
 
 
-def embed(sets: Mapping[str, Sequence[Picture]], name: str) -> dict[str, Array]:
+EMBEDDINGS: Mapping[str, Embedding] = {"radiomics": by_radiomics, "spectrum": by_spectrum, "thumbnail": by_thumbnail}
+
+
+def usable(sets: Mapping[str, Sequence[Picture]], more: Mapping[str, Embedding] | None = None) -> dict[str, Embedding]:
+    """The embeddings that these sets allow: motion where every image is a series, and the user's own."""
+    series = all(p.frames is not None and len(p.frames) >= 3 for pictures in sets.values() for p in pictures)
+    return {**EMBEDDINGS, **({"motion": by_motion} if series else {}), **(more or {})}
+
+
+def embed(
+    sets: Mapping[str, Sequence[Picture]], name: str, more: Mapping[str, Embedding] | None = None
+) -> dict[str, Array]:
     """(cases, features) of each set, standardised by all sets together; features that never vary are left out."""
     width = bin_width(list(sets.values()))
-    raw = {key: np.stack([EMBEDDINGS[name](p, width) for p in pictures]) for key, pictures in sets.items()}
+    how = usable(sets, more)[name]
+    raw = {key: np.stack([how(p, width) for p in pictures]) for key, pictures in sets.items()}
     pooled = np.concatenate(list(raw.values()))
     middle, spread = pooled.mean(0), pooled.std(0)
     used = spread > 1e-9 * (1 + np.abs(middle))
@@ -90,7 +109,7 @@ def embed(sets: Mapping[str, Sequence[Picture]], name: str) -> dict[str, Array]:
     return {k: np.clip((v[:, used] - middle[used]) / spread[used], -LARGEST, LARGEST) for k, v in raw.items()}
 
 
-def _planes(picture: Picture) -> list[tuple[Array, NDArray[np.bool_]]]:
+def planes(picture: Picture) -> list[tuple[Array, NDArray[np.bool_]]]:
     """Evenly spaced axial slices in which the patient is, or the image itself."""
     if picture.values.ndim == 2:
         return [(picture.values, picture.inside)]

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from .. import io
+from ..contracts import Metric
 from ..data.split import copies, fingerprint
 from ..io import Scan, UnreadableError
-from ..registry import measure
+from ..registry import NotEvaluated, measure
 from .claim import Verdict
 from .honesty import (
     BACKGROUND,
@@ -132,7 +133,7 @@ def check_pairs(ledger: Ledger, pairs: Mapping[str, Mapping[str, Any]], data_ran
 
 
 def _check_pair(ledger: Ledger, name: str, e: Mapping[str, Any]) -> None:
-    image, truth = e["generated"], e["reference"]
+    image, truth = (e[k][len(e[k]) // 2] if "series" in e else e[k] for k in ("generated", "reference"))
     units = e.get("units", ("", ""))
     if units[1] in ("HU", "Gy", "SUV") and units[0] != units[1]:
         ledger.trigger(5, f"{name}: the reference is in {units[1]}, the generated image is not.")
@@ -142,6 +143,16 @@ def _check_pair(ledger: Ledger, name: str, e: Mapping[str, Any]) -> None:
         ledger.trigger(9, f"{name} lies {off:.1f} pixels off its reference; paired metrics mostly measure that.")
     elif flipped(image, truth):
         ledger.trigger(9, f"{name} fits its reference better when turned left to right.")
+
+
+def measured(known: Metric, evidence: Mapping[str, Any], whole: bool = False) -> float | str:
+    """A number or words; of a series the mean over frames, unless the metric wants it `whole`."""
+    if "series" not in evidence or whole:
+        return in_words(measure(known, evidence))
+    frames = zip(evidence["generated"], evidence["reference"], strict=True)
+    found = [measure(known, {**evidence, "generated": g, "reference": r}) for g, r in frames]
+    lost = next((f for f in found if isinstance(f, NotEvaluated)), None)
+    return in_words(lost if lost is not None else float(np.mean(found)))
 
 
 def trivial_rows(
@@ -170,7 +181,7 @@ def trivial_rows(
                     "",
                     by,
                     m,
-                    in_words(measure(known, evidence)),
+                    measured(known, evidence),
                     "dB" if known.unit == "dB" else "",
                 )
                 for m, known in METRICS.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from .. import io
 from ..contracts import Image
 from ..data.prepare import foreground, grid_of, resample, same_grid
 from ..io import Scan, UnreadableError
-from ..registry import measure
+from . import temporal
 from .adherence import adherence, read_labels
 from .claim import Claim, Verdict, declare, judge
-from .embedding import Picture
+from .embedding import Embedding, Picture
 from .folder_checks import (
     BY_DESIGN,
     NEEDS,
@@ -26,6 +26,7 @@ from .folder_checks import (
     check_pairs,
     check_shared,
     fingerprints,
+    measured,
     patient_of,
     refused,
     trivial_rows,
@@ -34,7 +35,7 @@ from .honesty import Ledger
 from .pixel import METRICS
 from .realism import realism
 from .report import Report, StageResult, render
-from .summary import Row, in_words
+from .summary import Row
 from .validity import certify
 
 Say = Callable[[str], None]
@@ -62,6 +63,8 @@ class Asked:
     overrides: Mapping[int, str] = field(default_factory=dict)  # honesty check -> why it may be overruled
     labels: Path | None = None  # a table: folder, name, and what was asked for (class or number)
     quick: bool = False  # leave out the test of the metrics themselves
+    embeddings: Mapping[str, Embedding] = field(default_factory=dict)  # the user's own, by a name that holds their hash
+    networks: tuple[Path, ...] = ()  # where these come from
 
 
 def evaluate_folders(
@@ -95,7 +98,7 @@ def evaluate_folders(
         report.not_evaluated.append(
             "metrics inside a region: needs --masks, one mask per reference with its relative name."
         )
-    _compare(sets, report, asked.seed)
+    _compare(sets, report, asked)
     _adhere(sets, report, asked)
     _conclude(report, asked, stamp, say)
     for line in report.not_evaluated:
@@ -113,6 +116,7 @@ def _plain(folders: Folders, asked: Asked, out: Path) -> dict[str, Any]:
     labels = os.path.relpath(asked.labels.resolve(), out.resolve()) if asked.labels else None
     return {
         "folders": paths, "data_range": asked.data_range, "seed": asked.seed, "labels": labels, "quick": asked.quick,
+        "embeddings": list(asked.embeddings), "networks": [os.path.relpath(p.resolve(), out.resolve()) for p in asked.networks],
         "overrides": {str(k): v for k, v in asked.overrides.items()}, "claim": vars(asked.claim) if asked.claim else None,
     }  # fmt: skip
 
@@ -124,7 +128,7 @@ def _validate(sets: Mapping[str, list[Picture]], report: Report, asked: Asked, s
         why = "was left out by --quick" if asked.quick else "needs real images of one number of axes"
         report.not_evaluated.append(f"what the metrics see on these images: {why}.")
         return
-    report.validity = certify(real, asked.data_range, asked.seed)
+    report.validity = certify(real, asked.data_range, asked.seed, asked.embeddings)
     say(f"On these real images: {report.validity.sentence()}")
 
 
@@ -205,8 +209,12 @@ def _pairs(
         span = None if refused(ledger, 3) else asked.data_range
         known = evidence | {"data_range": span}
         for m in METRICS:
-            value = in_words(measure(METRICS[m], known)) if m in allowed else "refused: negative values (check 4)"
+            value = measured(METRICS[m], known) if m in allowed else "refused: negative values (check 4)"
             result.cases.append(Row(name, patient, "", "model", m, value, "dB" if METRICS[m].unit == "dB" else ""))
+        if "series" in evidence:
+            result.cases += [
+                Row(name, patient, "", "model", m, measured(k, evidence, True)) for m, k in temporal.METRICS.items()
+            ]
     if name_of == "given images":
         result.cases += trivial_rows(
             pairs, {n: patient_of(n, theirs[n]) for n in pairs}, None if refused(ledger, 3) else asked.data_range
@@ -217,11 +225,18 @@ def _pairs(
 def _evidence(name: str, found: Mapping[str, Mapping[str, Scan]], report: Report) -> dict[str, object]:
     """Arrays of one grid; what had to be resampled or lies shifted is remarked."""
     image, truth = io.read(found["generated"][name]), io.read(found["reference"][name])
+    evidence: dict[str, Any] = {}
     grid = grid_of(truth)
-    if not same_grid(grid_of(image), grid):
+    if image.axes[0] == "t" or truth.axes[0] == "t":
+        if image.axes != truth.axes or image.data.shape != truth.data.shape:
+            raise UnreadableError(
+                "has other frames than its reference.", "Draw the series on the grid and frames of its reference."
+            )
+        evidence["series"] = True
+    elif not same_grid(grid_of(image), grid):
         image = resample(image, grid)
         report.remark(f"{name}: resampled to the grid of its reference.")
-    evidence: dict[str, Any] = {
+    evidence |= {
         "generated": image.data[0].numpy(), "reference": truth.data[0].numpy(),
         "units": (image.meaning.unit, truth.meaning.unit),
     }  # fmt: skip
@@ -240,15 +255,16 @@ def _pictures(scans: Mapping[str, Scan], masks: Mapping[str, Scan], report: Repo
         except UnreadableError as error:
             report.remark(f"{name}: {error.fault} Left out of the set.")
             continue
-        if image.axes not in ("zyx", "yx"):
-            report.remark(f"{name}: has a time axis, which sets cannot hold yet. Left out of the set.")
-            continue
+        frames = image.data[0].numpy().astype(np.float64) if image.axes[0] == "t" else None
+        if frames is not None:  # the middle frame stands for the series, which the embedding of motion sees whole
+            image = replace(image, data=image.data[:, len(frames) // 2], axes=image.axes[1:], times=None)
         values = image.data[0].numpy().astype(np.float64)
         inside = _outline(name, image, masks)
         if not inside.any():
             report.remark(f"{name}: {'its mask is empty' if name in masks else 'is constant'}. Left out of the set.")
             continue
-        pictures.append(Picture(name, patient_of(name, scan), values, inside, tuple(image.spacing_mm[-values.ndim :])))
+        spacing = tuple(image.spacing_mm[-values.ndim :])
+        pictures.append(Picture(name, patient_of(name, scan), values, inside, spacing, frames))
     return pictures
 
 
@@ -258,7 +274,7 @@ def _outline(name: str, image: Image, masks: Mapping[str, Scan]) -> NDArray[np.b
     return np.asarray(foreground(image.data[0]).numpy())
 
 
-def _compare(sets: Mapping[str, list[Picture]], report: Report, seed: int) -> None:
+def _compare(sets: Mapping[str, list[Picture]], report: Report, asked: Asked) -> None:
     """Tier 2, or the reason why there is none."""
     generated, real = sets["generated"], sets["reference"]
     if not generated or not real:
@@ -281,7 +297,7 @@ def _compare(sets: Mapping[str, list[Picture]], report: Report, seed: int) -> No
             report.remark(f"{copies} of {len(pictures)} {side} images are exact copies of another one there.")
     try:
         others = {side: sets.get(side, ()) for side in ("training", "holdout", "competitor")}
-        found = realism(generated, real, **others, seed=seed)
+        found = realism(generated, real, **others, more=asked.embeddings, seed=asked.seed)
     except ValueError as error:
         report.not_evaluated.append(f"distances between sets: {error}")
         return
@@ -304,6 +320,6 @@ def _adhere(sets: Mapping[str, list[Picture]], report: Report, asked: Asked) -> 
         )
         return
     try:
-        report.adherence = adherence(sets, read_labels(asked.labels), asked.seed)
+        report.adherence = adherence(sets, read_labels(asked.labels), asked.seed, asked.embeddings)
     except ValueError as error:
         report.not_evaluated.append(f"adherence to the condition: {error}")

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from ..rng import derive
 from . import feature
-from .embedding import EMBEDDINGS, Picture, embed
+from .embedding import Embedding, Picture, embed, usable
 from .statistics import holm
 
 Array = NDArray[np.float64]
@@ -91,7 +91,8 @@ class Realism:
 
 def realism(
     generated: Sequence[Picture], real: Sequence[Picture], *, training: Sequence[Picture] = (),
-    holdout: Sequence[Picture] = (), competitor: Sequence[Picture] = (), seed: int = 0,
+    holdout: Sequence[Picture] = (), competitor: Sequence[Picture] = (), more: Mapping[str, Embedding] | None = None,
+    seed: int = 0,
 ) -> Realism:  # fmt: skip
     """Distances with nulls, patient-wise tests, and authenticity against the training set when it is given.
 
@@ -108,14 +109,14 @@ def realism(
     used = {name: pictures for name, pictures in sides.items() if pictures}
     if {p.patient for p in generated} & {p.patient for p in real}:
         found.remarks.append("Generated and real images are of the same patients: the tests below are conservative.")
-    for name in EMBEDDINGS:
-        features = embed(used, name)
+    for name in usable({**used, "competitor": competitor}, more):
+        features = embed(used, name, more)
         patients = {side: [p.patient for p in used[side]] for side in used}
         _distances(found, name, features, patients, seed)
         _tests(found, name, features, patients, seed)
-        _cheats(found, name, generated, real, training, seed)
+        _cheats(found, name, {k: used[k] for k in ("generated", "real", "training") if k in used}, more, seed)
         if competitor:
-            drawn = embed({"generated": generated, "competitor": competitor, "real": real}, name)
+            drawn = embed({"generated": generated, "competitor": competitor, "real": real}, name, more)
             ours, theirs = (feature.kernel_distance(drawn[s], drawn["real"]).value for s in ("generated", "competitor"))
             found.rivals.append(Rival(name, ours, theirs))
         if training:
@@ -129,7 +130,7 @@ def realism(
 
 def _named(side: str, pictures: Sequence[Picture]) -> list[Picture]:
     """A generated patient is another one than the real patient of the same name."""
-    return [Picture(p.name, f"{side}/{p.patient}", p.values, p.inside, p.spacing_mm) for p in pictures]
+    return [replace(p, patient=f"{side}/{p.patient}") for p in pictures]
 
 
 def _distances(
@@ -181,16 +182,17 @@ BETTER = {
 
 
 def _cheats(
-    found: Realism, name: str, generated: Sequence[Picture], real: Sequence[Picture], training: Sequence[Picture], seed: int
-) -> None:  # fmt: skip
+    found: Realism, name: str, used: Mapping[str, Sequence[Picture]], more: Mapping[str, Embedding] | None, seed: int
+) -> None:
     """Check 21 for sets: copies of the training set, and real images blurred; measures on which they do as well are named."""
+    generated, real = used["generated"], used["real"]
     if min(len(generated), len(real)) < 2 * LEAST:
         return
     sets = {"blurred real images": [replace(p, values=ndimage.gaussian_filter(p.values, 1.0)) for p in real]}
-    if training:
-        sets["a copy of the training set"] = list(training)
+    if "training" in used:
+        sets["a copy of the training set"] = list(used["training"])
     for cheat, pictures in sets.items():
-        drawn = embed({"generated": generated, "cheat": pictures, "real": real}, name)
+        drawn = embed({"generated": generated, "cheat": pictures, "real": real}, name, more)
         n = min(len(d) for d in drawn.values())
         rng = np.random.Generator(np.random.Philox(key=derive(seed, "cheats", name, cheat)))
         picked = {side: d[rng.permutation(len(d))[:n]] for side, d in drawn.items()}

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..io import UnreadableError
 from .claim import Claim
+from .embedding import Embedding
 from .folders import Asked, Folders, evaluate_folders
 from .report import versions
 
 FILES = ("report.json", "cases.csv", "index.html")
 
 
-def recomputed(folder: Path) -> str:
-    """A sentence when every byte is the same; raises ValueError naming the input that changed, or the first difference."""
+def recomputed(folder: Path, load: Callable[[Path], Mapping[str, Embedding]]) -> str:
+    """`load` gives the user's own embedding that lies at a path. A sentence when every byte is the same; raises ValueError naming the input that changed, or the first difference."""
     file = folder / "report.json"
     try:
         plain = json.loads(file.read_text())
@@ -36,7 +38,7 @@ def recomputed(folder: Path) -> str:
         raise ValueError(f"The report was made with {old}, which is not installed here. Install it, then try again.")
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".recompute-") as scratch:
         again = Path(scratch) / folder.name
-        _make(again, asked, paths, folder, plain["made"])
+        _make(again, asked, paths, folder, plain["made"], load)
         found = json.loads((again / "report.json").read_text())
         _same_inputs(plain["inputs"], found["inputs"])
         for name in FILES:
@@ -47,14 +49,23 @@ def recomputed(folder: Path) -> str:
     return f"The same bytes: {', '.join(FILES)} of {folder}, from {sum(map(len, plain['inputs'].values()))} files."
 
 
-def _make(again: Path, asked: dict[str, Any], paths: dict[str, Path], folder: Path, made: str) -> None:
+def _make(
+    again: Path, asked: dict[str, Any], paths: dict[str, Path], folder: Path, made: str,
+    load: Callable[[Path], Mapping[str, Embedding]],
+) -> None:  # fmt: skip
     claim = Claim(**asked["claim"]) if asked["claim"] else None
     if claim is not None and (folder / "claim.json").is_file():
         again.mkdir()
         (again / "claim.json").write_bytes((folder / "claim.json").read_bytes())
     overrides = {int(k): v for k, v in asked["overrides"].items()}
     labels = (folder / asked["labels"]).resolve() if asked["labels"] else None
-    how = Asked(asked["data_range"], asked["seed"], claim, overrides, labels, asked["quick"])
+    networks = tuple((folder / p).resolve() for p in asked["networks"])
+    own = {name: how for path in networks for name, how in load(path).items()}
+    if list(own) != asked["embeddings"]:
+        raise ValueError(
+            f"The embeddings are {', '.join(own)}, the report used {', '.join(asked['embeddings'])}: a network has changed."
+        )
+    how = Asked(asked["data_range"], asked["seed"], claim, overrides, labels, asked["quick"], own, networks)
     try:
         evaluate_folders(Folders(**paths), again, how, _silent, made, seen_from=folder)
     except UnreadableError as error:

@@ -17,7 +17,7 @@ from scipy.stats import binom
 from ..registry import NotEvaluated, measure
 from ..rng import derive
 from . import feature
-from .embedding import EMBEDDINGS, Picture, embed
+from .embedding import Embedding, Picture, embed, usable
 from .pixel import METRICS
 
 Array = NDArray[np.float64]
@@ -131,14 +131,16 @@ class Validity:
         return words + (f" Not calibrated on real against real: {', '.join(alarms)}." if alarms else "")
 
 
-def certify(real: Sequence[Picture], data_range: float | None, seed: int = 0) -> Validity:
+def certify(
+    real: Sequence[Picture], data_range: float | None, seed: int = 0, more: Mapping[str, Embedding] | None = None
+) -> Validity:
     """Test pixel metrics and embeddings on real images of one number of axes. Deterministic; at most MOST patients climb the ladder."""
     found = Validity(patients=len({p.patient for p in real}))
     chosen = [_slab(p) for p in _one_a_patient(real)[:MOST]]
     _pixel_ladder(found, chosen, data_range, seed)
     if found.patients >= 10:
         names = set(sorted({p.patient for p in real})[:LARGE])
-        _set_ladder(found, [p for p in real if p.patient in names], seed)
+        _set_ladder(found, [replace(p, frames=None) for p in real if p.patient in names], seed, more)
     return found
 
 
@@ -188,13 +190,13 @@ def _pixel_ladder(found: Validity, pictures: Sequence[Picture], data_range: floa
             )
 
 
-def _set_ladder(found: Validity, real: Sequence[Picture], seed: int) -> None:
+def _set_ladder(found: Validity, real: Sequence[Picture], seed: int, more: Mapping[str, Embedding] | None) -> None:
     """Share of trials in which a corrupted half differs from an untouched one; none corrupted: the null."""
-    for name in EMBEDDINGS:
+    for name in usable({"real": real}, more):
         sets = {"none": list(real)}
         for corruption, (_, strengths) in LADDER.items():
             sets[corruption] = [corrupted(p, corruption, strengths[1], seed) for p in real]
-        features = embed(sets, name)
+        features = embed(sets, name, more)
         patients = [p.patient for p in real]
         rates = {c: _seen(features[c], features["none"], patients, seed, f"{name} {c}") for c in sets}
         low, high = (float(binom.ppf(q, TRIALS, ALPHA)) / TRIALS for q in (0.005, 0.995))

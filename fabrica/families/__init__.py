@@ -2,6 +2,7 @@
 
 from ..contracts import Family
 from ..registry import Table
+from .contrastive import Contrastive
 from .diffusion import Diffusion
 from .drawn import Drawn
 from .flow import Flow
@@ -10,6 +11,8 @@ from .regression import Regression
 
 RUNTIME = ("signature", "network", "precision")  # what the run supplies; everything else is an option of the recipe
 
-FAMILIES: Table[type[Family]] = Table("family", {"diffusion": Diffusion, "flow": Flow, "regression": Regression})
+FAMILIES: Table[type[Family]] = Table(
+    "family", {"contrastive": Contrastive, "diffusion": Diffusion, "flow": Flow, "regression": Regression}
+)
 
-__all__ = ["FAMILIES", "RUNTIME", "Diffusion", "Drawn", "Flow", "Guided", "Regression"]
+__all__ = ["FAMILIES", "RUNTIME", "Contrastive", "Diffusion", "Drawn", "Flow", "Guided", "Regression"]

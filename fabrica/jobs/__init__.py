@@ -8,13 +8,21 @@ from ..data.store import Layout
 from ..registry import Table
 from .imaging import Segmentation, Synthesis, Translation
 from .outcome import Outcome
+from .representation import Representation
 
 JOBS: Table[type[Job]] = Table(
-    "job", {"outcome": Outcome, "segmentation": Segmentation, "synthesis": Synthesis, "translation": Translation}
+    "job",
+    {
+        "outcome": Outcome,
+        "representation": Representation,
+        "segmentation": Segmentation,
+        "synthesis": Synthesis,
+        "translation": Translation,
+    },
 )
 
 
-VALUES = ("number", "class")  # kinds that are values of a case, not images
+VALUES = ("number", "class", "embedding")  # kinds that are no images
 
 
 def asks(job: Job) -> tuple[str, ...]:
@@ -31,7 +39,7 @@ def grid_axes(job: Job) -> str:
 def has_values(job: Job, values: Mapping[str, Any]) -> bool:
     """Whether a case says the values that a job asks for, as one of its classes where it has classes."""
     by: Mapping[str, tuple[str, ...]] = getattr(job, "by", {})
-    asked = [f.name for f in job.signature().x if f.kind in VALUES]
+    asked = [f.name for f in job.signature().x if f.kind in ("number", "class")]
     return all(
         n in values and (str(values[n]) in by[n] if n in by else isinstance(values[n], int | float)) for n in asked
     )
@@ -58,7 +66,7 @@ def layout_of(job: Job, size: tuple[int, int, int]) -> Layout:
         if name in given and grid_axes(job) == "yx" and field.kind == "intensity":
             context[name] = (field.channels - 1) // 2
     fields = (*signature.x, *signature.condition)
-    values = tuple(f.name for f in fields if f.kind in VALUES and f.name != "position")
+    values = tuple(f.name for f in fields if f.kind in ("number", "class") and f.name != "position")
     classes = {name: tuple(known) for name, known in getattr(job, "by", {}).items()}
     labels = tuple(f.name.removeprefix("given ") for f in fields if f.kind == "label")
     return Layout(tuple(dict.fromkeys((*given, *asked))), grid_axes(job), size, context, values, classes, labels)

@@ -1,4 +1,4 @@
-"""From images to numbers: the encoding half of the U-Net, averaged over positions."""
+"""From images to numbers: the encoding half of the U-Net, then mean and deviation over positions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from ..contracts import Condition, Field
 from .blocks import Down, Stage, conv, embedding, planes_and_vectors, vector_entries, with_planes
-from .normalisation import group_norm, norm_silu
 from .unet import UNetShape
 
 
@@ -32,7 +31,7 @@ class Encoder(nn.Module):
         self.embed = nn.Sequential(nn.Linear(self.width, inner), nn.SiLU(), nn.Linear(inner, inner))
         self.entries = vector_entries(self.vectors, inner)
         self.enter = nn.Linear(x_channels, inner) if x_channels else None
-        pooled = self._build(shape, inner) if self.planes else 0
+        pooled = 2 * self._build(shape, inner) if self.planes else 0
         self.head = nn.Sequential(nn.Linear(pooled + inner, inner), nn.SiLU(), nn.Linear(inner, out_channels))
         if dimensions:
             self.to(memory_format=torch.channels_last if dimensions == 2 else torch.channels_last_3d)  # type: ignore[call-overload]
@@ -51,7 +50,6 @@ class Encoder(nn.Module):
                 channels = size
             if not deepest:
                 self.down.append(Down(self.dimensions, channels))
-        self.last = group_norm(channels)
         return channels
 
     def forward(self, x: Tensor, level: Tensor, condition: Condition) -> Tensor:
@@ -74,4 +72,5 @@ class Encoder(nn.Module):
             h = self.stem(h.contiguous(memory_format=layout))
             for module in self.down:
                 h = module(h, e)
-            return norm_silu(self.last, h).flatten(2).mean(2)
+            flat = h.flatten(2)  # not normalised: how bright and how varied the image is would be lost
+            return torch.cat([flat.mean(2), flat.float().std(2).to(flat.dtype)], 1)

@@ -82,7 +82,7 @@ def report(tmp_path: Path) -> Path:
 
 
 def test_the_same_bytes_also_after_a_move(report: Path, tmp_path: Path) -> None:
-    assert "The same bytes" in recomputed(report)
+    assert "The same bytes" in recomputed(report, dict)
     place = tmp_path / "elsewhere"
     place.mkdir()
     for name in ("real", "ours", "out"):
@@ -128,7 +128,7 @@ def test_what_has_changed_is_named(report: Path, tmp_path: Path, harm: str, word
     else:
         (report / "report.json").write_text("{")
     with pytest.raises(ValueError, match=words):
-        recomputed(report)
+        recomputed(report, dict)
 
 
 def test_a_typed_table(report: Path) -> None:

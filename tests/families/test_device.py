@@ -8,7 +8,7 @@ import torch
 from fabrica.contracts import Batch, Job
 from fabrica.data.store import to_device
 from fabrica.families import FAMILIES, Diffusion, Drawn
-from fabrica.jobs import JOBS
+from fabrica.jobs import JOBS, grid_axes
 from fabrica.networks.unet import UNetShape
 from fabrica.rng import Rng
 from fabrica.sampling import SAMPLERS
@@ -26,12 +26,16 @@ def _no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _jobs() -> dict[str, Job]:
     translation, synthesis, segmentation = (JOBS.find(n) for n in ("translation", "synthesis", "segmentation"))
+    outcome, representation = (JOBS.find(n) for n in ("outcome", "representation"))
     return {
         "translation": translation(source=["T1w"], x=["FLAIR"]),
         "volumes, any missing": translation(source=["T1w", "FLAIR"], x=["T1w", "FLAIR"], axes="zyx", drop=0.5),
         "synthesis by class": synthesis(x=["FLAIR"], by={"sex": ["F", "M"]}, covariates=["age"]),
         "synthesis of nothing given": synthesis(x=["FLAIR", "lesion"], axes="zyx"),
         "segmentation": segmentation(source=["T1w"], x=["lesion"]),
+        "a class": outcome(source=["T1w"], x="sex", classes=["F", "M"]),
+        "a number": outcome(source=["T1w"], x="age", axes="zyx"),
+        "features": representation(source=["T1w"]),
     }
 
 
@@ -45,12 +49,18 @@ def _batch(axes: str) -> Batch:
 
 @pytest.mark.parametrize(
     ("name", "given"),
-    [(n, g) for n in FAMILIES.names() for g in _jobs() if n != "regression" or "synthesis" not in g],  # needs images
+    [
+        (n, g)
+        for n in FAMILIES.names()
+        for g, job in _jobs().items()
+        if all(f.kind in FAMILIES.find(n).learns for f in job.signature().x)
+        and (n != "regression" or "synthesis" not in g)
+    ],
 )
 def test_losses_gradients_and_draws_stay_where_the_family_is(name: str, given: str) -> None:
     job = _jobs()[given]
     family = FAMILIES.find(name)(job.signature(), SMALL, "fp32").to(WHERE)
-    batch = _batch(job.signature().axes)
+    batch = _batch(grid_axes(job))
     problem = job.problem(batch, Rng(ROWS))
     for group, parameters in family.groups().items():
         terms = family.loss(problem, group, Rng(ROWS), 0.0)

@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from fabrica.contracts import Batch, Job
-from fabrica.jobs import JOBS, Outcome, Segmentation, Synthesis, Translation, job_options, layout_of, reads
+from fabrica.jobs import (
+    JOBS,
+    Outcome,
+    Representation,
+    Segmentation,
+    Synthesis,
+    Translation,
+    job_options,
+    layout_of,
+    reads,
+)
 from fabrica.jobs.imaging import one_hot
 from fabrica.rng import Rng
 from fabrica.testing import check_job
@@ -39,6 +49,7 @@ EXAMPLES: list[tuple[Job, Batch]] = [
     (Segmentation(["T1w"], ["lesion"]), _batch()),
     (Synthesis(["FLAIR"], by={"class": ["a", "b", "c"]}, drop=0.5), _batch()),
     (Outcome(["T1w"], "class", classes=["a", "b", "c"]), _batch()),
+    (Representation(["T1w", "lesion"], width=8), _batch()),
     (Outcome(["T1w", "lesion"], "age", width=20.0, axes="zyx"), _batch("zyx")),
 ]
 

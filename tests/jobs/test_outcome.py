@@ -34,7 +34,7 @@ def _pictures(folder: Path, count: int, seed: int) -> Path:
         y, x, r = rng.uniform(10, 18), rng.uniform(10, 18), rng.uniform(4, 6)
         disc = np.hypot(rows - y, columns - x) < r
         square = (abs(rows - y) < r) & (abs(columns - x) < r)
-        images[i] = (200 * (disc if label else square) + rng.normal(30, 8, (28, 28))).clip(0, 255)
+        images[i] = ((210 * disc if label else 120 * square) + rng.normal(30, 8, (28, 28))).clip(0, 255)
     folder.mkdir(parents=True)
     np.savez(folder / "made.npz", train_images=images, train_labels=labels[:, None])
     return folder
@@ -101,7 +101,7 @@ def test_a_number_in_its_unit() -> None:
     assert layout_of(job, (8, 8, 8)).values == ("age",)
 
 
-@pytest.mark.parametrize("name", FAMILIES.names())
+@pytest.mark.parametrize("name", [n for n in FAMILIES.names() if "number" in FAMILIES.find(n).learns])
 @pytest.mark.parametrize("given", ["", "yx", "zyx"])
 def test_families_answer_with_numbers(name: str, given: str) -> None:
     torch.manual_seed(0)
