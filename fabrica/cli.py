@@ -87,6 +87,31 @@ def generate(
 
 
 @app.command()
+def patients(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run of a synthesis.")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where PATIENT/CONTRAST.nii.gz and patients.csv are written.")
+    ],
+    count: Annotated[int, typer.Option(min=1, help="How many.")] = 16,
+    value: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A class or covariate for all of them.")
+    ] = None,
+    depth: Annotated[int, typer.Option(min=1, help="Slices of a patient, where the model draws slices.")] = 1,
+    seed: Annotated[int, typer.Option()] = 0,
+    device: Device = "auto",
+) -> None:
+    """Draw patients who do not exist, with a table of what each was asked to be."""
+    from .patients import draw_patients
+
+    with _errors():
+        pairs = [text.partition("=") for text in value or []]
+        if wrong := next((text for text, (_, equals, _) in zip(value or [], pairs, strict=True) if not equals), None):
+            _fail(f"{wrong!r} gives no value. Write: --value class=1")
+        fixed = {name: given for name, _, given in pairs}
+        typer.echo(draw_patients(run, out, count, fixed, seed=seed, device=device, depth=depth, say=typer.echo))
+
+
+@app.command()
 def inspect(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of scans.")],
     table: Annotated[Path | None, typer.Option(metavar="FILE", help="A table that says which file is which.")] = None,

@@ -25,6 +25,7 @@ from .evaluate.report import Report, StageResult, render
 from .evaluate.result import Result
 from .evaluate.statistics import SMALLEST, interval, paired_test
 from .evaluate.summary import Row
+from .patients import TABLE
 from .plan import Recipe
 from .run import RunResult, find_cohort, patient_hash, run_recipe, split_stage
 
@@ -115,12 +116,17 @@ def _recipe(plain: Mapping[str, Any], arm: str, seed: int, real: Path, synthetic
     if isinstance(test, list):
         raise ValueError("Arms draw their test patients by a share. Write: split: {train: 0.7, test: 0.3}")
     share = change.get("train", plain.get("split", {}).get("train", 1 - test))
-    paths = {"real": {"path": str(real)}, "synthetic": {"path": str(synthetic)}}
+    paths = {name: {"path": str(path), **_table_in(path)} for name, path in (("real", real), ("synthetic", synthetic))}
     used = {name: paths[name] for name in change["cohorts"]}
     only = {"only_train": ["synthetic"]} if "synthetic" in used else {}
     split = {"train": share, "test": test, "seed": plain.get("seed", 0), **only}
     train = {**plain["train"], "augment": change.get("augment", 0.0)}
     return from_plain({**plain, "cohorts": used, "split": split, "train": train, "seed": seed, "baseline": "none"}, arm)
+
+
+def _table_in(path: Path) -> dict[str, str]:
+    """The table that `fabrica patients` writes beside its images."""
+    return {"table": str(path / TABLE)} if (path / TABLE).is_file() else {}
 
 
 def _known_generator(generator: Path | None, recipe: Recipe) -> str:

@@ -248,6 +248,11 @@ def position(depth: int, z: int) -> float:
     return 2 * (z + 0.5) / depth - 1
 
 
+def class_name(value: float | str) -> str:
+    """A class as its recipe writes it: tables hold 1, which reads as 1.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def encode_values(
     rows: Sequence[Mapping[str, float | str]], layout: Layout
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -256,9 +261,11 @@ def encode_values(
     present: dict[str, Tensor] = {}
     for name in layout.values:
         classes = layout.categories.get(name)
-        known = [name in row and (classes is None or str(row[name]) in classes) for row in rows]
+        known = [name in row and (classes is None or class_name(row[name]) in classes) for row in rows]
         if classes is not None:
-            numbers = [float(classes.index(str(row[name]))) if ok else 0.0 for row, ok in zip(rows, known, strict=True)]
+            numbers = [
+                float(classes.index(class_name(row[name]))) if ok else 0.0 for row, ok in zip(rows, known, strict=True)
+            ]
         else:
             known = [ok and isinstance(row[name], int | float) for row, ok in zip(rows, known, strict=True)]
             numbers = [float(row[name]) if ok else 0.0 for row, ok in zip(rows, known, strict=True)]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..contracts import Job
-from ..data.store import Layout
+from ..data.store import Layout, class_name
 from ..registry import Table
 from .imaging import Segmentation, Synthesis, Translation
 from .outcome import Outcome
@@ -41,7 +41,8 @@ def has_values(job: Job, values: Mapping[str, Any]) -> bool:
     by: Mapping[str, tuple[str, ...]] = getattr(job, "by", {})
     asked = [f.name for f in job.signature().x if f.kind in ("number", "class")]
     return all(
-        n in values and (str(values[n]) in by[n] if n in by else isinstance(values[n], int | float)) for n in asked
+        n in values and (class_name(values[n]) in by[n] if n in by else isinstance(values[n], int | float))
+        for n in asked
     )
 
 

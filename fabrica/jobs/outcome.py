@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..contracts import Batch, Condition, Field, Job, Problem, Signature
+from ..data.store import class_name
 from ..data.vocabulary import field_of
 from ..rng import Rng
 from .imaging import Axes, one_hot, varied
@@ -62,7 +63,7 @@ class Outcome(Job):
     def encoded(self, values: Mapping[str, float | str]) -> float:
         """A case's own value: the index of its class, or its number."""
         value = values[self.name]
-        return float(self.classes.index(str(value))) if self.classes else float(value)
+        return float(self.classes.index(class_name(value))) if self.classes else float(value)
 
     def in_units(self, answer: NDArray[np.float64]) -> NDArray[np.float64]:
         """Chances stay; numbers leave the network's scale."""

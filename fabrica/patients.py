@@ -1,0 +1,144 @@
+"""Whole synthetic patients from a trained synthesis: as many as asked, of the classes and covariates asked, with a table of who is who."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor
+
+from . import io
+from .config import from_plain
+from .contracts import Batch, Case, Field, Image
+from .data.prepare import Grid
+from .data.store import Prepared, question_batch, to_device
+from .drawing import Answering, images_of
+from .jobs import reads
+from .jobs.imaging import Synthesis
+from .machine import find_device
+from .rng import Rng, derive
+
+ROWS = 64  # slices or volumes drawn at once
+TABLE = "patients.csv"
+PLAIN_SPACING_MM = (1.0, 1.0, 1.0)
+
+
+def draw_patients(
+    run: Path, out: Path, count: int, values: Mapping[str, str], *, seed: int = 0,
+    device: str = "auto", depth: int = 1, say: Callable[[str], None] = print,
+) -> Path:  # fmt: skip
+    """Write out/PATIENT/CONTRAST.nii.gz and patients.csv, which a recipe takes as `table:`; returns that table.
+
+    `values` fixes a class or covariate for all; classes that are left out are drawn in turn. `depth`: slices of a patient where
+    the model draws slices. Raises ValueError for a run that needs scans, an unknown value, or a covariate that is left out.
+    """
+    file = run / "recipe.yaml"
+    if not file.is_file():
+        raise ValueError(f"{run} is not a run: it holds no recipe.yaml. Start one: fabrica run recipes/synthesis.yaml")
+    recipe = from_plain(yaml.safe_load(file.read_text()), str(file))
+    able = [s for s in recipe.stages if s.job.name == "synthesis"]
+    if len(able) != 1:
+        raise ValueError(
+            f"{run} has {len(able)} stages that synthesise, expected one. With scans: fabrica generate {run} --data DIR"
+        )
+    answering = Answering(run, recipe, able[0], find_device(device))
+    job = answering.job
+    assert isinstance(job, Synthesis)
+    assert not reads(job)
+    asked = _values(job, values, count)
+    prepared = [_blank(answering, job, f"synthetic-{i:05d}", v, depth) for i, v in enumerate(asked)]
+    rows_each = depth if answering.layout.axes == "yx" else 1
+    at_once = max(1, ROWS // rows_each)
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / TABLE).open("w", newline="") as table:
+        writer = csv.writer(table)
+        writer.writerow(["file", "member", "patient", "visit", "contrast", *asked[0]])
+        for start in range(0, count, at_once):
+            group = prepared[start : start + at_once]
+            for one, x in zip(group, _draw(answering, group, seed), strict=True):
+                for name, image in _images(answering, one, x, run).items():
+                    path = out / one.name / f"{name}.nii.gz"
+                    io.write_nifti(image, path)
+                    writer.writerow([path.relative_to(out), "", one.name, "", name, *one.case.values.values()])
+            say(f"{min(start + at_once, count)} of {count} patients drawn.")
+    return out / TABLE
+
+
+def _values(job: Synthesis, fixed: Mapping[str, str], count: int) -> list[dict[str, float | str]]:
+    """What each patient is asked to be."""
+    for name, value in fixed.items():
+        if name not in (*job.by, *job.covariates):
+            raise ValueError(
+                f"The run knows no {name}. It knows: {', '.join((*job.by, *job.covariates)) or 'nothing'}."
+            )
+        if name in job.by and value not in job.by[name]:
+            raise ValueError(f"{name} {value} is none of {', '.join(job.by[name])}.")
+    for name in job.covariates:
+        if name not in fixed:
+            raise ValueError(f"The run asks for {name}. Write: --value {name}=60")
+    try:
+        numbers = {name: float(fixed[name]) for name in job.covariates}
+    except ValueError as error:
+        raise ValueError(f"A covariate is a number: {error}.") from error
+    turns = {name: [fixed[name]] if name in fixed else list(classes) for name, classes in job.by.items()}
+    found = []
+    for i in range(count):
+        own: dict[str, float | str] = {}
+        for name, classes in turns.items():
+            own[name] = classes[i % len(classes)]
+            i //= len(classes)
+        found.append({**own, **numbers})
+    return found
+
+
+def _blank(answering: Answering, job: Synthesis, name: str, values: Mapping[str, float | str], depth: int) -> Prepared:
+    """A patient of whom only the grid is known."""
+    preparation = answering.preparation
+    size = (depth if preparation.axes == "yx" else preparation.size[0], *preparation.size[1:])
+    affine = torch.zeros(4, 4).double()
+    affine[2, 0], affine[1, 1], affine[0, 2] = torch.tensor(
+        preparation.spacing_mm or PLAIN_SPACING_MM
+    ).double()  # index z, y, x -> LPS
+    affine[3, 3] = 1.0
+    grid = Grid(affine, (size[0], size[1], size[2]))
+    traces = {}
+    for field in job.signature().x:
+        blank = Image(
+            torch.zeros(1, *grid.shape),
+            "zyx",
+            affine,
+            replace(field, channels=1),
+            calibrated=preparation.spacing_mm is not None,
+        )
+        traces[field.name] = preparation.forward(blank, grid)[1]
+    return Prepared(name, Case(name, {}, values), {}, traces, grid)
+
+
+def _draw(answering: Answering, group: Sequence[Prepared], seed: int) -> list[Tensor]:
+    """(C, z, y, x) of each; a patient's draw depends on its own name alone."""
+    layout, family = answering.layout, answering.family.eval()
+    batches = [question_batch(p, layout) for p in group]
+    device = next(family.parameters()).device
+    images = {n: torch.cat([b.images[n] for b in batches]) for n in batches[0].images}
+    merged = Batch(
+        tuple(c for b in batches for c in b.cases), images, torch.cat([b.affine for b in batches]),
+        {n: torch.cat([b.values[n] for b in batches]) for n in batches[0].values},
+        {n: torch.cat([b.present[n] for b in batches]) for n in batches[0].present},
+    )  # fmt: skip
+    problem = answering.job.question(to_device(merged, device))
+    rng = Rng([derive(seed, "patient", case) for case in merged.cases])
+    with torch.inference_mode():
+        x = family.sample(problem, rng).float().cpu()
+    if layout.axes != "yx":
+        return list(x)
+    each = len(batches[0].cases)
+    return [x[start : start + each].transpose(0, 1) for start in range(0, len(x), each)]
+
+
+def _images(answering: Answering, one: Prepared, x: Tensor, run: Path) -> dict[str, Image]:
+    fields: Sequence[Field] = answering.job.signature().x
+    return images_of(x, fields, one, answering.preparation, f"{run.name}/{answering.stage.name}/{one.name}")
