@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
-from .contracts import Denoiser, Family, Job
+from .contracts import Codec, Denoiser, Family, Job
 from .data.virtual import VirtualCohort
 from .document import RecipeError, override, parse
 from .evaluate import METRICS
@@ -33,7 +35,7 @@ from .registry import build, check_options, check_type, refusal, unknown
 from .sampling import SAMPLERS
 
 _TOP = ("cohorts", "split", "stages", "evaluate", "seed", "baseline")
-_FLAT = ("job", "family", "sampler", "guidance", "train", "prepare")
+_FLAT = ("job", "pairing", "family", "sampler", "guidance", "train", "prepare")
 _STAGE = (*_FLAT, "cohorts", "input")
 
 
@@ -105,9 +107,10 @@ def _baselines(stages: Sequence[Stage]) -> list[Stage]:
     """A regression stage beside every job that regression can answer and that has none."""
     names = {s.job.name for s in stages if s.family.name == "regression"}
     return [
-        replace(s, name=f"{s.name}-baseline", family=Named("regression"), sampler=None, guidance=None)
+        replace(s, name=f"{s.name}-baseline", family=Named("regression"), sampler=None, guidance=None, codec=None)
         for s in stages
-        if s.family.name != "regression"
+        if s.paired
+        and s.family.name != "regression"
         and s.job.name not in names
         and s.job.name not in ("synthesis", "representation")
         and not s.trained
@@ -120,9 +123,11 @@ def _in_order(stages: Sequence[Stage]) -> list[Stage]:
     for stage in stages:
         if stage.input is not None:
             _check_input(stage, stage.input, known)
+        if stage.codec is not None:
+            _check_codec(stage, known)
     placed: list[Stage] = []
     while waiting := [s for s in stages if s not in placed]:
-        ready = [s for s in waiting if s.input is None or known[s.input.stage] in placed]
+        ready = [s for s in waiting if all(known[n] in placed for n in _needs(s))]
         if not ready:
             circle = " and ".join(s.name for s in waiting)
             raise _AtError(
@@ -131,6 +136,11 @@ def _in_order(stages: Sequence[Stage]) -> list[Stage]:
             )
         placed.append(ready[0])
     return placed
+
+
+def _needs(stage: Stage) -> list[str]:
+    """Stages that have to be trained before."""
+    return [*([stage.input.stage] if stage.input else []), *([stage.codec] if stage.codec else [])]
 
 
 def _check_input(stage: Stage, plan: InputPlan, known: Mapping[str, Stage]) -> None:
@@ -162,8 +172,12 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
     job_class = _guard(f"{dot}job.name", lambda: JOBS.find(job.name))
     made = _guard(f"{dot}job", lambda: build(f"job {job.name!r}", job_class, job_options(job.options)))
     trained = _trained(value, dot)
+    codec = _codec(value["family"], f"{dot}family.in")
     family, network = _family_of(trained, made, f"{dot}family") if trained else _family(value["family"], f"{dot}family")
     _check_kinds(made, FAMILIES.find(family.name), f"{dot}family")
+    paired = _pairing(value.get("pairing", "patient"), FAMILIES.find(family.name), f"{dot}pairing")
+    if not trained and codec is None:
+        _guard(f"{dot}family", lambda: _check_shape(family, made, network))
     sampler = _named(value["sampler"], f"{dot}sampler") if "sampler" in value else None
     _check_sampler(sampler, FAMILIES.find(family.name), made, f"{dot}sampler")
     train = _dataclass(TrainPlan, value.get("train", {}), f"{dot}train")
@@ -181,7 +195,9 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
         if "guidance" in value
         else None
     )
-    return Stage(name, job, family, sampler, train, prepare, network, tuple(used), given, trained, guidance)
+    return Stage(
+        name, job, family, sampler, train, prepare, network, tuple(used), given, trained, guidance, codec, paired
+    )
 
 
 def _check_kinds(job: Job, family: type[Family], at: str) -> None:
@@ -192,6 +208,53 @@ def _check_kinds(job: Job, family: type[Family], at: str) -> None:
             raise _AtError(
                 at, f"{family.__name__} cannot learn {asked.name}, {asked.kind}. Write: family: {{name: {able[0]}}}"
             )
+
+
+def _codec(value: Any, at: str) -> str | None:
+    """`family: {name: flow, in: {stage: codec}}`."""
+    if not isinstance(value, Mapping) or "in" not in value:
+        return None
+    inner = value["in"]
+    if not isinstance(inner, Mapping) or set(inner) != {"stage"}:
+        raise _AtError(at, f"family.in is {inner!r}. Write: in: {{stage: codec}}")
+    return str(inner["stage"])
+
+
+def _check_codec(stage: Stage, known: Mapping[str, Stage]) -> None:
+    """The stage of codes exists, is a codec, and makes what this stage is asked for."""
+    at = f"stages.{stage.name}.family.in"
+    if stage.codec not in known or stage.codec == stage.name:
+        raise _AtError(at, str(unknown("stage", str(stage.codec), [n for n in known if n != stage.name])))
+    other = known[str(stage.codec)]
+    if not issubclass(FAMILIES.find(other.family.name), Codec):
+        raise _AtError(
+            at, f"{other.name} is {other.family.name}, which has no codes. Write there: family: {{name: vae, kl: 0.01}}"
+        )
+    mine, theirs = stage.build_job().signature(), other.build_job().signature()
+    if mine.x != theirs.x or mine.axes != theirs.axes or theirs.condition:
+        raise _AtError(
+            at, f"{other.name} encodes {_words(theirs.x)} given {_words(theirs.condition)}, {stage.name} is asked for {_words(mine.x)}. "
+            f"Write there: job: {{name: synthesis, x: [{', '.join(f.name for f in mine.x)}], axes: {mine.axes}, place: false}}",
+        )  # fmt: skip
+
+
+def _check_shape(family: Named, job: Job, network: UNetShape) -> None:
+    """Build the family without memory: what it cannot do is said before any data is read."""
+    shape = {"signature": job.signature(), "network": network, "precision": "fp32"}
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # nothing is initialised there
+        build(f"family {family.name!r}", FAMILIES.find(family.name), family.options, **shape)
+
+
+def _pairing(value: Any, family: type[Family], at: str) -> bool:
+    """Whether targets are of the condition's patient; refused where the family needs the other."""
+    if value not in ("patient", "none"):
+        raise _AtError(at, f"pairing is {value!r}. Write: pairing: none, or leave it out")
+    if value == "none" and not family.unpaired:
+        raise _AtError(at, f"{family.__name__} needs pairs. Write: family: {{name: cycle}}")
+    if value == "patient" and family.unpaired:
+        raise _AtError(at, f"{family.__name__} learns without pairs. Write: pairing: none")
+    return bool(value == "patient")
 
 
 def _guidance(value: Any, job: Job, family: type[Family], at: str) -> GuidancePlan:
@@ -213,7 +276,7 @@ def _guidance(value: Any, job: Job, family: type[Family], at: str) -> GuidancePl
 def _family(value: Any, at: str) -> tuple[Named, UNetShape]:
     family = _named(value, at)
     family_class = _guard(f"{at}.name", lambda: FAMILIES.find(family.name))
-    options = dict(family.options)
+    options = {k: v for k, v in family.options.items() if k != "in"}
     network = _dataclass(UNetShape, options.pop("network", {}), f"{at}.network", tuples=("channels",))
     _guard(at, lambda: check_options(f"family {family.name!r}", family_class, options, RUNTIME))
     return Named(family.name, options), network

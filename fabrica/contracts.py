@@ -233,6 +233,7 @@ class Job(ABC):
 class Family(nn.Module, ABC):
     """A way to learn p(x | condition) and to draw from it; `learns` names the kinds of x that it can."""
 
+    unpaired: bool = False  # learns from conditions and targets of different patients
     learns: tuple[str, ...] = ("intensity", "complex", "label", "displacement", "number", "class", "token")
 
     @abstractmethod
@@ -297,4 +298,3 @@ class Metric:
     tier: Literal["pixel", "feature", "task", "safeguard"]
     better: Literal["higher", "lower", "neither"]
     unit: str
-    per: Literal["case", "set"] = "case"

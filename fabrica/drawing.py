@@ -18,12 +18,12 @@ from . import io
 from .checkpoint import load as load_checkpoint
 from .checkpoint import load_weights
 from .config import from_plain
-from .contracts import Condition, Denoiser, Family, Field, Image, Job, Problem
+from .contracts import Codec, Condition, Denoiser, Family, Field, Image, Job, Problem
 from .data.cohort import Member, overlaid
 from .data.prepare import GridPreparation
 from .data.store import Layout, Prepared, prepare_case, question_batch, to_device
 from .evaluate.embedding import Embedding, Picture, planes
-from .families import FAMILIES, RUNTIME, Drawn, Guided
+from .families import FAMILIES, RUNTIME, Drawn, Guided, Latent, latent_signature
 from .jobs import layout_of, reads
 from .memory import drawing_room
 from .networks.tiled import tiled
@@ -35,13 +35,30 @@ from .sampling import SAMPLERS
 ROWS = 16  # rows drawn at once
 
 
-def build_family(stage: Stage, job: Job, chosen: str) -> Family:
-    """The stage's family on the job's signature, without its sampler."""
+def build_family(stage: Stage, job: Job, chosen: str, recipe: Recipe | None = None) -> Family:
+    """The stage's family on the job's signature, without its sampler; around its codec, when it works in another stage's codes."""
     factory: Callable[..., Family] = FAMILIES.find(stage.family.name)
-    return build(
+    signature = job.signature()
+    codec: Codec | None = None
+    if stage.codec is not None:
+        assert recipe is not None
+        inner = recipe.stage(stage.codec)
+        made = build_family(inner, inner.build_job(), chosen)
+        assert isinstance(made, Codec)  # the recipe was checked
+        codec = made
+        signature = latent_signature(signature, codec)
+    family = build(
         f"family {stage.family.name!r}", factory, stage.family.options,
-        **dict(zip(RUNTIME, (job.signature(), stage.network, chosen), strict=True)),
+        **dict(zip(RUNTIME, (signature, stage.network, chosen), strict=True)),
     )  # fmt: skip
+    return family if codec is None else Latent(codec, family, signature.condition)
+
+
+def with_codec(family: Family, stage: Stage, run: Path, recipe: Recipe) -> Family:
+    """The family with the trained weights of the stage in whose codes it works."""
+    if isinstance(family, Latent) and stage.codec is not None:
+        load_weights(family.codec, recipe.stage(stage.codec).home(run))
+    return family
 
 
 def plain_preparation(preparation: GridPreparation) -> dict[str, Any]:
@@ -58,6 +75,12 @@ def preparation_from(plain: Mapping[str, Any]) -> GridPreparation:
 
 def drawer(stage: Stage, family: Family) -> Family:
     """The family joined with the recipe's guidance and sampler, when it names them."""
+    if isinstance(family, Latent):
+        drawn = Latent(
+            family.codec, drawer(replace(stage, codec=None), family.prior), stage.build_job().signature().condition
+        )
+        drawn.spread = family.spread
+        return drawn
     if stage.guidance is not None and isinstance(family, Denoiser):
         family = Guided(family, stage.build_job().hidden, **asdict(stage.guidance))
     if stage.sampler is None:
@@ -173,7 +196,7 @@ class Answering:
         self.window = recipe.evaluate.window
         facts = known[1]
         self.preparation, self.reference = preparation_from(facts["preparation"]), str(facts["reference"])
-        family = build_family(stage, self.job, facts["precision"])
+        family = build_family(stage, self.job, facts["precision"], recipe)
         load_weights(family, place)
         self.family, self.layout = drawer(stage, family).to(device), layout_of(self.job, tuple(facts["size"]))
         self.earlier = Answering(run, recipe, recipe.stage(stage.input.stage), device) if stage.input else None

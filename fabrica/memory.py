@@ -12,8 +12,10 @@ import torch
 from .contracts import Batch, Family, Job, Problem
 from .data.prepare import MULTIPLE
 from .data.store import Layout, Loader, Store, to_device
+from .families import Latent
 from .machine import free_bytes, in_words, peak_bytes
 from .networks.tiled import cut
+from .networks.unet import UNet
 from .rng import Rng
 
 PROBE_SIDE = {"yx": 32, "zyx": 16}  # voxels: large enough that activations outweigh everything else
@@ -60,7 +62,8 @@ def training_need(family: Family, job: Job, store: Store, layout: Layout) -> Nee
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)  # so that only activations are counted
     family.train()
-    z, y, x = (min(n, PROBE_SIDE[layout.axes]) for n in layout.size)
+    side = _probe(family, layout.axes)
+    z, y, x = (min(n, side) for n in layout.size)
     small, device = replace(layout, size=(z, y, x)), parameters[0].device
     batches = {rows: to_device(Loader(store, small, rows, 0).load(0), device) for rows in PROBE_ROWS}
     row = _bytes_a_row(lambda rows: train(batches[rows]), small.size, layout.size)
@@ -69,10 +72,22 @@ def training_need(family: Family, job: Job, store: Store, layout: Layout) -> Nee
     return Need(COPIES[parameters[0].device.type] * sum(p.nbytes for p in parameters), row)
 
 
+def _probe(family: Family, axes: str) -> int:
+    """Sides of the small problem: what the networks can be called with."""
+    steps = [
+        int(m.factor) * max([1, *(n.multiple for n in m.modules() if isinstance(n, UNet))])
+        for m in family.modules()
+        if isinstance(m, Latent)
+    ]
+    step: int = max([1, *steps])
+    return -(-PROBE_SIDE[axes] // step) * step
+
+
 def drawing_bytes(family: Family, problem: Problem) -> int:
     """Of one row of a whole draw, counted on a corner of its grid."""
     grid = problem.shape[1:]
-    sides = tuple(min(n, PROBE_SIDE["zyx" if len(grid) == 3 else "yx"]) for n in grid)
+    side = _probe(family, "zyx" if len(grid) == 3 else "yx")
+    sides = tuple(min(n, side) for n in grid)
     corner = tuple(slice(n) for n in sides)
     small = Problem(problem.cases, (problem.shape[0], *sides), cut(problem.condition, grid, corner))
 

@@ -11,6 +11,7 @@ from .contracts import Job
 from .data.virtual import VirtualCohort
 from .document import unfrozen
 from .jobs import JOBS, job_options
+from .jobs.unpaired import Unpaired
 from .networks.unet import UNetShape
 from .registry import build, unknown
 
@@ -100,6 +101,8 @@ class Stage:
     input: InputPlan | None = None
     trained: TrainedPlan | None = None
     guidance: GuidancePlan | None = None
+    codec: str | None = None  # an earlier stage in whose codes this one works
+    paired: bool = True  # False: targets are of other patients
 
     def home(self, run: Path) -> Path:
         """Where its checkpoint lies: in the run, or in the run that trained it."""
@@ -107,6 +110,10 @@ class Stage:
 
     def build_job(self) -> Job:
         return build(f"job {self.job.name!r}", JOBS.find(self.job.name), job_options(self.job.options))
+
+    def training_job(self) -> Job:
+        """The job as training sees it."""
+        return self.build_job() if self.paired else Unpaired(self.build_job())
 
 
 @dataclass(frozen=True)

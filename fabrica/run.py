@@ -35,6 +35,7 @@ from .drawing import (
     drawer,
     plain_preparation,
     preparation_from,
+    with_codec,
 )
 from .evaluate.report import Report, paint, render
 from .jobs import asks, grid_axes, has_values, layout_of, reads
@@ -310,7 +311,7 @@ def train_stage(
         known[1]["precision"] if known else precision.choose(device) if plan.precision == "auto" else plan.precision
     )
     torch.manual_seed(derive(recipe.seed, "weights", stage.name) % 2**32)
-    family = build_family(stage, ready.job, chosen).to(device)
+    family = with_codec(build_family(stage, ready.job, chosen, recipe), stage, folder, recipe).to(device)
     if known and known[1]["step"] >= known[1]["total"]:
         load_weights(family, place)
         return Trained(family, known[1]["step"], known[1]["seconds"], [tuple(c) for c in known[1]["curve"]])
@@ -340,12 +341,12 @@ def train_stage(
         if watch is not None:
             watch(stage.name, progress)
 
-    return fit(family, ready.job, loader, plan, place, facts, told, device)
+    return fit(family, stage.training_job(), loader, plan, place, facts, told, device)
 
 
 def _batch_that_fits(stage: Stage, ready: Ready, family: Family, asked: int | None, device: str, say: Say) -> int:
     """The batch asked for, or the largest up to BATCH for which memory suffices; says what it will take."""
-    need = training_need(family, ready.job, ready.store, ready.layout)
+    need = training_need(family, ready.stage.training_job(), ready.store, ready.layout)
     batch = asked or need.most_rows(free_bytes(device), BATCH) or 1
     smaller = need.most_rows(free_bytes(device), batch)
     advice = (

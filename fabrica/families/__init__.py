@@ -2,17 +2,34 @@
 
 from ..contracts import Family
 from ..registry import Table
+from .codecs import Fsq, Vae
 from .contrastive import Contrastive
+from .cycle import Cycle
 from .diffusion import Diffusion
 from .drawn import Drawn
 from .flow import Flow
+from .gan import Gan
 from .guided import Guided
+from .latent import Latent, latent_signature
 from .regression import Regression
 
 RUNTIME = ("signature", "network", "precision")  # what the run supplies; everything else is an option of the recipe
 
 FAMILIES: Table[type[Family]] = Table(
-    "family", {"contrastive": Contrastive, "diffusion": Diffusion, "flow": Flow, "regression": Regression}
+    "family",
+    {
+        "contrastive": Contrastive,
+        "cycle": Cycle,
+        "gan": Gan,
+        "diffusion": Diffusion,
+        "flow": Flow,
+        "regression": Regression,
+        "vae": Vae,
+        "vq": Fsq,
+    },
 )
 
-__all__ = ["FAMILIES", "RUNTIME", "Contrastive", "Diffusion", "Drawn", "Flow", "Guided", "Regression"]
+__all__ = [
+    "FAMILIES", "RUNTIME", "Contrastive", "Cycle", "Diffusion", "Drawn", "Flow", "Fsq", "Gan", "Guided", "Latent", "Regression",
+    "Vae", "latent_signature",
+]  # fmt: skip

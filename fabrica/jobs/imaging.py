@@ -133,17 +133,18 @@ class Synthesis(Job):
     """Patients that do not exist: x of one or several fields, unconditional, by class and by covariates.
 
     `by` names one categorical value of the cases with its classes ({class: [Hand, CXR]}); `covariates` are numbers;
-    `drop` is the chance that training hides all of them, which guidance needs.
+    `drop` is the chance that training hides all of them, which guidance needs. `place: false`: slices are not told where
+    they lie, as a codec wants it.
     """
 
     metrics = ()  # unpaired: distances between sets come with the evaluation tiers
 
     def __init__(
         self, x: Sequence[str], *, axes: Axes = "yx", by: Mapping[str, Sequence[str]] | None = None,
-        covariates: Sequence[str] = (), drop: float = 0.0,
+        covariates: Sequence[str] = (), drop: float = 0.0, place: bool = True,
     ) -> None:  # fmt: skip
         _check_share("synthesis", drop)
-        self.x, self.axes, self.drop = tuple(map(field_of, x)), axes, drop
+        self.x, self.axes, self.drop, self.place = tuple(map(field_of, x)), axes, drop, place
         self.by = {name: tuple(map(str, classes)) for name, classes in (by or {}).items()}
         self.covariates = tuple(covariates)
         self.hidden = (*self.by, *self.covariates) if drop else ()
@@ -151,7 +152,7 @@ class Synthesis(Job):
     def signature(self) -> Signature:
         classes = [Field(name, "class", len(known)) for name, known in self.by.items()]
         numbers = [field_of(name) if name in _SCALES else Field(name, "number") for name in self.covariates]
-        position = (_POSITION,) if self.axes == "yx" else ()
+        position = (_POSITION,) if self.axes == "yx" and self.place else ()
         return Signature(self.x, self.axes, (*classes, *numbers, *position))
 
     def problem(self, batch: Batch, rng: Rng) -> Problem:
@@ -171,7 +172,7 @@ class Synthesis(Job):
         for name in (*self.by, *self.covariates):
             centre, width = _SCALES.get(name, (0.0, 1.0)) if name in self.covariates else (0.0, 1.0)
             given[name] = (batch.values[name] - centre) / width
-        if self.axes == "yx":
+        if self.axes == "yx" and self.place:
             given["position"] = batch.values["position"]
         present = {n: batch.present[n] for n in given if n in batch.present}
         grid = next(iter(batch.images.values())).shape[2:]

@@ -1,0 +1,109 @@
+"""Translation without pairs (Zhu et al. 2017): there and back again gives what one started from, and edges stay where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..contracts import Condition, Family, Field, Problem, Signature
+from ..networks.backbone import backbone
+from ..networks.blocks import PLANES
+from ..networks.discriminator import Discriminator
+from ..networks.unet import UNetShape
+from ..rng import Rng
+from .losses import absolute, edge_agreement, gradient_penalty, relativistic_critic, relativistic_generator
+from .misfit import answer
+
+
+class Cycle(Family):
+    """Two generators and two critics; targets are images of other patients than the condition's.
+
+    `cycle` weighs the way back, `structure` the agreement of edges between input and output (a generator that may hide anything in
+    its output needs it: Phan et al. 2023), `identity` that an image of the asked kind is left as it is, where both kinds have as
+    many channels. The critics see no condition: pairs are unknown.
+    """
+
+    learns = ("intensity",)
+    unpaired = True
+
+    def __init__(
+        self, signature: Signature, network: UNetShape, precision: str, *, cycle: float = 10.0, structure: float = 1.0,
+        identity: float = 2.0, penalty: float = 1.0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        given = tuple(f for f in signature.condition if f.kind in PLANES)
+        if len(given) != 1 or given[0].kind != "intensity":
+            names = ", ".join(f.name.removeprefix("given ") for f in given) or "none"
+            raise ValueError(
+                f"Unpaired translation takes one image and gives one; given are {names}. Write: from: [T1w]"
+            )
+        self.given, self.fields, self.penalty = given[0], signature.x, penalty
+        self.weights = {
+            "cycle": cycle,
+            "structure": structure,
+            "identity": identity if given[0].channels == signature.channels else 0.0,
+        }
+        others = tuple(f for f in signature.condition if f.kind not in PLANES)
+        self.back_from = Field("given back", "intensity", signature.channels)
+        backwards = Signature((given[0],), signature.axes, (self.back_from, *others))
+        self.there = backbone(signature, 0, network, precision)
+        self.back = backbone(backwards, 0, network, precision)
+        axes = len(signature.axes)
+        self.critic_there = Discriminator(axes, signature.channels, (), network)
+        self.critic_back = Discriminator(axes, given[0].channels, (), network)
+
+    def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
+        critics = [*self.critic_there.parameters(), *self.critic_back.parameters()]
+        return {"critic": critics, "model": [*self.there.parameters(), *self.back.parameters()]}
+
+    def _go(self, net: nn.Module, name: str, image: Tensor, condition: Condition) -> Tensor:
+        """One way: `image` stands for the condition's image."""
+        present = {n: p for n, p in condition.present.items() if n != self.given.name}
+        values = {**{n: v for n, v in condition.values.items() if n != self.given.name}, name: image}
+        nothing = image.new_zeros(len(image), 0, *image.shape[2:])
+        out: Tensor = net(nothing, torch.zeros(len(image), device=image.device), Condition(values, present))
+        return out
+
+    def _there(self, image: Tensor, problem: Problem) -> Tensor:
+        return self._go(self.there, self.given.name, image, problem.condition)
+
+    def _back(self, image: Tensor, problem: Problem) -> Tensor:
+        return self._go(self.back, self.back_from.name, image, problem.condition)
+
+    def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
+        if problem.target is None:
+            raise ValueError(f"Training needs images of the asked kind; {problem.cases[0]} has none.")
+        a, b, nothing = problem.condition.values[self.given.name], problem.target, Condition()
+        if group == "critic":
+            with torch.no_grad():
+                fakes = self._there(a, problem), self._back(b, problem)
+            return {
+                **self._critic_terms("there", self.critic_there, b, fakes[0]),
+                **self._critic_terms("back", self.critic_back, a, fakes[1]),
+            }
+        fake_b, fake_a = self._there(a, problem), self._back(b, problem)
+        terms = {
+            "there": relativistic_generator(self.critic_there(b, nothing).detach(), self.critic_there(fake_b, nothing)),
+            "back": relativistic_generator(self.critic_back(a, nothing).detach(), self.critic_back(fake_a, nothing)),
+            "cycle": self.weights["cycle"]
+            * (absolute(self._back(fake_b, problem), a) + absolute(self._there(fake_a, problem), b)),
+        }
+        if self.weights["structure"]:
+            terms["structure"] = self.weights["structure"] * (edge_agreement(fake_b, a) + edge_agreement(fake_a, b))
+        if self.weights["identity"]:
+            terms["identity"] = self.weights["identity"] * (
+                absolute(self._there(b, problem), b) + absolute(self._back(a, problem), a)
+            )
+        return terms
+
+    def _critic_terms(self, name: str, critic: nn.Module, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        real, fake, nothing = real.detach().requires_grad_(), fake.detach().requires_grad_(), Condition()
+        logits = critic(real, nothing), critic(fake, nothing)
+        slopes = gradient_penalty(logits[0], real) + gradient_penalty(logits[1], fake)
+        return {f"critic {name}": relativistic_critic(*logits), f"penalty {name}": 0.5 * self.penalty * slopes}
+
+    @torch.no_grad()
+    def sample(self, problem: Problem, rng: Rng) -> Tensor:
+        return answer(self._there(problem.condition.values[self.given.name], problem), self.fields)

@@ -1,0 +1,90 @@
+"""Generative adversarial networks: from noise and condition to an image in one pass, taught by a critic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..contracts import Condition, Family, Problem, Signature
+from ..networks.backbone import backbone
+from ..networks.blocks import PLANES
+from ..networks.discriminator import Discriminator
+from ..networks.unet import UNetShape
+from ..rng import Rng
+from .losses import ADVERSARIAL, feature_matching, gradient_penalty
+from .misfit import answer, field_terms
+
+Adversarial = Literal["relativistic", "hinge", "least squares", "non-saturating"]
+
+
+class Gan(Family):
+    """x = generator(noise, condition); the default is R3GAN's relativistic loss with R1 and R2 (Huang et al. 2024).
+
+    Where the condition lies on the grid of x (translation), `pixel` weighs the distance to the paired target and `features` the
+    matching of the critic's features (Isola et al. 2017, Wang et al. 2018); without such a condition both are left out.
+    Without `penalty` the critic's weights are divided by their largest singular value (Miyato et al. 2018).
+    """
+
+    learns = ("intensity", "complex", "label", "displacement")
+
+    def __init__(
+        self, signature: Signature, network: UNetShape, precision: str, *, adversarial: Adversarial = "relativistic",
+        noise: int = 8, penalty: float = 1.0, pixel: float = 10.0, features: float = 2.0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.fields, self.noise, self.penalty = signature.x, noise, penalty
+        paired = bool(signature.axes) and any(f.kind in PLANES for f in signature.condition)
+        self.pixel, self.matching = (pixel, features) if paired else (0.0, 0.0)
+        self.critic_form, self.generator_form = ADVERSARIAL[adversarial]
+        self.generator = backbone(signature, noise, network, precision)
+        self.critic = Discriminator(len(signature.axes), signature.channels, signature.condition, network, not penalty)
+
+    def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
+        return {"critic": self.critic.parameters(), "model": self.generator.parameters()}
+
+    def _output(self, problem: Problem, rng: Rng) -> Tensor:
+        """Logits for labels, values for the rest."""
+        device = next(self.generator.parameters()).device
+        noise = rng.child("noise").normal(self.noise, *problem.shape[1:]).to(device)
+        out: Tensor = self.generator(noise, torch.zeros(len(noise), device=device), problem.condition)
+        return out
+
+    def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
+        if problem.target is None:
+            raise ValueError(
+                f"Training needs targets; {problem.cases[0]} has none. Leave such cases out of the training part."
+            )
+        weight = 1.0 if problem.weight is None else problem.weight
+        with torch.set_grad_enabled(group == "model"):
+            output = self._output(problem, rng)
+        real, fake = (
+            problem.target * weight,
+            answer(output, self.fields) * weight,
+        )  # what is unknown is zero on both sides
+        if group == "critic":
+            return self._critic_terms(real.detach(), fake.detach(), problem.condition)
+        logits_real, seen_real = self.critic.with_features(real, problem.condition)
+        logits_fake, seen_fake = self.critic.with_features(fake, problem.condition)
+        terms = {"adversarial": self.generator_form(logits_real.detach(), logits_fake)}
+        if self.matching:
+            terms["features"] = self.matching * feature_matching(seen_real, seen_fake)
+        if self.pixel:
+            known = field_terms(problem, output, self.fields)
+            terms |= {f"pixel {name}": self.pixel * term for name, term in known.items()}
+        return terms
+
+    def _critic_terms(self, real: Tensor, fake: Tensor, condition: Condition) -> Mapping[str, Tensor]:
+        real, fake = real.requires_grad_(self.penalty > 0), fake.requires_grad_(self.penalty > 0)
+        logits = self.critic(real, condition), self.critic(fake, condition)
+        terms = {"critic": self.critic_form(*logits)}
+        if self.penalty:
+            slopes = [gradient_penalty(logit, x) for logit, x in zip(logits, (real, fake), strict=True)]
+            terms["penalty"] = 0.5 * self.penalty * (slopes[0] + slopes[1])
+        return terms
+
+    @torch.no_grad()
+    def sample(self, problem: Problem, rng: Rng) -> Tensor:
+        return answer(self._output(problem, rng), self.fields)

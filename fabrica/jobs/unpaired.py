@@ -1,0 +1,31 @@
+"""Any job with the answers of other patients: what `pairing: none` in a recipe makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from ..contracts import Batch, Job, Problem, Signature
+from ..rng import Rng
+
+
+class Unpaired(Job):
+    """The inner job's questions, each beside the answer to another; drawing asks as before."""
+
+    def __init__(self, inner: Job) -> None:
+        self.inner, self.metrics = inner, inner.metrics
+
+    def signature(self) -> Signature:
+        return self.inner.signature()
+
+    def problem(self, batch: Batch, rng: Rng) -> Problem:
+        problem = self.inner.problem(batch, rng)
+        if problem.target is None:
+            return problem
+        weight = None if problem.weight is None else problem.weight.expand_as(problem.target).roll(1, 0)
+        apart = torch.zeros(len(problem.target), dtype=torch.bool, device=problem.target.device)
+        return replace(problem, target=problem.target.roll(1, 0), weight=weight, paired=apart)
+
+    def question(self, batch: Batch) -> Problem:
+        return self.inner.question(batch)

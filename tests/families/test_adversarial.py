@@ -1,0 +1,179 @@
+"""GANs with and without pairs: who is taught by whom, what reaches which weights, what a recipe refuses."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fabrica.config import from_plain
+from fabrica.contracts import Condition, Field, Problem, Signature
+from fabrica.document import RecipeError
+from fabrica.families import Cycle, Gan
+from fabrica.jobs import Translation
+from fabrica.jobs.unpaired import Unpaired
+from fabrica.networks.discriminator import Discriminator
+from fabrica.networks.unet import UNetShape
+from fabrica.rng import Rng
+from fabrica.run import run_recipe
+from fabrica.testing import check_job
+
+from ..jobs.test_jobs import ROWS, _batch
+
+SMALL = UNetShape((8, 16), 1)
+GIVEN = Signature((Field("FLAIR"),), "yx", (Field("given T1w"),))
+NOTHING = Signature((Field("FLAIR"),), "yx", (Field("class", "class", 3),))
+
+
+def _problem(signature: Signature, rows: int = 4, weight: float | None = None) -> Problem:
+    values = {"given T1w": torch.rand(rows, 1, 16, 16), "class": torch.arange(rows) % 3}
+    condition = Condition({f.name: values[f.name] for f in signature.condition})
+    known = None if weight is None else torch.full((rows, 1, 16, 16), weight)
+    return Problem(tuple("abcdefgh"[:rows]), (1, 16, 16), condition, target=torch.rand(rows, 1, 16, 16), weight=known)
+
+
+def test_each_group_teaches_its_own_weights() -> None:
+    torch.manual_seed(0)
+    gan, problem = Gan(GIVEN, SMALL, "fp32"), _problem(GIVEN)
+    for group, mine, other in (("critic", gan.critic, gan.generator), ("model", gan.generator, gan.critic)):
+        gan.zero_grad()
+        terms = gan.loss(problem, group, Rng(range(4)), 0.0)
+        torch.stack([t.mean() for t in terms.values()]).sum().backward()
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in mine.parameters())
+        if group == "critic":
+            assert all(p.grad is None for p in other.parameters())
+    assert {id(p) for p in gan.groups()["model"]} == {id(p) for p in gan.generator.parameters()}
+
+
+def test_terms_follow_the_condition() -> None:
+    paired = Gan(GIVEN, SMALL, "fp32").loss(_problem(GIVEN), "model", Rng(range(4)), 0.0)
+    assert set(paired) == {"adversarial", "features", "pixel FLAIR"}
+    free = Gan(NOTHING, SMALL, "fp32").loss(_problem(NOTHING), "model", Rng(range(4)), 0.0)
+    assert set(free) == {"adversarial"}
+    assert set(Gan(NOTHING, SMALL, "fp32").loss(_problem(NOTHING), "critic", Rng(range(4)), 0.0)) == {
+        "critic",
+        "penalty",
+    }
+
+
+def test_without_a_penalty_weights_are_bounded() -> None:
+    gan = Gan(GIVEN, SMALL, "fp32", penalty=0.0)
+    for _ in range(20):
+        gan.critic(torch.rand(2, 1, 16, 16), _problem(GIVEN, 2).condition)
+    weight = gan.critic.stem.weight.flatten(1)
+    assert float(torch.linalg.matrix_norm(weight.detach(), 2)) == pytest.approx(1, abs=0.05)
+    assert set(gan.loss(_problem(GIVEN), "critic", Rng(range(4)), 0.0)) == {"critic"}
+
+
+def test_unknown_targets_teach_nothing() -> None:
+    gan = Gan(GIVEN, SMALL, "fp32")
+    hidden = gan.loss(_problem(GIVEN, weight=0.0), "critic", Rng(range(4)), 0.0)["critic"]
+    torch.testing.assert_close(hidden, torch.full((4,), 0.6931), rtol=1e-3, atol=1e-3)  # both sides look the same
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_the_critic_reads_image_and_condition(axes: int) -> None:
+    torch.manual_seed(0)
+    fields = (Field("given T1w"), Field("class", "class", 3))
+    critic = Discriminator(axes, 2, fields, SMALL)
+    x = torch.rand(3, 2, *[8] * axes)
+    values = {"given T1w": torch.rand(3, 1, *[8] * axes), "class": torch.tensor([0, 1, 2])}
+    logits = critic(x, Condition(values))
+    assert logits.shape == (3, 2**axes)
+    assert not torch.allclose(logits, critic(x, Condition({**values, "class": torch.tensor([1, 2, 0])})))
+    assert not torch.allclose(logits, critic(x, Condition({**values, "given T1w": values["given T1w"].flip(0)})))
+    torch.testing.assert_close(critic(x[:1], Condition({n: v[:1] for n, v in values.items()})), logits[:1])
+
+
+def test_a_gan_learns_two_kinds_of_images() -> None:
+    """Constant images of two grey values by class: the generator reaches both."""
+    torch.manual_seed(0)
+    signature = Signature((Field("FLAIR"),), "yx", (Field("class", "class", 2),))
+    gan = Gan(signature, SMALL, "fp32", penalty=0.1)
+    optimisers = {n: torch.optim.Adam(list(p), 2e-3, betas=(0.0, 0.99)) for n, p in gan.groups().items()}
+    labels = torch.arange(8) % 2
+    for step in range(250):
+        rng = Rng(range(8)).child(step)
+        target = (0.2 + 0.6 * labels.float()).reshape(-1, 1, 1, 1) + 0.02 * rng.child("t").normal(1, 8, 8)
+        problem = Problem(tuple("abcdefgh"), (1, 8, 8), Condition({"class": labels}), target=target)
+        for group, optimiser in optimisers.items():
+            optimiser.zero_grad()
+            terms = gan.loss(problem, group, rng.child(group), 0.0)
+            torch.stack([t.mean() for t in terms.values()]).sum().backward()
+            optimiser.step()
+    drawn = gan.sample(problem, Rng(range(100, 108))).mean((1, 2, 3))
+    assert drawn[labels == 0].mean() == pytest.approx(0.2, abs=0.15)
+    assert drawn[labels == 1].mean() == pytest.approx(0.8, abs=0.15)
+
+
+def test_unpaired_asks_with_another_patients_answer() -> None:
+    job = Translation(["T1w"], ["FLAIR"], vary=0.0)
+    check_job(Unpaired(job), _batch())
+    batch, rng = _batch(), Rng(range(ROWS))
+    pairs, apart = job.problem(batch, rng), Unpaired(job).problem(batch, rng)
+    assert pairs.target is not None
+    assert apart.target is not None
+    torch.testing.assert_close(apart.target, pairs.target.roll(1, 0))
+    torch.testing.assert_close(apart.condition.values["given T1w"], pairs.condition.values["given T1w"])
+    assert apart.paired is not None
+    assert not apart.paired.any()
+
+
+def test_a_cycle_comes_back_and_its_terms_can_be_left_out() -> None:
+    torch.manual_seed(0)
+    problem = _problem(GIVEN)
+    every = Cycle(GIVEN, SMALL, "fp32").loss(problem, "model", Rng(range(4)), 0.0)
+    assert set(every) == {"there", "back", "cycle", "structure", "identity"}
+    bare = Cycle(GIVEN, SMALL, "fp32", structure=0.0, identity=0.0)
+    assert set(bare.loss(problem, "model", Rng(range(4)), 0.0)) == {"there", "back", "cycle"}
+    neighbours = Signature((Field("FLAIR"),), "yx", (Field("given T1w", channels=3),))
+    wide = Problem(("a", "b"), (1, 16, 16), Condition({"given T1w": torch.rand(2, 3, 16, 16)}), target=torch.rand(2, 1, 16, 16))  # fmt: skip
+    assert "identity" not in Cycle(neighbours, SMALL, "fp32").loss(wide, "model", Rng(range(2)), 0.0)
+    optimiser = torch.optim.Adam(list(bare.groups()["model"]), 3e-3)
+    before = float(bare.loss(problem, "model", Rng(range(4)), 0.0)["cycle"].detach().mean())
+    for step in range(60):
+        optimiser.zero_grad()
+        torch.stack(
+            [t.mean() for t in bare.loss(problem, "model", Rng(range(4)).child(step), 0.0).values()]
+        ).sum().backward()
+        optimiser.step()
+    assert float(bare.loss(problem, "model", Rng(range(4)), 0.0)["cycle"].detach().mean()) < 0.5 * before
+
+
+VIRTUAL = {
+    "cohorts": {"s": {"virtual": {"patients": 4, "seed": 0, "spacing_mm": 4, "planes": [14, 20]}}},
+    "baseline": "none",
+}
+RECIPE = {
+    **VIRTUAL, "split": {"train": 0.5, "test": 0.5}, "train": {"steps": 2, "batch": 2, "precision": "fp32"}, "evaluate": {"draws": 1},
+    "job": {"name": "translation", "from": ["T1w"], "x": ["T2w"]}, "family": {"name": "cycle", "network": {"channels": [8, 16], "blocks": 1}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change", [{"pairing": "none"}, {"family": {"name": "gan", "network": {"channels": [8, 16], "blocks": 1}}}]
+)
+def test_runs_from_a_recipe(change: dict, tmp_path: Path) -> None:
+    result = run_recipe(from_plain({**RECIPE, **change}), tmp_path / "run", say=lambda text: None)
+    assert any(r.metric == "psnr" and isinstance(r.value, float) for r in result.report.stages[0].cases)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, "Cycle learns without pairs. Write: pairing: none"),
+        ({"pairing": "none", "family": {"name": "regression"}}, "Regression needs pairs"),
+        ({"pairing": "random"}, "pairing is 'random'"),
+        (
+            {"pairing": "none", "job": {"name": "translation", "from": ["T1w", "FLAIR"], "x": ["T2w"]}},
+            "takes one image and gives one",
+        ),
+        (
+            {"pairing": "none", "job": {"name": "segmentation", "from": ["T1w"], "x": ["lesion"]}},
+            "Cycle cannot learn lesion, label",
+        ),
+        ({"family": {"name": "gan", "adversarial": "hing"}}, "expected one of 'relativistic'"),
+    ],
+)
+def test_a_recipe_refuses_what_cannot_be(change: dict, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        from_plain({**RECIPE, **change})

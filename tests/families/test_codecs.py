@@ -1,0 +1,237 @@
+"""Codecs and the priors over their codes: tiles equal the whole, words are whole numbers, two stages make one generator."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fabrica.config import from_plain
+from fabrica.contracts import Condition, Field, Problem, Signature
+from fabrica.document import RecipeError
+from fabrica.families import Flow, Fsq, Latent, Vae, latent_signature
+from fabrica.networks.codec import Decoder, Encoder, Levels, by_tiles
+from fabrica.networks.unet import UNetShape
+from fabrica.rng import Rng
+from fabrica.run import generate_images, run_recipe
+from fabrica.testing import check_family
+
+SMALL = UNetShape((8, 16), 1)
+IMAGE = Signature((Field("FLAIR"),), "yx")
+
+
+def _settled(module: torch.nn.Module) -> torch.nn.Module:
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape)
+    return module.eval()
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+@pytest.mark.parametrize("tile", [8, 20])
+def test_tiles_give_what_the_whole_gives(axes: int, tile: int) -> None:
+    encoder, decoder = _settled(Encoder(axes, 1, 3, SMALL)), _settled(Decoder(axes, 3, 2, SMALL))
+    sides = (96, 44, 40)[:axes]
+    with torch.no_grad():
+        x = torch.randn(2, 1, *sides)
+        whole = encoder(x)
+        parts = by_tiles(encoder, x, tile, encoder.reach, encoder.factor, 1 / encoder.factor)
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+        back = by_tiles(decoder, whole, tile // 4, decoder.reach, 1, decoder.factor)
+        torch.testing.assert_close(back, decoder(whole), rtol=1e-4, atol=1e-5)
+        assert back.shape == (2, 2, *sides)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_nothing_beyond_the_reach_matters(part: str) -> None:
+    with torch.no_grad():
+        net = _settled(Encoder(2, 1, 2, SMALL) if part == "encoder" else Decoder(2, 1, 2, SMALL))
+        x = torch.zeros(1, 1, 128, 4 if part == "encoder" else 2)
+        other = x.clone()
+        other[:, :, 64] = 5.0
+        changed = (net(x) != net(other)).any(3).any(1)[0].nonzero().flatten()
+        scale = net.factor if part == "decoder" else 1 / net.factor
+        assert changed.min() >= (64 - net.reach - 1) * scale - 1
+        assert changed.max() <= (64 + net.reach + 1) * scale + 1
+        assert len(changed)
+
+
+@pytest.mark.parametrize("levels", [(8, 5, 5, 5), (2, 3), (4,)])
+def test_words_and_numbers(levels: tuple[int, ...]) -> None:
+    book = Levels(levels)
+    every = torch.arange(book.size).reshape(1, -1, 1)
+    codes = book.codes(every)
+    assert codes.min() == -1
+    assert codes.max() == 1
+    assert torch.equal(book.tokens(codes), every)
+    z = torch.randn(3, len(levels), 40, 7, requires_grad=True)
+    rounded = book(3 * z)
+    torch.testing.assert_close(book.codes(book.tokens(rounded)), rounded)
+    rounded.sum().backward()
+    assert z.grad is not None
+    assert (z.grad.abs() > 0).float().mean() > 0.5  # gradients pass the rounding
+    assert book.tokens(rounded).min() >= 0
+    assert len(book.tokens(rounded).unique()) > book.size // 5
+
+
+def _images(rows: int, rng: Rng) -> torch.Tensor:
+    """Discs of two sizes at random places."""
+    grid = torch.meshgrid(*[torch.linspace(-1, 1, 16)] * 2, indexing="ij")
+    place = rng.child("place").uniform(2) * 0.6 - 0.3
+    size = 0.3 + 0.3 * (rng.child("size").uniform() > 0.5)
+    away = ((grid[0] - place[:, 0, None, None]) ** 2 + (grid[1] - place[:, 1, None, None]) ** 2).sqrt()
+    return torch.sigmoid(20 * (size[:, None, None] - away))[:, None]
+
+
+def _train(family: torch.nn.Module, steps: int, rate: float = 3e-3) -> float:
+    optimisers = {n: torch.optim.Adam(list(p), rate) for n, p in family.groups().items()}
+    family.train()
+    for step in range(steps):
+        rng = Rng(range(16)).child(step)
+        problem = Problem(tuple(map(str, range(16))), (1, 16, 16), target=_images(16, rng))
+        for group, optimiser in optimisers.items():
+            optimiser.zero_grad()
+            total = torch.stack([t.mean() for t in family.loss(problem, group, rng, 0.0).values()]).sum()
+            total.backward()
+            optimiser.step()
+    family.eval()
+    return float(total.detach())
+
+
+@pytest.fixture(scope="module")
+def codec() -> Vae:
+    torch.manual_seed(0)
+    vae = Vae(IMAGE, UNetShape((16, 32), 1), "fp32", codes=4, kl=0.01)
+    _train(vae, 200)
+    return vae
+
+
+def test_a_codec_keeps_images_and_its_codes_have_unit_size(codec: Vae) -> None:
+    x = _images(32, Rng(range(500, 532)))
+    with torch.no_grad():
+        codes = codec.encode(x)
+        back = codec.decode(codes, Condition())
+    assert codes.shape == (32, 4, 4, 4)
+    assert codec.latent_shape == (4, 4, 4)
+    assert 0.5 < float(codes.std()) < 2
+    assert float((back - x).abs().mean()) < 0.06
+    torch.testing.assert_close(codec.encode_by_tiles(x, 8), codec.encode(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(codec.decode_by_tiles(codes, 2), back, rtol=1e-4, atol=1e-4)
+
+
+def test_a_prior_over_codes_draws_images_of_the_kind(codec: Vae) -> None:
+    torch.manual_seed(1)
+    prior = Flow(latent_signature(IMAGE, codec), UNetShape((16, 32), 1, patch=1), "fp32")
+    model = Latent(codec, prior, ())
+    frozen = [p.clone() for p in codec.parameters()]
+    _train(model, 250)
+    assert all(torch.equal(a, b) for a, b in zip(frozen, codec.parameters(), strict=True))
+    problem = Problem(tuple(map(str, range(24))), (1, 16, 16))
+    drawn, real = model.sample(problem, Rng(range(24))), _images(200, Rng(range(900, 1100)))
+    assert drawn.shape == (24, 1, 16, 16)
+    assert float(drawn.mean()) == pytest.approx(float(real.mean()), abs=0.08)
+    assert float(drawn.std()) == pytest.approx(float(real.std()), rel=0.35)
+    between = float((drawn[:12] - drawn[12:]).abs().mean())
+    assert between > 0.05  # not one image again and again
+    check_family(model, Problem(("a", "b"), (1, 16, 16), target=real[:2]))
+
+
+def test_a_vae_draws_by_itself_with_its_condition() -> None:
+    torch.manual_seed(0)
+    signature = Signature((Field("FLAIR"),), "yx", (Field("class", "class", 2),))
+    vae = Vae(signature, SMALL, "fp32", codes=2, adversarial=0.1)
+    assert list(vae.groups()) == ["critic", "model"]
+    optimisers = {n: torch.optim.Adam(list(p), 3e-3) for n, p in vae.groups().items()}
+    labels = torch.arange(8) % 2
+    for step in range(120):
+        rng = Rng(range(8)).child(step)
+        target = (0.2 + 0.6 * labels.float()).reshape(-1, 1, 1, 1) + 0.02 * rng.child("t").normal(1, 8, 8)
+        problem = Problem(tuple("abcdefgh"), (1, 8, 8), Condition({"class": labels}), target=target)
+        for group, optimiser in optimisers.items():
+            optimiser.zero_grad()
+            torch.stack([t.mean() for t in vae.loss(problem, group, rng, 0.0).values()]).sum().backward()
+            optimiser.step()
+    drawn = vae.eval().sample(problem, Rng(range(50, 58))).mean((1, 2, 3))
+    assert drawn[labels == 0].mean() == pytest.approx(0.2, abs=0.1)
+    assert drawn[labels == 1].mean() == pytest.approx(0.8, abs=0.1)
+
+
+def test_words_are_used() -> None:
+    torch.manual_seed(0)
+    vq = Fsq(IMAGE, UNetShape((16, 32), 1), "fp32", levels=(4, 4))
+    _train(vq, 150)
+    x = _images(64, Rng(range(64)))
+    with torch.no_grad():
+        share, perplexity = vq.used(x)
+        back = vq.decode(vq.encode(x), Condition())
+    assert share > 0.5
+    assert 3 < perplexity <= 16
+    assert float((back - x).abs().mean()) < 0.1
+    assert vq.tokens(x).shape == (64, 4, 4)
+    with pytest.raises(ValueError, match="multiples of 4"):
+        vq.encode(torch.zeros(1, 1, 10, 16))
+
+
+VIRTUAL = {
+    "cohorts": {"s": {"virtual": {"patients": 4, "seed": 0, "spacing_mm": 4, "planes": [14, 20]}}},
+    "baseline": "none",
+}
+NET = {"channels": [8, 16], "blocks": 1}
+BUDGET = {"steps": 3, "batch": 2, "precision": "fp32"}
+STAGES = {
+    "codec": {"job": {"name": "synthesis", "x": ["T2w"], "place": False}, "family": {"name": "vae", "kl": 0.01, "codes": 4, "network": NET}, "train": BUDGET},
+    "prior": {"job": {"name": "translation", "from": ["T1w"], "x": ["T2w"]}, "train": BUDGET,
+              "family": {"name": "flow", "in": {"stage": "codec"}, "network": {"channels": [8, 16], "blocks": 1, "patch": 1}}},
+}  # fmt: skip
+
+
+def _recipe(**prior: object) -> dict:
+    stages = {"prior": {**STAGES["prior"], **prior}, "codec": STAGES["codec"]}  # in the wrong order on purpose
+    return {**VIRTUAL, "split": {"train": 0.5, "test": 0.5}, "stages": stages, "evaluate": {"draws": 2}}
+
+
+@pytest.mark.parametrize("sampler", [{}, {"sampler": {"name": "euler", "steps": 2}}])
+@pytest.mark.parametrize("kind", ["vae", "vq"])
+def test_two_stages_from_a_recipe(sampler: dict, kind: str, tmp_path: Path) -> None:
+    recipe = _recipe(**sampler)
+    if kind == "vq":
+        recipe["stages"]["codec"] = {**STAGES["codec"], "family": {"name": "vq", "network": NET}}
+    result = run_recipe(from_plain(recipe), tmp_path / "run", say=lambda text: None)
+    assert [s.name for s in result.report.stages] == ["codec", "prior"]
+    assert any(r.metric == "psnr" and isinstance(r.value, float) for r in result.report.stages[1].cases)
+    again = run_recipe(from_plain(recipe), tmp_path / "run", say=lambda text: None)
+    first, second = (
+        {(r.case, r.by, r.metric): r.value for r in x.report.stages[1].cases if r.unit != "s"} for x in (result, again)
+    )
+    assert first == second
+    if kind == "vae" and not sampler:
+        from fabrica.data.virtual import VirtualCohort
+        from fabrica.data.virtual.export import write_cohort
+
+        write_cohort(VirtualCohort(1, 9, 4, planes=(14, 20)), tmp_path / "new", lambda text: None)
+        written = generate_images(
+            tmp_path / "run", tmp_path / "new", tmp_path / "out", stage="prior", say=lambda text: None
+        )
+        assert written
+
+
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [
+        ({"name": "flow", "in": {"stage": "codes"}}, "Did you mean 'codec'"),
+        ({"name": "flow", "in": "codec"}, "Write: in: {stage: codec}"),
+        ({"name": "flow", "in": {"stage": "prior"}}, "Unknown stage 'prior'"),
+    ],
+)
+def test_codes_that_are_not_there(family: dict, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        from_plain(_recipe(family=family))
+
+
+def test_a_codec_that_does_not_fit() -> None:
+    other = _recipe(job={"name": "translation", "from": ["T1w"], "x": ["FLAIR"]})
+    with pytest.raises(RecipeError, match="codec encodes T2w given none, prior is asked for FLAIR"):
+        from_plain(other)
+    plain = _recipe()
+    plain["stages"]["codec"] = {**STAGES["codec"], "family": {"name": "flow", "network": NET}}
+    with pytest.raises(RecipeError, match="has no codes"):
+        from_plain(plain)
