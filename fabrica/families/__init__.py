@@ -12,6 +12,7 @@ from .gan import Gan
 from .guided import Guided
 from .latent import Latent, latent_signature
 from .regression import Regression
+from .shortcut import Shortcut
 
 RUNTIME = ("signature", "network", "precision")  # what the run supplies; everything else is an option of the recipe
 
@@ -24,6 +25,7 @@ FAMILIES: Table[type[Family]] = Table(
         "diffusion": Diffusion,
         "flow": Flow,
         "regression": Regression,
+        "shortcut": Shortcut,
         "vae": Vae,
         "vq": Fsq,
     },
@@ -31,5 +33,5 @@ FAMILIES: Table[type[Family]] = Table(
 
 __all__ = [
     "FAMILIES", "RUNTIME", "Contrastive", "Cycle", "Diffusion", "Drawn", "Flow", "Fsq", "Gan", "Guided", "Latent", "Regression",
-    "Vae", "latent_signature",
+    "Shortcut", "Vae", "latent_signature",
 ]  # fmt: skip
