@@ -31,6 +31,7 @@ test: lint
 
 docs: $(VENV)/.test
 	$(BIN)/python docs/tables.py
+	$(BIN)/python docs/coverage.py
 
 bench: SCANS = $(or $(FABRICA_TEST_DATA),$(error Set FABRICA_TEST_DATA to the folder of real scans))
 bench: $(VENV)/.test

@@ -6,11 +6,13 @@ from torch import nn
 
 from ..contracts import Signature
 from .encoder import Encoder
+from .transformer import Transformer
 from .unet import UNet, UNetShape
 
 
 def backbone(signature: Signature, x_channels: int, shape: UNetShape, precision: str) -> nn.Module:
-    """Called as net(x, level, condition) -> (B, channels of x, *axes): a U-Net on a grid, an encoder where x is numbers."""
+    """Called as net(x, level, condition) -> (B, channels of x, *axes): a U-Net or transformer on a grid, an encoder where x is numbers."""
     axes = signature.axes or signature.given_axes
-    kind = UNet if signature.axes else Encoder
+    kinds: dict[str, type[nn.Module]] = {"unet": UNet, "transformer": Transformer}
+    kind = kinds[shape.kind] if signature.axes else Encoder
     return kind(len(axes), x_channels, signature.channels, signature.condition, shape, precision)

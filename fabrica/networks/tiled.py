@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts import Condition
+from .transformer import Transformer
 from .unet import UNet
 
 OVERLAP = 0.25  # of a window's side, shared with each neighbour
@@ -67,7 +68,7 @@ def tiled(family: nn.Module, window: Sequence[int] | None) -> Iterator[None]:
     held = (
         []
         if window is None
-        else [(m, n, c) for m in family.modules() for n, c in m.named_children() if isinstance(c, UNet)]
+        else [(m, n, c) for m in family.modules() for n, c in m.named_children() if isinstance(c, UNet | Transformer)]
     )
     for parent, name, net in held:
         setattr(parent, name, Tiled(net, window or ()))

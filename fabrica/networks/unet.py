@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,13 @@ from .normalisation import group_norm, norm_silu
 
 @dataclass(frozen=True, slots=True)
 class UNetShape:
-    """The size of a U-Net as a recipe says it."""
+    """The kind and size of a network as a recipe says it."""
 
     channels: tuple[int, ...] = (48, 96, 192)  # per level
     blocks: int = 2  # residual blocks per level
     patch: int = 2  # side of the stem's patches; 1 keeps full resolution
     attention: bool = True  # on the smallest grid
+    kind: Literal["unet", "transformer"] = "unet"  # a transformer: width channels[-1], depth blocks
     recompute: bool = False  # keep no activations inside blocks: less memory, more time
 
 

@@ -1,0 +1,98 @@
+"""Which of 175 published methods Fabrica can be told to do: reads methods.csv, writes coverage.md. `python docs/coverage.py`"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+HERE = Path(__file__).parent
+STATUS = ("have", "equivalent", "planned", "out of scope")
+JOBS: Mapping[tuple[str, str], str] = {  # section -> the job that does it; none = it has to be built
+    ("Unconditional Synthesis", ""): "synthesis",
+    ("Conditional Synthesis", "Image-to-Image Synthesis"): "translation",
+    ("Conditional Synthesis", "Anatomically-Guided Image Synthesis"): "translation",
+    ("Denoising and Artifact Removal", ""): "translation",
+}
+LATER: Mapping[str, str] = {
+    "Conditional Synthesis": "text as a condition",
+    "Image Reconstruction": "the job reconstruction with its physics",
+    "Super-Resolution": "operators of sampling and frames between frames",
+    "Treatment Planning and Dynamic Intervention": "dose, respiration and registration fields",
+    "Disease Progression Prediction": "the job prognosis over visits",
+    "Foundation Models": "conditions from several modalities at once and pretrained weights",
+}
+FAMILIES: tuple[tuple[str, str], ...] = (  # word in the table -> family here
+    ("diffusion", "diffusion"), ("gan", "gan"), ("vae", "vae"), ("cnn", "regression"),
+)  # fmt: skip
+MISSING: Mapping[str, str] = {
+    "transformer": "a transformer as network", "mamba": "a state-space network", "ar": "an autoregressive prior over tokens",
+}  # fmt: skip
+EXACT: Mapping[str, str] = {  # names whose own recipe a stage here is
+    "cyclegan": "`family: cycle`, `pairing: none`",
+    "pix2pix": "`family: gan`, `adversarial: non-saturating`",
+}
+LOSSES: tuple[tuple[str, str], ...] = (  # pattern -> the loss here
+    ("diffusion|noise loss", "denoising"), ("cycle", "L1 of the way back"), ("identity", "L1 of its own kind"),
+    ("feature matching|perceptual|perpetual|vgg|content|lip", "feature matching"), ("adversarial|gan|logistic", "adversarial forms"),
+    ("tv|smooth", "total variation"), ("ssim|structural loss", "structural"), ("freq", "frequency"), ("gradient d|gradient l", "gradient difference"),
+    ("kl", "KL"), ("quantization", "finite codes instead"), ("charbonnier|robust", "Charbonnier"), ("dice|bce|\\bce loss|cross-e", "cross-entropy and Dice"),
+    ("l1|mae|image loss|recon|regression|similarity|synthesis", "L1"), ("l2|mse|norm", "L2"), ("ncc|structure-cons", "edge agreement"),
+)  # fmt: skip
+
+
+def judge(row: Mapping[str, str]) -> tuple[str, str]:
+    """(status, how or why) of one method."""
+    words = re.split("[,\uff0c]\\s*", row["family"].lower())
+    job = JOBS.get((row["section"], row["subsection"]))
+    if job is None:
+        return "planned", LATER[row["section"]]
+    lacking = [MISSING[w.strip()] for w in words if w.strip() in MISSING]
+    family = next((here for word, here in FAMILIES if any(word in w for w in words)), None)
+    if family is None:
+        return "planned", ", ".join(lacking) or "its network"
+    name = re.sub(r"[^a-z0-9]", "", row["method"].lower())
+    exact = next((how for known, how in EXACT.items() if name.startswith(known)), None)
+    if exact and not lacking:
+        return "have", exact
+    unpaired = "cycle" in row["losses"].lower() and family == "gan"
+    how = f"`job: {job}`, `family: {'cycle' if unpaired else family}`"
+    found, without = losses(row["losses"])
+    how += f"; of its losses: {', '.join(found)}" if found else ""
+    left = [*lacking, *without]
+    return "equivalent", how + (f"; without {', '.join(left)}" if left else "")
+
+
+def losses(text: str) -> tuple[list[str], list[str]]:
+    """(losses here, what has none) of the table's words."""
+    found: list[str] = []
+    without: list[str] = []
+    for word in filter(None, (w.strip() for w in re.split("[,\uff0c]", text))):
+        here = next((name for pattern, name in LOSSES if re.search(pattern, word.lower())), None)
+        (found if here else without).append(here or word)
+    return list(dict.fromkeys(found)), list(dict.fromkeys(without))
+
+
+def page() -> str:
+    with (HERE / "methods.csv").open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    judged = [(row, *judge(row)) for row in rows]
+    counts = Counter(status for _, status, _ in judged)
+    lines = [
+        "# Coverage of published methods", "",
+        "Made by `python docs/coverage.py` from `methods.csv`. *have*: a recipe is that method. *equivalent*: the same kind of model on the same",
+        "job; of its losses those named are in `families/losses.py` (which a family uses, its options say); its own network or tricks are not rebuilt, its published figures not reproduced. *planned*: what is",
+        "lacking stands there.", "",
+        ", ".join(f"{status}: {counts[status]}" for status in STATUS) + f", of {len(rows)}.", "",
+        "| method | section | family | status | how, or what is lacking |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row, status, how in judged:
+        section = " / ".join(filter(None, (row["section"], row["subsection"])))
+        lines.append(f"| {row['method']} | {section} | {row['family']} | {status} | {how} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    (HERE / "coverage.md").write_text(page())
