@@ -6,6 +6,8 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from fabrica.config import from_plain
+from fabrica.document import RecipeError
 from fabrica.evaluate import METRICS
 from fabrica.families import FAMILIES, RUNTIME
 from fabrica.jobs import JOBS
@@ -32,6 +34,44 @@ def section(table: Table[Any], runtime: tuple[str, ...]) -> list[str]:
     return [*lines, ""]
 
 
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "translation": {"from": ["T1w"], "x": ["FLAIR"]}, "synthesis": {"x": ["FLAIR"]},
+    "segmentation": {"from": ["T1w"], "x": ["lesion"]}, "outcome": {"from": ["T1w"], "x": "age", "width": 20.0},
+    "representation": {"from": ["T1w"], "width": 8},
+}  # fmt: skip
+
+
+def cell(family: str, job: str, axes: str) -> str:
+    """'' when a recipe of this family, job and grid is accepted, else the reason why it is refused."""
+    recipe = {
+        "cohorts": {"all": {"path": "x"}}, "job": {"name": job, **EXAMPLES[job], "axes": axes}, "baseline": "none",
+        "family": {"name": family, "network": {"channels": [8, 16], "blocks": 1}}, "train": {"steps": 1},
+        **({"pairing": "none"} if FAMILIES.find(family).unpaired else {}),
+    }  # fmt: skip
+    try:
+        from_plain(recipe)
+    except RecipeError as error:
+        return str(error).removeprefix("recipe: ").split(". ")[0]
+    return ""
+
+
+def matrix() -> list[str]:
+    """Families against jobs: drawn in slices and volumes, or the reason why not."""
+    jobs = JOBS.names()
+    lines = [
+        "## Families and jobs",
+        "",
+        "2D and 3D unless a reason stands there.",
+        "",
+        f"| family | {' | '.join(jobs)} |",
+        "|---" * (len(jobs) + 1) + "|",
+    ]
+    for family in FAMILIES.names():
+        found = [dict.fromkeys(cell(family, job, axes) or "drawn" for axes in ("yx", "zyx")) for job in jobs]
+        lines.append(f"| `{family}` | {' | '.join('; '.join(c) for c in found)} |")
+    return [*lines, ""]
+
+
 def text() -> str:
     lines = ["# Reference", "", "Everything that a recipe can name. Written by `make docs`; a test keeps it true.", ""]
     lines += (
@@ -39,6 +79,7 @@ def text() -> str:
         + section(FAMILIES, RUNTIME)
         + section(SAMPLERS, ("prior", "problem", "rng"))
         + section(METRICS, ())
+        + matrix()
     )
     return "\n".join(lines)
 

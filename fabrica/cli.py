@@ -233,6 +233,23 @@ def downstream(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs on the same patients.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the report is written.")],
+    metric: Annotated[str, typer.Option(help="What ranks them.")] = "psnr",
+) -> None:
+    """Set several runs side by side: what each reached, what it cost, which differences the patients carry."""
+    from .evaluate.comparison import compare_runs
+
+    with _errors():
+        page, standings, sentence = compare_runs(runs, metric, out)
+        for s in standings:
+            typer.echo(f"{s.contender.name} ({s.contender.family}): {metric} {s.mean:.4g}")
+        typer.echo(sentence)
+        typer.echo(f"Report: {page}")
+
+
+@app.command()
 def readers(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where sheets, key and answers lie.")],
     generated: Annotated[Path | None, typer.Option(metavar="DIR", help="Generated images: makes sheets.")] = None,

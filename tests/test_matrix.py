@@ -1,0 +1,88 @@
+"""Every family with every job in 2D and 3D: drawn, or refused with a reason; and every shipped recipe in its short form."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import fabrica
+from fabrica.config import from_plain
+from fabrica.contracts import Batch
+from fabrica.families import FAMILIES
+from fabrica.jobs import JOBS, job_options
+from fabrica.jobs.unpaired import Unpaired
+from fabrica.networks.unet import UNetShape
+from fabrica.rng import Rng
+from fabrica.run import run_recipe
+
+ROOT = Path(fabrica.__file__).parents[1]
+spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
+assert spec
+assert spec.loader
+tables = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tables)
+ROWS = [0, 1, 2]
+
+
+def _batch(axes: str) -> Batch:
+    side, rng = (16,) * len(axes), Rng(ROWS)
+    images = {n: rng.child(n).uniform(1, *side) for n in ("T1w", "FLAIR")}
+    images["lesion"] = (rng.child("lesion").uniform(1, *side) > 0.7).float()
+    values = {"position": torch.linspace(-1, 1, 3), "age": torch.tensor([30.0, 50, 70])}
+    return Batch(("a", "b", "c"), images, torch.eye(4).expand(3, 4, 4), values)
+
+
+def test_every_job_has_an_example() -> None:
+    assert set(tables.EXAMPLES) == set(JOBS.names())
+
+
+@pytest.mark.parametrize("axes", ["yx", "zyx"])
+@pytest.mark.parametrize("name", JOBS.names())
+@pytest.mark.parametrize("family", FAMILIES.names())
+def test_drawn_or_refused_with_a_reason(family: str, name: str, axes: str) -> None:
+    reason = tables.cell(family, name, axes)
+    if reason:
+        assert any(word in reason for word in ("cannot learn", "needs", "takes one image")), reason
+        return
+    torch.manual_seed(0)
+    job = JOBS.find(name)(**job_options({**tables.EXAMPLES[name], "axes": axes}))
+    made = FAMILIES.find(family)(job.signature(), UNetShape((8, 16), 1), "fp32")
+    batch = _batch(axes)
+    problem = (Unpaired(job) if made.unpaired else job).problem(batch, Rng(ROWS))
+    for group in made.groups():
+        total = torch.stack([t.mean() for t in made.loss(problem, group, Rng(ROWS), 0.0).values()]).sum()
+        assert torch.isfinite(total)
+        total.backward()
+    drawn = made.eval().sample(job.question(batch), Rng(ROWS))
+    assert drawn.shape == (3, *job.question(batch).shape)
+    assert torch.isfinite(drawn).all()
+
+
+def _short(recipe: dict) -> dict:
+    """Two steps on four tiny patients."""
+    recipe["cohorts"] = {
+        name: {"virtual": {**plan["virtual"], "patients": 4, "spacing_mm": 4, "planes": [14, 20]}}
+        for name, plan in recipe["cohorts"].items()
+    }
+    for stage in recipe.get("stages", {"model": recipe}).values():
+        stage["train"] = {"steps": 2, "batch": 2, "precision": "fp32"}
+        network = stage["family"].get("network", {})
+        stage["family"]["network"] = {**network, "channels": [8] * len(network.get("channels", [8])), "blocks": 1}
+        stage.get("prepare", {}).pop("size", None)
+    recipe["evaluate"] = {**recipe.get("evaluate", {}), "draws": 1}
+    recipe["split"] = {"train": 0.5, "test": 0.5}
+    return recipe
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_recipe_runs_in_its_short_form(path: Path, tmp_path: Path) -> None:
+    recipe = yaml.safe_load(path.read_text())
+    from_plain(recipe)
+    if any("virtual" not in plan for plan in recipe["cohorts"].values()):
+        assert path.stem == "outcome"  # needs pictures: run by tests/jobs/test_outcome.py
+        return
+    result = run_recipe(from_plain(_short(recipe)), tmp_path / "run", say=lambda text: None)
+    assert result.page.is_file()
+    assert all(stage.steps == 2 for stage in result.report.stages)
