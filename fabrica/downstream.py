@@ -86,7 +86,6 @@ def compare_arms(
     """
     recipes = {(arm, seed): _recipe(plain, arm, seed, real, synthetic) for arm in ARMS for seed in range(seeds)}
     remarks = [_known_generator(generator, recipes["real", 0])]
-    seen = None
     rows: dict[str, list[list[Row]]] = {arm: [] for arm in ARMS}
     for (arm, seed), recipe in recipes.items():
         folder = out / arm.replace(" ", "_").replace(",", "").replace("+", "and") / str(seed)
@@ -94,13 +93,11 @@ def compare_arms(
         cases = _cases(folder, recipe) if trainer is None else None
         if cases is None:
             cases = _foreign(trainer, recipe, folder) if trainer else _trained(recipe, folder, say)
-        tested = sorted({r.case for r in cases})
-        seen = seen or tested
-        if tested != seen:
-            raise ValueError(
-                f"{folder} was tested on other patients than the first arm. Compare into another folder: --out DIR"
-            )
         rows[arm].append(cases)
+    if left := _keep_shared(rows):
+        remarks.append(
+            f"{left} test patients were not tested by every arm (their images are copies of training ones) and are left out."
+        )
     arms = _judged(rows)
     page = _page(arms, rows, plain, out, [r for r in remarks if r])
     return Comparison(arms, page, tuple(r for r in remarks if r))
@@ -127,6 +124,19 @@ def _recipe(plain: Mapping[str, Any], arm: str, seed: int, real: Path, synthetic
 def _table_in(path: Path) -> dict[str, str]:
     """The table that `fabrica patients` writes beside its images."""
     return {"table": str(path / TABLE)} if (path / TABLE).is_file() else {}
+
+
+def _keep_shared(rows: dict[str, list[list[Row]]]) -> int:
+    """Only patients whom every arm tested stay; returns how many are left out. Raises ValueError when they are many."""
+    tested = [{r.patient for r in cases} for seeds in rows.values() for cases in seeds]
+    shared, everybody = set.intersection(*tested), set.union(*tested)
+    if len(shared) < 0.9 * len(everybody):
+        raise ValueError(
+            "The arms in this folder were tested on different patients. Compare into another folder: --out DIR"
+        )
+    for seeds in rows.values():
+        seeds[:] = [[r for r in cases if r.patient in shared] for cases in seeds]
+    return len(everybody - shared)
 
 
 def _known_generator(generator: Path | None, recipe: Recipe) -> str:

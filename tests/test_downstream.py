@@ -184,3 +184,28 @@ def test_the_verb(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "index.html").is_file()
     with (tmp_path / "out" / "cases.csv").open() as file:
         assert {r["stage"] for r in csv.DictReader(file)} == set(ARMS)
+
+
+def test_copies_are_left_out_of_every_arm_alike(tmp_path: Path) -> None:
+    """A test image that also trains is dropped where real images train, so it counts in no arm."""
+    real, synthetic = _folders(tmp_path, real=40)
+    with np.load(real / "made.npz") as made:
+        images, labels = made["train_images"], made["train_labels"]
+    images[:2] = images[2]
+    np.savez(real / "made.npz", train_images=images, train_labels=labels)
+    found = compare_arms({**RECIPE, "seed": 1}, real, synthetic, tmp_path / "out", seeds=1, say=_quiet)
+    assert len({tuple(sorted(a.per_patient)) for a in found.arms}) == 1
+
+
+def test_arms_on_other_patients_are_refused() -> None:
+    from fabrica.downstream import _keep_shared
+    from fabrica.evaluate.summary import Row
+
+    def cases(names: str) -> list[Row]:
+        return [Row(n, n, "", "model", "dice", 1.0) for n in names]
+
+    rows = {"real": [cases("abcdefghijklmnopqrst")], "synthetic": [cases("abcdefghijklmnopqrs")]}
+    assert _keep_shared(rows) == 1
+    assert {r.patient for r in rows["real"][0]} == set("abcdefghijklmnopqrs")
+    with pytest.raises(ValueError, match="different patients"):
+        _keep_shared({"real": [cases("ab")], "synthetic": [cases("cd")]})

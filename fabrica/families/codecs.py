@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from ..contracts import Codec, Condition, Field, Problem, Signature
 from ..networks.blocks import embedding, planes_and_vectors, vector_entries, with_planes
-from ..networks.codec import Decoder, Encoder, Levels, by_tiles, factor_of
+from ..networks.codec import Decoder, Encoder, Levels, factor_of
 from ..networks.discriminator import Discriminator
+from ..networks.tiled import tiled
 from ..networks.unet import UNetShape
 from ..rng import Rng
 from .losses import (
@@ -114,7 +115,8 @@ class Vae(Codec):
 
     def encode_by_tiles(self, x: Tensor, tile: int) -> Tensor:
         """As `encode`, in the memory of tiles of `tile` voxels a side."""
-        return by_tiles(self.encode, x, tile, self.net.encode.reach, self.factor, 1 / self.factor)
+        with tiled(self, (tile,)):
+            return self.encode(x)
 
     def decode(self, z: Tensor, condition: Condition) -> Tensor:
         """Logits of labels become chances."""
@@ -122,7 +124,8 @@ class Vae(Codec):
 
     def decode_by_tiles(self, z: Tensor, tile: int) -> Tensor:
         """As `decode` without a condition, in the memory of tiles of `tile` codes a side."""
-        return by_tiles(lambda part: self.decode(part, Condition()), z, tile, self.net.decode.reach, 1, self.factor)
+        with tiled(self, (tile * self.factor,)):
+            return self.decode(z, Condition())
 
     def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
         target = _target(problem)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts import Condition
+from .codec import Decoder, Encoder, by_tiles
 from .transformer import Transformer
 from .unet import UNet
 
@@ -50,6 +51,20 @@ class Tiled(nn.Module):
         return result
 
 
+class TiledCodec(nn.Module):
+    """The half of a codec that it holds, tile by tile: equal to the whole, as a code depends on a finite neighbourhood."""
+
+    def __init__(self, net: Encoder | Decoder, window: Sequence[int]) -> None:
+        super().__init__()
+        self.net, self.tile = net, min(window)
+
+    def forward(self, x: Tensor) -> Tensor:
+        factor, reach = self.net.factor, self.net.reach
+        if isinstance(self.net, Encoder):
+            return by_tiles(self.net, x, self.tile, reach, factor, 1 / factor)
+        return by_tiles(self.net, x, max(1, self.tile // factor), reach, 1, factor)
+
+
 def windows(grid: Sequence[int], sides: Sequence[int], overlap: float = OVERLAP) -> list[tuple[slice, ...]]:
     """Windows that cover a grid, evenly spread, sharing at least `overlap` of their side with a neighbour."""
     starts = []
@@ -64,14 +79,12 @@ def windows(grid: Sequence[int], sides: Sequence[int], overlap: float = OVERLAP)
 
 @contextmanager
 def tiled(family: nn.Module, window: Sequence[int] | None) -> Iterator[None]:
-    """Inside the block the family's networks work by windows; None changes nothing."""
-    held = (
-        []
-        if window is None
-        else [(m, n, c) for m in family.modules() for n, c in m.named_children() if isinstance(c, UNet | Transformer)]
-    )
+    """Inside the block the family's networks work by windows (codecs by tiles, exactly); None changes nothing."""
+    kinds = () if window is None else (UNet, Transformer, Encoder, Decoder)
+    held = [(m, n, c) for m in family.modules() for n, c in m.named_children() if isinstance(c, kinds)]
     for parent, name, net in held:
-        setattr(parent, name, Tiled(net, window or ()))
+        made = TiledCodec(net, window or ()) if isinstance(net, Encoder | Decoder) else Tiled(net, window or ())
+        setattr(parent, name, made)
     try:
         yield
     finally:
