@@ -41,6 +41,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/statistics_simulated.py --repetitions 2000
 	$(BIN)/python benchmarks/precision_exactness.py --data $(SCANS)
 	$(BIN)/python benchmarks/evaluation_real.py --data $(SCANS) --steps 200
+	$(BIN)/python benchmarks/downstream_real.py --data $(SCANS)
 	$(BIN)/python benchmarks/translation_ms.py --data $(SCANS)/mri_multicontrast/ms_mni
 
 clean:

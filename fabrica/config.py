@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from .plan import (
 )
 from .registry import build, check_options, check_type, refusal, unknown
 from .sampling import SAMPLERS
+from .strict import AtError, ancestors, dataclass_of, guard, known_keys, mapping, named, need, whole
 
 _TOP = ("cohorts", "split", "stages", "evaluate", "seed", "baseline")
 _FLAT = ("job", "pairing", "family", "sampler", "guidance", "train", "prepare")
@@ -54,51 +55,39 @@ def from_plain(plain: Mapping[str, Any], where: str = "recipe", lines: Mapping[s
     """Check plain data and build the Recipe; raises RecipeError naming the file, the line and what to type."""
     try:
         return _recipe(plain)
-    except _AtError as error:
-        line = next((f":{n}" for p in _ancestors(error.at) if (n := (lines or {}).get(p))), "")
+    except AtError as error:
+        line = next((f":{n}" for p in ancestors(error.at) if (n := (lines or {}).get(p))), "")
         raise RecipeError(f"{where}{line}: {error}") from error
-
-
-class _AtError(ValueError):
-    def __init__(self, at: str, text: str) -> None:
-        super().__init__(text)
-        self.at = at
-
-
-def _ancestors(path: str) -> Iterator[str]:
-    while path:
-        yield path
-        path = path.rpartition(".")[0]
 
 
 def _recipe(plain: Mapping[str, Any]) -> Recipe:
     if not isinstance(plain, Mapping):
-        raise _AtError("", "a recipe is a mapping. Write: cohorts: {all: {path: DIR}}")
+        raise AtError("", "a recipe is a mapping. Write: cohorts: {all: {path: DIR}}")
     flat = "stages" not in plain
-    _known(plain, "", (*_TOP, *_FLAT) if flat else _TOP)
-    _need(plain, "", "cohorts", "cohorts: {all: {path: DIR}}")
-    cohorts = {name: _cohort(value, f"cohorts.{name}") for name, value in _mapping(plain, "", "cohorts").items()}
-    stages = {"model": {k: plain[k] for k in _FLAT if k in plain}} if flat else _mapping(plain, "", "stages")
+    known_keys(plain, "", (*_TOP, *_FLAT) if flat else _TOP)
+    need(plain, "", "cohorts", "cohorts: {all: {path: DIR}}")
+    cohorts = {name: _cohort(value, f"cohorts.{name}") for name, value in mapping(plain, "", "cohorts").items()}
+    stages = {"model": {k: plain[k] for k in _FLAT if k in plain}} if flat else mapping(plain, "", "stages")
     prefix = "" if flat else "stages."
     built = [_stage(name, value, tuple(cohorts), "" if flat else f"{prefix}{name}") for name, value in stages.items()]
     if not built:
-        raise _AtError("stages", "there is no stage. Write: stages: {model: {job: ..., family: ...}}")
+        raise AtError("stages", "there is no stage. Write: stages: {model: {job: ..., family: ...}}")
     built = _in_order(built)
     baseline = plain.get("baseline", "regression")
     if baseline not in ("regression", "none"):
-        raise _AtError("baseline", f"baseline is {baseline!r}. Write: baseline: regression, or baseline: none")
+        raise AtError("baseline", f"baseline is {baseline!r}. Write: baseline: regression, or baseline: none")
     if baseline == "regression":
         built += _baselines(built)
-    evaluate = _dataclass(EvaluatePlan, plain.get("evaluate", {}), "evaluate", tuples=("metrics",))
+    evaluate = dataclass_of(EvaluatePlan, plain.get("evaluate", {}), "evaluate", tuples=("metrics",))
     for name in evaluate.metrics:
-        _guard("evaluate.metrics", lambda name=name: METRICS.find(name))
-    _whole(evaluate.draws, "evaluate.draws")
+        guard("evaluate.metrics", lambda name=name: METRICS.find(name))
+    whole(evaluate.draws, "evaluate.draws")
     window, axes = evaluate.window, {len(grid_axes(stage.build_job())) for stage in built}
     if window is not None and (axes != {len(window)} or any(side < 16 or side % 16 for side in window)):
         text = f"evaluate.window is {list(window)}, expected a multiple of 16 for each of {axes.pop()} axes."
-        raise _AtError("evaluate.window", text)
+        raise AtError("evaluate.window", text)
     seed = plain.get("seed", 0)
-    _guard("seed", lambda: check_type("seed", seed, int))
+    guard("seed", lambda: check_type("seed", seed, int))
     split = _split(plain.get("split", {"train": 0.8, "test": 0.2}), list(cohorts))
     return Recipe(cohorts, split, tuple(built), evaluate, seed, plain)
 
@@ -130,7 +119,7 @@ def _in_order(stages: Sequence[Stage]) -> list[Stage]:
         ready = [s for s in waiting if all(known[n] in placed for n in _needs(s))]
         if not ready:
             circle = " and ".join(s.name for s in waiting)
-            raise _AtError(
+            raise AtError(
                 f"stages.{waiting[0].name}.input",
                 f"{circle} wait for each other. Take the input out of one of them.",
             )
@@ -146,50 +135,50 @@ def _needs(stage: Stage) -> list[str]:
 def _check_input(stage: Stage, plan: InputPlan, known: Mapping[str, Stage]) -> None:
     at = f"stages.{stage.name}.input"
     if plan.stage not in known:
-        raise _AtError(f"{at}.stage", str(unknown("stage", plan.stage, list(known))))
+        raise AtError(f"{at}.stage", str(unknown("stage", plan.stage, list(known))))
     made = known[plan.stage].build_job().signature().x
     used = reads(stage.build_job())
     names = [f.name for f in made if f.name in used]
     if not names:
-        raise _AtError(
+        raise AtError(
             at,
             f"{plan.stage} makes {', '.join(f.name for f in made)}, but {stage.name} is given "
             f"{', '.join(used) or 'nothing'}. Write: job: {{name: translation, from: [{made[0].name}], x: [...]}}",
         )
     if plan.draws == "mean" and any(f.kind == "label" for f in made if f.name in names):
-        raise _AtError(f"{at}.draws", "labels have no mean. Write: draws: all, or draws: one")
+        raise AtError(f"{at}.draws", "labels have no mean. Write: draws: all, or draws: one")
 
 
 def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
     dot = f"{at}." if at else ""
     _check_name(str(name), at)
     if not isinstance(value, Mapping):
-        raise _AtError(at, f"stage {name!r} is {value!r}. Write: {name}: {{job: ..., family: ...}}")
-    _known(value, at, _STAGE if at else _FLAT)
-    _need(value, at, "job", "job: {name: translation, from: [T1w], x: [FLAIR]}")
-    _need(value, at, "family", "family: {name: flow}")
-    job = _named(value["job"], f"{dot}job")
-    job_class = _guard(f"{dot}job.name", lambda: JOBS.find(job.name))
-    made = _guard(f"{dot}job", lambda: build(f"job {job.name!r}", job_class, job_options(job.options)))
+        raise AtError(at, f"stage {name!r} is {value!r}. Write: {name}: {{job: ..., family: ...}}")
+    known_keys(value, at, _STAGE if at else _FLAT)
+    need(value, at, "job", "job: {name: translation, from: [T1w], x: [FLAIR]}")
+    need(value, at, "family", "family: {name: flow}")
+    job = named(value["job"], f"{dot}job")
+    job_class = guard(f"{dot}job.name", lambda: JOBS.find(job.name))
+    made = guard(f"{dot}job", lambda: build(f"job {job.name!r}", job_class, job_options(job.options)))
     trained = _trained(value, dot)
     codec = _codec(value["family"], f"{dot}family.in")
     family, network = _family_of(trained, made, f"{dot}family") if trained else _family(value["family"], f"{dot}family")
     _check_kinds(made, FAMILIES.find(family.name), f"{dot}family")
     paired = _pairing(value.get("pairing", "patient"), FAMILIES.find(family.name), f"{dot}pairing")
     if not trained and codec is None:
-        _guard(f"{dot}family", lambda: _check_shape(family, made, network))
-    sampler = _named(value["sampler"], f"{dot}sampler") if "sampler" in value else None
+        guard(f"{dot}family", lambda: _check_shape(family, made, network))
+    sampler = named(value["sampler"], f"{dot}sampler") if "sampler" in value else None
     _check_sampler(sampler, FAMILIES.find(family.name), made, f"{dot}sampler")
-    train = _dataclass(TrainPlan, value.get("train", {}), f"{dot}train")
+    train = dataclass_of(TrainPlan, value.get("train", {}), f"{dot}train")
     if trained is None:
         _check_train(train, f"{dot}train")
     used = value.get("cohorts", list(cohorts))
     for cohort in used:
         if cohort not in cohorts:
-            raise _AtError(f"{dot}cohorts", str(unknown("cohort", str(cohort), list(cohorts))))
-    prepare = _dataclass(PreparePlan, value.get("prepare", {}), f"{dot}prepare")
+            raise AtError(f"{dot}cohorts", str(unknown("cohort", str(cohort), list(cohorts))))
+    prepare = dataclass_of(PreparePlan, value.get("prepare", {}), f"{dot}prepare")
     _check_prepare(prepare, grid_axes(made), f"{dot}prepare")
-    given = _dataclass(InputPlan, value["input"], f"{dot}input") if "input" in value else None
+    given = dataclass_of(InputPlan, value["input"], f"{dot}input") if "input" in value else None
     guidance = (
         _guidance(value["guidance"], made, FAMILIES.find(family.name), f"{dot}guidance")
         if "guidance" in value
@@ -205,7 +194,7 @@ def _check_kinds(job: Job, family: type[Family], at: str) -> None:
     for asked in job.signature().x:
         if asked.kind not in family.learns:
             able = [n for n in FAMILIES.builtin if asked.kind in FAMILIES.builtin[n].learns]
-            raise _AtError(
+            raise AtError(
                 at, f"{family.__name__} cannot learn {asked.name}, {asked.kind}. Write: family: {{name: {able[0]}}}"
             )
 
@@ -216,7 +205,7 @@ def _codec(value: Any, at: str) -> str | None:
         return None
     inner = value["in"]
     if not isinstance(inner, Mapping) or set(inner) != {"stage"}:
-        raise _AtError(at, f"family.in is {inner!r}. Write: in: {{stage: codec}}")
+        raise AtError(at, f"family.in is {inner!r}. Write: in: {{stage: codec}}")
     return str(inner["stage"])
 
 
@@ -224,15 +213,19 @@ def _check_codec(stage: Stage, known: Mapping[str, Stage]) -> None:
     """The stage of codes exists, is a codec, and makes what this stage is asked for."""
     at = f"stages.{stage.name}.family.in"
     if stage.codec not in known or stage.codec == stage.name:
-        raise _AtError(at, str(unknown("stage", str(stage.codec), [n for n in known if n != stage.name])))
+        raise AtError(at, str(unknown("stage", str(stage.codec), [n for n in known if n != stage.name])))
     other = known[str(stage.codec)]
+    if other.codec is not None or other.trained is not None:
+        raise AtError(
+            at, f"{other.name} is no codec of its own. Train one in this recipe: family: {{name: vae, kl: 0.01}}"
+        )
     if not issubclass(FAMILIES.find(other.family.name), Codec):
-        raise _AtError(
+        raise AtError(
             at, f"{other.name} is {other.family.name}, which has no codes. Write there: family: {{name: vae, kl: 0.01}}"
         )
     mine, theirs = stage.build_job().signature(), other.build_job().signature()
     if mine.x != theirs.x or mine.axes != theirs.axes or theirs.condition:
-        raise _AtError(
+        raise AtError(
             at, f"{other.name} encodes {_words(theirs.x)} given {_words(theirs.condition)}, {stage.name} is asked for {_words(mine.x)}. "
             f"Write there: job: {{name: synthesis, x: [{', '.join(f.name for f in mine.x)}], axes: {mine.axes}, place: false}}",
         )  # fmt: skip
@@ -249,23 +242,23 @@ def _check_shape(family: Named, job: Job, network: UNetShape) -> None:
 def _pairing(value: Any, family: type[Family], at: str) -> bool:
     """Whether targets are of the condition's patient; refused where the family needs the other."""
     if value not in ("patient", "none"):
-        raise _AtError(at, f"pairing is {value!r}. Write: pairing: none, or leave it out")
+        raise AtError(at, f"pairing is {value!r}. Write: pairing: none, or leave it out")
     if value == "none" and not family.unpaired:
-        raise _AtError(at, f"{family.__name__} needs pairs. Write: family: {{name: cycle}}")
+        raise AtError(at, f"{family.__name__} needs pairs. Write: family: {{name: cycle}}")
     if value == "patient" and family.unpaired:
-        raise _AtError(at, f"{family.__name__} learns without pairs. Write: pairing: none")
+        raise AtError(at, f"{family.__name__} learns without pairs. Write: pairing: none")
     return bool(value == "patient")
 
 
 def _guidance(value: Any, job: Job, family: type[Family], at: str) -> GuidancePlan:
     """Refused where the family has no denoiser, or training never hides what guidance leaves out."""
-    plan: GuidancePlan = _dataclass(GuidancePlan, value, at)
+    plan: GuidancePlan = dataclass_of(GuidancePlan, value, at)
     if not issubclass(family, Denoiser):
-        raise _AtError(at, f"guidance needs a denoiser, {family.__name__} has none. Write: family: {{name: flow}}")
+        raise AtError(at, f"guidance needs a denoiser, {family.__name__} has none. Write: family: {{name: flow}}")
     if not job.hidden:
-        raise _AtError(at, "guidance needs a job that hides its condition in training. Write: job: {..., drop: 0.1}")
+        raise AtError(at, "guidance needs a job that hides its condition in training. Write: job: {..., drop: 0.1}")
     if not (plan.strength > 0 and 0 <= plan.low < plan.high):
-        raise _AtError(
+        raise AtError(
             at,
             f"guidance is {plan.strength} from {plan.low} to {plan.high}, expected a strength above 0 and low < high. "
             "Write: guidance: {strength: 2}",
@@ -274,11 +267,11 @@ def _guidance(value: Any, job: Job, family: type[Family], at: str) -> GuidancePl
 
 
 def _family(value: Any, at: str) -> tuple[Named, UNetShape]:
-    family = _named(value, at)
-    family_class = _guard(f"{at}.name", lambda: FAMILIES.find(family.name))
+    family = named(value, at)
+    family_class = guard(f"{at}.name", lambda: FAMILIES.find(family.name))
     options = {k: v for k, v in family.options.items() if k != "in"}
-    network = _dataclass(UNetShape, options.pop("network", {}), f"{at}.network", tuples=("channels",))
-    _guard(at, lambda: check_options(f"family {family.name!r}", family_class, options, RUNTIME))
+    network = dataclass_of(UNetShape, options.pop("network", {}), f"{at}.network", tuples=("channels",))
+    guard(at, lambda: check_options(f"family {family.name!r}", family_class, options, RUNTIME))
     return Named(family.name, options), network
 
 
@@ -292,8 +285,8 @@ def _trained(value: Mapping[str, Any], dot: str) -> TrainedPlan | None:
         ("prepare", "Take prepare out: it comes from the run"),
     ):
         if key in value:
-            raise _AtError(f"{dot}{key}", f"a family from another run is used as it is. {instead}")
-    plan: TrainedPlan = _dataclass(TrainedPlan, plain, f"{dot}family")
+            raise AtError(f"{dot}{key}", f"a family from another run is used as it is. {instead}")
+    plan: TrainedPlan = dataclass_of(TrainedPlan, plain, f"{dot}family")
     return plan
 
 
@@ -301,26 +294,27 @@ def _family_of(trained: TrainedPlan, job: Job, at: str) -> tuple[Named, UNetShap
     """The family of another run's stage; raises when there is none or its x, axes or condition are not this job's."""
     file = trained.run / "recipe.yaml"
     if not file.is_file():
-        raise _AtError(
-            f"{at}.run", f"{trained.run} is not a run: it holds no recipe.yaml. See: ls {trained.run.parent}"
-        )
-    stages = _guard(f"{at}.run", lambda: _stages_of(file))
+        raise AtError(f"{at}.run", f"{trained.run} is not a run: it holds no recipe.yaml. See: ls {trained.run.parent}")
+    stages = guard(f"{at}.run", lambda: _stages_of(file))
     if trained.stage not in stages:
-        raise _AtError(f"{at}.stage", str(unknown(f"stage of {trained.run}", trained.stage, list(stages))))
+        raise AtError(f"{at}.stage", str(unknown(f"stage of {trained.run}", trained.stage, list(stages))))
     _check_name(trained.stage, f"{at}.stage")
     stage = stages[trained.stage]
     if not isinstance(stage, Mapping) or not {"job", "family"} <= set(stage):
-        raise _AtError(
-            f"{at}.run", f"{file} is damaged: its stage {trained.stage} has no job and family. Name another."
+        raise AtError(f"{at}.run", f"{file} is damaged: its stage {trained.stage} has no job and family. Name another.")
+    if "in" in stage["family"]:
+        raise AtError(
+            at,
+            f"{trained.stage} of {trained.run} works in another stage's codes and is used there: fabrica generate {trained.run}",
         )
     if "run" in stage["family"]:
-        raise _AtError(at, f"{trained.stage} of {trained.run} was trained in another run. Name that: {stage['family']}")
-    other_job = _named(stage["job"], at)
-    other = _guard(at, lambda: build(at, JOBS.find(other_job.name), job_options(other_job.options))).signature()
+        raise AtError(at, f"{trained.stage} of {trained.run} was trained in another run. Name that: {stage['family']}")
+    other_job = named(stage["job"], at)
+    other = guard(at, lambda: build(at, JOBS.find(other_job.name), job_options(other_job.options))).signature()
     mine = job.signature()
     for part in ("x", "axes", "condition"):
         if getattr(mine, part) != getattr(other, part):
-            raise _AtError(
+            raise AtError(
                 at,
                 f"the family of {trained.run} answers another {part}: {_words(getattr(other, part))}, this job has "
                 f"{_words(getattr(mine, part))}. Write its job: job: {dict(stage['job'])}",
@@ -345,7 +339,7 @@ def _stages_of(file: Path) -> Mapping[str, Any]:
 def _check_name(name: str, at: str) -> None:
     """Names become folders: letters, digits, '_', '-' and '.', a letter or digit first."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
-        raise _AtError(at, f"{name!r} cannot name a folder. Use letters, digits, _ and -, such as: to_flair")
+        raise AtError(at, f"{name!r} cannot name a folder. Use letters, digits, _ and -, such as: to_flair")
 
 
 def _words(part: Any) -> str:
@@ -356,37 +350,37 @@ def _check_sampler(sampler: Named | None, family: type[Family], job: Job, at: st
     measured = job.signature().measurements
     known = None
     if sampler is not None:
-        known = _guard(f"{at}.name", lambda: SAMPLERS.find(sampler.name))
-        _guard(
+        known = guard(f"{at}.name", lambda: SAMPLERS.find(sampler.name))
+        guard(
             at,
             lambda: check_options(
                 f"sampler {sampler.name!r}", known.draw, sampler.options, ("prior", "problem", "rng")
             ),
         )
     if reason := refusal(family, known, measured):
-        raise _AtError(at, f"{reason} Leave the sampler out, or write: family: {{name: flow}}")
+        raise AtError(at, f"{reason} Leave the sampler out, or write: family: {{name: flow}}")
 
 
 def _check_train(train: TrainPlan, at: str) -> None:
     if train.steps is not None and train.minutes is not None:
-        raise _AtError(at, "train has steps and minutes. Keep one: train: {minutes: 5}")
+        raise AtError(at, "train has steps and minutes. Keep one: train: {minutes: 5}")
     if train.steps is None and train.minutes is None:
-        raise _AtError(at, "train has no budget. Write: train: {minutes: 5}")
+        raise AtError(at, "train has no budget. Write: train: {minutes: 5}")
     amounts = (train.steps, train.minutes, train.batch, train.learning_rate)
     if any(amount is not None and amount <= 0 for amount in amounts):
-        raise _AtError(
+        raise AtError(
             at, "train.steps, minutes, batch and learning_rate must be positive. Write: train: {minutes: 5, batch: 8}"
         )
     if train.precision not in ("auto", "bf16", "fp32"):
-        raise _AtError(
+        raise AtError(
             f"{at}.precision", f"train.precision is {train.precision!r}. Write: precision: auto, bf16 or fp32"
         )
     if not 0 <= train.augment <= 3:
-        raise _AtError(
+        raise AtError(
             f"{at}.augment", f"train.augment is {train.augment}, expected a strength from 0 to 3. Write: augment: 1"
         )
     if not 0 <= train.average < 1:
-        raise _AtError(
+        raise AtError(
             f"{at}.average", f"train.average is {train.average}, expected a decay in [0, 1). Write: average: 0.999"
         )
 
@@ -395,27 +389,27 @@ def _check_prepare(prepare: PreparePlan, axes: str, at: str) -> None:
     wanted = (2, 3) if axes == "yx" else (3,)
     for name, value in (("spacing_mm", prepare.spacing_mm), ("size", prepare.size)):
         if value is not None and (len(value) not in wanted or any(v <= 0 for v in value)):
-            raise _AtError(
+            raise AtError(
                 f"{at}.{name}", f"prepare.{name} is {list(value)}, expected {wanted[-1]} positive numbers (z, y, x)."
             )
     if prepare.spacing_mm is not None and not all(0.05 <= s <= 50 for s in prepare.spacing_mm):
-        raise _AtError(
+        raise AtError(
             f"{at}.spacing_mm",
             f"prepare.spacing_mm is {list(prepare.spacing_mm)}; is the unit mm? Expected 0.05 to 50.",
         )
     if prepare.size is not None and any(v % 8 for v in prepare.size[-2:]):
-        raise _AtError(f"{at}.size", f"prepare.size is {list(prepare.size)}, expected multiples of 8, better of 16.")
+        raise AtError(f"{at}.size", f"prepare.size is {list(prepare.size)}, expected multiples of 8, better of 16.")
 
 
 def _cohort(value: Any, at: str) -> CohortPlan:
     if not isinstance(value, Mapping) or ("path" in value) == ("virtual" in value):
-        raise _AtError(
+        raise AtError(
             at, "a cohort has either a path or a virtual block. Write: {path: DIR} or {virtual: {patients: 24}}"
         )
-    _known(value, at, ("path", "table", "virtual"))
+    known_keys(value, at, ("path", "table", "virtual"))
     if "virtual" in value:
-        virtual = _dataclass(VirtualCohort, value["virtual"], f"{at}.virtual")
-        _guard(f"{at}.virtual", virtual.cohort)
+        virtual = dataclass_of(VirtualCohort, value["virtual"], f"{at}.virtual")
+        guard(f"{at}.virtual", virtual.cohort)
         return CohortPlan(virtual=virtual)
     table = value.get("table")
     return CohortPlan(Path(str(value["path"])).expanduser(), Path(str(table)).expanduser() if table else None)
@@ -423,77 +417,29 @@ def _cohort(value: Any, at: str) -> CohortPlan:
 
 def _split(value: Any, cohorts: Sequence[str]) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise _AtError("split", f"split is {value!r}. Write: split: {{train: 0.8, test: 0.2}}")
-    _known(value, "split", ("unit", "train", "validate", "calibrate", "test", "by", "only_train", "seed"))
+        raise AtError("split", f"split is {value!r}. Write: split: {{train: 0.8, test: 0.2}}")
+    known_keys(value, "split", ("unit", "train", "validate", "calibrate", "test", "by", "only_train", "seed"))
     only = value.get("only_train", [])
     if not isinstance(only, list):
-        raise _AtError("split.only_train", f"split.only_train is {only!r}. Write: only_train: [{cohorts[0]}]")
+        raise AtError("split.only_train", f"split.only_train is {only!r}. Write: only_train: [{cohorts[0]}]")
     for name in only:
         if name not in cohorts:
-            raise _AtError("split.only_train", str(unknown("cohort", str(name), cohorts)))
-    _guard("split.seed", lambda: check_type("split.seed", value.get("seed", 0), int))
+            raise AtError("split.only_train", str(unknown("cohort", str(name), cohorts)))
+    guard("split.seed", lambda: check_type("split.seed", value.get("seed", 0), int))
     if value.get("unit", "patient") != "patient":
-        raise _AtError(
+        raise AtError(
             "split.unit", f"split.unit is {value['unit']!r}; slices of one patient would leak. Write: unit: patient"
         )
     parts = {k: v for k, v in value.items() if k not in ("unit", "by", "only_train", "seed")}
     names = [isinstance(v, list) for v in parts.values()]
     if any(names) and not all(names):
-        raise _AtError("split", "split mixes names and fractions. Write: split: {train: [p07], test: [p19]}")
+        raise AtError("split", "split mixes names and fractions. Write: split: {train: [p07], test: [p19]}")
     if not any(names):
         for part, share in parts.items():
-            _guard(f"split.{part}", lambda part=part, share=share: check_type(f"split.{part}", share, float))
+            guard(f"split.{part}", lambda part=part, share=share: check_type(f"split.{part}", share, float))
         if not 0 < sum(parts.values()) <= 1 + 1e-6 or min(parts.values()) < 0:
-            raise _AtError(
+            raise AtError(
                 "split",
                 f"split adds up to {sum(parts.values()):g}, expected at most 1. Write: split: {{train: 0.8, test: 0.2}}",
             )
     return value
-
-
-def _named(value: Any, at: str) -> Named:
-    if isinstance(value, str):
-        return Named(value)
-    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-        raise _AtError(at, f"{at or 'value'} has no name. Write: {at.rpartition('.')[2]}: {{name: ...}}")
-    return Named(value["name"], {k: v for k, v in value.items() if k != "name"})
-
-
-def _dataclass(kind: type[Any], value: Any, at: str, tuples: Sequence[str] = ()) -> Any:
-    if not isinstance(value, Mapping):
-        raise _AtError(at, f"{at} is {value!r}, expected a mapping. Write: {at.rpartition('.')[2]}: {{...}}")
-    _known(value, at, [f.name for f in fields(kind)])
-    _guard(at, lambda: check_options(at, kind, value, ()))
-    return kind(**{k: tuple(v) if k in tuples or isinstance(v, list) else v for k, v in value.items()})
-
-
-def _known(value: Mapping[str, Any], at: str, known: Sequence[str]) -> None:
-    for key in value:
-        if key not in known:
-            raise _AtError(f"{at}.{key}" if at else str(key), str(unknown("key", str(key), list(known))))
-
-
-def _need(value: Mapping[str, Any], at: str, key: str, line: str) -> None:
-    if key not in value:
-        raise _AtError(at, f"{key} is missing. Write: {line}")
-
-
-def _mapping(value: Mapping[str, Any], at: str, key: str) -> Mapping[str, Any]:
-    inner = value[key]
-    if not isinstance(inner, Mapping) or not inner:
-        raise _AtError(key, f"{key} is {inner!r}, expected a mapping with at least one entry.")
-    return inner
-
-
-def _whole(value: int, at: str) -> None:
-    if value < 1:
-        raise _AtError(at, f"{at} is {value}, expected at least 1.")
-
-
-def _guard(at: str, ask: Any) -> Any:
-    try:
-        return ask()
-    except _AtError:
-        raise
-    except ValueError as error:
-        raise _AtError(at, str(error)) from error

@@ -10,7 +10,7 @@ import csv
 import json
 import shlex
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from .checkpoint import load as load_checkpoint
 from .config import from_plain
 from .data import cohort as cohorts
 from .data.split import LeakError
@@ -37,6 +38,8 @@ ARMS: Mapping[str, Mapping[str, Any]] = {  # arm -> what it changes in the recip
     "real, augmented": {"cohorts": ["real"], "augment": 1.0},
 }
 TO_BEAT = "real, augmented"
+HIGHER = ("dice", "surface dice", "correct", "auc", "accuracy", "f1", "sensitivity", "specificity")
+LOWER = ("absolute error", "log loss", "hausdorff95", "volume error", "brier", "mae", "rmse")
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,9 @@ class Comparison:
         if gain is None or gain.interval is None:
             return f"Nothing may be claimed of {best.value.n} test patients: at least {SMALLEST} are needed."
         low, high = gain.interval
-        what = f"{best.endpoint} {float(gain):+.4g} ({low:.4g} to {high:.4g}) over real images with augmentation"
+        if _sign(best.endpoint) < 0:  # less of it is better
+            low, high = -high, -low
+        what = f"{best.endpoint} {float(gain):+.4g} ({gain.interval[0]:.4g} to {gain.interval[1]:.4g}) over real images with augmentation"
         if (low > 0 or high < 0) and len(best.seeds) < 5:
             return f"Adding synthetic images changes {what}, on {len(best.seeds)} seeds: at least 5 carry a claim."
         if low > 0:
@@ -143,11 +148,20 @@ def _known_generator(generator: Path | None, recipe: Recipe) -> str:
     """Whether whoever made the synthetic images saw the test patients; raises LeakError when it did."""
     if generator is None:
         return "Whether the generator saw the test patients is not known: name its run with --generator."
-    split = _split_of(recipe)
-    for file in generator.glob("stages/*/checkpoint.json"):
-        seen = set(json.loads(file.read_text()).get("facts", {}).get("trained_on", ()))
-        if leaked := sorted({m.patient for m in split["test"] if patient_hash(m.patient) in seen}):
-            raise LeakError(f"{generator} was trained on {leaked[0]}, who tests here. Train it on others: split.test.")
+    plain = generator / "recipe.yaml"
+    if not plain.is_file():
+        raise ValueError(
+            f"{generator} is not a run: it holds no recipe.yaml. Name the run that made the synthetic images."
+        )
+    split, other = _split_of(recipe), from_plain(yaml.safe_load(plain.read_text()), str(plain))
+    seen: set[str] = set()
+    for stage in other.stages:
+        known = load_checkpoint(stage.home(generator))
+        seen |= set(known[1].get("trained_on", ())) if known else set()
+    if not seen:
+        raise ValueError(f"{generator} holds no trained stage that says on whom. Finish it: fabrica run {generator}")
+    if leaked := sorted({m.patient for m in split["test"] if patient_hash(m.patient) in seen}):
+        raise LeakError(f"{generator} was trained on {leaked[0]}, who tests here. Train it on others: split.test.")
     return ""
 
 
@@ -213,7 +227,19 @@ def _judged(rows: Mapping[str, Sequence[Sequence[Row]]]) -> tuple[Arm, ...]:
     endpoint = next(
         r.metric for r in rows["real"][0] if r.by.startswith("model") and not r.metric.startswith("seconds")
     )
-    scores = {arm: [_by_patient(cases, endpoint) for cases in seeds] for arm, seeds in rows.items()}
+    sign = _sign(endpoint)
+    numbers = [
+        float(r.value)
+        for seeds in rows.values()
+        for cases in seeds
+        for r in cases
+        if _is(r, endpoint) and not isinstance(r.value, str)
+    ]
+    if not numbers:
+        raise ValueError(f"No case of any arm has a number for {endpoint}. Look at the arms' own reports.")
+    worst = sign * min(sign * v for v in numbers)
+    everybody = {r.patient for cases in rows["real"] for r in cases}
+    scores = {arm: [_by_patient(cases, endpoint, everybody, worst) for cases in seeds] for arm, seeds in rows.items()}
     mean = {arm: {p: float(np.mean([s[p] for s in seeds])) for p in seeds[0]} for arm, seeds in scores.items()}
     patients = list(mean[TO_BEAT])
     arms = []
@@ -225,13 +251,27 @@ def _judged(rows: Mapping[str, Sequence[Sequence[Row]]]) -> tuple[Arm, ...]:
     return tuple(arms)
 
 
-def _by_patient(cases: Sequence[Row], metric: str) -> dict[str, float]:
-    """A patient's mean; what could not be measured counts as the worst, 0."""
-    found: dict[str, list[float]] = {}
+def _sign(endpoint: str) -> int:
+    """1 where more is better, -1 where less is; raises ValueError where that is not known."""
+    name = endpoint.lower()
+    if name not in (*HIGHER, *LOWER):
+        raise ValueError(
+            f"Whether more {endpoint} is better is not known. Name the score one of: {', '.join((*HIGHER, *LOWER))}."
+        )
+    return 1 if name in HIGHER else -1
+
+
+def _is(row: Row, metric: str) -> bool:
+    return row.metric == metric and row.by.startswith("model")
+
+
+def _by_patient(cases: Sequence[Row], metric: str, everybody: Collection[str], worst: float) -> dict[str, float]:
+    """A patient's mean; what failed or was left out counts as the worst value of any arm."""
+    found: dict[str, list[float]] = {p: [] for p in everybody}
     for r in cases:
-        if r.metric == metric and r.by.startswith("model"):
-            found.setdefault(r.patient, []).append(float(r.value) if not isinstance(r.value, str) else 0.0)
-    return {p: float(np.mean(v)) for p, v in found.items()}
+        if _is(r, metric):
+            found[r.patient].append(worst if isinstance(r.value, str) else float(r.value))
+    return {p: float(np.mean(v)) if v else worst for p, v in found.items()}
 
 
 def _page(

@@ -57,6 +57,11 @@ def build_family(stage: Stage, job: Job, chosen: str, recipe: Recipe | None = No
 def with_codec(family: Family, stage: Stage, run: Path, recipe: Recipe) -> Family:
     """The family with the trained weights of the stage in whose codes it works."""
     if isinstance(family, Latent) and stage.codec is not None:
+        known = load_checkpoint(recipe.stage(stage.codec).home(run))
+        if known is None or known[1]["step"] < known[1]["total"]:
+            raise ValueError(
+                f"Stage {stage.codec} is not trained to its end. Type: fabrica run {run} --only {stage.codec}"
+            )
         load_weights(family.codec, recipe.stage(stage.codec).home(run))
     return family
 

@@ -40,7 +40,8 @@ def draw_patients(
     if not file.is_file():
         raise ValueError(f"{run} is not a run: it holds no recipe.yaml. Start one: fabrica run recipes/synthesis.yaml")
     recipe = from_plain(yaml.safe_load(file.read_text()), str(file))
-    able = [s for s in recipe.stages if s.job.name == "synthesis"]
+    codecs = {s.codec for s in recipe.stages}
+    able = [s for s in recipe.stages if s.job.name == "synthesis" and s.name not in codecs]
     if len(able) != 1:
         raise ValueError(
             f"{run} has {len(able)} stages that synthesise, expected one. With scans: fabrica generate {run} --data DIR"

@@ -183,17 +183,22 @@ def split_stage(recipe: Recipe, stage: Stage, data: Mapping[str, Cohort]) -> Spl
             f"No patient has {', '.join(n for n in asked if n not in given) or ', '.join(asked)}; found {have}. "
             f"Name what there is: --write-table files.csv, then table: files.csv."
         )
-    if stage.input is None:
+    before = [n for n in (stage.input.stage if stage.input else None, stage.codec) if n is not None]
+    if not before:
         free = replace(usable, members=tuple(m for m in usable.members if id(m) not in trainers))
         more = [m for m in usable.members if id(m) in trainers]
         return split_cohort(free, recipe.split, recipe.split.get("seed", recipe.seed), more)
-    earlier = split_stage(recipe, recipe.stage(stage.input.stage), data)
-    part_of = {m.patient: part for part in PARTS for m in earlier.parts[part]}
+    earlier = [split_stage(recipe, recipe.stage(name), data) for name in before]
+    part_of: dict[str, str] = {}
+    for split in earlier:  # whoever trained any of them only trains; patients that none of them knows, too
+        for part in reversed(PARTS):
+            for m in split.parts[part]:
+                part_of[m.patient] = "train" if "train" in (part, part_of.get(m.patient, part)) else part
     parts = {p: tuple(m for m in usable.members if part_of.get(m.patient, "train") == p) for p in PARTS}
-    parts["train"] = tuple(m for m in parts["train"] if given & set(m.contrasts()))
+    parts["train"] = tuple(m for m in parts["train"] if not given or given & set(m.contrasts()))
     if not parts["test"]:
         raise ValueError(
-            f"No test patient of stage {stage.input.stage} has what {stage.name} is judged by. See: fabrica inspect DIR"
+            f"No test patient of stage {before[0]} has what {stage.name} is judged by. See: fabrica inspect DIR"
         )
     return Split(parts)
 
@@ -330,7 +335,7 @@ def train_stage(
         "stage": stage.name, "precision": chosen, "batch": batch, "device": device, "threads": torch.get_num_threads(), "seed": recipe.seed,
         "preparation": plain_preparation(ready.preparation), "reference": ready.reference,
         "size": list(ready.layout.size), "parameters": sum(p.numel() for p in family.parameters()),
-        "trained_on": sorted({patient_hash(m.patient) for m in ready.split.parts["train"]}),
+        "trained_on": sorted({patient_hash(m.patient) for m in ready.split.parts["train"]} | _trained_before(recipe, stage, folder)),
     }  # fmt: skip
     if known:
         say(f"{stage.name}: goes on at step {known[1]['step']} of {known[1]['total']}.")
@@ -344,8 +349,22 @@ def train_stage(
     return fit(family, stage.training_job(), loader, plan, place, facts, told, device)
 
 
+def batch_of(asked: int | None) -> int:
+    return BATCH if asked is None else asked
+
+
+def _trained_before(recipe: Recipe, stage: Stage, folder: Path) -> set[str]:
+    """Hashes of the patients whom the codec or the weights that training starts from have seen."""
+    places = [recipe.stage(stage.codec).home(folder)] if stage.codec else []
+    places += [Path(stage.train.start)] if stage.train.start else []
+    found = [load_checkpoint(place) for place in places]
+    return {p for known in found if known for p in known[1].get("trained_on", ())}
+
+
 def _batch_that_fits(stage: Stage, ready: Ready, family: Family, asked: int | None, device: str, say: Say) -> int:
     """The batch asked for, or the largest up to BATCH for which memory suffices; says what it will take."""
+    if not stage.paired and batch_of(asked) < 2:
+        raise ValueError("Without pairs a batch holds at least two patients. Write: train: {batch: 4}")
     need = training_need(family, ready.stage.training_job(), ready.store, ready.layout)
     batch = asked or need.most_rows(free_bytes(device), BATCH) or 1
     smaller = need.most_rows(free_bytes(device), batch)
@@ -432,6 +451,7 @@ def _write_answers(answering: Answering, job: Outcome, data: Path, path: Path, d
 def _last_stage(recipe: Recipe, name: str | None) -> Stage:
     """The stage named, or the only one that no other stage builds on; baselines are chosen by name alone."""
     used = {s.input.stage for s in recipe.stages if s.input}
+    used |= {s.codec for s in recipe.stages if s.codec}
     ends = [s for s in recipe.stages if s.name not in used and not s.name.endswith("-baseline")]
     found = [s for s in (recipe.stages if name else ends) if name in (None, s.name)]
     if len(found) != 1:

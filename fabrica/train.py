@@ -122,7 +122,7 @@ class _Loop:
         from lightning_fabric import Fabric
 
         self.processes = int(os.environ.get("WORLD_SIZE", "1"))
-        strategy = "ddp" if self.processes > 1 else "auto"
+        strategy = _together(family) if self.processes > 1 else "auto"
         self.fabric = Fabric(accelerator=device, devices=self.processes, strategy=strategy)
         if self.processes > 1:
             self.fabric.launch()
@@ -234,6 +234,11 @@ class _Loop:
         seconds = self.before + time.perf_counter() - began
         self.family.load_state_dict(self.average.slow.state_dict())
         return Trained(self.family, self.step, seconds, self.curve, self.resumed_at)
+
+
+def _together(family: Family) -> str:
+    """Where groups take turns, each step leaves the others' parameters without a gradient."""
+    return "ddp_find_unused_parameters_true" if len(family.groups()) > 1 else "ddp"
 
 
 def _warm_and_cool(step: int, total: int, warm: int = 40) -> float:

@@ -138,6 +138,16 @@ def test_patients_of_the_generator_may_not_test(tmp_path: Path) -> None:
         compare_arms(RECIPE, real, synthetic, tmp_path / "out", seeds=1, generator=tmp_path / "generator", say=_quiet)
 
 
+def test_a_generator_that_is_none_is_no_clearance(tmp_path: Path) -> None:
+    real, synthetic = _folders(tmp_path)
+    with pytest.raises(ValueError, match="is not a run"):
+        compare_arms(RECIPE, real, synthetic, tmp_path / "out", seeds=1, generator=tmp_path / "typo", say=_quiet)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, "cohorts": {"all": {"path": str(real)}}}))
+    with pytest.raises(ValueError, match="no trained stage"):
+        compare_arms(RECIPE, real, synthetic, tmp_path / "out", seeds=1, generator=tmp_path / "empty", say=_quiet)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -151,9 +161,9 @@ def test_recipes_that_cannot_be_compared(tmp_path: Path, change: dict, words: st
         compare_arms({**RECIPE, **change}, tmp_path, tmp_path, tmp_path / "out", say=_quiet)
 
 
-def _comparison(low: float, high: float, seeds: int = 5) -> str:
+def _comparison(low: float, high: float, seeds: int = 5, endpoint: str = "dice") -> str:
     gain = Result((low + high) / 2, 40, "", interval=(low, high), p_value=0.01)
-    arm = Arm("real + synthetic", "dice", Result(0.8, 40, "", interval=(0.7, 0.9)), (0.8,) * seeds, gain)
+    arm = Arm("real + synthetic", endpoint, Result(0.8, 40, "", interval=(0.7, 0.9)), (0.8,) * seeds, gain)
     return Comparison((arm,), Path("x"), ()).sentence()
 
 
@@ -162,6 +172,24 @@ def test_what_may_be_written() -> None:
     assert "not shown" in _comparison(-0.01, 0.05)
     assert "not shown" in _comparison(-0.05, -0.01)
     assert "at least 5" in _comparison(0.01, 0.05, seeds=3)
+    assert "helps here: absolute error -0.03 (-0.05 to -0.01)" in _comparison(-0.05, -0.01, endpoint="absolute error")
+    assert "not shown" in _comparison(0.01, 0.05, endpoint="absolute error")
+    with pytest.raises(ValueError, match="is not known"):
+        _comparison(0.01, 0.05, endpoint="loveliness")
+
+
+@pytest.mark.parametrize(("metric", "worst"), [("dice", 0.2), ("absolute error", 0.9)])
+def test_failures_count_as_the_worst_of_any_arm(metric: str, worst: float) -> None:
+    from fabrica.downstream import _judged
+    from fabrica.evaluate.summary import Row
+
+    def cases(values: list[float | str]) -> list[Row]:
+        return [Row(f"c{i}", f"p{i}", "", "model", metric, v) for i, v in enumerate(values)]
+
+    rows = {arm: [cases([0.2, 0.9])] for arm in ARMS}
+    rows["synthetic"] = [cases(["failed: x"])]  # and the second patient is missing altogether
+    found = {a.name: a for a in _judged(rows)}
+    assert found["synthetic"].per_patient == {"p0": worst, "p1": worst}
 
 
 def test_a_synthetic_patient_named_like_a_test_patient_is_a_leak(tmp_path: Path) -> None:

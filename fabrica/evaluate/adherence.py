@@ -41,7 +41,8 @@ def read_labels(path: Path) -> dict[tuple[str, str], str]:
         rows = list(csv.DictReader(file))
     if not rows or not {"folder", "name", "label"} <= set(rows[0]):
         raise ValueError(f"{path} lacks the columns folder, name, label. Write one row an image.")
-    return {(r["folder"].strip(), r["name"].strip()): r["label"].strip() for r in rows}
+    cells = [tuple((r[k] or "").strip() for k in ("folder", "name", "label")) for r in rows]
+    return {(folder, name): label for folder, name, label in cells if label and label.lower() != "nan"}
 
 
 def adherence(
@@ -72,9 +73,15 @@ def adherence(
 
 def _numbers(texts: Sequence[str]) -> list[float] | None:
     """As numbers, when all are and there are more than ten different ones."""
-    try:
-        values = [float(t) for t in texts]
-    except ValueError:
+    values = []
+    for text in texts:
+        try:
+            values.append(float(text))
+        except ValueError:
+            continue
+    if values and len(values) < len(texts) and len(set(values)) > 10:
+        raise ValueError("labels mix numbers and words. Write one kind for every image.")
+    if len(values) < len(texts) or not np.isfinite(values).all():
         return None
     return values if len(set(values)) > 10 else None
 

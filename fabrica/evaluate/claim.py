@@ -116,7 +116,13 @@ def declare(claim: Claim, folder: Path) -> str:
     before = _declared(ledger)
     if claim.digest() not in [entry["sha256"] for entry in before]:
         folder.mkdir(parents=True, exist_ok=True)
-        ledger.write_text(json.dumps([*before, {"sha256": claim.digest(), **claim.__dict__}], indent=1))
+        late = (folder / "report.json").is_file()
+        entry = {"sha256": claim.digest(), **claim.__dict__, "after_results": late}
+        before = [*before, entry]
+        ledger.write_text(json.dumps(before, indent=1))
+    own = next(entry for entry in before if entry["sha256"] == claim.digest())
+    if own.get("after_results"):
+        return "EXPLORATORY: a report lay here before the claim was declared; its results were known."
     if before and before[0]["sha256"] != claim.digest():
         return "EXPLORATORY: another claim was declared here first; results were known before this one."
     return ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 from .pixel import METRICS
 from .report import Report, StageResult, render
 from .result import Result
-from .statistics import SMALLEST, holm, paired_test
+from .statistics import SMALLEST, holm, paired_test, per_patient
 from .summary import Row
 
 BETTER = {
@@ -24,11 +26,12 @@ BETTER = {
 
 @dataclass(frozen=True)
 class Contender:
-    """A stage of a run: per patient its endpoint, and its cost."""
+    """A stage of a run: its endpoint for every case, and its cost."""
 
     name: str
     family: str
-    scores: dict[str, float]
+    contrasts: tuple[str, ...]
+    scores: dict[tuple[str, str], float | None]  # (patient, case and contrast) -> value; None: failed
     train_s: float
     draw_s: float | None
 
@@ -55,18 +58,24 @@ def compare_runs(runs: Sequence[Path], metric: str, out: Path) -> tuple[Path, li
         )
     report = Report.start({"compare": {"runs": [r.name for r in runs], "metric": metric}}, out.name)
     report.title = f"{len(runs)} runs compared by {metric}"
-    found = [c for run in runs for c in _contenders(run, metric, report)]
+    names = _names(runs)
+    found = [c for run, name in zip(runs, names, strict=True) for c in _contenders(run, name, metric, report)]
     if len(found) < 2:
         raise ValueError(
             f"{len(found)} stages of these runs have {metric}, two are needed. See: report/report.json of each run"
         )
+    if len({c.contrasts for c in found}) > 1:
+        words = "; ".join(f"{c.name}: {', '.join(c.contrasts)}" for c in found)
+        raise ValueError(f"The runs answer different things ({words}). Compare runs of one job.")
     shared = sorted(set.intersection(*(set(c.scores) for c in found)))
     if not shared:
         raise ValueError("The runs share no test patient. Use one split: split: {train: [...], test: [...], seed: 0}")
     if lost := len(set.union(*(set(c.scores) for c in found))) - len(shared):
-        report.remark(f"{lost} patients were tested in some runs only and are left out.")
-    standings = _standings(found, shared, metric)
-    report.said = _sentence(standings, shared, metric)
+        report.remark(f"{lost} cases were tested in some runs only and are left out.")
+    patients = [p for p, _ in shared]
+    values = _filled(found, shared, metric, report)
+    standings = _standings(found, values, patients, metric)
+    report.said = _sentence(standings, sorted(set(patients)), metric)
     for s in standings:
         cost = f"{s.contender.train_s:.0f} s of training" + (
             f", {s.contender.draw_s:.2g} s a draw" if s.contender.draw_s else ""
@@ -78,10 +87,21 @@ def compare_runs(runs: Sequence[Path], metric: str, out: Path) -> tuple[Path, li
             + ("" if s.p_value is None else f", p {s.p_value:.3g} (Holm)")
         )
         report.remark(f"{s.contender.name} ({s.contender.family}): {metric} {s.mean:.4g}, {apart}; {cost}.")
+    for stage in report.stages:  # text and infinite values stay in the runs' own tables
+        stage.cases = [r for r in stage.cases if isinstance(r.value, str) or math.isfinite(r.value)]
     return render(report, out), standings, report.said
 
 
-def _contenders(run: Path, metric: str, report: Report) -> list[Contender]:
+def _names(runs: Sequence[Path]) -> list[str]:
+    """What runs are called: as short as they differ."""
+    parts = [r.resolve().parts for r in runs]
+    if len(set(parts)) < len(parts):
+        raise ValueError("One run is named twice. Name each run once.")
+    length = next(n for n in range(1, max(map(len, parts)) + 1) if len({p[-n:] for p in parts}) == len(parts))
+    return ["/".join(p[-length:]) for p in parts]
+
+
+def _contenders(run: Path, name_of: str, metric: str, report: Report) -> list[Contender]:
     file, table = run / "report" / "report.json", run / "report" / "cases.csv"
     if not file.is_file() or not table.is_file():
         raise ValueError(f"{run} has no report. Finish it: fabrica run {run}")
@@ -99,14 +119,17 @@ def _contenders(run: Path, metric: str, report: Report) -> list[Contender]:
             ),
             None,
         )
-        scores: dict[str, list[float]] = {}
-        for r in own:
-            if r["by"] == answer and r["metric"] == metric and _number(r["value"]) is not None:
-                scores.setdefault(r["patient"], []).append(float(r["value"]))
-        if not scores:
+        measured = [r for r in own if r["by"] == answer and r["metric"] == metric]
+        contrasts = sorted({r["contrast"] for r in measured})
+        if not measured:
             continue
+        if answer == "model: mean of draws":
+            report.remark(f"{name_of}/{name}: the mean of its draws is compared, which is smoother than any draw.")
+        scores: dict[tuple[str, str], float | None] = {}
+        for r in measured:
+            scores[r["patient"], f"{r['case']}, {r['contrast']}"] = _number(r["value"])
         seconds = [float(r["value"]) for r in own if r["metric"] == "seconds a draw"]
-        label = f"{run.name}/{name}"
+        label = f"{name_of}/{name}"
         cases = [
             Row(
                 r["case"],
@@ -124,53 +147,69 @@ def _contenders(run: Path, metric: str, report: Report) -> list[Contender]:
                 label, stage["job"], stage["family"], stage["plan"], stage["steps"], stage["seconds"], [], cases
             )
         )
-        mean = {p: sum(v) / len(v) for p, v in scores.items()}
-        found.append(
-            Contender(
-                label, stage["family"], mean, float(stage["seconds"]), sum(seconds) / len(seconds) if seconds else None
-            )
-        )
+        cost = sum(seconds) / len(seconds) if seconds else None
+        found.append(Contender(label, stage["family"], tuple(contrasts), scores, float(stage["seconds"]), cost))
     return found
 
 
 def _number(text: str) -> float | None:
+    """None for a case that failed; infinite for equal images."""
     try:
-        return float(text)
+        return float("inf") if text.startswith("infinite") else float(text)
     except ValueError:
         return None
 
 
-def _standings(found: Sequence[Contender], shared: Sequence[str], metric: str) -> list[Standing]:
+def _filled(
+    found: Sequence[Contender], shared: Sequence[tuple[str, str]], metric: str, report: Report
+) -> list[list[float]]:
+    """Failed cases at the worst value of any run, infinitely good ones at the best finite one."""
     sign = 1 if BETTER[metric] == "higher" else -1
-    mean = {c.name: sum(c.scores[p] for p in shared) / len(shared) for c in found}
-    ranked = sorted(found, key=lambda c: -sign * mean[c.name])
-    best = ranked[0]
-    tests = {
-        c.name: paired_test([c.scores[p] for p in shared], [best.scores[p] for p in shared], list(shared))
-        for c in ranked[1:]
-    }
-    known = [name for name, t in tests.items() if t.p_value is not None]
-    adjusted = (
-        dict(zip(known, holm([float(tests[n].p_value or 1.0) for n in known]), strict=True))
-        if len(shared) >= SMALLEST
-        else {}
-    )
-    standings = [Standing(best, mean[best.name], None, None, True)]
-    for c in ranked[1:]:
-        p = adjusted.get(c.name)
+    known = [v for c in found for k in shared if (v := c.scores[k]) is not None and math.isfinite(v)]
+    if not known:
+        raise ValueError(f"No run has a number for {metric}. Look at the runs' own reports.")
+    worst, best = sign * min(sign * v for v in known), sign * max(sign * v for v in known)
+    for c in found:
+        if failed := sum(c.scores[k] is None for k in shared):
+            report.remark(f"{c.name}: {failed} failed cases count as the worst value of any run, {worst:.4g}.")
+    return [[worst if (v := c.scores[k]) is None else v if math.isfinite(v) else best for k in shared] for c in found]
+
+
+def _standings(
+    found: Sequence[Contender], values: Sequence[Sequence[float]], patients: Sequence[str], metric: str
+) -> list[Standing]:
+    """Ranked by their means over patients; p values of all pairs are adjusted together, as the best was chosen on the same patients."""
+    sign = 1 if BETTER[metric] == "higher" else -1
+    means = [float(per_patient(v, patients)[0].mean()) for v in values]
+    order = sorted(range(len(found)), key=lambda i: -sign * means[i])
+    pairs = list(itertools.combinations(order, 2))
+    tests = {(i, j): paired_test(values[j], values[i], patients) for i, j in pairs}
+    enough = len(set(patients)) >= SMALLEST
+    adjusted = dict(zip(pairs, holm([_chance(tests[k]) for k in pairs]), strict=True)) if enough else {}
+    best = order[0]
+    standings = [Standing(found[best], means[best], None, None, True)]
+    for i in order[1:]:
+        p = adjusted.get((best, i))
         standings.append(
-            Standing(c, mean[c.name], tests[c.name], None if p is None else float(p), p is None or p >= 0.05)
+            Standing(found[i], means[i], tests[best, i], None if p is None else float(p), p is None or p >= 0.05)
         )
     return standings
 
 
-def _sentence(standings: Sequence[Standing], shared: Sequence[str], metric: str) -> str:
+def _chance(test: Result) -> float:
+    return 1.0 if test.p_value is None else float(test.p_value)
+
+
+def _sentence(standings: Sequence[Standing], patients: Sequence[str], metric: str) -> str:
     """Which is worth its cost."""
-    if len(shared) < SMALLEST:
-        return f"{len(shared)} shared patients carry no ranking (at least {SMALLEST}): the table below is descriptive."
+    if len(patients) < SMALLEST:
+        return (
+            f"{len(patients)} shared patients carry no ranking (at least {SMALLEST}): the table below is descriptive."
+        )
     tied = [s for s in standings if s.tied]
-    cheapest = min(tied, key=lambda s: s.contender.draw_s or 0.0)
     names = ", ".join(s.contender.name for s in tied)
     if len(tied) == 1:
-        return f"By {metric} {names} is better than every other here, on {len(shared)} patients."
-    return f"By {metric} {names} cannot be told apart on {len(shared)} patients; of these {cheapest.contender.name} costs least a draw."
+        return f"By {metric} {names} is better than every other here, on {len(patients)} patients."
+    cheapest = min(tied, key=lambda s: float("inf") if s.contender.draw_s is None else s.contender.draw_s)
+    cost = f"; of these {cheapest.contender.name} costs least a draw" if cheapest.contender.draw_s is not None else ""
+    return f"By {metric} {names} cannot be told apart on {len(patients)} patients{cost}."

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +30,9 @@ from .honesty import (
     stretched,
 )
 from .pixel import METRICS
+from .statistics import SMALLEST
 from .summary import Row, in_words
 from .validity import Validity
-
-if TYPE_CHECKING:
-    from .report import Report
 
 Array = NDArray[np.floating[Any]]
 BLUR = 2.0  # pixels: of the mean image that stands for knowing nothing of the patient
@@ -46,13 +44,9 @@ BY_DESIGN: Mapping[int, str] = {
     19: "Failed cases count as the worst value of either side.",
     20: "Only the verbs of a claim are tested; a test that finds nothing is said to prove nothing.",
 }
-NEEDS: Mapping[int, Callable[[Report], bool]] = {  # a check that could not look has not passed
-    1: lambda report: "training" in report.inputs,
-    3: lambda report: report.recipe["evaluate"]["data_range"] is not None,
-    8: lambda report: "masks" in report.inputs,
-    14: lambda report: report.realism is not None,
-    25: lambda report: "competitor" in report.inputs,
-}
+RESTS_ON: Mapping[int, tuple[str, ...]] = {  # refused check -> endpoints that fall with it; others fall with every one
+    3: ("psnr", "ssim", "ms_ssim", "gmsd", "haarpsi", "vif"), 4: ("ssim", "ms_ssim"), 11: (), 14: (),
+}  # fmt: skip
 
 
 def patient_of(name: str, scan: Scan) -> str:
@@ -84,9 +78,15 @@ def check_shared(ledger: Ledger, found: Mapping[str, Mapping[str, Scan]]) -> Non
         if shared:
             shown = ", ".join(shared[:5]) + (" and others" if len(shared) > 5 else "")
             ledger.stop(1, f"{shown}: in the training folder and in --{side}.", fix)
-    prints = {side: _thumbnails(found.get(side, {})) for side in ("training", "reference", "holdout")}
-    for one, case, other, copy, alike in copies(prints):
-        if one == "training":
+    ledger.looked.add(1)
+    every = {side: _thumbnails(found.get(side, {})) for side in ("training", "reference", "holdout")}
+    for size in {
+        len(p) for prints in every.values() for p in prints.values()
+    }:  # slices and volumes are no copies of each other
+        prints = {side: {n: p for n, p in own.items() if len(p) == size} for side, own in every.items()}
+        for one, case, other, copy, alike in copies(prints):
+            if one != "training":
+                continue
             ledger.stop(
                 1, f"{copy} in --{other} shows the same image as {case} in training (correlation {alike:.5f}).", fix
             )
@@ -99,10 +99,9 @@ def _thumbnails(scans: Mapping[str, Scan]) -> dict[str, NDArray[np.float32]]:
             data = io.read(scan).data
         except UnreadableError:
             continue  # said where it is measured
-        volume = data.numpy() if data.ndim == 4 else data[:1, None].numpy() if data.ndim == 3 else None
-        if volume is not None:
-            found[name] = fingerprint(volume.astype(np.float32))
-    return {n: p for n, p in found.items() if p.shape == next(iter(found.values())).shape}
+        volume = data[:, data.shape[1] // 2] if data.ndim == 5 else data if data.ndim == 4 else data[:1, None]
+        found[name] = fingerprint(volume.numpy().astype(np.float32))
+    return found
 
 
 def check_pairs(ledger: Ledger, pairs: Mapping[str, Mapping[str, Any]], data_range: float | None) -> None:
@@ -110,6 +109,7 @@ def check_pairs(ledger: Ledger, pairs: Mapping[str, Mapping[str, Any]], data_ran
     if not pairs:
         return
     references = [e["reference"] for e in pairs.values()]
+    ledger.looked |= {4, 5, 7, 9} | ({3} if data_range is not None else set()) | ({6} if len(pairs) >= 5 else set())
     if data_range is not None and (why := range_fault(data_range, references)):
         ledger.trigger(3, why, "Write the span of possible values: --data-range 1 for values from 0 to 1.")
     if any(float(r.min()) < 0 for r in references):
@@ -137,6 +137,8 @@ def _check_pair(ledger: Ledger, name: str, e: Mapping[str, Any]) -> None:
     units = e.get("units", ("", ""))
     if units[1] in ("HU", "Gy", "SUV") and units[0] != units[1]:
         ledger.trigger(5, f"{name}: the reference is in {units[1]}, the generated image is not.")
+    if "mask" in e:
+        ledger.looked.add(8)
     if "mask" in e and mask_of_generated(e["mask"], image, truth):
         ledger.trigger(8, f"{name}: its mask is a threshold of the generated image.", "Make masks from the truth.")
     if (off := shift_pixels(image, truth)) > OFF_PIXELS:
@@ -191,13 +193,18 @@ def trivial_rows(
 
 def after_checks(verdict: Verdict, ledger: Ledger, validity: Validity | None) -> Verdict:
     """A verdict falls when a check refused what it rests on, or its endpoint failed on the user's own images."""
-    reasons = [f"check {f.number}: {f.why}" for f in ledger.table() if f.status == "refused" and f.number != 11]
+    endpoint = verdict.claim.endpoint
+    reasons = [
+        f"check {f.number}: {f.why}"
+        for f in ledger.table()
+        if f.status == "refused" and endpoint in RESTS_ON.get(f.number, (endpoint,))
+    ]
     if validity is None:
         reasons.append("what the endpoint sees was not tested on these images (--quick)")
     elif lost := validity.may_support(verdict.claim.endpoint):
         reasons.append(lost)
     reasons += declared_faults(verdict, ledger)
-    if verdict.status == "REFUSED":
+    if verdict.patients < SMALLEST:
         ledger.trigger(16, verdict.may)
     else:
         ledger.passed(16, f"{verdict.patients} patients.")

@@ -73,6 +73,7 @@ class Ledger:
 
     overrides: Mapping[int, str] = field(default_factory=dict)
     found: dict[int, Finding] = field(default_factory=dict)
+    looked: set[int] = field(default_factory=set)  # checks that had something to look at
 
     def __post_init__(self) -> None:
         for number, reason in self.overrides.items():
@@ -109,6 +110,11 @@ class Ledger:
         """Nothing was found; an earlier finding stays."""
         if number not in self.found:
             self._set(number, "passed", why)
+
+    def close(self) -> None:
+        """What looked and found nothing has passed."""
+        for number in sorted(self.looked):
+            self.passed(number)
 
     def _set(self, number: int, status: Status, why: str) -> None:
         before = self.found.get(number)

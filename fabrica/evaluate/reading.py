@@ -40,6 +40,10 @@ def make_sheets(
     """
     if kind not in ("pairs", "ratings"):
         raise ValueError(f"The kind of sheet is {kind!r}, expected pairs or ratings.")
+    if (out / "key.json").exists():
+        raise ValueError(
+            f"{out} holds the key of a study; its answers would be read by another. Make sheets in another folder: --out DIR"
+        )
     ours, theirs = _planes(generated), _planes(reference)
     count = min(len(ours), len(theirs))
     if count < 2 + PRACTICE:

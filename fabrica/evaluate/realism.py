@@ -149,10 +149,12 @@ def _distances(
         return
     rng = np.random.Generator(np.random.Philox(key=derive(seed, "splits", name)))
     splits: list[tuple[dict[str, float], dict[str, float]]] = []
+    fewest = len(rows)
     for _ in range(SPLITS):
         order = rng.permutation(real).tolist()
         ours = _rows(features["generated"], patients["generated"], rng.permutation(own).tolist()[:n])
         one, other = _rows(rows, members, order[:n]), _rows(rows, members, order[n : 2 * n])
+        fewest = min(fewest, len(ours), len(one), len(other))
         splits.append((_measured(ours, one), _measured(other, one)))
     for measure in splits[0][0]:
         drawn, null = np.array([[side[measure] for side in split] for split in splits]).T
@@ -165,7 +167,7 @@ def _distances(
                 float(np.median(null)),
                 (float(low), float(high)),
                 n,
-                measure == "Fréchet distance" and min(len(features["generated"]), len(rows)) <= rows.shape[1],
+                measure == "Fréchet distance" and fewest <= rows.shape[1],
             )
         )
 

@@ -23,7 +23,7 @@ from .pixel import METRICS
 Array = NDArray[np.float64]
 Corrupt = Callable[[Picture, float, np.random.Generator], Array]
 MOST = 24  # patients whose images climb the ladder
-SLAB = 16  # planes of a volume that climb it
+SLAB, WIDE = 16, 384  # planes of a volume and pixels of a plane that climb it
 LARGE = 60  # patients whose sets are compared
 TRIALS = 20  # splits of the real patients per corruption
 ALPHA = 0.05
@@ -116,6 +116,9 @@ class Validity:
 
     def may_support(self, metric: str) -> str:
         """Why a pixel metric may not support a claim here; '' when it may."""
+        tried = {s.corruption for s in self.metrics if s.name == metric}
+        if not {"blur", "noise"} <= tried:
+            return f"{metric} could not be tested on these images"
         lost = [
             s.corruption
             for s in self.metrics
@@ -152,13 +155,14 @@ def _one_a_patient(real: Sequence[Picture]) -> list[Picture]:
 
 
 def _slab(picture: Picture) -> Picture:
-    """The middle SLAB planes of a volume: enough for windows in 3D, and quick."""
-    if picture.values.ndim == 2 or len(picture.values) <= SLAB:
-        return picture
-    first = (len(picture.values) - SLAB) // 2
-    planes = slice(first, first + SLAB)
-    inside = picture.inside[planes]
-    return replace(picture, values=picture.values[planes], inside=inside if inside.any() else np.ones_like(inside))
+    """The middle SLAB planes of a volume and the middle of wide planes: enough for every window, and quick."""
+    shape = picture.values.shape
+    limits = (SLAB, WIDE, WIDE)[-len(shape) :]
+    middle = tuple(
+        slice(max(0, (n - most) // 2), max(0, (n - most) // 2) + most) for n, most in zip(shape, limits, strict=True)
+    )
+    inside = picture.inside[middle]
+    return replace(picture, values=picture.values[middle], inside=inside if inside.any() else np.ones_like(inside))
 
 
 def corrupted(picture: Picture, corruption: str, strength: float, seed: int) -> Picture:

@@ -137,17 +137,17 @@ class Vae(Codec):
                 self.scale.lerp_((mean**2 + log_variance.exp()).mean().sqrt(), 0.02)
         output = self.net.decoded(z, problem.condition)
         if group == "critic":
-            return _critic_terms(self.critic, target, answer(output, self.fields))
+            return _critic_terms(self.critic, target, _shown(problem, output, self.fields))
         terms = _likelihoods(problem, output, self.fields, self.frequency)
         share = mean[0].numel() / target[0].numel()  # nats of codes for each voxel
         terms["KL"] = self.kl * share * kl_normal(mean, log_variance)
         if self.critic is not None:
-            terms |= _fooling(self.critic, target, answer(output, self.fields), self.adversarial)
+            terms |= _fooling(self.critic, target, _shown(problem, output, self.fields), self.adversarial)
         return terms
 
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:
-        grid = [n // self.factor for n in problem.shape[1:]]
+        grid = _grid(problem, self.factor)
         device = next(self.net.parameters()).device
         self.latent_shape = (self.codes, *grid)
         z = rng.child("code").normal(*self.latent_shape).to(device)
@@ -211,15 +211,15 @@ class Fsq(Codec):
         target = _target(problem)
         output = self.net.decoded(self.levels(self.net.encoded(target, problem.condition)), problem.condition)
         if group == "critic":
-            return _critic_terms(self.critic, target, answer(output, self.fields))
+            return _critic_terms(self.critic, target, _shown(problem, output, self.fields))
         terms = _likelihoods(problem, output, self.fields, self.frequency)
         if self.critic is not None:
-            terms |= _fooling(self.critic, target, answer(output, self.fields), self.adversarial)
+            terms |= _fooling(self.critic, target, _shown(problem, output, self.fields), self.adversarial)
         return terms
 
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:
-        grid = [n // self.factor for n in problem.shape[1:]]
+        grid = _grid(problem, self.factor)
         device = next(self.net.parameters()).device
         self.latent_shape = (len(self.levels.counts), *grid)
         words = (rng.child("code").uniform(*grid) * self.levels.size).long().clamp(max=self.levels.size - 1).to(device)
@@ -236,11 +236,28 @@ def _target(problem: Problem) -> Tensor:
 
 def _likelihoods(problem: Problem, output: Tensor, fields: Sequence[Field], weight: float) -> dict[str, Tensor]:
     """log of the mean distance: Laplace noise whose width is the best one; labels as elsewhere; Fourier coefficients alike."""
-    known = field_terms(problem, output, fields)
-    terms = {n: (t + 1e-4).log() if f.kind != "label" else t for f, (n, t) in zip(fields, known.items(), strict=True)}
+    known, total = field_terms(problem, output, fields), sum(f.channels for f in fields)
+    terms = {
+        n: f.channels / total * ((t + 1e-4).log() if f.kind != "label" else t)
+        for f, (n, t) in zip(fields, known.items(), strict=True)
+    }
     if weight:
-        terms["frequency"] = weight * (frequency(answer(output, fields), _target(problem)) + 1e-4).log()
+        terms["frequency"] = weight * (frequency(_shown(problem, output, fields), _target(problem)) + 1e-4).log()
     return terms
+
+
+def _shown(problem: Problem, output: Tensor, fields: Sequence[Field]) -> Tensor:
+    """The answer where the truth is known, zero elsewhere, as in `_target`."""
+    given = answer(output, fields)
+    return given if problem.weight is None else given * problem.weight
+
+
+def _grid(problem: Problem, factor: int) -> list[int]:
+    if bad := [n for n in problem.shape[1:] if n % factor]:
+        raise ValueError(
+            f"The codec is asked for a side of {bad[0]}, expected multiples of {factor}. Use fewer levels."
+        )
+    return [n // factor for n in problem.shape[1:]]
 
 
 def _critic_terms(critic: nn.Module | None, real: Tensor, fake: Tensor) -> dict[str, Tensor]:

@@ -76,13 +76,15 @@ class Cycle(Family):
         if problem.target is None:
             raise ValueError(f"Training needs images of the asked kind; {problem.cases[0]} has none.")
         a, b, nothing = problem.condition.values[self.given.name], problem.target, Condition()
+        known = self._known(problem)
         if group == "critic":
             with torch.no_grad():
                 fakes = self._there(a, problem), self._back(b, problem)
-            return {
+            critics = {
                 **self._critic_terms("there", self.critic_there, b, fakes[0]),
                 **self._critic_terms("back", self.critic_back, a, fakes[1]),
             }
+            return {name: term * known for name, term in critics.items()}
         fake_b, fake_a = self._there(a, problem), self._back(b, problem)
         terms = {
             "there": relativistic_generator(self.critic_there(b, nothing).detach(), self.critic_there(fake_b, nothing)),
@@ -96,7 +98,15 @@ class Cycle(Family):
             terms["identity"] = self.weights["identity"] * (
                 absolute(self._there(b, problem), b) + absolute(self._back(a, problem), a)
             )
-        return terms
+        return {name: term * known for name, term in terms.items()}
+
+    def _known(self, problem: Problem) -> Tensor:
+        """(B,): 1 where both images are there and of different patients."""
+        rows = torch.ones(len(problem.cases), device=next(self.there.parameters()).device)
+        if problem.weight is not None:
+            rows = rows * (problem.weight.flatten(1).amax(1) > 0)
+        present = problem.condition.present.get(self.given.name)
+        return rows if present is None else rows * present
 
     def _critic_terms(self, name: str, critic: nn.Module, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         real, fake, nothing = real.detach().requires_grad_(), fake.detach().requires_grad_(), Condition()

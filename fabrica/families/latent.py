@@ -61,7 +61,11 @@ class Latent(Family):
             codes = self.codec.encode(problem.target)
             if self.training:
                 self.spread.lerp_(codes.std(), 0.05)
-        return self.prior.loss(self._inner(problem, codes * (SIZE / self.spread)), group, rng, progress)
+        inner = self._inner(problem, codes * (SIZE / self.spread))
+        if problem.weight is not None:  # an image that is not wholly known has no code
+            whole = problem.weight.flatten(1).amin(1) > 0
+            inner = replace(inner, weight=whole.to(codes).reshape(-1, *[1] * (codes.ndim - 1)))
+        return self.prior.loss(inner, group, rng, progress)
 
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:

@@ -80,7 +80,8 @@ class Shortcut(Family):
     def sample(self, problem: Problem, rng: Rng) -> Tensor:
         device = next(self.net.parameters()).device
         x = rng.child("start").normal(*problem.shape).to(device)
-        kind = torch.full((len(x),), float(self.steps.bit_length() - 1), device=device)
+        size = self.steps.bit_length() - 1
+        kind = torch.full((len(x),), float(FINEST + 1 if size >= FINEST else size), device=device)
         for k in range(self.steps, 0, -1):
             t = torch.full((len(x),), k / self.steps, device=device)
             x = x - self._velocity(x, t, kind, problem.condition) / self.steps

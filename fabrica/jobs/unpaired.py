@@ -23,9 +23,20 @@ class Unpaired(Job):
         problem = self.inner.problem(batch, rng)
         if problem.target is None:
             return problem
-        weight = None if problem.weight is None else problem.weight.expand_as(problem.target).roll(1, 0)
+        weight = (
+            torch.ones_like(problem.target)
+            if problem.weight is None
+            else problem.weight.expand_as(problem.target).roll(1, 0)
+        )
+        weight = weight * _of_another(problem).to(weight).reshape(-1, *[1] * (weight.ndim - 1))
         apart = torch.zeros(len(problem.target), dtype=torch.bool, device=problem.target.device)
         return replace(problem, target=problem.target.roll(1, 0), weight=weight, paired=apart)
 
     def question(self, batch: Batch) -> Problem:
         return self.inner.question(batch)
+
+
+def _of_another(problem: Problem) -> torch.Tensor:
+    """(B,): is the row before of another patient? Slices of one patient are named patient/slice."""
+    patients = [case.rpartition("/")[0] or case for case in problem.cases]
+    return torch.tensor([a != b for a, b in zip(patients, [patients[-1], *patients[:-1]], strict=True)])

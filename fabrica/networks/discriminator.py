@@ -39,7 +39,9 @@ class Discriminator(nn.Module):
             channels = size
         self.head = conv(dimensions, channels, 1, 1)
         inner = 4 * self.width
-        self.embed = nn.Sequential(nn.Linear(self.width, inner), nn.SiLU(), nn.Linear(inner, inner))
+        self.embed = (
+            nn.Sequential(nn.Linear(self.width, inner), nn.SiLU(), nn.Linear(inner, inner)) if self.vectors else None
+        )
         self.entries = vector_entries(self.vectors, inner)
         self.project = nn.Linear(inner, channels) if self.vectors else None
         if spectral:
@@ -60,7 +62,7 @@ class Discriminator(nn.Module):
             h = block(h)
             features.append(h)
         logits = self.head(h).flatten(1)
-        if self.project is not None:
+        if self.project is not None and self.embed is not None:
             level = torch.zeros(len(x), device=x.device)
             e = self.project(embedding(self.embed, self.entries, self.width, level, self.vectors, condition))
             logits = logits + (e[:, :, None] * h.flatten(2)).mean(1)

@@ -68,6 +68,11 @@ def test_labels_that_do_not_suffice(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text("name,label\na,b\n")
     with pytest.raises(ValueError, match="lacks the columns"):
         read_labels(tmp_path / "bad.csv")
+    (tmp_path / "short.csv").write_text("folder,name,label\ngenerated,a0.png\ngenerated,b.png, \ngenerated,c.png,7\n")
+    assert read_labels(tmp_path / "short.csv") == {("generated", "c.png"): "7"}
+    sets, labels = _labelled(np.linspace(0.2, 0.8, 30), np.linspace(0.2, 0.8, 30))
+    with pytest.raises(ValueError, match="mix numbers and words"):
+        adherence(sets, {**labels, ("generated", "g3"): "old"})
     (tmp_path / "good.csv").write_text("\ufefffolder,name,label\ngenerated, a/b.npz ,x\n")
     assert read_labels(tmp_path / "good.csv") == {("generated", "a/b.npz"): "x"}
 

@@ -68,11 +68,11 @@ def test_lower_is_better_and_few_patients_carry_nothing(tmp_path: Path) -> None:
 def test_only_shared_patients_count(tmp_path: Path) -> None:
     one, other = _scores(20.0), _scores(20.0, 30)
     other |= {f"q{i}": 90.0 for i in range(5)}
-    runs = [_run(tmp_path / "a", one), _run(tmp_path / "b", {**other, "p0": "not evaluated: needs x"})]
+    runs = [_run(tmp_path / "a", one), _run(tmp_path / "b", other)]
     _, standings, _ = compare_runs(runs, "psnr", tmp_path / "out")
     assert abs(standings[0].mean - standings[1].mean) < 0.5
     remarks = json.loads((tmp_path / "out" / "report.json").read_text())["remarks"]
-    assert any("12 patients were tested in some runs only" in r for r in remarks)
+    assert any("11 cases were tested in some runs only" in r for r in remarks)
 
 
 def test_what_cannot_be_compared(tmp_path: Path) -> None:
@@ -86,3 +86,35 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["compare", str(a), str(tmp_path / "none"), "--out", str(tmp_path / "out")])
     assert done.exit_code == 2
     assert "has no report" in done.output
+
+
+def test_failures_count_as_worst_and_equal_images_as_best(tmp_path: Path) -> None:
+    good, lazy = _scores(20.0), _scores(20.5)
+    for i in range(10):
+        lazy[f"p{i}"] = "failed: is damaged"
+    lazy["p20"] = "infinite: the images are equal"
+    page, standings, _ = compare_runs(
+        [_run(tmp_path / "a", good), _run(tmp_path / "b", lazy)], "psnr", tmp_path / "out"
+    )
+    assert standings[0].contender.name == "a/model"
+    assert "10 failed cases count as the worst value" in page.read_text()
+
+
+def test_runs_of_one_name_in_different_folders_and_of_different_jobs(tmp_path: Path) -> None:
+    runs = [_run(tmp_path / x / "0", _scores(m, seed=i)) for i, (x, m) in enumerate((("real", 20.0), ("both", 25.0)))]
+    _, standings, _ = compare_runs(runs, "psnr", tmp_path / "out")
+    assert [s.contender.name for s in standings] == ["both/0/model", "real/0/model"]
+    assert standings[0].mean > standings[1].mean + 4
+    with pytest.raises(ValueError, match="named twice"):
+        compare_runs([runs[0], runs[0]], "psnr", tmp_path / "out")
+    table = runs[0] / "report" / "cases.csv"
+    table.write_text(table.read_text().replace("T2w", "FLAIR"))
+    with pytest.raises(ValueError, match="answer different things"):
+        compare_runs(runs, "psnr", tmp_path / "out")
+
+
+def test_many_equal_runs_have_no_winner(tmp_path: Path) -> None:
+    runs = [_run(tmp_path / f"r{i}", _scores(20.0, 30, seed=i)) for i in range(8)]
+    _, standings, sentence = compare_runs(runs, "psnr", tmp_path / "out")
+    assert all(s.tied for s in standings)
+    assert "cannot be told apart" in sentence

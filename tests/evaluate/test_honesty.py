@@ -49,7 +49,7 @@ def two(tmp_path: Path) -> Path:
 def test_a_clean_pair_of_folders_passes_what_was_asked(two: Path) -> None:
     report = _judged(two, generated="ours", reference="real")
     states = {n: c["status"] for n, c in report["by_number"].items()}
-    for number in (2, 3, 4, 6, 7, 9, 12, 13, 19, 20):
+    for number in (2, 3, 4, 5, 6, 7, 9, 10, 12, 13, 19, 20, 21):
         assert states[number] == "passed", (number, report["by_number"][number])
     for number in (1, 8, 15, 16, 17, 18, 22, 23, 24, 25):
         assert states[number] == "not asked", number
@@ -188,6 +188,36 @@ def test_16_too_few_patients(tmp_path: Path) -> None:
     report = _claim(tmp_path, patients=8)
     assert report["by_number"][16]["status"] == "refused"
     assert report["verdict"]["status"] == "REFUSED"
+
+
+def test_17_a_claim_after_the_results(tmp_path: Path) -> None:
+    for side, blur in (("real", 0.0), ("ours", 0.5), ("theirs", 1.5)):
+        _patients(tmp_path / side, range(22), blur=blur)
+    _judged(tmp_path, generated="ours", reference="real", competitor="theirs")
+    late = Asked(300.0, claim=Claim.of(CLAIM))
+    for _ in range(2):  # it stays late, however often it is asked
+        report = _judged(tmp_path, late, generated="ours", reference="real", competitor="theirs")
+        assert report["by_number"][17]["status"] == "refused"
+
+
+def test_a_claim_falls_with_what_it_rests_on_alone(tmp_path: Path) -> None:
+    """Negative values refuse SSIM, and no claim on the mean error."""
+    for side, blur in (("real", 0.0), ("ours", 0.5), ("theirs", 1.5)):
+        _patients(tmp_path / side, range(22), blur=blur)
+        _change(tmp_path / side, lambda image: image - 150)
+    asked = Asked(300.0, claim=Claim.of({**CLAIM, "endpoint": "mae"}))
+    report = _judged(tmp_path, asked, generated="ours", reference="real", competitor="theirs")
+    assert report["by_number"][4]["status"] == "refused"
+    assert report["verdict"]["status"] == "SUPPORTED", report["verdict"]["may"]
+
+
+def test_checks_without_anything_to_look_at_have_not_passed(tmp_path: Path) -> None:
+    _patients(tmp_path / "real", range(6))
+    _patients(tmp_path / "ours", range(50, 56), first="g")
+    _patients(tmp_path / "masks", range(90, 92), first="m")
+    report = _judged(tmp_path, generated="ours", reference="real", masks="masks")
+    for number in (3, 4, 5, 6, 7, 8, 9, 21, 25):
+        assert report["by_number"][number]["status"] == "not asked", number
 
 
 def test_17_a_second_claim_in_the_same_folder(tmp_path: Path) -> None:

@@ -137,6 +137,22 @@ def test_sheets_are_balanced_and_hide_their_key(tmp_path: Path) -> None:
     assert Picture.open(buffers.BytesIO(png)).size == (320, 320)
 
 
+def test_a_study_is_not_overwritten(tmp_path: Path) -> None:
+    folder = _sheets(tmp_path, "pairs")
+    call = [
+        "readers",
+        "--generated",
+        str(tmp_path / "made"),
+        "--reference",
+        str(tmp_path / "real"),
+        "--out",
+        str(folder),
+    ]
+    done = CliRunner().invoke(app, [*call, "--seed", "5"])
+    assert done.exit_code == 2
+    assert "holds the key of a study" in done.output
+
+
 def test_answers_become_figures_and_practice_does_not_count(tmp_path: Path) -> None:
     folder = _sheets(tmp_path, "pairs")
     key = json.loads((folder / "key.json").read_text())["readers"]

@@ -73,8 +73,9 @@ def test_volumes_climb_by_a_slab_and_few_patients_by_pixels_alone() -> None:
 
 
 def test_a_metric_that_fails_may_not_support_anything() -> None:
-    lost = Validity([Sight("ssim", "blur", (0.9, 0.95, 0.8), False), Sight("ssim", "gain", (1, 1, 1), False)])
+    good = Sight("ssim", "noise", (0.9, 0.8, 0.7), True)
+    lost = Validity([Sight("ssim", "blur", (0.9, 0.95, 0.8), False), good, Sight("ssim", "gain", (1, 1, 1), False)])
     assert "ssim is not ordered by blur" in lost.may_support("ssim")
-    assert lost.may_support("psnr") == ""
+    assert "psnr could not be tested" in lost.may_support("psnr")
     noisy = Validity(null={"radiomics": (0.6, False)})
     assert "Not calibrated on real against real: radiomics (60% false alarms)" in noisy.sentence()

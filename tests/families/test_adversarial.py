@@ -177,3 +177,22 @@ def test_runs_from_a_recipe(change: dict, tmp_path: Path) -> None:
 def test_a_recipe_refuses_what_cannot_be(change: dict, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         from_plain({**RECIPE, **change})
+
+
+def test_rows_of_one_patient_are_no_pairs_without_pairs() -> None:
+    batch = _batch()
+    names = ("p1/3", "p1/4", "p2/1", "p3/0")
+    named = type(batch)(names, batch.images, batch.affine, batch.values, batch.present)
+    problem = Unpaired(Translation(["T1w"], ["FLAIR"], vary=0.0)).problem(named, Rng(range(ROWS)))
+    assert problem.weight is not None
+    assert (problem.weight.flatten(1).amax(1) > 0).tolist() == [True, False, True, True]
+    with torch.no_grad():
+        terms = Cycle(Signature((Field("FLAIR"),), "yx", (Field("given T1w"), Field("position", "number", 1, ""))), SMALL, "fp32").loss(problem, "model", Rng(range(ROWS)), 0.0)  # fmt: skip
+    assert all(float(t[1]) == 0 for t in terms.values())
+    assert all(float(t[0].abs()) > 0 for t in terms.values())
+
+
+def test_one_row_cannot_be_unpaired(tmp_path: Path) -> None:
+    short = {**RECIPE, "pairing": "none", "train": {"steps": 1, "batch": 1}}
+    with pytest.raises(ValueError, match="at least two patients"):
+        run_recipe(from_plain(short), tmp_path / "run", say=lambda text: None)

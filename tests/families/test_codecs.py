@@ -235,3 +235,74 @@ def test_a_codec_that_does_not_fit() -> None:
     plain["stages"]["codec"] = {**STAGES["codec"], "family": {"name": "flow", "network": NET}}
     with pytest.raises(RecipeError, match="has no codes"):
         from_plain(plain)
+
+
+def test_a_codec_never_trains_on_whom_its_prior_tests(tmp_path: Path, make_image) -> None:  # type: ignore[no-untyped-def]
+    """Patients without T1w train the codec; whoever trained it only trains the prior."""
+    from fabrica import io
+    from fabrica.data import cohort
+    from fabrica.run import find_cohort, split_stage
+
+    for i in range(14):
+        for contrast in ("T2w", *(("T1w",) if i % 2 else ())):
+            io.write_nifti(
+                make_image((4, 16, 16), seed=i, name=contrast), tmp_path / "d" / f"p{i:02d}" / f"{contrast}.nii.gz"
+            )
+    assert len(cohort.find(tmp_path / "d").patients) == 14
+    for seed in range(12):
+        recipe = from_plain(
+            {
+                **_recipe(),
+                "cohorts": {"s": {"path": str(tmp_path / "d")}},
+                "seed": seed,
+                "split": {"train": 0.6, "test": 0.4},
+            }
+        )
+        data = {"s": find_cohort(recipe, "s")}
+        codec_split = split_stage(recipe, recipe.stage("codec"), data)
+        try:
+            prior_split = split_stage(recipe, recipe.stage("prior"), data)
+        except ValueError as error:
+            assert "No test patient" in str(error)
+            continue
+        trained = {m.patient for m in codec_split.parts["train"]}
+        assert not trained & {m.patient for m in prior_split.parts["test"]}
+
+
+def test_a_prior_waits_for_its_codec_and_remembers_its_patients(tmp_path: Path) -> None:
+    import json
+
+    recipe = from_plain(_recipe())
+    with pytest.raises(ValueError, match="codec is not trained to its end"):
+        run_recipe(recipe, tmp_path / "early", only="prior", say=lambda text: None)
+    run_recipe(recipe, tmp_path / "run", say=lambda text: None)
+    facts = [
+        json.loads((tmp_path / "run" / "stages" / s / "checkpoint.json").read_text())["facts"]
+        for s in ("codec", "prior")
+    ]
+    assert set(facts[0]["trained_on"]) <= set(facts[1]["trained_on"])
+    with pytest.raises(RecipeError, match="works in another stage's codes"):
+        from_plain(
+            {**VIRTUAL, "job": STAGES["prior"]["job"], "family": {"run": str(tmp_path / "run"), "stage": "prior"}}
+        )
+    nested = _recipe()
+    nested["stages"]["more"] = {**STAGES["codec"], "family": {**STAGES["codec"]["family"], "in": {"stage": "codec"}}}
+    nested["stages"]["prior"] = {**STAGES["prior"], "family": {**STAGES["prior"]["family"], "in": {"stage": "more"}}}
+    with pytest.raises(RecipeError, match="is no codec of its own"):
+        from_plain(nested)
+
+
+def test_unknown_fields_neither_teach_nor_fool() -> None:
+    torch.manual_seed(0)
+    signature = Signature((Field("T1w"), Field("T2w")), "yx")
+    vae = Vae(signature, SMALL, "fp32", adversarial=1.0)
+    target, weight = torch.rand(2, 2, 16, 16), torch.ones(2, 2, 1, 1)
+    weight[:, 1] = 0
+    one = Problem(("a", "b"), (2, 16, 16), target=target, weight=weight)
+    other = Problem(("a", "b"), (2, 16, 16), target=torch.cat([target[:, :1], 9 * target[:, 1:]], 1), weight=weight)
+    for group in ("critic", "model"):
+        terms = [vae.loss(p, group, Rng([0, 1]), 0.0) for p in (one, other)]
+        for name in terms[0]:
+            torch.testing.assert_close(terms[0][name], terms[1][name], msg=name)
+    with pytest.raises(ValueError, match="multiples of 4"):
+        vae.sample(Problem(("a",), (2, 18, 16)), Rng([0]))

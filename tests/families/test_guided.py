@@ -102,7 +102,7 @@ def test_a_recipe_reaches_it_with_any_sampler(sampler: str | None) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"family": {"name": "regression"}}, "needs a denoiser"),
+        ({"family": {"name": "vae"}}, "needs a denoiser"),
         ({"job": {"name": "synthesis", "x": ["T1w"], "by": {"class": ["a", "b"]}}}, "drop: 0.1"),
         ({"guidance": {"strength": 0}}, "strength above 0"),
         ({"guidance": {"low": 3, "high": 1}}, "low < high"),

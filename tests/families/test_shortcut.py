@@ -61,3 +61,12 @@ def test_large_steps_learn_from_two_small_ones(trained: Shortcut) -> None:
 def test_steps_are_powers_of_two() -> None:
     with pytest.raises(ValueError, match="expected 1, 2, 4"):
         Shortcut(SIGNATURE, UNetShape((8,), 1), "fp32", steps=3)
+
+
+def test_the_finest_step_is_the_flow_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = Shortcut(SIGNATURE, UNetShape((8,), 1), "fp32", steps=128)
+    seen = set()
+    inner = family._velocity
+    monkeypatch.setattr(family, "_velocity", lambda x, t, step, c: (seen.add(float(step[0])), inner(x, t, step, c))[1])
+    family.sample(Problem(("a",), (1,), Condition({"class": torch.zeros(1)})), Rng([0]))
+    assert seen == {8.0}
