@@ -30,6 +30,7 @@ from .statistics import SMALLEST, interval
 from .summary import Row
 from .validity import Validity
 
+SIGNS = {"higher": 1, "lower": -1, "neither": 0}  # of a difference that is a gain
 PANEL = 176  # pixels a side in the page
 
 
@@ -122,7 +123,7 @@ class Report:
         """Check 21: metrics on which a trivial answer does as well as the model, over the same patients."""
         found, summaries = [], [s for s in self.summaries() if s["value"] is not None and s["metric"] in METRICS]
         for s in (s for s in summaries if s["by"].startswith("model")):
-            sign = {"higher": 1, "lower": -1}.get(METRICS[s["metric"]].better, 0)
+            sign = SIGNS[METRICS[s["metric"]].better]
             rivals = [
                 o["by"]
                 for o in summaries
@@ -144,9 +145,8 @@ class Report:
             {s["metric"]: s["value"] for s in self.summaries() if s["stage"] == stage.name and s["by"] == "model"}
             for stage in self.stages[:2]
         )
-        signs = {"higher": 1, "lower": -1, "neither": 0}
         both = [m for m in METRICS if ours.get(m) is not None and theirs.get(m) is not None and ours[m] != theirs[m]]
-        pixel = {m: signs[METRICS[m].better] * np.sign(ours[m] - theirs[m]) for m in both}
+        pixel = {m: SIGNS[METRICS[m].better] * np.sign(ours[m] - theirs[m]) for m in both}
         features = {r.embedding: float(np.sign(r.competitor - r.generated)) for r in self.realism.rivals}
         if not pixel or not features or np.sign(sum(pixel.values())) * np.sign(sum(features.values())) >= 0:
             return ""

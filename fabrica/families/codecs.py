@@ -14,14 +14,8 @@ from ..networks.discriminator import Discriminator
 from ..networks.tiled import tiled
 from ..networks.unet import UNetShape
 from ..rng import Rng
-from .losses import (
-    feature_matching,
-    frequency,
-    gradient_penalty,
-    kl_normal,
-    relativistic_critic,
-    relativistic_generator,
-)
+from .critic import fool, teach
+from .losses import frequency, kl_normal
 from .misfit import answer, field_terms
 
 KINDS = ("intensity", "complex", "label", "displacement")
@@ -34,7 +28,7 @@ class _Autoencoder(nn.Module):
         super().__init__()
         axes, self.planes_and_vectors = len(signature.axes), planes_and_vectors(signature.condition)
         planes, vectors = self.planes_and_vectors
-        self.width, self.factor = network.channels[0], factor_of(network)
+        self.width, self.factor, self.codes = network.channels[0], factor_of(network), codes
         self.encode = Encoder(
             axes, signature.channels + sum(f.channels + 1 for f in planes), encoded, network, precision
         )
@@ -70,6 +64,44 @@ class _Autoencoder(nn.Module):
         return out
 
 
+class _Body(nn.Module):
+    """What both codecs share: the autoencoder, an optional critic, and the terms of a reconstruction."""
+
+    def __init__(
+        self, signature: Signature, net: _Autoencoder, network: UNetShape, frequency: float, adversarial: float
+    ) -> None:
+        super().__init__()
+        self.fields, self.net, self.frequency, self.adversarial = signature.x, net, frequency, adversarial
+        self.critic = Discriminator(len(signature.axes), signature.channels, (), network) if adversarial else None
+
+    def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
+        critic = {} if self.critic is None else {"critic": self.critic.parameters()}
+        return {**critic, "model": self.net.parameters()}
+
+    def terms(self, problem: Problem, group: str, output: Tensor) -> dict[str, Tensor]:
+        """Of the critic, or of the reconstruction with what the critic makes of it."""
+        target, nothing = _target(problem), Condition()
+        shown = answer(output, self.fields)
+        shown = shown if problem.weight is None else shown * problem.weight  # zero where the target is
+        if self.critic is not None and group == "critic":
+            return teach(self.critic, target, shown, nothing)
+        terms = _likelihoods(problem, output, self.fields)
+        if self.frequency:
+            terms["frequency"] = self.frequency * (frequency(shown, target) + 1e-4).log()
+        if self.critic is not None:
+            fooled = fool(self.critic, target, shown, nothing, matching=1.0)
+            terms |= {name: self.adversarial * term for name, term in fooled.items()}
+        return terms
+
+    def latent_shape(self, problem: Problem) -> tuple[int, ...]:
+        """Of one row's codes in a draw of this problem."""
+        if bad := [n for n in problem.shape[1:] if n % self.net.factor]:
+            raise ValueError(
+                f"The codec is asked for a side of {bad[0]}, expected multiples of {self.net.factor}. Use fewer levels."
+            )
+        return (self.net.codes, *(n // self.net.factor for n in problem.shape[1:]))
+
+
 class Vae(Codec):
     """x from z ~ N(0, 1) and the condition; the decoder's noise is learned (Rybkin et al. 2021), so that no weight needs a setting.
 
@@ -86,30 +118,22 @@ class Vae(Codec):
         adversarial: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.fields, self.codes, self.kl, self.frequency, self.adversarial = (
-            signature.x,
-            codes,
-            kl,
-            frequency,
-            adversarial,
-        )
-        self.net = _Autoencoder(signature, network, precision, codes, 2 * codes)
-        self.critic = Discriminator(len(signature.axes), signature.channels, (), network) if adversarial else None
+        net = _Autoencoder(signature, network, precision, codes, 2 * codes)
+        self.fields, self.body = signature.x, _Body(signature, net, network, frequency, adversarial)
+        self.latent_shape: tuple[int, ...] = (net.codes,)
+        self.codes, self.kl = codes, kl
         self.register_buffer("scale", torch.ones(()))
-        self.latent_shape: tuple[int, ...] = (codes,)
 
     @property
     def factor(self) -> int:
-        return self.net.factor
+        return self.body.net.factor
 
     def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
-        if self.critic is None:
-            return {"model": self.net.parameters()}
-        return {"critic": self.critic.parameters(), "model": self.net.parameters()}
+        return self.body.groups()
 
     def encode(self, x: Tensor) -> Tensor:
         """Means over their deviation, without a condition; x as targets are (labels one-hot)."""
-        mean = self.net.encoded(x, Condition())[:, : self.codes] / self.scale
+        mean = self.body.net.encoded(x, Condition())[:, : self.codes] / self.scale
         self.latent_shape = tuple(mean.shape[1:])
         return mean
 
@@ -120,7 +144,7 @@ class Vae(Codec):
 
     def decode(self, z: Tensor, condition: Condition) -> Tensor:
         """Logits of labels become chances."""
-        return answer(self.net.decoded(z * self.scale, condition), self.fields)
+        return answer(self.body.net.decoded(z * self.scale, condition), self.fields)
 
     def decode_by_tiles(self, z: Tensor, tile: int) -> Tensor:
         """As `decode` without a condition, in the memory of tiles of `tile` codes a side."""
@@ -129,29 +153,23 @@ class Vae(Codec):
 
     def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
         target = _target(problem)
-        mean, log_variance = self.net.encoded(target, problem.condition).chunk(2, 1)
+        mean, log_variance = self.body.net.encoded(target, problem.condition).chunk(2, 1)
         log_variance = log_variance.clamp(-12, 6)
         z = mean + (0.5 * log_variance).exp() * rng.child("code").normal(*mean.shape[1:]).to(mean.device)
         if self.training and group == "model":
             with torch.no_grad():  # follows the codes' own size
                 self.scale.lerp_((mean**2 + log_variance.exp()).mean().sqrt(), 0.02)
-        output = self.net.decoded(z, problem.condition)
-        if group == "critic":
-            return _critic_terms(self.critic, target, _shown(problem, output, self.fields))
-        terms = _likelihoods(problem, output, self.fields, self.frequency)
-        share = mean[0].numel() / target[0].numel()  # nats of codes for each voxel
-        terms["KL"] = self.kl * share * kl_normal(mean, log_variance)
-        if self.critic is not None:
-            terms |= _fooling(self.critic, target, _shown(problem, output, self.fields), self.adversarial)
+        terms = self.body.terms(problem, group, self.body.net.decoded(z, problem.condition))
+        if group == "model":
+            share = mean[0].numel() / target[0].numel()  # nats of codes for each voxel
+            terms["KL"] = self.kl * share * kl_normal(mean, log_variance)
         return terms
 
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:
-        grid = _grid(problem, self.factor)
-        device = next(self.net.parameters()).device
-        self.latent_shape = (self.codes, *grid)
-        z = rng.child("code").normal(*self.latent_shape).to(device)
-        return answer(self.net.decoded(z, problem.condition), self.fields)
+        self.latent_shape = self.body.latent_shape(problem)
+        z = rng.child("code").normal(*self.latent_shape).to(self.scale.device)
+        return answer(self.body.net.decoded(z, problem.condition), self.fields)
 
 
 class Fsq(Codec):
@@ -169,24 +187,21 @@ class Fsq(Codec):
         super().__init__()
         if min(levels) < 2:
             raise ValueError(f"vq.levels is {list(levels)}, expected at least 2 values for each channel.")
-        self.fields, self.frequency, self.adversarial = signature.x, frequency, adversarial
+        net = _Autoencoder(signature, network, precision, len(levels), len(levels))
+        self.fields, self.body = signature.x, _Body(signature, net, network, frequency, adversarial)
+        self.latent_shape: tuple[int, ...] = (net.codes,)
         self.levels = Levels(levels)
-        self.net = _Autoencoder(signature, network, precision, len(levels), len(levels))
-        self.critic = Discriminator(len(signature.axes), signature.channels, (), network) if adversarial else None
-        self.latent_shape: tuple[int, ...] = (len(levels),)
 
     @property
     def factor(self) -> int:
-        return self.net.factor
+        return self.body.net.factor
 
     def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
-        if self.critic is None:
-            return {"model": self.net.parameters()}
-        return {"critic": self.critic.parameters(), "model": self.net.parameters()}
+        return self.body.groups()
 
     def encode(self, x: Tensor) -> Tensor:
         """Rounded codes in [-1, 1]; `tokens` numbers them."""
-        codes: Tensor = self.levels(self.net.encoded(x, Condition()))
+        codes: Tensor = self.levels(self.body.net.encoded(x, Condition()))
         self.latent_shape = tuple(codes.shape[1:])
         return codes
 
@@ -205,25 +220,22 @@ class Fsq(Codec):
         """What a prior draws is rounded to the nearest words first."""
         half = ((self.levels.counts - 1) / 2).reshape(1, -1, *[1] * (z.ndim - 2)).to(z.device)
         words = ((z.clamp(-1, 1) + 1) * half).round() / half - 1
-        return answer(self.net.decoded(words, condition), self.fields)
+        return answer(self.body.net.decoded(words, condition), self.fields)
 
     def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
-        target = _target(problem)
-        output = self.net.decoded(self.levels(self.net.encoded(target, problem.condition)), problem.condition)
-        if group == "critic":
-            return _critic_terms(self.critic, target, _shown(problem, output, self.fields))
-        terms = _likelihoods(problem, output, self.fields, self.frequency)
-        if self.critic is not None:
-            terms |= _fooling(self.critic, target, _shown(problem, output, self.fields), self.adversarial)
-        return terms
+        codes = self.levels(self.body.net.encoded(_target(problem), problem.condition))
+        return self.body.terms(problem, group, self.body.net.decoded(codes, problem.condition))
 
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:
-        grid = _grid(problem, self.factor)
-        device = next(self.net.parameters()).device
-        self.latent_shape = (len(self.levels.counts), *grid)
-        words = (rng.child("code").uniform(*grid) * self.levels.size).long().clamp(max=self.levels.size - 1).to(device)
-        return answer(self.net.decoded(self.levels.codes(words), problem.condition), self.fields)
+        self.latent_shape, device = self.body.latent_shape(problem), next(self.body.parameters()).device
+        words = (
+            (rng.child("code").uniform(*self.latent_shape[1:]) * self.levels.size)
+            .long()
+            .clamp(max=self.levels.size - 1)
+            .to(device)
+        )
+        return answer(self.body.net.decoded(self.levels.codes(words), problem.condition), self.fields)
 
 
 def _target(problem: Problem) -> Tensor:
@@ -234,43 +246,10 @@ def _target(problem: Problem) -> Tensor:
     return problem.target if problem.weight is None else problem.target * problem.weight
 
 
-def _likelihoods(problem: Problem, output: Tensor, fields: Sequence[Field], weight: float) -> dict[str, Tensor]:
-    """log of the mean distance: Laplace noise whose width is the best one; labels as elsewhere; Fourier coefficients alike."""
+def _likelihoods(problem: Problem, output: Tensor, fields: Sequence[Field]) -> dict[str, Tensor]:
+    """log of the mean distance: Laplace noise whose width is the best one; labels as elsewhere; each field by its share of x."""
     known, total = field_terms(problem, output, fields), sum(f.channels for f in fields)
-    terms = {
+    return {
         n: f.channels / total * ((t + 1e-4).log() if f.kind != "label" else t)
         for f, (n, t) in zip(fields, known.items(), strict=True)
-    }
-    if weight:
-        terms["frequency"] = weight * (frequency(_shown(problem, output, fields), _target(problem)) + 1e-4).log()
-    return terms
-
-
-def _shown(problem: Problem, output: Tensor, fields: Sequence[Field]) -> Tensor:
-    """The answer where the truth is known, zero elsewhere, as in `_target`."""
-    given = answer(output, fields)
-    return given if problem.weight is None else given * problem.weight
-
-
-def _grid(problem: Problem, factor: int) -> list[int]:
-    if bad := [n for n in problem.shape[1:] if n % factor]:
-        raise ValueError(
-            f"The codec is asked for a side of {bad[0]}, expected multiples of {factor}. Use fewer levels."
-        )
-    return [n // factor for n in problem.shape[1:]]
-
-
-def _critic_terms(critic: nn.Module | None, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-    assert critic is not None
-    real, fake = real.detach().requires_grad_(), fake.detach().requires_grad_()
-    logits = critic(real, Condition()), critic(fake, Condition())
-    slopes = gradient_penalty(logits[0], real) + gradient_penalty(logits[1], fake)
-    return {"critic": relativistic_critic(*logits), "penalty": 0.5 * slopes}
-
-
-def _fooling(critic: Discriminator, real: Tensor, fake: Tensor, weight: float) -> dict[str, Tensor]:
-    (logits, seen), (other, also) = critic.with_features(real, Condition()), critic.with_features(fake, Condition())
-    return {
-        "adversarial": weight * relativistic_generator(logits.detach(), other),
-        "features": weight * feature_matching(seen, also),
     }

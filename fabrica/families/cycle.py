@@ -13,7 +13,8 @@ from ..networks.blocks import PLANES
 from ..networks.discriminator import Discriminator
 from ..networks.unet import UNetShape
 from ..rng import Rng
-from .losses import absolute, edge_agreement, gradient_penalty, relativistic_critic, relativistic_generator
+from .critic import fool, teach
+from .losses import absolute, edge_agreement
 from .misfit import answer
 
 
@@ -80,15 +81,16 @@ class Cycle(Family):
         if group == "critic":
             with torch.no_grad():
                 fakes = self._there(a, problem), self._back(b, problem)
-            critics = {
-                **self._critic_terms("there", self.critic_there, b, fakes[0]),
-                **self._critic_terms("back", self.critic_back, a, fakes[1]),
+            ways = {
+                "there": teach(self.critic_there, b, fakes[0], nothing, penalty=self.penalty),
+                "back": teach(self.critic_back, a, fakes[1], nothing, penalty=self.penalty),
             }
+            critics = {f"{name} {way}": term for way, terms in ways.items() for name, term in terms.items()}
             return {name: term * known for name, term in critics.items()}
         fake_b, fake_a = self._there(a, problem), self._back(b, problem)
         terms = {
-            "there": relativistic_generator(self.critic_there(b, nothing).detach(), self.critic_there(fake_b, nothing)),
-            "back": relativistic_generator(self.critic_back(a, nothing).detach(), self.critic_back(fake_a, nothing)),
+            "there": fool(self.critic_there, b, fake_b, nothing)["adversarial"],
+            "back": fool(self.critic_back, a, fake_a, nothing)["adversarial"],
             "cycle": self.weights["cycle"]
             * (absolute(self._back(fake_b, problem), a) + absolute(self._there(fake_a, problem), b)),
         }
@@ -107,12 +109,6 @@ class Cycle(Family):
             rows = rows * (problem.weight.flatten(1).amax(1) > 0)
         present = problem.condition.present.get(self.given.name)
         return rows if present is None else rows * present
-
-    def _critic_terms(self, name: str, critic: nn.Module, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        real, fake, nothing = real.detach().requires_grad_(), fake.detach().requires_grad_(), Condition()
-        logits = critic(real, nothing), critic(fake, nothing)
-        slopes = gradient_penalty(logits[0], real) + gradient_penalty(logits[1], fake)
-        return {f"critic {name}": relativistic_critic(*logits), f"penalty {name}": 0.5 * self.penalty * slopes}
 
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:

@@ -8,13 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..contracts import Condition, Family, Problem, Signature
+from ..contracts import Family, Problem, Signature
 from ..networks.backbone import backbone
 from ..networks.blocks import PLANES
 from ..networks.discriminator import Discriminator
 from ..networks.unet import UNetShape
 from ..rng import Rng
-from .losses import ADVERSARIAL, feature_matching, gradient_penalty
+from .critic import fool, teach
+from .losses import ADVERSARIAL
 from .misfit import answer, field_terms
 
 Adversarial = Literal["relativistic", "hinge", "least squares", "non-saturating"]
@@ -65,24 +66,11 @@ class Gan(Family):
             answer(output, self.fields) * weight,
         )  # what is unknown is zero on both sides
         if group == "critic":
-            return self._critic_terms(real.detach(), fake.detach(), problem.condition)
-        logits_real, seen_real = self.critic.with_features(real, problem.condition)
-        logits_fake, seen_fake = self.critic.with_features(fake, problem.condition)
-        terms = {"adversarial": self.generator_form(logits_real.detach(), logits_fake)}
-        if self.matching:
-            terms["features"] = self.matching * feature_matching(seen_real, seen_fake)
+            return teach(self.critic, real, fake, problem.condition, penalty=self.penalty, form=self.critic_form)
+        terms = fool(self.critic, real, fake, problem.condition, matching=self.matching, form=self.generator_form)
         if self.pixel:
             known = field_terms(problem, output, self.fields)
             terms |= {f"pixel {name}": self.pixel * term for name, term in known.items()}
-        return terms
-
-    def _critic_terms(self, real: Tensor, fake: Tensor, condition: Condition) -> Mapping[str, Tensor]:
-        real, fake = real.requires_grad_(self.penalty > 0), fake.requires_grad_(self.penalty > 0)
-        logits = self.critic(real, condition), self.critic(fake, condition)
-        terms = {"critic": self.critic_form(*logits)}
-        if self.penalty:
-            slopes = [gradient_penalty(logit, x) for logit, x in zip(logits, (real, fake), strict=True)]
-            terms["penalty"] = 0.5 * self.penalty * (slopes[0] + slopes[1])
         return terms
 
     @torch.no_grad()
