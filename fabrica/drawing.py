@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from .config import from_plain
 from .contracts import Codec, Condition, Denoiser, Family, Field, Image, Job, Problem
 from .data.cohort import Member, overlaid
 from .data.prepare import GridPreparation
-from .data.store import Layout, Prepared, prepare_case, question_batch, to_device
+from .data.store import Layout, Prepared, joined, prepare_case, question_batch, to_device
 from .evaluate.embedding import Embedding, Picture, planes
 from .families import FAMILIES, RUNTIME, Drawn, Guided, Latent, latent_signature
 from .jobs import layout_of, reads
@@ -32,7 +32,15 @@ from .registry import build
 from .rng import Rng, derive
 from .sampling import SAMPLERS
 
-ROWS = 16  # rows drawn at once
+ROWS = 32  # rows drawn at once
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A case as it is shown to a family, and which of its draws is asked for."""
+
+    case: Prepared
+    number: int = 0
 
 
 def build_family(stage: Stage, job: Job, chosen: str, recipe: Recipe | None = None) -> Family:
@@ -95,34 +103,50 @@ def drawer(stage: Stage, family: Family) -> Family:
 
 @torch.inference_mode()
 def draw(
-    family: Family, job: Job, shown: Sequence[Prepared], layout: Layout, seed: int, say: Callable[[str], None],
+    family: Family, job: Job, shown: Sequence[Shown], layout: Layout, seed: int, say: Callable[[str], None],
     window: Sequence[int] | None = None,
-) -> Tensor:  # fmt: skip
-    """(draws, C, z, y, x), or (draws, C) for values (the mean over slices), one draw of each of `shown`: one case, whose given images may differ from draw to draw.
+) -> list[Tensor]:  # fmt: skip
+    """A draw of each of `shown`: (C, z, y, x), or (C,) for values (the mean over slices). Small cases share a batch.
 
-    `window`: sides of the windows that the networks work by; none = the whole grid, or what memory allows. Each row has its own seed, from the case, the draw and the slice. Computed where the family is, returned on the CPU.
+    `window`: sides of the windows that the networks work by; none = the whole grid, or what memory allows. Each row has its own seed, from the case, the number of the draw and the slice. Computed where the family is, returned on the CPU.
     """
     family.eval()
     device = next(family.parameters()).device
-    results = []
-    for number, prepared in enumerate(shown):
-        if number == 0 or prepared is not shown[number - 1]:
-            problem = job.question(to_device(question_batch(prepared, layout), device))
-            rows, fitting = drawing_room(family, problem, min(ROWS, len(problem.cases)), device.type)
-            if fitting and window is None:
-                shape = " x ".join(map(str, fitting))
-                say(f"{prepared.name}: memory does not hold a whole draw; drawn by blended windows of {shape} voxels.")
+    found: list[Tensor] = []
+    for group in _together(shown, layout):
+        asked = joined([question_batch(one.case, layout) for one in group])
+        problem = job.question(to_device(asked, device))
+        each = len(problem.cases) // len(group)
+        rows, fitting = drawing_room(family, problem, min(ROWS, len(problem.cases)), device.type)
+        if fitting and window is None:
+            shape = " x ".join(map(str, fitting))
+            say(f"{group[0].case.name}: memory does not hold a whole draw; drawn by blended windows of {shape} voxels.")
+        seeds = [derive(seed, "draw", name, group[i // each].number) for i, name in enumerate(problem.cases)]
         parts = []
         for start in range(0, len(problem.cases), rows):
             index = torch.arange(start, min(start + rows, len(problem.cases)))
-            rng = Rng([derive(seed, "draw", problem.cases[i], number) for i in index.tolist()])
             with tiled(family, window or fitting):
-                parts.append(family.sample(problem.rows(index), rng).float().cpu())
-        results.append(torch.cat(parts))
-    stacked = torch.stack(results)  # (draws, rows, C, *axes)
-    if stacked.ndim == 3:
-        return stacked.mean(1)
-    return stacked.transpose(1, 2) if layout.axes == "yx" else stacked[:, 0]
+                parts.append(family.sample(problem.rows(index), Rng([seeds[i] for i in index.tolist()])).float().cpu())
+        found += [_whole(rows_of, layout) for rows_of in torch.split(torch.cat(parts), each)]
+    return found
+
+
+def _together(shown: Sequence[Shown], layout: Layout) -> list[list[Shown]]:
+    """Neighbours on one grid, as long as their rows fit one batch."""
+    groups: list[list[Shown]] = []
+    for one in shown:
+        shape = one.case.grid.shape
+        each = shape[0] if layout.axes == "yx" else 1
+        alike = groups and groups[-1][0].case.grid.shape == shape and (len(groups[-1]) + 1) * each <= ROWS
+        groups = [*groups[:-1], [*groups[-1], one]] if alike else [*groups, [one]]
+    return groups
+
+
+def _whole(rows: Tensor, layout: Layout) -> Tensor:
+    """The rows of one draw as one answer."""
+    if rows.ndim == 2:
+        return rows.mean(0)
+    return rows.transpose(0, 1) if layout.axes == "yx" else rows[0]
 
 
 def images_of(
@@ -235,8 +259,8 @@ class Answering:
         given, asked = self.given(member), {f.name for f in self.job.signature().x}
         anchor = next((n for n in given if n not in asked), given[0] if given else self.reference)
         prepared = [prepare_case(m, given or list(m.contrasts())[:1], anchor, self.preparation) for m in shown]
-        asked_of = [prepared[k % len(prepared)] for k in range(count)]
-        return prepared[0], draw(self.family, self.job, asked_of, self.layout, self.seed, say, self.window)
+        asked_of = [Shown(prepared[k % len(prepared)], k) for k in range(count)]
+        return prepared[0], torch.stack(draw(self.family, self.job, asked_of, self.layout, self.seed, say, self.window))
 
 
 def embedding_of(run: Path, device: str = "cpu") -> dict[str, Embedding]:

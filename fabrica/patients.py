@@ -13,14 +13,13 @@ from torch import Tensor
 
 from . import io
 from .config import from_plain
-from .contracts import Batch, Case, Field, Image
+from .contracts import Case, Field, Image
 from .data.prepare import Grid
-from .data.store import Prepared, question_batch, to_device
-from .drawing import Answering, images_of
+from .data.store import Prepared
+from .drawing import Answering, Shown, draw, images_of
 from .jobs import reads
 from .jobs.imaging import Synthesis
 from .machine import find_device
-from .rng import Rng, derive
 
 ROWS = 64  # slices or volumes drawn at once
 TABLE = "patients.csv"
@@ -60,7 +59,9 @@ def draw_patients(
         writer.writerow(["file", "member", "patient", "visit", "contrast", *asked[0]])
         for start in range(0, count, at_once):
             group = prepared[start : start + at_once]
-            for one, x in zip(group, _draw(answering, group, seed), strict=True):
+            shown = [Shown(one) for one in group]
+            drawn = draw(answering.family, job, shown, answering.layout, seed, say, answering.window)
+            for one, x in zip(group, drawn, strict=True):
                 for name, image in _images(answering, one, x, run).items():
                     path = out / one.name / f"{name}.nii.gz"
                     io.write_nifti(image, path)
@@ -117,27 +118,6 @@ def _blank(answering: Answering, job: Synthesis, name: str, values: Mapping[str,
         )
         traces[field.name] = preparation.forward(blank, grid)[1]
     return Prepared(name, Case(name, {}, values), {}, traces, grid)
-
-
-def _draw(answering: Answering, group: Sequence[Prepared], seed: int) -> list[Tensor]:
-    """(C, z, y, x) of each; a patient's draw depends on its own name alone."""
-    layout, family = answering.layout, answering.family.eval()
-    batches = [question_batch(p, layout) for p in group]
-    device = next(family.parameters()).device
-    images = {n: torch.cat([b.images[n] for b in batches]) for n in batches[0].images}
-    merged = Batch(
-        tuple(c for b in batches for c in b.cases), images, torch.cat([b.affine for b in batches]),
-        {n: torch.cat([b.values[n] for b in batches]) for n in batches[0].values},
-        {n: torch.cat([b.present[n] for b in batches]) for n in batches[0].present},
-    )  # fmt: skip
-    problem = answering.job.question(to_device(merged, device))
-    rng = Rng([derive(seed, "patient", case) for case in merged.cases])
-    with torch.inference_mode():
-        x = family.sample(problem, rng).float().cpu()
-    if layout.axes != "yx":
-        return list(x)
-    each = len(batches[0].cases)
-    return [x[start : start + each].transpose(0, 1) for start in range(0, len(x), each)]
 
 
 def _images(answering: Answering, one: Prepared, x: Tensor, run: Path) -> dict[str, Image]:

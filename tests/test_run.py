@@ -327,7 +327,7 @@ def test_the_draws_of_one_stage_are_the_input_of_the_next(chained: Path, tmp_pat
         run_recipe(from_plain({**_chain(how), "split": {"train": 0.75, "test": 0.25}}), folder, say=lambda _: None)
         (answer,) = _voxels(folder, "second")
         if expected is not None:
-            np.testing.assert_array_equal(answer, expected)
+            np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-4 * np.abs(expected).max())  # other batches
         else:
             alike = [np.corrcoef(answer.ravel(), other.ravel())[0, 1] for other in (one, two, (one + two) / 2)]
             assert alike[2] > max(alike[:2])

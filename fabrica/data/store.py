@@ -299,6 +299,18 @@ def question_batch(prepared: Prepared, layout: Layout) -> Batch:
     return Batch(names, images, affine, values, {**present, **known})
 
 
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Batches of one grid and one layout as one."""
+    if len(batches) == 1:
+        return batches[0]
+    images, values, present = (
+        {n: torch.cat([getattr(b, part)[n] for b in batches]) for n in getattr(batches[0], part)}
+        for part in ("images", "values", "present")
+    )
+    cases, affine = tuple(c for b in batches for c in b.cases), torch.cat([b.affine for b in batches])
+    return Batch(cases, images, affine, values, present)
+
+
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The same batch there."""
 
