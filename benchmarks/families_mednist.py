@@ -1,0 +1,354 @@
+"""Families on the same 2D pictures (MedNIST, six classes, 64 x 64), each with the same wall time, beside MONAI's diffusion model.
+
+    python benchmarks/families_mednist.py --data DIR [--minutes 15] [--threads 1] [--only flow] [--work runs/families_mednist]
+
+DIR is the folder of scans. A part that is finished is not run again; the table is made from what is there. 800 pictures a class
+train, 200 a class are held out. 252 draws of each part, 42 a class, are compared with the held-out pictures in four embeddings;
+the null is 252 real training pictures in place of the draws. Extra `bench`: MONAI.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import io
+import itertools
+import json
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from safetensors.torch import load_file, save_file
+from sets import Sets, machine, sheet
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fabrica.checkpoint import load
+from fabrica.config import from_plain
+from fabrica.contracts import Batch
+from fabrica.drawing import Answering
+from fabrica.rng import Rng, derive
+from fabrica.run import run_recipe
+
+CLASSES = ("AbdomenCT", "BreastMRI", "CXR", "ChestCT", "Hand", "HeadCT")
+HELD_OUT, DRAWS, SIDE, BATCH = 200, 252, 64, 16
+RESULTS = Path(__file__).parent / "results"
+WIDE = {"channels": [32, 64, 128], "blocks": 1}
+CODEC = {"channels": [32, 64], "blocks": 1}
+PRIOR = {"channels": [64, 128], "blocks": 1, "patch": 1}
+LEARNING_RATES = (1e-4, 3e-4, 1e-3)  # of the peer; the first is its tutorials'
+
+
+def one(family: dict[str, Any], share: float = 1.0, **train: Any) -> dict[str, Any]:
+    return {"model": {"family": family, "share": share, "train": train}}
+
+
+def two(codec: dict[str, Any], prior: dict[str, Any]) -> dict[str, Any]:
+    """A third of the time for the codec, the rest for what draws its codes."""
+    return {
+        "codec": {"family": codec, "share": 1 / 3, "train": {}},
+        "model": {"family": {**prior, "in": {"stage": "codec"}}, "share": 2 / 3, "train": {}},
+    }
+
+
+OURS: dict[str, dict[str, Any]] = {
+    "flow": one({"name": "flow", "network": WIDE}),
+    "flow, an eighth of the time": one({"name": "flow", "network": WIDE}, 1 / 8),
+    "diffusion": one({"name": "diffusion", "network": WIDE}),
+    "shortcut, 4 steps": one({"name": "shortcut", "steps": 4, "network": WIDE}),
+    "gan": one({"name": "gan", "network": WIDE}, learning_rate=5e-4),
+    "vae": one({"name": "vae", "codes": 16, "network": WIDE}),
+    "vae, flow in its codes": two({"name": "vae", "kl": 0.01, "codes": 4, "network": CODEC}, {"name": "flow", "network": PRIOR}),
+    "vq, autoregressive in its codes": two({"name": "vq", "network": CODEC}, {"name": "autoregressive", "network": PRIOR}),
+}  # fmt: skip
+PEERS = [f"MONAI DDPM, learning rate {rate:g}" for rate in LEARNING_RATES]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("runs/families_mednist"))
+    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", default="", help="one part, or table")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    options.work.mkdir(parents=True, exist_ok=True)
+    train, held = pictures(options.data / "images_2d" / "mednist", options.work)
+    for name in (*OURS, *PEERS):
+        if options.only in ("", name) and not (options.work / place(name) / "facts.json").is_file():
+            (ours if name in OURS else peer)(name, options, train)
+    if options.only in ("", "table"):
+        tabulate(options, train, held)
+
+
+def place(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name)
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def pictures(folder: Path, work: Path) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """(training, held out), each with `images` uint8 and `labels`; also written as the npz that Fabrica reads."""
+    parts: dict[str, list[Any]] = {"train": [], "held": []}
+    seen: set[bytes] = set()
+    for label, name in enumerate(CLASSES):
+        with zipfile.ZipFile(folder / f"{name}.zip") as archive:
+            found = []
+            for member in sorted(n for n in archive.namelist() if n.endswith((".jpeg", ".jpg"))):
+                image = np.asarray(Pillow.open(io.BytesIO(archive.read(member))).convert("L"))
+                if image.tobytes() not in seen:  # some are blank, all alike
+                    found.append((image, label))
+                    seen.add(image.tobytes())
+        order = np.random.default_rng(0).permutation(len(found))
+        parts["held"] += [found[i] for i in order[:HELD_OUT]]
+        parts["train"] += [found[i] for i in order[HELD_OUT:]]
+    stacked = [
+        {"images": np.stack([i for i, _ in p]), "labels": np.array([y for _, y in p], np.uint8)} for p in parts.values()
+    ]
+    file = work / "train.npz"
+    if not file.is_file():
+        np.savez(file, train_images=stacked[0]["images"], train_labels=stacked[0]["labels"])
+    return stacked[0], stacked[1]
+
+
+# ---------------------------------------------------------------- ours
+
+
+def ours(name: str, options: argparse.Namespace, train: dict[str, NDArray[Any]]) -> None:
+    """Train by a recipe as a user would, then draw."""
+    folder = options.work / place(name)
+    classes = {"class": [str(k) for k in range(len(CLASSES))]}
+    stages = {}
+    for stage, plan in OURS[name].items():
+        by = {"by": classes} if stage == "model" else {}
+        stages[stage] = {
+            "job": {"name": "synthesis", "x": ["image"], **by, **({} if by else {"place": False})},
+            "family": plan["family"], "train": {"minutes": options.minutes * plan["share"], "batch": BATCH, **plan["train"]},
+        }  # fmt: skip
+    recipe = {
+        "cohorts": {"all": {"path": str(options.work / "train.npz")}}, "split": {"train": 0.99, "test": 0.01}, "baseline": "none",
+        "evaluate": {"draws": 1}, "stages": stages,
+    }  # fmt: skip
+    made = run_recipe(from_plain(recipe), folder / "run", say=print)
+    known = [load(folder / "run" / "stages" / s) for s in stages]
+    facts = [k[1] for k in known if k is not None]
+    answering = Answering(folder / "run", from_plain(recipe), from_plain(recipe).stage("model"))
+    family = answering.family.eval()
+    calls = [0]
+    counted = family.prior if hasattr(family, "prior") else family
+    nets = [m for m in counted.modules() if type(m).__name__ in ("UNet", "Transformer")]
+    hooks = [n.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1)) for n in nets]
+    images, began = [], time.perf_counter()
+    labels = np.arange(DRAWS) % len(CLASSES)
+    offset, scale = answering.preparation.scales["image"]
+    with torch.inference_mode():
+        for start in range(0, DRAWS, 42):
+            chosen = torch.from_numpy(labels[start : start + 42])
+            x = family.sample(
+                problem_of(answering, chosen), Rng([derive(7, str(start + i)) for i in range(len(chosen))])
+            )
+            images.append(x[:, 0].float() * scale + offset)
+    seconds = (time.perf_counter() - began) / DRAWS
+    for hook in hooks:
+        hook.remove()
+    keep(folder, name, torch.cat(images).numpy(), labels, {
+        "train_s": sum(f["seconds"] for f in facts), "steps": [f["step"] for f in facts], "calls": calls[0] // -(-DRAWS // 42),
+        "draw_s": seconds, "threads": options.threads, "precision": facts[-1]["precision"], "run": str(made.folder),
+        "parameters": facts[-1]["parameters"],
+    })  # fmt: skip
+
+
+def problem_of(answering: Answering, labels: Tensor) -> Any:
+    rows = len(labels)
+    batch = Batch(
+        tuple(map(str, range(rows))), {"image": torch.zeros(rows, 1, SIDE, SIDE)}, torch.eye(4).expand(rows, 4, 4),
+        {"class": labels.float(), "position": torch.zeros(rows)},
+    )  # fmt: skip
+    return answering.job.question(batch)
+
+
+def keep(folder: Path, name: str, images: NDArray[Any], labels: NDArray[Any], facts: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "draws.npz", images=images.clip(0, 255).astype(np.float32), labels=labels)
+    sheet(images[:36], 6).save(folder / "draws.png")
+    (folder / "facts.json").write_text(json.dumps({"name": name, **facts}, indent=1))
+    print(name, facts)
+
+
+# ---------------------------------------------------------------- the peer
+
+
+def network() -> nn.Module:
+    from monai.networks.nets import DiffusionModelUNet
+
+    made: nn.Module = DiffusionModelUNet(
+        spatial_dims=2, in_channels=1, out_channels=1, channels=(32, 64, 128), attention_levels=(False, False, True),
+        num_res_blocks=2, num_head_channels=32, num_class_embeds=len(CLASSES),
+    )  # fmt: skip
+    return made
+
+
+def peer(name: str, options: argparse.Namespace, train: dict[str, NDArray[Any]]) -> None:
+    """MONAI's network and schedulers as its tutorials use them: epsilon, 1,000 steps, Adam; draws by DDIM in 50 steps.
+
+    Drawn twice: with the weights as they are, which its tutorials do, and with their moving average.
+    """
+    from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
+
+    rate = LEARNING_RATES[PEERS.index(name)]
+    torch.manual_seed(0)
+    net, scheduler = network(), DDPMScheduler(num_train_timesteps=1000)
+    average = copy.deepcopy(net).eval()
+    optimiser = torch.optim.Adam(net.parameters(), lr=rate)
+    images = torch.from_numpy(train["images"]).float()[:, None] / 127.5 - 1
+    labels = torch.from_numpy(train["labels"]).long()
+    began, step = time.perf_counter(), 0
+    while time.perf_counter() - began < 60 * options.minutes:
+        index = torch.randint(0, len(images), (BATCH,))
+        noise, t = torch.randn(BATCH, 1, SIDE, SIDE), torch.randint(0, 1000, (BATCH,))
+        noisy = scheduler.add_noise(original_samples=images[index], noise=noise, timesteps=t)
+        optimiser.zero_grad()
+        F.mse_loss(net(noisy, timesteps=t, class_labels=labels[index]), noise).backward()
+        optimiser.step()
+        step += 1
+        decay = min(0.999, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for mean, new in zip(average.parameters(), net.parameters(), strict=True):
+                mean.lerp_(new, 1 - decay)
+    trained = time.perf_counter() - began
+    for kind, used in (("as in the tutorials", net), ("moving average", average)):
+        if rate != LEARNING_RATES[0] and used is net:
+            continue
+        used.eval()
+        fast = DDIMScheduler(num_train_timesteps=1000)
+        fast.set_timesteps(50)
+        wanted, found = torch.arange(DRAWS) % len(CLASSES), []
+        began = time.perf_counter()
+        torch.manual_seed(1)
+        with torch.inference_mode():
+            for part in wanted.split(42):
+                x = torch.randn(len(part), 1, SIDE, SIDE)
+                for t in fast.timesteps:
+                    out = used(x, timesteps=torch.full((len(part),), int(t)), class_labels=part)
+                    x, _ = fast.step(out, int(t), x)
+                found.append(x)
+        seconds = (time.perf_counter() - began) / DRAWS
+        folder = options.work / (place(name) if used is average else place(name) + "-raw")
+        keep(folder, f"{name}, {kind}", ((torch.cat(found)[:, 0] + 1) * 127.5).numpy(), wanted.numpy(), {
+            "train_s": trained, "steps": [step], "calls": 50, "draw_s": seconds, "threads": options.threads, "precision": "fp32",
+            "parameters": sum(p.numel() for p in net.parameters()),
+        })  # fmt: skip
+
+
+# ---------------------------------------------------------------- measures
+
+
+class Classifier(nn.Module):
+    """Learned on the real training pictures: whether a draw is of the class that was asked for, and a space for distances."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = (1, 16, 32, 64, 64)
+        steps = itertools.pairwise(sizes)
+        self.body = nn.Sequential(
+            *[nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU()) for a, b in steps]
+        )
+        self.head = nn.Linear(64, len(CLASSES))
+
+    def features(self, x: Tensor) -> Tensor:
+        found: Tensor = self.body(x).mean((2, 3))
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(self.features(x))
+        return found
+
+
+def classifier(work: Path, train: dict[str, NDArray[Any]]) -> Classifier:
+    torch.manual_seed(0)
+    net, file = Classifier(), work / "classifier.safetensors"
+    if file.is_file():
+        net.load_state_dict(load_file(file))
+        return net.eval()
+    images, labels = tensor(train["images"]), torch.from_numpy(train["labels"]).long()
+    optimiser = torch.optim.AdamW(net.parameters(), 1e-3)
+    for _ in range(12):
+        for index in torch.randperm(len(images)).split(64):
+            shift = [int(v) for v in torch.randint(-3, 4, (2,))]
+            optimiser.zero_grad()
+            F.cross_entropy(net(images[index].roll(shift, (2, 3))), labels[index]).backward()
+            optimiser.step()
+    save_file(net.state_dict(), file)
+    return net.eval()
+
+
+def tensor(images: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.asarray(images, np.float32))[:, None] / 255
+
+
+def resnet(data: Path) -> Callable[[Tensor], Tensor]:
+    """ResNet-20 of natural images (CIFAR-10), read without running code; pictures are shrunk to 32 x 32."""
+    weights = torch.load(data / "weights/resnet_cifar10/resnet20-12fca82f.th", map_location="cpu", weights_only=True)
+    w = {k.removeprefix("module."): v for k, v in weights["state_dict"].items()}
+
+    def normal(x: Tensor, name: str) -> Tensor:
+        return F.batch_norm(
+            x, w[f"{name}.running_mean"], w[f"{name}.running_var"], w[f"{name}.weight"], w[f"{name}.bias"]
+        )
+
+    def features(x: Tensor) -> Tensor:
+        x = F.interpolate(x, (32, 32), mode="area").expand(-1, 3, -1, -1)
+        x = (x - torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).reshape(
+            1, 3, 1, 1
+        )
+        x = F.relu(normal(F.conv2d(x, w["conv1.weight"], padding=1), "bn1"))
+        for layer in (1, 2, 3):
+            for block in range(3):
+                stride, name = 2 if layer > 1 and block == 0 else 1, f"layer{layer}.{block}"
+                y = F.relu(normal(F.conv2d(x, w[f"{name}.conv1.weight"], padding=1, stride=stride), f"{name}.bn1"))
+                y = normal(F.conv2d(y, w[f"{name}.conv2.weight"], padding=1), f"{name}.bn2")
+                if stride == 2:  # the shortcut without weights: every other pixel, channels padded
+                    wider = y.shape[1] - x.shape[1]
+                    x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, wider // 2, wider - wider // 2))
+                x = F.relu(x + y)
+        return x.mean((2, 3))
+
+    return features
+
+
+def tabulate(options: argparse.Namespace, train: dict[str, NDArray[Any]], held: dict[str, NDArray[Any]]) -> None:
+    net, natural = classifier(options.work, train), resnet(options.data)
+    with torch.inference_mode():
+        accuracy = float((net(tensor(held["images"])).argmax(1).numpy() == held["labels"]).mean())
+        sets = Sets(train["images"], held["images"], {
+            "classifier": lambda x: net.features(tensor(x)).double().numpy(),
+            "texture": None, "ResNet-20": lambda x: natural(tensor(x)).double().numpy(), "16 x 16 pixels": None,
+        }, DRAWS)  # fmt: skip
+        rows = []
+        for folder in sorted(p.parent for p in options.work.glob("*/facts.json")):
+            facts, drawn = json.loads((folder / "facts.json").read_text()), np.load(folder / "draws.npz")
+            adherence = float((net(tensor(drawn["images"])).argmax(1).numpy() == drawn["labels"]).mean())
+            rows.append({**facts, "adherence": adherence, **sets.measure(drawn["images"])})
+            print(rows[-1])
+    real = sets.measure(train["images"][np.random.default_rng(3).permutation(len(train["images"]))[:DRAWS]])
+    found = {
+        "machine": machine(),
+        "minutes": options.minutes,
+        "classifier_accuracy": accuracy,
+        "null": sets.null,
+        "real": real,
+        "rows": rows,
+    }
+    (RESULTS / "families_mednist.json").write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
