@@ -25,11 +25,12 @@ LATER: Mapping[str, str] = {
     "Foundation Models": "conditions from several modalities at once and pretrained weights",
 }
 FAMILIES: tuple[tuple[str, str], ...] = (  # word in the table -> family here
-    ("diffusion", "diffusion"), ("gan", "gan"), ("vae", "vae"), ("cnn", "regression"),
+    ("diffusion", "diffusion"), ("gan", "gan"), ("vae", "vae"), ("cnn", "regression"), ("mamba", "regression"),
 )  # fmt: skip
-MISSING: Mapping[str, str] = {
-    "transformer": "a transformer as network", "mamba": "a state-space network", "ar": "an autoregressive prior over tokens",
-}  # fmt: skip
+NETWORKS: Mapping[str, str] = {
+    "transformer": "transformer",
+    "mamba": "state-space",
+}  # word in the table -> kind of network here
 EXACT: Mapping[str, str] = {  # names whose own recipe a stage here is
     "cyclegan": "`family: cycle`, `pairing: none`",
     "pix2pix": "`family: gan`, `adversarial: non-saturating`",
@@ -49,20 +50,23 @@ def judge(row: Mapping[str, str]) -> tuple[str, str]:
     job = JOBS.get((row["section"], row["subsection"]))
     if job is None:
         return "planned", LATER[row["section"]]
-    lacking = [MISSING[w.strip()] for w in words if w.strip() in MISSING]
-    family = next((here for word, here in FAMILIES if any(word in w for w in words)), None)
+    network = next((NETWORKS[w.strip()] for w in words if w.strip() in NETWORKS), None)
+    alone = "regression" if network else None  # a network without a word for how it learns
+    family = next((here for word, here in FAMILIES if any(word in w for w in words)), alone)
+    if "ar" in (w.strip() for w in words):
+        family = "autoregressive` in the words of `vq"
     if family is None:
-        return "planned", ", ".join(lacking) or "its network"
+        return "planned", "its network"
     name = re.sub(r"[^a-z0-9]", "", row["method"].lower())
     exact = next((how for known, how in EXACT.items() if name.startswith(known)), None)
-    if exact and not lacking:
+    if exact and network is None:
         return "have", exact
     unpaired = "cycle" in row["losses"].lower() and family == "gan"
     how = f"`job: {job}`, `family: {'cycle' if unpaired else family}`"
+    how += f", `network: {{kind: {network}}}`" if network else ""
     found, without = losses(row["losses"])
     how += f"; of its losses: {', '.join(found)}" if found else ""
-    left = [*lacking, *without]
-    return "equivalent", how + (f"; without {', '.join(left)}" if left else "")
+    return "equivalent", how + (f"; without {', '.join(without)}" if without else "")
 
 
 def losses(text: str) -> tuple[list[str], list[str]]:

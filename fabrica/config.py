@@ -12,11 +12,12 @@ from typing import Any
 import torch
 import yaml
 
-from .contracts import Codec, Denoiser, Family, Job
+from .contracts import Codec, Denoiser, Family, Job, Signature
+from .data.prepare import MULTIPLE
 from .data.virtual import VirtualCohort
 from .document import RecipeError, override, parse
 from .evaluate import METRICS
-from .families import FAMILIES, RUNTIME
+from .families import FAMILIES, RUNTIME, Latent, latent_signature, sides_of
 from .jobs import JOBS, grid_axes, job_options, reads
 from .networks.unet import UNetShape
 from .plan import (
@@ -163,10 +164,11 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
     trained = _trained(value, dot)
     codec = _codec(value["family"], f"{dot}family.in")
     family, network = _family_of(trained, made, f"{dot}family") if trained else _family(value["family"], f"{dot}family")
-    _check_kinds(made, FAMILIES.find(family.name), f"{dot}family")
+    if codec is None:
+        _check_kinds(made, FAMILIES.find(family.name), f"{dot}family")
     paired = _pairing(value.get("pairing", "patient"), FAMILIES.find(family.name), f"{dot}pairing")
     if not trained and codec is None:
-        guard(f"{dot}family", lambda: _check_shape(family, made, network))
+        guard(f"{dot}family", lambda: _unmade(family, made.signature(), network))
     sampler = named(value["sampler"], f"{dot}sampler") if "sampler" in value else None
     _check_sampler(sampler, FAMILIES.find(family.name), made, f"{dot}sampler")
     train = dataclass_of(TrainPlan, value.get("train", {}), f"{dot}train")
@@ -229,14 +231,26 @@ def _check_codec(stage: Stage, known: Mapping[str, Stage]) -> None:
             at, f"{other.name} encodes {_words(theirs.x)} given {_words(theirs.condition)}, {stage.name} is asked for {_words(mine.x)}. "
             f"Write there: job: {{name: synthesis, x: [{', '.join(f.name for f in mine.x)}], axes: {mine.axes}, place: false}}",
         )  # fmt: skip
+    made = guard(at, lambda: _unmade(other.family, other.build_job().signature(), other.network))
+    kind = FAMILIES.find(stage.family.name)
+    signature = guard(at, lambda: latent_signature(mine, made, kind))
+    prior = guard(f"stages.{stage.name}.family", lambda: _unmade(stage.family, signature, stage.network))
+    step = sides_of(Latent(made, prior, mine.condition))
+    if MULTIPLE % step and stage.prepare.size is None:
+        raise AtError(
+            at, f"Codes and network together need sides that are multiples of {step}, scans are prepared to multiples of {MULTIPLE}. "
+            "Use fewer levels or a smaller patch in one of the two.",
+        )  # fmt: skip
 
 
-def _check_shape(family: Named, job: Job, network: UNetShape) -> None:
-    """Build the family without memory: what it cannot do is said before any data is read."""
-    shape = {"signature": job.signature(), "network": network, "precision": "fp32"}
+def _unmade(family: Named, signature: Signature, network: UNetShape) -> Any:
+    """The family without memory: what it cannot do is said before any data is read."""
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # nothing is initialised there
-        build(f"family {family.name!r}", FAMILIES.find(family.name), family.options, **shape)
+        return build(
+            f"family {family.name!r}", FAMILIES.find(family.name), family.options,
+            signature=signature, network=network, precision="fp32",
+        )  # fmt: skip
 
 
 def _pairing(value: Any, family: type[Family], at: str) -> bool:

@@ -45,7 +45,8 @@ class Shown:
 
 def build_family(stage: Stage, job: Job, chosen: str, recipe: Recipe | None = None) -> Family:
     """The stage's family on the job's signature, without its sampler; around its codec, when it works in another stage's codes."""
-    factory: Callable[..., Family] = FAMILIES.find(stage.family.name)
+    kind = FAMILIES.find(stage.family.name)
+    factory: Callable[..., Family] = kind
     signature = job.signature()
     codec: Codec | None = None
     if stage.codec is not None:
@@ -54,7 +55,7 @@ def build_family(stage: Stage, job: Job, chosen: str, recipe: Recipe | None = No
         made = build_family(inner, inner.build_job(), chosen)
         assert isinstance(made, Codec)  # the recipe was checked
         codec = made
-        signature = latent_signature(signature, codec)
+        signature = latent_signature(signature, codec, kind)
     family = build(
         f"family {stage.family.name!r}", factory, stage.family.options,
         **dict(zip(RUNTIME, (signature, stage.network, chosen), strict=True)),

@@ -12,11 +12,9 @@ import torch
 from .contracts import Batch, Family, Job, Problem
 from .data.prepare import MULTIPLE
 from .data.store import Layout, Loader, Store, to_device
-from .families import Fsq, Latent, Vae
+from .families import sides_of
 from .machine import free_bytes, in_words, peak_bytes
 from .networks.tiled import cut
-from .networks.transformer import Transformer
-from .networks.unet import UNet
 from .rng import Rng
 
 PROBE_SIDE = {"yx": 32, "zyx": 16}  # voxels: large enough that activations outweigh everything else
@@ -75,13 +73,7 @@ def training_need(family: Family, job: Job, store: Store, layout: Layout) -> Nee
 
 def _probe(family: Family, axes: str) -> int:
     """Sides of the small problem: what the networks can be called with."""
-    steps = [
-        int(m.factor) * max([1, *(n.multiple for n in m.modules() if isinstance(n, UNet | Transformer))])
-        for m in family.modules()
-        if isinstance(m, Latent)
-    ]
-    steps += [m.factor for m in family.modules() if isinstance(m, Vae | Fsq)]
-    step: int = max([1, *steps])
+    step = sides_of(family)
     return -(-PROBE_SIDE[axes] // step) * step
 
 

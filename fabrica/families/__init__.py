@@ -2,6 +2,7 @@
 
 from ..contracts import Family
 from ..registry import Table
+from .autoregressive import Autoregressive
 from .codecs import Fsq, Vae
 from .contrastive import Contrastive
 from .cycle import Cycle
@@ -10,7 +11,7 @@ from .drawn import Drawn
 from .flow import Flow
 from .gan import Gan
 from .guided import Guided
-from .latent import Latent, latent_signature
+from .latent import Latent, latent_signature, sides_of
 from .regression import Regression
 from .shortcut import Shortcut
 
@@ -19,6 +20,7 @@ RUNTIME = ("signature", "network", "precision")  # what the run supplies; everyt
 FAMILIES: Table[type[Family]] = Table(
     "family",
     {
+        "autoregressive": Autoregressive,
         "contrastive": Contrastive,
         "cycle": Cycle,
         "gan": Gan,
@@ -32,6 +34,6 @@ FAMILIES: Table[type[Family]] = Table(
 )
 
 __all__ = [
-    "FAMILIES", "RUNTIME", "Contrastive", "Cycle", "Diffusion", "Drawn", "Flow", "Fsq", "Gan", "Guided", "Latent", "Regression",
-    "Shortcut", "Vae", "latent_signature",
+    "FAMILIES", "RUNTIME", "Autoregressive", "Contrastive", "Cycle", "Diffusion", "Drawn", "Flow", "Fsq", "Gan", "Guided", "Latent", "Regression",
+    "Shortcut", "Vae", "latent_signature", "sides_of",
 ]  # fmt: skip

@@ -7,22 +7,43 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..contracts import Codec, Condition, Family, Field, Problem, Signature
 from ..networks.blocks import PLANES
+from ..networks.codec import Levels
+from ..networks.transformer import Transformer
+from ..networks.unet import UNet
 from ..rng import Rng
+from .codecs import Fsq, Vae
 
 SIZE = 0.3  # deviation of the codes as the prior sees them: that of images, which families' defaults are made for
 
 
-def latent_signature(signature: Signature, codec: Codec) -> Signature:
-    """What the prior is asked for: as many channels as the codec has, under the same condition."""
-    return replace(signature, x=(Field("latent", "intensity", codec.latent_shape[0]),))
+def latent_signature(signature: Signature, codec: Codec, prior: type[Family]) -> Signature:
+    """What the prior is asked for: as many channels as the codec has, or its words where the prior learns nothing else.
+
+    Conditions on the grid keep every voxel: those of one code become its channels. Raises ValueError when the prior draws
+    words and the codec has none.
+    """
+    codes = codec.latent_shape[0]
+    x: tuple[Field, ...] = (Field("latent", "intensity", codes),)
+    if "intensity" not in prior.learns:
+        if not isinstance(codec, Fsq):
+            raise ValueError(
+                f"{prior.__name__} draws words, and {type(codec).__name__} has none. Write there: family: {{name: vq}}"
+            )
+        x = tuple(Field(f"word {k}", "label", count) for k, (_, count) in enumerate(codec.levels.places))
+    several = _factor(codec) ** len(signature.axes)
+    condition = (replace(f, channels=f.channels * several) if f.kind in PLANES else f for f in signature.condition)
+    return replace(signature, x=x, condition=tuple(condition))
+
+
+def _factor(codec: Codec) -> int:
+    return int(getattr(codec, "factor", 1))
 
 
 class Latent(Family):
-    """`prior` learns and draws codes of `codec`, which is frozen; conditions on the grid are averaged to the grid of codes."""
+    """`prior` learns and draws codes of `codec`, which is frozen; the voxels of a condition become channels of its codes' grid."""
 
     spread: Tensor
 
@@ -30,26 +51,36 @@ class Latent(Family):
         super().__init__()
         self.codec, self.prior = codec.requires_grad_(False), prior
         self.planes = tuple(f.name for f in condition if f.kind in PLANES)
-        self.factor = int(getattr(codec, "factor", 1))
+        self.factor = _factor(codec)
         self.register_buffer("spread", torch.ones(()))
+
+    @property
+    def _words(self) -> Levels | None:
+        """Where the prior draws words instead of numbers."""
+        return self.codec.levels if isinstance(self.codec, Fsq) and "intensity" not in self.prior.learns else None
 
     def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
         return self.prior.groups()
 
-    def _shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return (self.codec.latent_shape[0], *(n // self.factor for n in shape[1:]))
-
     def _inner(self, problem: Problem, target: Tensor | None) -> Problem:
-        pool = F.avg_pool2d if len(problem.shape) == 3 else F.avg_pool3d
-        given = problem.condition
-        values = {n: pool(v.float(), self.factor) if n in self.planes else v for n, v in given.values.items()}
+        given, words = problem.condition, self._words
+        values = {n: folded(v.float(), self.factor) if n in self.planes else v for n, v in given.values.items()}
+        channels = self.codec.latent_shape[0] if words is None else sum(count for _, count in words.places)
         return replace(
             problem,
-            shape=self._shape(problem.shape),
+            shape=(channels, *(n // self.factor for n in problem.shape[1:])),
             condition=Condition(values, given.present),
             target=target,
             weight=None,
         )
+
+    def _coded(self, target: Tensor) -> Tensor:
+        codes = self.codec.encode(target)
+        if self._words is not None:
+            return self._words.one_hot(codes)
+        if self.training:
+            self.spread.lerp_(codes.std(), 0.05)
+        return codes * (SIZE / self.spread)
 
     def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
         if problem.target is None:
@@ -58,10 +89,8 @@ class Latent(Family):
             )
         self.codec.eval()
         with torch.no_grad():
-            codes = self.codec.encode(problem.target)
-            if self.training:
-                self.spread.lerp_(codes.std(), 0.05)
-        inner = self._inner(problem, codes * (SIZE / self.spread))
+            codes = self._coded(problem.target)
+        inner = self._inner(problem, codes)
         if problem.weight is not None:  # an image that is not wholly known has no code
             whole = problem.weight.flatten(1).amin(1) > 0
             inner = replace(inner, weight=whole.to(codes).reshape(-1, *[1] * (codes.ndim - 1)))
@@ -69,5 +98,26 @@ class Latent(Family):
 
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:
-        codes = self.prior.sample(self._inner(problem, None), rng)
-        return self.codec.decode(codes * (self.spread / SIZE), problem.condition)
+        drawn = self.prior.sample(self._inner(problem, None), rng)
+        codes = drawn * (self.spread / SIZE) if self._words is None else self._words.from_one_hot(drawn)
+        return self.codec.decode(codes, problem.condition)
+
+
+def folded(x: Tensor, factor: int) -> Tensor:
+    """(B, C, *axes) -> (B, C * factor^d, *axes / factor): nothing is lost."""
+    if factor == 1:
+        return x
+    d = x.ndim - 2
+    small = [n // factor for n in x.shape[2:]]
+    cut = x.reshape(*x.shape[:2], *[k for n in small for k in (n, factor)])
+    inner, outer = [3 + 2 * i for i in range(d)], [2 + 2 * i for i in range(d)]
+    return cut.permute(0, 1, *inner, *outer).reshape(len(x), -1, *small)
+
+
+def sides_of(family: Family) -> int:
+    """What sides of a grid must be multiples of, so that codes exist and the networks over them can work."""
+    latents = [m for m in family.modules() if isinstance(m, Latent)]
+    steps = [
+        m.factor * max([1, *(n.multiple for n in m.modules() if isinstance(n, UNet | Transformer))]) for m in latents
+    ]
+    return max([1, *steps, *(m.factor for m in family.modules() if isinstance(m, Vae | Fsq))])

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ..contracts import Condition, Field
 from .normalisation import group_norm, norm_silu
 
+HEAD = 48  # channels of a head in networks of tokens: divided by 2 and by 3 axes
 PLANES = ("intensity", "label", "complex", "displacement")  # kinds of conditions that lie on a grid
 
 

@@ -156,3 +156,16 @@ class Levels(nn.Module):
         digits = torch.stack([tokens // b % n for b, n in self.places], 1)
         half = self._wide((self.counts - 1) / 2, digits)
         return digits / half - 1
+
+    def one_hot(self, codes: Tensor) -> Tensor:
+        """(B, channels, *grid) of rounded values -> (B, sum of levels, *grid): the words of each channel side by side."""
+        half = self._wide((self.counts - 1) / 2, codes)
+        digits = (codes * half + half).round().long()
+        parts = [F.one_hot(digits[:, k], count).movedim(-1, 1) for k, (_, count) in enumerate(self.places)]
+        return torch.cat(parts, 1).float()
+
+    def from_one_hot(self, words: Tensor) -> Tensor:
+        """The inverse of `one_hot`; of chances the largest counts."""
+        parts = torch.split(words, [count for _, count in self.places], 1)
+        digits = torch.stack([p.argmax(1) for p in parts], 1)
+        return digits / self._wide((self.counts - 1) / 2, digits) - 1

@@ -1,4 +1,7 @@
-"""A diffusion transformer (Peebles and Xie 2023) for slices and volumes: patches, rotary positions, adaptive norms."""
+"""A diffusion transformer (Peebles and Xie 2023) for slices and volumes: patches, rotary positions, adaptive norms.
+
+Its tokens meet by attention, or by state spaces where there are too many of them.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..contracts import Condition, Field
-from .blocks import conv, embedding, planes_and_vectors, vector_entries, with_planes
+from .blocks import HEAD, conv, embedding, planes_and_vectors, vector_entries, with_planes
+from .state_space import StateSpace
 from .unet import UNetShape
-
-HEAD = 48  # channels of a head: divided by 2 and by 3 axes
 
 
 class Transformer(nn.Module):
@@ -21,7 +23,7 @@ class Transformer(nn.Module):
 
     Width is the last entry of `channels` (a multiple of 48), depth is `blocks`; `patch` is the side of a token. Positions turn
     queries and keys by their place along each axis, so that grids may differ between training and drawing. Attention costs the
-    square of the number of tokens: 4,096 tokens are 64 x 64 patches, or 16 x 16 x 16.
+    square of the number of tokens: 4,096 tokens are 64 x 64 patches, or 16 x 16 x 16. `kind: state-space` costs as many as there are.
     """
 
     def __init__(
@@ -43,7 +45,10 @@ class Transformer(nn.Module):
         self.entries = vector_entries(self.vectors, width)
         inputs = x_channels + sum(f.channels + 1 for f in self.planes)
         self.stem = conv(dimensions, inputs, width, shape.patch, stride=shape.patch)
-        self.blocks = nn.ModuleList(_Block(width) for _ in range(shape.blocks))
+        self.blocks = nn.ModuleList(
+            _Block(width, StateSpace(dimensions, width, k) if shape.kind == "state-space" else _Attention(width))
+            for k in range(shape.blocks)
+        )
         self.modulate = nn.Linear(width, 2 * width)
         self.head = nn.Linear(2 * width, out_channels * shape.patch**dimensions)
         for layer in (self.modulate, self.head):
@@ -61,10 +66,10 @@ class Transformer(nn.Module):
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             e = F.silu(embedding(self.embed, self.entries, self.width, level, self.vectors, condition))
             first = h = self.stem(with_planes(x, self.planes, condition, grid)).flatten(2).transpose(1, 2)
-            turn = rotations(small, x.device)
+            angles = rotations(small, x.device)
             for block in self.blocks:
                 again = self.recompute and torch.is_grad_enabled()
-                h = checkpoint(block, h, e, turn, use_reentrant=False) if again else block(h, e, turn)
+                h = checkpoint(block, h, e, small, angles, use_reentrant=False) if again else block(h, e, small, angles)
             scale, shift = self.modulate(e)[:, None].chunk(2, 2)
             h = F.layer_norm(h, (self.width,)) * (1 + scale) + shift
             h = self.head(torch.cat([h, first], 2))  # noise reaches the output unnormalised
@@ -79,26 +84,38 @@ class Transformer(nn.Module):
 
 
 class _Block(nn.Module):
-    """Attention and a feed-forward layer, each scaled, shifted and gated by the embedding; starts as the identity."""
+    """A mixing of tokens and a feed-forward layer, each scaled, shifted and gated by the embedding; starts as the identity."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, mix: nn.Module) -> None:
         super().__init__()
-        self.width, self.heads = width, width // HEAD
+        self.width, self.mix = width, mix
         self.modulate = nn.Linear(width, 6 * width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
 
-    def forward(self, x: Tensor, e: Tensor, turn: Tensor) -> Tensor:
+    def forward(self, x: Tensor, e: Tensor, grid: Sequence[int], angles: Tensor) -> Tensor:
         a, b, gate, c, d, other = self.modulate(e)[:, None].chunk(6, 2)
         y = F.layer_norm(x, (self.width,)) * (1 + a) + b
+        x = x + gate * (self.mix(y, grid) if isinstance(self.mix, StateSpace) else self.mix(y, angles))
+        result: Tensor = x + other * self.feed(F.layer_norm(x, (self.width,)) * (1 + c) + d)
+        return result
+
+
+class _Attention(nn.Module):
+    """Every token with every token; angles turn queries and keys."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width, self.heads = width, width // HEAD
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, y: Tensor, angles: Tensor) -> Tensor:
         rows, tokens = y.shape[:2]
         q, k, v = self.qkv(y).reshape(rows, tokens, 3, self.heads, HEAD).permute(2, 0, 3, 1, 4)
-        q, k = (rotated(F.layer_norm(t, (HEAD,)), turn) for t in (q, k))
+        q, k = (rotated(F.layer_norm(t, (HEAD,)), angles) for t in (q, k))
         y = F.scaled_dot_product_attention(q, k, v.to(q.dtype)).transpose(1, 2).reshape(rows, tokens, self.width)
-        x = x + gate * self.out(y)
-        result: Tensor = x + other * self.feed(F.layer_norm(x, (self.width,)) * (1 + c) + d)
+        result: Tensor = self.out(y)
         return result
 
 

@@ -28,7 +28,7 @@ class UNetShape:
     blocks: int = 2  # residual blocks per level
     patch: int = 2  # side of the stem's patches; 1 keeps full resolution
     attention: bool = True  # on the smallest grid
-    kind: Literal["unet", "transformer"] = "unet"  # a transformer: width channels[-1], depth blocks
+    kind: Literal["unet", "transformer", "state-space"] = "unet"  # the last two: width channels[-1], depth blocks
     recompute: bool = False  # keep no activations inside blocks: less memory, more time
 
 

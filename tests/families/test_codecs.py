@@ -120,7 +120,7 @@ def test_a_codec_keeps_images_and_its_codes_have_unit_size(codec: Vae) -> None:
 
 def test_a_prior_over_codes_draws_images_of_the_kind(codec: Vae) -> None:
     torch.manual_seed(1)
-    prior = Flow(latent_signature(IMAGE, codec), UNetShape((16, 32), 1, patch=1), "fp32")
+    prior = Flow(latent_signature(IMAGE, codec, Flow), UNetShape((16, 32), 1, patch=1), "fp32")
     model = Latent(codec, prior, ())
     frozen = [p.clone() for p in codec.parameters()]
     _train(model, 250)

@@ -1,4 +1,6 @@
-"""The transformer behind the same call: laws, positions, what is refused."""
+"""Networks of tokens behind the same call: laws, positions, what is refused."""
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +15,8 @@ from fabrica.networks.unet import UNetShape
 from fabrica.rng import Rng
 from fabrica.testing import check_family
 
-SHAPE = UNetShape((HEAD,), 2, patch=2, kind="transformer")
+SHAPES = {kind: UNetShape((HEAD,), 2, patch=2, kind=kind) for kind in ("transformer", "state-space")}
+every_kind = pytest.mark.parametrize("kind", SHAPES)
 
 
 def _settled(net: torch.nn.Module) -> torch.nn.Module:
@@ -25,9 +28,10 @@ def _settled(net: torch.nn.Module) -> torch.nn.Module:
 
 @pytest.mark.parametrize("axes", ["yx", "zyx"])
 @pytest.mark.parametrize("name", ["diffusion", "flow", "gan", "regression", "shortcut"])
-def test_families_run_on_it(name: str, axes: str) -> None:
+@every_kind
+def test_families_run_on_it(name: str, axes: str, kind: str) -> None:
     signature = Signature((Field("FLAIR"),), axes, (Field("given T1w"), Field("class", "class", 2)))
-    family = _settled(FAMILIES.find(name)(signature, SHAPE, "fp32"))
+    family = _settled(FAMILIES.find(name)(signature, SHAPES[kind], "fp32"))
     assert any(isinstance(m, Transformer) for m in family.modules())
     side = (8,) * len(axes)
     condition = Condition({"given T1w": torch.rand(2, 1, *side), "class": torch.tensor([0, 1])})
@@ -45,10 +49,11 @@ def test_inner_products_depend_on_differences_of_places() -> None:
     assert product((0, 0), (2, 1)) != pytest.approx(product((0, 0), (1, 2)), abs=1e-3)
 
 
+@every_kind
 @pytest.mark.parametrize("dimensions", [2, 3])
-def test_tokens_go_back_to_their_place(dimensions: int) -> None:
+def test_tokens_go_back_to_their_place(dimensions: int, kind: str) -> None:
     """A head that copies its own patch's stem: what is bright in one corner answers in that corner."""
-    net = _settled(Transformer(dimensions, 1, 1, (), SHAPE))
+    net = _settled(Transformer(dimensions, 1, 1, (), SHAPES[kind]))
     x = torch.zeros(1, 1, *[8] * dimensions)
     other = x.clone()
     other[(0, 0, *[7] * dimensions)] = 10.0
@@ -58,15 +63,16 @@ def test_tokens_go_back_to_their_place(dimensions: int) -> None:
     assert corner > 2 * change.mean()
 
 
-def test_other_grids_windows_and_recomputing() -> None:
-    family = FAMILIES.find("flow")(Signature((Field("FLAIR"),), "yx"), SHAPE, "fp32")
+@every_kind
+def test_other_grids_windows_and_recomputing(kind: str) -> None:
+    family = FAMILIES.find("flow")(Signature((Field("FLAIR"),), "yx"), SHAPES[kind], "fp32")
     assert family.sample(Problem(("a",), (1, 12, 20)), Rng([0])).shape == (1, 1, 12, 20)
     with tiled(family, (8, 8)):
         assert family.sample(Problem(("a",), (1, 12, 20)), Rng([0])).shape == (1, 1, 12, 20)
     gradients = []
     for recompute in (False, True):
         torch.manual_seed(1)
-        net = _settled(Transformer(2, 1, 1, (), UNetShape((HEAD,), 2, kind="transformer", recompute=recompute)))
+        net = _settled(Transformer(2, 1, 1, (), replace(SHAPES[kind], recompute=recompute)))
         x = torch.linspace(0, 1, 64).reshape(1, 1, 8, 8)
         net(x, torch.zeros(1), Condition()).square().sum().backward()
         gradients.append(net.stem.weight.grad)
@@ -75,7 +81,7 @@ def test_other_grids_windows_and_recomputing() -> None:
 
 def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="multiples of 2"):
-        Transformer(2, 1, 1, (), SHAPE)(torch.zeros(1, 1, 7, 8), torch.zeros(1), Condition())
+        Transformer(2, 1, 1, (), SHAPES["transformer"])(torch.zeros(1, 1, 7, 8), torch.zeros(1), Condition())
     recipe = {
         "cohorts": {"a": {"path": "x"}}, "job": {"name": "synthesis", "x": ["T1w"]}, "train": {"steps": 1},
         "family": {"name": "flow", "network": {"kind": "transformer", "channels": [100]}},
