@@ -30,6 +30,7 @@ def _batch(axes: str) -> Batch:
     side, rng = (16,) * len(axes), Rng(ROWS)
     images = {n: rng.child(n).uniform(1, *side) for n in ("T1w", "FLAIR")}
     images["lesion"] = (rng.child("lesion").uniform(1, *side) > 0.7).float()
+    images["place"] = rng.child("place").uniform(3, *side)
     values = {"position": torch.linspace(-1, 1, 3), "age": torch.tensor([30.0, 50, 70])}
     return Batch(("a", "b", "c"), images, torch.eye(4).expand(3, 4, 4), values)
 

@@ -158,6 +158,7 @@ class Layout:
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # value -> its classes
     labels: tuple[str, ...] = ()  # contrasts that are label maps
     augment: float = 0.0  # strength of random turns and scalings in training
+    place: bool = False  # of volumes: `images["place"]` says where each voxel is, (B, 3, z, y, x) from -1 to 1
 
 
 class Loader:
@@ -185,6 +186,8 @@ class Loader:
         if self.layout.augment:
             images = augmented(images, self.layout.labels, self.layout.augment, rng)
         rows = [e for e, _ in chosen]
+        if self.layout.place:
+            images["place"] = self._where(rows, offsets, flips)
         values, known = encode_values([e.values for e in rows], self.layout)
         if self.layout.axes == "yx":
             values["position"] = torch.tensor([position(e.shape[0], z) for e, z in chosen])
@@ -218,6 +221,18 @@ class Loader:
             batch = batch.flatten(1, 2)
         return batch, torch.tensor([name in e.files for e, _ in chosen])
 
+    def _where(self, rows: Sequence[Entry], offsets: Tensor, flips: Tensor) -> Tensor:
+        """Of each voxel of the patches that `_cut` reads, in the whole volume; a flipped patch lies on the other side."""
+        found = []
+        for entry, at, flip in zip(rows, offsets.tolist(), flips.tolist(), strict=True):
+            lines = []
+            for k, (have, want) in enumerate(zip(entry.shape, self.layout.size, strict=True)):
+                first, _, lands = self._span(have, want, at[k])
+                line = places(have, first - lands, want)
+                lines.append(-line.flip(0) if flip and k == 2 else line)
+            found.append(torch.stack(torch.meshgrid(*lines, indexing="ij")))
+        return torch.stack(found)
+
     def _cut(self, out: NDArray[np.float32], volume: NDArray[np.float32], z: int, around: int, at: list[float]) -> None:
         """Read one window straight into the batch; what lies outside the volume stays zero."""
         if self.layout.axes == "yx":
@@ -246,6 +261,11 @@ class Loader:
 def position(depth: int, z: int) -> float:
     """Where a slice is between feet (-1) and head (1) of its box."""
     return 2 * (z + 0.5) / depth - 1
+
+
+def places(length: int, first: int, count: int) -> Tensor:
+    """Where `count` voxels from number `first` are along an axis of `length` voxels, from -1 to 1."""
+    return 2 * (torch.arange(first, first + count) + 0.5) / length - 1
 
 
 def class_name(value: float | str) -> str:
@@ -291,6 +311,9 @@ def question_batch(prepared: Prepared, layout: Layout) -> Batch:
             images[name] = volume[:, planes].permute(1, 0, 2, 3, 4).flatten(1, 2)
         else:
             images[name] = volume[None]
+    if layout.place:
+        lines = [places(n, 0, n) for n in prepared.grid.shape]
+        images["place"] = torch.stack(torch.meshgrid(*lines, indexing="ij"))[None]
     values, known = encode_values([prepared.case.values] * rows, layout)
     if layout.axes == "yx":
         values["position"] = torch.tensor([position(depth, z) for z in range(depth)])

@@ -70,7 +70,9 @@ def layout_of(job: Job, size: tuple[int, int, int]) -> Layout:
     values = tuple(f.name for f in fields if f.kind in ("number", "class") and f.name != "position")
     classes = {name: tuple(known) for name, known in getattr(job, "by", {}).items()}
     labels = tuple(f.name.removeprefix("given ") for f in fields if f.kind == "label")
-    return Layout(tuple(dict.fromkeys((*given, *asked))), grid_axes(job), size, context, values, classes, labels)
+    contrasts = tuple(dict.fromkeys((*given, *asked)))
+    place = any(f.name == "place" for f in signature.condition)
+    return Layout(contrasts, grid_axes(job), size, context, values, classes, labels, place=place)
 
 
 __all__ = [

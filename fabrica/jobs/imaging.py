@@ -15,6 +15,7 @@ from ..rng import Rng
 
 Axes = Literal["yx", "zyx"]
 _POSITION = Field("position", "number", 1, "")
+_PLACE = Field("place", "displacement", 3, "")  # of voxels in the whole patient, so that patches know theirs
 _SCALES = {"age": (50.0, 20.0)}  # value -> (centre, width) before it enters a network
 
 
@@ -133,8 +134,8 @@ class Synthesis(Job):
     """Patients that do not exist: x of one or several fields, unconditional, by class and by covariates.
 
     `by` names one categorical value of the cases with its classes ({class: [Hand, CXR]}); `covariates` are numbers;
-    `drop` is the chance that training hides all of them, which guidance needs. `place: false`: slices are not told where
-    they lie, as a codec wants it.
+    `drop` is the chance that training hides all of them, which guidance needs. Slices are told where they lie, and every voxel of
+    a volume, so that patches of training (`prepare: {size: ...}`) draw whole patients; `place: false`: not, as a codec wants it.
     """
 
     metrics = ()  # unpaired: distances between sets come with the evaluation tiers
@@ -152,7 +153,7 @@ class Synthesis(Job):
     def signature(self) -> Signature:
         classes = [Field(name, "class", len(known)) for name, known in self.by.items()]
         numbers = [field_of(name) if name in _SCALES else Field(name, "number") for name in self.covariates]
-        position = (_POSITION,) if self.axes == "yx" and self.place else ()
+        position = () if not self.place else (_POSITION,) if self.axes == "yx" else (_PLACE,)
         return Signature(self.x, self.axes, (*classes, *numbers, *position))
 
     def problem(self, batch: Batch, rng: Rng) -> Problem:
@@ -172,8 +173,10 @@ class Synthesis(Job):
         for name in (*self.by, *self.covariates):
             centre, width = _SCALES.get(name, (0.0, 1.0)) if name in self.covariates else (0.0, 1.0)
             given[name] = (batch.values[name] - centre) / width
-        if self.axes == "yx" and self.place:
+        if self.place and self.axes == "yx":
             given["position"] = batch.values["position"]
+        elif self.place:
+            given["place"] = batch.images["place"]
         present = {n: batch.present[n] for n in given if n in batch.present}
         grid = next(iter(batch.images.values())).shape[2:]
         return Problem(batch.cases, (sum(f.channels for f in self.x), *grid), Condition(given, present))

@@ -11,7 +11,7 @@ import torch
 from fabrica.contracts import Case, Image
 from fabrica.data.cohort import Member
 from fabrica.data.prepare import GridPreparation
-from fabrica.data.store import Layout, Loader, Store, build_store, encode_values, prepare_case, question_batch
+from fabrica.data.store import Entry, Layout, Loader, Store, build_store, encode_values, prepare_case, question_batch
 from fabrica.io import UnreadableError
 
 MAKE = Callable[..., Image]
@@ -99,6 +99,43 @@ def test_volumes_and_padding(tmp_path: Path, make_image: MAKE) -> None:
     batch = Loader(store, Layout(("T1w",), "zyx", (32, 16, 16)), 2, seed=0).load(0)
     assert batch.images["T1w"].shape == (2, 1, 32, 16, 16)
     assert not batch.images["T1w"][:, :, :8].any()
+
+
+@pytest.mark.parametrize("size", [(4, 8, 8), (8, 16, 8), (12, 24, 16)])
+def test_patches_know_their_place_also_when_flipped(tmp_path: Path, size: tuple[int, int, int]) -> None:
+    """Volumes whose voxels say where they are: patch and place agree, padding included."""
+    shape = (8, 16, 16)
+    lines = [2 * (np.arange(n) + 0.5) / n - 1 for n in shape]
+    z, y, x = np.meshgrid(*lines, indexing="ij")
+    entries = []
+    for name, values in (("z", z), ("y", y), ("x", x)):
+        np.save(tmp_path / f"{name}.npy", (values + 3).astype(np.float32)[None])
+        affine = tuple(map(tuple, np.eye(4)))
+        entries.append(Entry(name, name, {"T1w": tmp_path / f"{name}.npy"}, shape, affine, (0,)))
+    loader = Loader(Store(entries), Layout(("T1w",), "zyx", size, place=True), 6, seed=1)
+    flipped = 0
+    for step in range(8):
+        batch = loader.load(step)
+        assert batch.images["place"].shape == (6, 3, *size)
+        for row, case in enumerate(batch.cases):
+            seen, place = batch.images["T1w"][row, 0], batch.images["place"][row]
+            inside = seen > 0
+            expected = place["zyx".index(case[0])]
+            mirrored = case[0] == "x" and bool(seen[inside][0] > seen[inside][-1])  # the patient, not its frame
+            flipped += mirrored
+            torch.testing.assert_close(seen[inside] - 3, -expected[inside] if mirrored else expected[inside])
+            assert bool((place.flatten(1).diff(dim=1).abs().max(1).values > 0).all())
+            along = place[2, 0, 0]
+            assert bool((along.diff() > 0).all())
+    assert flipped > 2
+
+
+def test_a_volume_is_asked_about_with_its_places(make_image: MAKE) -> None:
+    prepared = prepare_case(_members(make_image, 1)[0], ["T1w"], "T1w", GridPreparation("zyx", None, (16, 16, 16), {}))
+    place = question_batch(prepared, Layout(("T1w",), "zyx", (8, 8, 8), place=True)).images["place"]
+    assert place.shape == (1, 3, *prepared.grid.shape)
+    torch.testing.assert_close(place.mean((2, 3, 4)), torch.zeros(1, 3), atol=1e-6, rtol=0)
+    assert float(place[0, 0, 0].max()) == float(place[0, 0].min()) == pytest.approx(1 / prepared.grid.shape[0] - 1)
 
 
 def test_questions_are_whole_and_still(make_image: MAKE) -> None:

@@ -31,6 +31,8 @@ def _batch(axes: str = "yx", depth: int = 1, **extra: torch.Tensor) -> Batch:
         name: rng.child(name).uniform(depth if name in ("T1w", "T2w") else 1, *side) for name in ("T1w", "T2w", "FLAIR")
     }
     images["lesion"] = (rng.child("lesion").uniform(1, *side) > 0.7).float()
+    if axes == "zyx":
+        images["place"] = rng.child("place").uniform(3, *side)
     values = {
         "position": torch.linspace(-1, 1, ROWS),
         "age": torch.tensor([20.0, 40, 60, 80]),
