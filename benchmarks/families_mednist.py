@@ -76,14 +76,17 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/families_mednist"))
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--only", default="", help="one part, or table")
+    parser.add_argument("--only", default="", help="one part, or peer draws, or table")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
     train, held = pictures(options.data / "images_2d" / "mednist", options.work)
     for name in (*OURS, *PEERS):
-        if options.only in ("", name) and not (options.work / place(name) / "facts.json").is_file():
+        done = options.work / place(name) / ("facts.json" if name in OURS else "trained.json")
+        if options.only in ("", name) and not done.is_file():
             (ours if name in OURS else peer)(name, options, train)
+    if options.only in ("", "peer draws"):
+        peer_draws(options)
     if options.only in ("", "table"):
         tabulate(options, train, held)
 
@@ -197,11 +200,8 @@ def network() -> nn.Module:
 
 
 def peer(name: str, options: argparse.Namespace, train: dict[str, NDArray[Any]]) -> None:
-    """MONAI's network and schedulers as its tutorials use them: epsilon, 1,000 steps, Adam; draws by DDIM in 50 steps.
-
-    Drawn twice: with the weights as they are, which its tutorials do, and with their moving average.
-    """
-    from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
+    """MONAI's network and schedulers as its tutorials use them: epsilon, 1,000 steps, Adam; the moving average beside."""
+    from monai.networks.schedulers import DDPMScheduler
 
     rate = LEARNING_RATES[PEERS.index(name)]
     torch.manual_seed(0)
@@ -210,24 +210,54 @@ def peer(name: str, options: argparse.Namespace, train: dict[str, NDArray[Any]])
     optimiser = torch.optim.Adam(net.parameters(), lr=rate)
     images = torch.from_numpy(train["images"]).float()[:, None] / 127.5 - 1
     labels = torch.from_numpy(train["labels"]).long()
+
+    def loss(model: nn.Module, index: Tensor) -> Tensor:
+        noise, t = torch.randn(len(index), 1, SIDE, SIDE), torch.randint(0, 1000, (len(index),))
+        noisy = scheduler.add_noise(original_samples=images[index], noise=noise, timesteps=t)
+        return F.mse_loss(model(noisy, timesteps=t, class_labels=labels[index]), noise)
+
     began, step = time.perf_counter(), 0
     while time.perf_counter() - began < 60 * options.minutes:
-        index = torch.randint(0, len(images), (BATCH,))
-        noise, t = torch.randn(BATCH, 1, SIDE, SIDE), torch.randint(0, 1000, (BATCH,))
-        noisy = scheduler.add_noise(original_samples=images[index], noise=noise, timesteps=t)
         optimiser.zero_grad()
-        F.mse_loss(net(noisy, timesteps=t, class_labels=labels[index]), noise).backward()
+        loss(net, torch.randint(0, len(images), (BATCH,))).backward()
         optimiser.step()
         step += 1
         decay = min(0.999, (1 + step) / (10 + step))
         with torch.no_grad():
             for mean, new in zip(average.parameters(), net.parameters(), strict=True):
                 mean.lerp_(new, 1 - decay)
-    trained = time.perf_counter() - began
-    for kind, used in (("as in the tutorials", net), ("moving average", average)):
-        if rate != LEARNING_RATES[0] and used is net:
+    folder = options.work / place(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(5)
+    with torch.inference_mode():
+        reached = float(
+            torch.stack([loss(average, torch.arange(i, i + BATCH)) for i in range(0, 16 * BATCH, BATCH)]).mean()
+        )
+    for kind, used in (("net", net), ("average", average)):
+        save_file(used.state_dict(), folder / f"{kind}.safetensors")
+    (folder / "trained.json").write_text(
+        json.dumps({"train_s": time.perf_counter() - began, "steps": [step], "loss": reached})
+    )
+    print(name, step, reached)
+
+
+def peer_draws(options: argparse.Namespace) -> None:
+    """By DDIM in 50 steps: as the tutorials have it (first learning rate, no average), and the best average of the rates."""
+    from monai.networks.schedulers import DDIMScheduler
+
+    trained = {n: json.loads(f.read_text()) for n in PEERS if (f := options.work / place(n) / "trained.json").is_file()}
+    if set(trained) < set(PEERS):
+        return
+    best = min(trained, key=lambda n: trained[n]["loss"])
+    for name, kind, words in (
+        (PEERS[0], "net", "as in the tutorials"),
+        (best, "average", "best of three, moving average"),
+    ):
+        folder = options.work / place(f"{name}, {words}")
+        if (folder / "facts.json").is_file():
             continue
-        used.eval()
+        net = network().eval()
+        net.load_state_dict(load_file(options.work / place(name) / f"{kind}.safetensors"))
         fast = DDIMScheduler(num_train_timesteps=1000)
         fast.set_timesteps(50)
         wanted, found = torch.arange(DRAWS) % len(CLASSES), []
@@ -237,13 +267,12 @@ def peer(name: str, options: argparse.Namespace, train: dict[str, NDArray[Any]])
             for part in wanted.split(42):
                 x = torch.randn(len(part), 1, SIDE, SIDE)
                 for t in fast.timesteps:
-                    out = used(x, timesteps=torch.full((len(part),), int(t)), class_labels=part)
+                    out = net(x, timesteps=torch.full((len(part),), int(t)), class_labels=part)
                     x, _ = fast.step(out, int(t), x)
                 found.append(x)
         seconds = (time.perf_counter() - began) / DRAWS
-        folder = options.work / (place(name) if used is average else place(name) + "-raw")
-        keep(folder, f"{name}, {kind}", ((torch.cat(found)[:, 0] + 1) * 127.5).numpy(), wanted.numpy(), {
-            "train_s": trained, "steps": [step], "calls": 50, "draw_s": seconds, "threads": options.threads, "precision": "fp32",
+        keep(folder, f"{name}, {words}", ((torch.cat(found)[:, 0] + 1) * 127.5).numpy(), wanted.numpy(), {
+            **trained[name], "calls": 50, "draw_s": seconds, "threads": options.threads, "precision": "fp32",
             "parameters": sum(p.numel() for p in net.parameters()),
         })  # fmt: skip
 

@@ -79,10 +79,16 @@ def _recipe(plain: Mapping[str, Any]) -> Recipe:
         raise AtError("baseline", f"baseline is {baseline!r}. Write: baseline: regression, or baseline: none")
     if baseline == "regression":
         built += _baselines(built)
-    evaluate = dataclass_of(EvaluatePlan, plain.get("evaluate", {}), "evaluate", tuples=("metrics",))
+    evaluate = dataclass_of(EvaluatePlan, plain.get("evaluate", {}), "evaluate", tuples=("metrics", "evaluations"))
     for name in evaluate.metrics:
         guard("evaluate.metrics", lambda name=name: METRICS.find(name))
     whole(evaluate.draws, "evaluate.draws")
+    if type(evaluate.realism) is not int or evaluate.realism < 0:
+        raise AtError(
+            "evaluate.realism", f"{evaluate.realism!r} is no number of pictures. Write: realism: 60, or 0 for none"
+        )
+    for count in evaluate.evaluations:
+        whole(count, "evaluate.evaluations")
     window, axes = evaluate.window, {len(grid_axes(stage.build_job())) for stage in built}
     if window is not None and (axes != {len(window)} or any(side < 16 or side % 16 for side in window)):
         text = f"evaluate.window is {list(window)}, expected a multiple of 16 for each of {axes.pop()} axes."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,18 @@ import torch
 from torch import Tensor
 
 from . import io
-from .contracts import Job
+from .contracts import Family, Field, Job
+from .costs import evaluations as count_evaluations
+from .costs import with_evaluations
 from .data.cohort import Member
 from .data.prepare import GridPreparation
 from .data.split import Split
-from .data.store import Layout, Prepared, Store, prepare_case
+from .data.store import Layout, Prepared, Store, prepare_case, question_batch, to_device
 from .drawing import ROWS, Shown, draw, draw_file, drawer, images_of, questions, read_draws, versions, without
+from .evaluate.gallery import Gallery
 from .evaluate.outcomes import Answered, Question, case_rows, set_figures
-from .evaluate.report import Report, StageResult
-from .evaluate.summary import Pictures, StageEvidence, competitors_of, evaluate_case
+from .evaluate.report import Cost, Report, StageResult
+from .evaluate.summary import Competitors, Pictures, StageEvidence, competitors_of, evaluate_case
 from .jobs import asks, reads
 from .jobs.outcome import Outcome
 from .plan import Recipe, Stage
@@ -64,6 +67,8 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
     competitors = competitors_of(ready.store, evidence)
     draws = 1 if stage.family.name == "regression" else recipe.evaluate.draws
     result = _blank(stage, trained)
+    gallery = Gallery(_most(recipe, ready), ready.preparation.spacing_mm or (1.0, 1.0, 1.0))
+    kept: list[_Asked] = []
     extra = ("lesion", *((recipe.evaluate.mask,) if recipe.evaluate.mask else ()))
     pictures = Pictures()
     for asked in _together(_asked(recipe, ready, folder, draws, extra)):
@@ -78,10 +83,110 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
                 evidence, a.name, a.case, x, competitors, ready.preparation, seconds, a.hidden
             )
             pictures.add(a.name, a.case, x, fields, reads(job), a.hidden)
+            if not gallery.full:
+                _hang(gallery, job, a, x)
+                kept.append(replace(a, shown=a.shown[:1]))
         names = f"{asked[0].name} to {asked[-1].name}" if len(asked) > 1 else asked[0].name
         say(f"{stage.name}: {names} drawn {len(asked[0].shown)} times, {seconds:.1f} s a draw.")
     result.pictures = pictures.rows
+    _judge_set(recipe, ready, gallery, result, report)
+    ask = _Asking(recipe, ready, evidence, competitors, gallery, noted)
+    costs = (ask.cost(family, kept, n) for n in (0, *recipe.evaluate.evaluations))
+    result.costs = sorted((c for c in costs if c is not None), key=lambda c: c.evaluations)
     return result
+
+
+def _most(recipe: Recipe, ready: Ready) -> int:
+    return (
+        recipe.evaluate.realism
+        if ready.layout.axes == "yx" and ready.preparation.size[0] == 1
+        else recipe.evaluate.realism * 2 // 5
+    )
+
+
+def _pictured(job: Job) -> tuple[Field, int] | None:
+    """The first image that is asked for, and its channel: what sets are compared by."""
+    start = 0
+    for f in job.signature().x:
+        if f.kind == "intensity":
+            return f, start
+        start += f.channels
+    return None
+
+
+def _hang(gallery: Gallery, job: Job, asked: _Asked, x: Tensor) -> None:
+    if (found := _pictured(job)) is None:
+        return
+    shown, channel = found
+    truth = asked.case.tensors.get(shown.name)
+    known = {n: v for n, v in asked.case.case.values.items() if n in {f.name for f in job.signature().condition}}
+    gallery.add(
+        asked.name, asked.case.case.patient, x[0, channel].numpy(), None if truth is None else truth[0].numpy(), known
+    )
+
+
+def _judge_set(recipe: Recipe, ready: Ready, gallery: Gallery, result: StageResult, report: Report) -> None:
+    """Tier 2 of a stage: realism, and adherence to the values that were asked for."""
+    if (found := _pictured(ready.job)) is None or not gallery.most:
+        return
+    name, known = (
+        found[0].name,
+        [f.name for f in ready.job.signature().condition if f.kind in ("class", "number") and f.name != "position"],
+    )
+    gallery.add_training(
+        (e.name, e.patient, ready.store.array(e, name)[0], {n: v for n, v in e.values.items() if n in known})
+        for e in ready.store.entries if name in e.files
+    )  # fmt: skip
+    result.realism, missing = gallery.realism(recipe.seed)
+    result.adherence, more = gallery.adherence(known, recipe.seed)
+    report.not_evaluated += [f"{ready.stage.name}: {line}" for line in (*missing, *more)]
+
+
+@dataclass
+class _Asking:
+    """What is needed to draw the same cases again at another cost."""
+
+    recipe: Recipe
+    ready: Ready
+    evidence: StageEvidence
+    competitors: Competitors
+    gallery: Gallery
+    say: Say
+
+    def cost(self, family: Family, kept: Sequence[_Asked], evaluations: int) -> Cost | None:
+        """Quality at about so many evaluations; 0: as the recipe draws. None where nothing was asked or nothing can be changed."""
+        plan, job = self.recipe.evaluate, self.ready.job
+        told = with_evaluations(family, evaluations) if evaluations else family
+        if not plan.evaluations or told is None or not kept:
+            return None
+        problem = job.question(
+            to_device(question_batch(kept[0].shown[0], self.ready.layout), next(family.parameters()).device)
+        )
+        calls = count_evaluations(told.eval(), problem)
+        started, shown = time.perf_counter(), [Shown(a.shown[0]) for a in kept]
+        drawn = draw(told, job, shown, self.ready.layout, self.recipe.seed, self.say, plan.window)
+        seconds = (time.perf_counter() - started) / len(drawn)
+        return Cost(
+            calls, seconds, len(kept), {**self._paired(kept, drawn), **self._as_set(kept, drawn)}, own=not evaluations
+        )
+
+    def _paired(self, kept: Sequence[_Asked], drawn: Sequence[Tensor]) -> dict[str, float]:
+        found: dict[str, list[float]] = {}
+        for a, x in zip(kept, drawn, strict=True):
+            rows = evaluate_case(
+                self.evidence, a.name, a.case, x[None], self.competitors, self.ready.preparation, 0.0, a.hidden
+            )
+            for r in rows:
+                if r.by == "model" and r.metric in self.evidence.metrics and not isinstance(r.value, str):
+                    found.setdefault(r.metric, []).append(r.value)
+        return {metric: sum(values) / len(values) for metric, values in found.items()}
+
+    def _as_set(self, kept: Sequence[_Asked], drawn: Sequence[Tensor]) -> dict[str, float]:
+        twin = Gallery(self.gallery.most, self.gallery.spacing_mm, real=self.gallery.real)
+        for a, x in zip(kept, drawn, strict=True):
+            if (found := _pictured(self.ready.job)) is not None:
+                twin.add(a.name, a.case.case.patient, x[found[1]].numpy(), None, {})
+        return twin.distances(twin.drawn)
 
 
 @dataclass(frozen=True)

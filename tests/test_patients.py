@@ -12,6 +12,7 @@ from fabrica import io
 from fabrica.cli import app
 from fabrica.config import from_plain
 from fabrica.data import cohort
+from fabrica.document import RecipeError
 from fabrica.downstream import compare_arms
 from fabrica.patients import draw_patients
 from fabrica.run import run_recipe
@@ -100,3 +101,39 @@ def test_the_verb_and_a_folder_that_is_no_run(trained: tuple[Path, Path], tmp_pa
         in CliRunner().invoke(app, ["patients", str(other), "--out", str(tmp_path / "z")]).output
     )
     assert "is not a run" in CliRunner().invoke(app, ["patients", str(tmp_path), "--out", str(tmp_path / "z")]).output
+
+
+def test_a_run_that_synthesises_says_how_its_set_compares(tmp_path: Path) -> None:
+    """Realism, adherence and quality against cost stand in the report of the run itself."""
+    import json
+
+    data = _pictures(tmp_path / "data", 40, 0)
+    recipe = {
+        "cohorts": {"all": {"path": str(data)}}, "split": {"train": 0.5, "test": 0.5}, "baseline": "none",
+        "evaluate": {"draws": 1, "realism": 16, "evaluations": [1, 3]},
+        "job": {"name": "synthesis", "x": ["image"], "by": {"class": ["0", "1"]}},
+        "family": {"name": "flow", "network": {"channels": [8, 16], "blocks": 1}},
+        "train": {"steps": 4, "batch": 4, "precision": "fp32"},
+    }  # fmt: skip
+    result = run_recipe(from_plain(recipe), tmp_path / "run", say=_quiet)
+    (stage,) = json.loads((tmp_path / "run" / "report" / "report.json").read_text())["stages"]
+    assert {d["patients"] for d in stage["realism"]["distances"]} == {8}
+    assert (
+        max(t["p_value"] for t in stage["realism"]["tests"] if t["embedding"] == "spectrum") < 0.05
+    )  # four steps are noise
+    assert {a["measure"].split(":")[0] for a in stage["adherence"]} == {"class"}
+    assert [c["evaluations"] for c in stage["costs"]] == [1, 3, 17]
+    assert [c["own"] for c in stage["costs"]] == [False, False, True]
+    assert all(c["cases"] == 16 and "kernel distance, spectrum" in c["measures"] for c in stage["costs"])
+    page = result.page.read_text()
+    for words in (
+        "Realism of model",
+        "Adherence to what was asked",
+        "Quality against cost: model",
+        "17 (as the recipe draws)",
+    ):
+        assert words in page
+    with pytest.raises(RecipeError, match="no number of pictures"):
+        from_plain({**recipe, "evaluate": {"realism": -1}})
+    with pytest.raises(RecipeError, match="expected at least 1"):
+        from_plain({**recipe, "evaluate": {"evaluations": [0]}})

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .pixel import METRICS
-from .report import Report, StageResult, render
+from .report import Cost, Report, StageResult, render
 from .result import Result
 from .statistics import SMALLEST, holm, paired_test, per_patient
 from .summary import Row
@@ -76,20 +76,23 @@ def compare_runs(runs: Sequence[Path], metric: str, out: Path) -> tuple[Path, li
     values = _filled(found, shared, metric, report)
     standings = _standings(found, values, patients, metric)
     report.said = _sentence(standings, sorted(set(patients)), metric)
-    for s in standings:
-        cost = f"{s.contender.train_s:.0f} s of training" + (
-            f", {s.contender.draw_s:.2g} s a draw" if s.contender.draw_s else ""
-        )
-        apart = (
-            "the best mean"
-            if s.difference is None
-            else f"{float(s.difference):+.4g} from the best"
-            + ("" if s.p_value is None else f", p {s.p_value:.3g} (Holm)")
-        )
-        report.remark(f"{s.contender.name} ({s.contender.family}): {metric} {s.mean:.4g}, {apart}; {cost}.")
+    report.standings = [_row(s) for s in standings]
     for stage in report.stages:  # text and infinite values stay in the runs' own tables
         stage.cases = [r for r in stage.cases if isinstance(r.value, str) or math.isfinite(r.value)]
     return render(report, out), standings, report.said
+
+
+def _row(s: Standing) -> dict[str, str]:
+    """A line of the page's table."""
+    lead = "best mean"
+    if s.difference is not None:
+        low_high = "" if s.difference.interval is None else " [{:.4g}, {:.4g}]".format(*s.difference.interval)
+        lead = f"{float(s.difference):+.4g}{low_high}"
+    return {
+        "stage": s.contender.name, "family": s.contender.family, "mean": f"{s.mean:.4g}", "from the best": lead,
+        "p (Holm)": "" if s.p_value is None else f"{s.p_value:.3g}", "training, s": f"{s.contender.train_s:.0f}",
+        "a draw, s": "" if s.contender.draw_s is None else f"{s.contender.draw_s:.2g}",
+    }  # fmt: skip
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
@@ -144,7 +147,15 @@ def _contenders(run: Path, name_of: str, metric: str, report: Report) -> list[Co
         ]
         report.stages.append(
             StageResult(
-                label, stage["job"], stage["family"], stage["plan"], stage["steps"], stage["seconds"], [], cases
+                label,
+                stage["job"],
+                stage["family"],
+                stage["plan"],
+                stage["steps"],
+                stage["seconds"],
+                [],
+                cases,
+                costs=[Cost(**c) for c in stage.get("costs", [])],
             )
         )
         cost = sum(seconds) / len(seconds) if seconds else None

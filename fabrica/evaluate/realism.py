@@ -202,7 +202,7 @@ def _cheats(
         won = [m for m, sign in BETTER.items() if sign * theirs[m] >= sign * ours[m]]
         if won:
             found.cheats.append(
-                f"{', '.join(won)} by {name}: NOT DISCRIMINATIVE here, {cheat} do as well as the generated ones"
+                f"{', '.join(won)} by {name}: NOT DISCRIMINATIVE here: {cheat} scored as well as the generated images"
             )
 
 

@@ -34,6 +34,17 @@ SIGNS = {"higher": 1, "lower": -1, "neither": 0}  # of a difference that is a ga
 PANEL = 176  # pixels a side in the page
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What draws of so many network evaluations take, and what they reach (one draw a case)."""
+
+    evaluations: int
+    seconds: float  # a draw
+    cases: int
+    measures: Mapping[str, float]
+    own: bool = False  # as the recipe draws
+
+
 @dataclass
 class StageResult:
     """One stage: what was trained, how long, what it reached on each test case."""
@@ -48,6 +59,9 @@ class StageResult:
     cases: list[Row] = field(default_factory=list)
     pictures: list[dict[str, Any]] = field(default_factory=list)
     figures: list[Measured] = field(default_factory=list)  # over all patients, where the answer is a value
+    realism: Realism | None = None
+    adherence: list[Adherence] = field(default_factory=list)
+    costs: list[Cost] = field(default_factory=list)  # the same cases with fewer evaluations of the network
 
 
 @dataclass
@@ -69,6 +83,7 @@ class Report:
     ledger: Ledger | None = None
     validity: Validity | None = None
     adherence: list[Adherence] = field(default_factory=list)
+    standings: list[dict[str, str]] = field(default_factory=list)  # of compared runs, best first
 
     @staticmethod
     def start(recipe: Mapping[str, Any], run: str) -> Report:
@@ -187,7 +202,7 @@ def render(report: Report, folder: Path) -> Path:
         "verdict": asdict(report.verdict) if report.verdict else None,
         "inputs": report.inputs, "checks": [{**asdict(f), "title": f.title} for f in report.ledger.table()] if report.ledger else None,
         "validity": {**asdict(report.validity), "sentence": report.validity.sentence()} if report.validity else None,
-        "adherence": [asdict(a) for a in report.adherence], "versions": versions(),
+        "adherence": [asdict(a) for a in report.adherence], "standings": report.standings, "versions": versions(),
         "realism": {**asdict(report.realism), "sentence": report.realism.sentence()} if report.realism else None,
     }  # fmt: skip
     (folder / "report.json").write_text(json.dumps(plain, indent=1, allow_nan=False, default=str))
@@ -205,6 +220,8 @@ def render(report: Report, folder: Path) -> Path:
         curves=[{"name": s.name, "path": _curve(s.curve)} for s in report.stages if s.curve], recipe=_yaml(report.recipe),
         warnings=[f for f in report.ledger.table() if f.status in ("refused", "warned", "overruled")] if report.ledger else [],
         figures=[f for s in report.stages for f in s.figures],
+        sets=[(f" of {s.name}", s.realism) for s in report.stages if s.realism] + ([(" of the set", report.realism)] if report.realism else []),
+        adherence=[*report.adherence, *(a for s in report.stages for a in s.adherence)], costs=[s for s in report.stages if s.costs],
     )  # fmt: skip
     path = folder / "index.html"
     path.write_text(html)

@@ -99,9 +99,6 @@ def evaluate_case(
             rows += _label_rows(evidence, case, prepared, part, truth, preparation, f)
         elif evidence.metrics:
             rows += _intensity_rows(evidence, case, prepared, part, truth, competitors, preparation, f)
-    if not evidence.metrics:
-        needs = NotEvaluated(("an embedding of both sets (feature tier)",))
-        rows.append(Row(case, prepared.case.patient, "", "model", "distance to real images", str(needs)))
     return rows
 
 

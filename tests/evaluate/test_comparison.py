@@ -118,3 +118,26 @@ def test_many_equal_runs_have_no_winner(tmp_path: Path) -> None:
     _, standings, sentence = compare_runs(runs, "psnr", tmp_path / "out")
     assert all(s.tied for s in standings)
     assert "cannot be told apart" in sentence
+
+
+def test_standings_stand_openly_and_costs_come_along(tmp_path: Path) -> None:
+    from fabrica.evaluate.report import Cost, Report, StageResult, render
+    from fabrica.evaluate.summary import Row
+
+    for number, shift in enumerate((0.0, -3.0)):
+        rows = [Row(f"c{i}", f"p{i}", "FLAIR", "model", "psnr", 30 + shift + 0.1 * i, "dB") for i in range(24)]
+        report = Report.start({}, f"r{number}")
+        costs = [Cost(1, 0.5, 24, {"psnr": 29.0}), Cost(17, 2.0, 24, {"psnr": 30.0}, own=True)]
+        report.stages = [
+            StageResult("model", "translation", "flow", {}, 10, 5.0, [], rows, costs=costs if number == 0 else [])
+        ]
+        render(report, tmp_path / f"r{number}" / "report")
+    page, _, _ = compare_runs([tmp_path / "r0", tmp_path / "r1"], "psnr", tmp_path / "out")
+    plain = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [s["stage"] for s in plain["standings"]] == ["r0/model", "r1/model"]
+    assert plain["standings"][1]["from the best"].startswith("-3")
+    assert "[" in plain["standings"][1]["from the best"]
+    text = page.read_text()
+    assert text.index("Who is ahead") < text.index("Measured")
+    assert "Quality against cost: r0/model" in text
+    assert "Quality against cost: r1/model" not in text

@@ -1,0 +1,59 @@
+"""What quality costs: the same cases drawn with fewer network evaluations."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+
+import torch
+from torch import nn
+
+from .contracts import Denoiser, Family, Problem
+from .families import Drawn, Latent, Shortcut
+from .networks.encoder import Encoder
+from .networks.transformer import Transformer
+from .networks.unet import UNet
+from .rng import Rng
+from .sampling import SAMPLERS
+
+FEW = "dpm"  # draws of a family without a sampler of its own: second order at one evaluation a step
+
+
+def with_evaluations(family: Family, count: int) -> Family | None:
+    """The family told to draw in about `count` evaluations; None when it cannot be told."""
+    if isinstance(family, Latent):
+        prior = with_evaluations(family.prior, count)
+        if prior is None:
+            return None
+        latent = Latent(family.codec, prior, ())
+        latent.planes, latent.spread = family.planes, family.spread
+        return latent.eval()
+    if isinstance(family, Drawn):
+        if "steps" not in inspect.signature(family.sampler.draw).parameters:
+            return None
+        return Drawn(family.prior, family.sampler, {**family.options, "steps": count})
+    if isinstance(family, Denoiser):
+        return Drawn(family, SAMPLERS.find(FEW), {"steps": count})
+    if not isinstance(getattr(family, "steps", None), int):
+        return None
+    twin = copy.copy(family)
+    twin.steps = 2 ** (count.bit_length() - 1) if isinstance(family, Shortcut) else count  # type: ignore[assignment]
+    return twin
+
+
+@torch.inference_mode()
+def evaluations(family: Family, problem: Problem) -> int:
+    """How often the networks that know the noise level are called to draw the first row."""
+    calls = 0
+
+    def count(module: nn.Module, inputs: object, output: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    hooks = [m.register_forward_hook(count) for m in family.modules() if isinstance(m, UNet | Transformer | Encoder)]
+    try:
+        family.sample(problem.rows(torch.tensor([0])), Rng([0]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
