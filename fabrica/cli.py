@@ -112,6 +112,30 @@ def patients(
 
 
 @app.command()
+def paint(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run of recipes/painting.yaml or alike.")],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Scans without a lesion there: NIfTI or DICOM.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where CASE/CONTRAST-N.nii.gz and the mask are written.")],
+    at: Annotated[str, typer.Option(metavar="R,A,S", help="Centre in mm as NIfTI viewers show it: --at 20,-10,30")],
+    radius_mm: Annotated[float, typer.Option(help="Size of the lesion.")],
+    label: Annotated[str, typer.Option(help="The mask that the run draws together with its images.")] = "lesion",
+    draws: Annotated[int, typer.Option(min=1, help="Draws per case.")] = 1,
+    device: Device = "auto",
+) -> None:
+    """Paint a lesion of stated place and size into scans; all else stays as it is."""
+    from .painting import Lesion, paint_lesion
+
+    with _errors():
+        try:
+            right, anterior, superior = (float(v) for v in at.split(","))
+        except ValueError:
+            _fail(f"--at {at!r} is no place. Write three numbers in mm: --at 20,-10,30")
+        lesion = Lesion((right, anterior, superior), radius_mm)
+        written = paint_lesion(run, data, out, lesion, label=label, draws=draws, device=device, say=typer.echo)
+        typer.echo(f"{len(written)} files in {out}")
+
+
+@app.command()
 def inspect(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of scans.")],
     table: Annotated[Path | None, typer.Option(metavar="FILE", help="A table that says which file is which.")] = None,

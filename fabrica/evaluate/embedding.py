@@ -30,6 +30,7 @@ class Picture:
     inside: NDArray[np.bool_]
     spacing_mm: tuple[float, ...]
     frames: Array | None = None  # the whole series, of which `values` is the middle frame
+    lesion: NDArray[np.bool_] | None = None  # what a mask marks, where it is a small part of the patient
 
 
 Embedding = Callable[[Picture, float], Array]  # (picture, bin width of all sets) -> (features,)
@@ -46,14 +47,19 @@ def bin_width(sets: Sequence[Sequence[Picture]]) -> float:
 
 def by_radiomics(picture: Picture, width: float) -> Array:
     """IBSI features (shape left out, as masks may be the same) of up to PLANES axial slices, averaged; logarithms of size."""
-    found = []
+    mean = np.array(list(named_radiomics(picture, width).values()))
+    return np.asarray(np.sign(mean) * np.log1p(np.abs(mean)))
+
+
+def named_radiomics(picture: Picture, width: float) -> dict[str, float]:
+    """The same before the logarithm, by their names."""
+    found: list[dict[str, float]] = []
     for plane, inside in planes(picture):
         low = float(np.percentile(plane[inside], 0.5))
         clipped = np.clip(plane, low, low + 8 * BINS * width)  # a few hot pixels must not widen the matrices
         features = radiomics(clipped, inside, picture.spacing_mm[-2:], width)
-        found.append([v for k, v in features.items() if not k.startswith("shape_")])
-    mean = np.mean(found, axis=0)
-    return np.asarray(np.sign(mean) * np.log1p(np.abs(mean)))
+        found.append({k: v for k, v in features.items() if not k.startswith("shape_")})
+    return {name: float(np.mean([f[name] for f in found])) for name in found[0]}
 
 
 def by_spectrum(picture: Picture, width: float) -> Array:

@@ -39,6 +39,8 @@ from .validity import certify
 
 Say = Callable[[str], None]
 
+LESION = 0.2  # of the patient: a smaller mask marks something in it
+
 
 @dataclass(frozen=True)
 class Folders:
@@ -269,7 +271,10 @@ def _pictures(scans: Mapping[str, Scan], masks: Mapping[str, Scan], report: Repo
             report.remark(f"{name}: {'its mask is empty' if name in masks else 'is constant'}. Left out of the set.")
             continue
         spacing = tuple(image.spacing_mm[-values.ndim :])
-        pictures.append(Picture(name, patient_of(name, scan), values, inside, spacing, frames))
+        small = name in masks and inside.sum() < LESION * foreground(image.data[0]).numpy().sum()
+        pictures.append(
+            Picture(name, patient_of(name, scan), values, inside, spacing, frames, inside if small else None)
+        )
     return pictures
 
 

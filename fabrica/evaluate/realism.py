@@ -15,6 +15,7 @@ from scipy import ndimage
 from ..rng import derive
 from . import feature
 from .embedding import Embedding, Picture, embed, usable
+from .featurewise import FeatureDifference, feature_differences
 from .statistics import holm
 
 Array = NDArray[np.float64]
@@ -63,6 +64,7 @@ class Realism:
     tests: list[Test] = field(default_factory=list)
     rivals: list[Rival] = field(default_factory=list)
     cheats: list[str] = field(default_factory=list)  # trivial sets that a measure does not tell from the generated one
+    features: list[FeatureDifference] = field(default_factory=list)  # radiomics one by one, largest gap first
     authentic: dict[str, dict[str, float]] = field(default_factory=dict)  # embedding -> side -> share
     remarks: list[str] = field(default_factory=list)
     not_evaluated: list[str] = field(default_factory=list)
@@ -109,6 +111,8 @@ def realism(
     used = {name: pictures for name, pictures in sides.items() if pictures}
     if {p.patient for p in generated} & {p.patient for p in real}:
         found.remarks.append("Generated and real images are of the same patients: the tests below are conservative.")
+    if min(len({p.patient for p in side}) for side in (generated, real)) >= LEAST:
+        found.features = feature_differences(generated, real, seed)
     for name in usable({**used, "competitor": competitor}, more):
         features = embed(used, name, more)
         patients = {side: [p.patient for p in used[side]] for side in used}

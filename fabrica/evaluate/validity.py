@@ -67,9 +67,19 @@ def _lesions(p: Picture, strength: float, rng: np.random.Generator) -> Array:
     return out
 
 
+def _erase(p: Picture, strength: float, rng: np.random.Generator) -> Array:
+    """What the mask marks gives way to what surrounds it."""
+    if p.lesion is None or not p.lesion.any() or p.lesion.all():
+        return p.values
+    nearest = ndimage.distance_transform_edt(p.lesion, return_distances=False, return_indices=True)
+    around = ndimage.gaussian_filter(p.values[tuple(nearest)], 1.0)
+    return np.where(p.lesion, (1 - strength) * p.values + strength * around, p.values)
+
+
 LADDER: Mapping[str, tuple[Corrupt, tuple[float, float, float]]] = {
     "blur": (_blur, (0.5, 1.0, 2.0)), "noise": (_noise, (0.02, 0.05, 0.1)), "shift": (_shift, (0.5, 1.0, 2.0)),
     "gain": (_gain, (0.02, 0.05, 0.1)), "chessboard": (_chessboard, (0.02, 0.05, 0.1)), "lesions": (_lesions, (0.1, 0.2, 0.4)),
+    "erased lesions": (_erase, (0.33, 0.67, 1.0)),
 }  # fmt: skip
 
 
@@ -103,12 +113,12 @@ class Validity:
         for name in {s.name for s in self.metrics}:
             own = {s.corruption: s.rungs for s in self.metrics if s.name == name}
             better = METRICS[name].better
-            if "lesions" in own and "shift" in own and "lesions" not in found.get(name, ()):
-                worse = (
-                    own["lesions"][-1] < own["shift"][0] if better == "higher" else own["lesions"][-1] > own["shift"][0]
-                )
+            for what in ("lesions", "erased lesions"):
+                if what not in own or "shift" not in own or what in found.get(name, ()):
+                    continue
+                worse = own[what][-1] < own["shift"][0] if better == "higher" else own[what][-1] > own["shift"][0]
                 if not worse:
-                    found.setdefault(name, []).append("lesions (a shift of half a pixel costs more)")
+                    found.setdefault(name, []).append(f"{what} (a shift of half a pixel costs more)")
         for sight in self.sets:
             if sight.rungs[-1] < 0.8:
                 found.setdefault(sight.name, []).append(sight.corruption)
@@ -155,14 +165,20 @@ def _one_a_patient(real: Sequence[Picture]) -> list[Picture]:
 
 
 def _slab(picture: Picture) -> Picture:
-    """The middle SLAB planes of a volume and the middle of wide planes: enough for every window, and quick."""
+    """SLAB planes of a volume and the middle of wide planes, around the lesion where one is marked: enough for every window, and quick."""
     shape = picture.values.shape
     limits = (SLAB, WIDE, WIDE)[-len(shape) :]
-    middle = tuple(
-        slice(max(0, (n - most) // 2), max(0, (n - most) // 2) + most) for n, most in zip(shape, limits, strict=True)
+    centre = np.array(shape) / 2
+    if picture.lesion is not None and picture.lesion.any():
+        centre = np.argwhere(picture.lesion).mean(0)
+    starts = [
+        int(min(max(0.0, c - most / 2), max(0, n - most))) for c, n, most in zip(centre, shape, limits, strict=True)
+    ]
+    part = tuple(slice(a, a + most) for a, most in zip(starts, limits, strict=True))
+    inside, lesion = picture.inside[part], None if picture.lesion is None else picture.lesion[part]
+    return replace(
+        picture, values=picture.values[part], inside=inside if inside.any() else np.ones_like(inside), lesion=lesion
     )
-    inside = picture.inside[middle]
-    return replace(picture, values=picture.values[middle], inside=inside if inside.any() else np.ones_like(inside))
 
 
 def corrupted(picture: Picture, corruption: str, strength: float, seed: int) -> Picture:
@@ -174,7 +190,7 @@ def corrupted(picture: Picture, corruption: str, strength: float, seed: int) -> 
 def _pixel_ladder(found: Validity, pictures: Sequence[Picture], data_range: float | None, seed: int) -> None:
     for corruption, (_, strengths) in LADDER.items():
         values: dict[str, list[list[float]]] = {name: [] for name in METRICS}
-        for picture in pictures:
+        for picture in _able(pictures, corruption):
             images = [corrupted(picture, corruption, s, seed).values for s in strengths]
             for name, known in METRICS.items():
                 row = [
@@ -194,11 +210,18 @@ def _pixel_ladder(found: Validity, pictures: Sequence[Picture], data_range: floa
             )
 
 
+def _able(pictures: Sequence[Picture], corruption: str) -> list[Picture]:
+    """Pictures that can be made worse in this way."""
+    return [p for p in pictures if corruption != "erased lesions" or (p.lesion is not None and bool(p.lesion.any()))]
+
+
 def _set_ladder(found: Validity, real: Sequence[Picture], seed: int, more: Mapping[str, Embedding] | None) -> None:
     """Share of trials in which a corrupted half differs from an untouched one; none corrupted: the null."""
     for name in usable({"real": real}, more):
         sets = {"none": list(real)}
         for corruption, (_, strengths) in LADDER.items():
+            if len({p.patient for p in _able(real, corruption)}) < 10:
+                continue
             sets[corruption] = [corrupted(p, corruption, strengths[1], seed) for p in real]
         features = embed(sets, name, more)
         patients = [p.patient for p in real]

@@ -42,6 +42,7 @@ def _jobs() -> dict[str, Job]:
 def _batch(axes: str) -> Batch:
     side = (16,) * len(axes)
     images = {n: torch.rand(2, 1, *side) for n in ("T1w", "FLAIR")} | {"lesion": torch.zeros(2, 1, *side)}
+    images["place"] = torch.rand(2, 3, *side)
     values = {n: torch.zeros(2) for n in ("position", "sex", "age")}
     present = {n: torch.ones(2, dtype=torch.bool) for n in (*images, "sex", "age")}
     return to_device(Batch(("a", "b"), images, torch.eye(4).expand(2, 4, 4), values, present), WHERE)

@@ -1,0 +1,55 @@
+"""Drawing around what is known: the known stays, the unknown follows a conditional that is known in closed form."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from fabrica.contracts import Condition, Denoiser, Problem
+from fabrica.rng import Rng
+from fabrica.sampling.repaint import repaint
+
+RHO, KNOWN = 0.8, 1.5
+
+
+class Pair(Denoiser):
+    """Two correlated normal numbers: E[clean | noisy] = C (C + sigma^2)^-1 noisy."""
+
+    def groups(self):  # type: ignore[no-untyped-def]
+        return {}
+
+    def loss(self, problem, group, rng, progress):  # type: ignore[no-untyped-def]
+        raise NotImplementedError
+
+    def sample(self, problem, rng):  # type: ignore[no-untyped-def]
+        raise NotImplementedError
+
+    def denoise(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        c = torch.tensor([[1.0, RHO], [RHO, 1.0]])
+        found = c @ torch.linalg.inv(c + sigma[0] ** 2 * torch.eye(2)) @ x.flatten(2)
+        return found.reshape(x.shape)
+
+
+def _draw(rows: int = 3000, **options: float) -> Tensor:
+    known = torch.tensor([True, False]).reshape(1, 2, 1, 1)
+    values = torch.tensor([KNOWN, 9.0]).reshape(1, 2, 1, 1)
+    problem = Problem(tuple(map(str, range(rows))), (2, 1, 1))
+    return repaint(Pair(), problem, Rng(range(rows)), values=values, known=known, **options)
+
+
+def test_the_unknown_follows_the_conditional() -> None:
+    x = _draw(steps=40, again=10, high=5.0)
+    assert torch.equal(x[:, 0], torch.full_like(x[:, 0], KNOWN))
+    assert float(x[:, 1].mean()) == pytest.approx(RHO * KNOWN, abs=0.08)
+    assert float(x[:, 1].std()) == pytest.approx((1 - RHO**2) ** 0.5, rel=0.12)
+
+
+def test_more_repetitions_agree_better() -> None:
+    errors = [abs(float(_draw(steps=14, again=n)[:, 1].mean()) - RHO * KNOWN) for n in (1, 3, 10)]
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_same_seed_same_draw_in_any_company() -> None:
+    x = _draw(rows=5, steps=6)
+    assert torch.equal(x, _draw(rows=5, steps=6))
+    torch.testing.assert_close(_draw(rows=2, steps=6), x[:2], rtol=1e-4, atol=1e-5)
+    assert float((x[0] - x[1]).abs().max()) > 0.01
