@@ -73,10 +73,9 @@ def draw_patients(
 def _values(job: Synthesis, fixed: Mapping[str, str], count: int) -> list[dict[str, float | str]]:
     """What each patient is asked to be."""
     for name, value in fixed.items():
-        if name not in (*job.by, *job.covariates):
-            raise ValueError(
-                f"The run knows no {name}. It knows: {', '.join((*job.by, *job.covariates)) or 'nothing'}."
-            )
+        if name not in (*job.by, *job.covariates, *job.text):
+            known = ", ".join((*job.by, *job.covariates, *job.text)) or "nothing"
+            raise ValueError(f"The run knows no {name}. It knows: {known}.")
         if name in job.by and value not in job.by[name]:
             raise ValueError(f"{name} {value} is none of {', '.join(job.by[name])}.")
     for name in job.covariates:
@@ -93,7 +92,7 @@ def _values(job: Synthesis, fixed: Mapping[str, str], count: int) -> list[dict[s
         for name, classes in turns.items():
             own[name] = classes[i % len(classes)]
             i //= len(classes)
-        found.append({**own, **numbers})
+        found.append({**own, **numbers, **{name: fixed.get(name, "") for name in job.text}})
     return found
 
 

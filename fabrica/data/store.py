@@ -20,6 +20,7 @@ from .augment import augmented
 from .cohort import Member
 from .prepare import Grid, GridPreparation, align, offset_mm
 from .split import fingerprint
+from .text import hashed
 
 FAR_MM = 4.0  # misregistration that is reported: twice the resolution of the check
 
@@ -158,6 +159,7 @@ class Layout:
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # value -> its classes
     labels: tuple[str, ...] = ()  # contrasts that are label maps
     augment: float = 0.0  # strength of random turns and scalings in training
+    texts: Mapping[str, int] = field(default_factory=dict)  # values that are words -> length of their vector
     place: bool = False  # of volumes: `images["place"]` says where each voxel is, (B, 3, z, y, x) from -1 to 1
 
 
@@ -276,7 +278,7 @@ def class_name(value: float | str) -> str:
 def encode_values(
     rows: Sequence[Mapping[str, float | str]], layout: Layout
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Numbers as they are, classes as their index; a value that a row lacks is 0 and marked absent."""
+    """Numbers as they are, classes as their index, texts as vectors; a value that a row lacks is 0 and marked absent."""
     values: dict[str, Tensor] = {}
     present: dict[str, Tensor] = {}
     for name in layout.values:
@@ -290,6 +292,10 @@ def encode_values(
             known = [ok and isinstance(row[name], int | float) for row, ok in zip(rows, known, strict=True)]
             numbers = [float(row[name]) if ok else 0.0 for row, ok in zip(rows, known, strict=True)]
         values[name], present[name] = torch.tensor(numbers), torch.tensor(known)
+    for name, width in layout.texts.items():
+        said = [str(row[name]) if isinstance(row.get(name), str) else "" for row in rows]
+        values[name] = torch.stack([hashed(text, width) for text in said])
+        present[name] = torch.tensor([bool(text.strip()) for text in said])
     return values, present
 
 

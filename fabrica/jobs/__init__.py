@@ -72,7 +72,9 @@ def layout_of(job: Job, size: tuple[int, int, int]) -> Layout:
     labels = tuple(f.name.removeprefix("given ") for f in fields if f.kind == "label")
     contrasts = tuple(dict.fromkeys((*given, *asked)))
     place = any(f.name == "place" for f in signature.condition)
-    return Layout(contrasts, grid_axes(job), size, context, values, classes, labels, place=place)
+    return Layout(
+        contrasts, grid_axes(job), size, context, values, classes, labels, texts=getattr(job, "text", {}), place=place
+    )
 
 
 __all__ = [

@@ -133,7 +133,8 @@ class Translation(Job):
 class Synthesis(Job):
     """Patients that do not exist: x of one or several fields, unconditional, by class and by covariates.
 
-    `by` names one categorical value of the cases with its classes ({class: [Hand, CXR]}); `covariates` are numbers;
+    `by` names categorical values of the cases with their classes ({class: [Hand, CXR]}); `covariates` are numbers; `text` names
+    columns of words with the length of the vector that they become ({report: 64});
     `drop` is the chance that training hides all of them, which guidance needs. Slices are told where they lie, and every voxel of
     a volume, so that patches of training (`prepare: {size: ...}`) draw whole patients; `place: false`: not, as a codec wants it.
     """
@@ -142,19 +143,25 @@ class Synthesis(Job):
 
     def __init__(
         self, x: Sequence[str], *, axes: Axes = "yx", by: Mapping[str, Sequence[str]] | None = None,
-        covariates: Sequence[str] = (), drop: float = 0.0, place: bool = True,
+        covariates: Sequence[str] = (), text: Mapping[str, int] | None = None, drop: float = 0.0, place: bool = True,
     ) -> None:  # fmt: skip
         _check_share("synthesis", drop)
+        self.text = dict(text or {})
+        if short := [name for name, width in self.text.items() if width < 8]:
+            raise ValueError(
+                f"synthesis.text gives {short[0]} a vector of {self.text[short[0]]}, expected at least 8, such as 64."
+            )
         self.x, self.axes, self.drop, self.place = tuple(map(field_of, x)), axes, drop, place
         self.by = {name: tuple(map(str, classes)) for name, classes in (by or {}).items()}
         self.covariates = tuple(covariates)
-        self.hidden = (*self.by, *self.covariates) if drop else ()
+        self.hidden = (*self.by, *self.covariates, *self.text) if drop else ()
 
     def signature(self) -> Signature:
         classes = [Field(name, "class", len(known)) for name, known in self.by.items()]
         numbers = [field_of(name) if name in _SCALES else Field(name, "number") for name in self.covariates]
         position = () if not self.place else (_POSITION,) if self.axes == "yx" else (_PLACE,)
-        return Signature(self.x, self.axes, (*classes, *numbers, *position))
+        words = [Field(name, "embedding", width) for name, width in self.text.items()]
+        return Signature(self.x, self.axes, (*classes, *numbers, *words, *position))
 
     def problem(self, batch: Batch, rng: Rng) -> Problem:
         question = self.question(batch)
@@ -173,6 +180,7 @@ class Synthesis(Job):
         for name in (*self.by, *self.covariates):
             centre, width = _SCALES.get(name, (0.0, 1.0)) if name in self.covariates else (0.0, 1.0)
             given[name] = (batch.values[name] - centre) / width
+        given |= {name: batch.values[name] for name in self.text}
         if self.place and self.axes == "yx":
             given["position"] = batch.values["position"]
         elif self.place:

@@ -37,6 +37,7 @@ def _batch(axes: str = "yx", depth: int = 1, **extra: torch.Tensor) -> Batch:
         "position": torch.linspace(-1, 1, ROWS),
         "age": torch.tensor([20.0, 40, 60, 80]),
         "class": torch.tensor([0.0, 1, 2, 0]),
+        "report": rng.child("report").normal(16),
     }
     return Batch(tuple(f"c{i}" for i in range(ROWS)), {**images, **extra}, torch.eye(4).expand(ROWS, 4, 4), values)
 
@@ -47,6 +48,7 @@ EXAMPLES: list[tuple[Job, Batch]] = [
     (Translation(["T1w", "T2w", "FLAIR"], ["T1w", "T2w", "FLAIR"], drop=0.3), _batch()),
     (Translation(["T1w", "lesion"], ["FLAIR"], axes="zyx"), _batch("zyx")),
     (Synthesis(["T1w", "lesion"]), _batch()),
+    (Synthesis(["FLAIR"], text={"report": 16}, drop=0.2), _batch()),
     (Synthesis(["FLAIR"], axes="zyx", by={"class": ["a", "b", "c"]}, covariates=["age"]), _batch("zyx")),
     (Segmentation(["T1w"], ["lesion"]), _batch()),
     (Synthesis(["FLAIR"], by={"class": ["a", "b", "c"]}, drop=0.5), _batch()),
