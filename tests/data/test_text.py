@@ -45,7 +45,7 @@ def test_rows_without_words_are_marked() -> None:
 def test_a_family_follows_the_words() -> None:
     torch.manual_seed(0)
     signature = Signature((Field("T1w"),), "yx", (Field("report", "embedding", 16),))
-    family = Flow(signature, UNetShape((8, 16), 1), "fp32")
+    family = Flow(signature, UNetShape((8, 16), 1, patch=1), "fp32")
     optimiser = torch.optim.Adam(family.parameters(), 3e-3)
     words = torch.stack([hashed(("dark image", "bright image")[i % 2], 16) for i in range(8)])
     level = torch.tensor([0.2, 0.8]).repeat(4).reshape(-1, 1, 1, 1)
