@@ -32,7 +32,7 @@ PARTS: dict[str, dict[str, Any]] = {
                  "train": {"steps": 400, "batch": 32}},
     },
     "hippocampus": {
-        "path": "mri_hippocampus", "split": {"train": 0.6, "test": 0.4, "seed": 0}, "patients": 24,
+        "path": "mri_hippocampus", "split": {"train": 0.6, "test": 0.4, "seed": 0}, "patients": 90, "prepare": {"spacing_mm": [2, 2, 2]},
         "generator": {"job": {"name": "synthesis", "x": ["image", "label:3"], "axes": "zyx"},
                       "family": {"name": "flow", "network": {"channels": [16, 32, 64]}}, "baseline": "none", "evaluate": {"draws": 1}},
         "task": {"job": {"name": "segmentation", "from": ["image"], "x": ["label:3"], "axes": "zyx"},
@@ -63,7 +63,7 @@ def part(name: str, plan: dict[str, Any], options: argparse.Namespace) -> dict[s
     real, work = options.data / plan["path"], options.work / name
     recipe = {
         **plan["generator"], "cohorts": {"all": {"path": str(real)}}, "split": plan["split"],
-        "train": {"steps": options.steps, "batch": 32 if name == "pneumonia" else 4},
+        "train": {"steps": options.steps, "batch": 32 if name == "pneumonia" else 4}, "prepare": plan.get("prepare", {}),
     }  # fmt: skip
     run_recipe(from_plain(recipe), work / "generator")
     known = load(work / "generator" / "stages" / "model")
@@ -71,7 +71,7 @@ def part(name: str, plan: dict[str, Any], options: argparse.Namespace) -> dict[s
     drawn = work / "synthetic"
     if not (drawn / "patients.csv").is_file():
         draw_patients(work / "generator", drawn, plan["patients"], {})
-    task = {**plan["task"], "split": plan["split"], "seed": 0}
+    task = {**plan["task"], "split": plan["split"], "seed": 0, "prepare": plan.get("prepare", {})}
     compared = compare_arms(task, real, drawn, work / "arms", seeds=options.seeds, generator=work / "generator")
     arms = json.loads((work / "arms" / "downstream.json").read_text())["arms"]
     return {

@@ -43,9 +43,9 @@ def _rows_and_device(x: Tensor | None, condition: Condition) -> tuple[int, torch
     return len(some), some.device
 
 
-def vector_entries(fields: Sequence[Field], width: int) -> nn.ModuleDict:
-    """How each condition without a grid joins the embedding."""
-    return nn.ModuleDict({f.name: _entry(f, width) for f in fields})
+def vector_entries(fields: Sequence[Field], width: int) -> nn.ModuleList:
+    """How each condition without a grid joins the embedding, in the order of the fields: any name is allowed."""
+    return nn.ModuleList(_entry(f, width) for f in fields)
 
 
 def _entry(field: Field, width: int) -> nn.Module:
@@ -55,21 +55,18 @@ def _entry(field: Field, width: int) -> nn.Module:
 
 
 def embedding(
-    embed: nn.Module, entries: nn.ModuleDict, width: int, level: Tensor, fields: Sequence[Field], condition: Condition
+    embed: nn.Module, entries: nn.ModuleList, width: int, level: Tensor, fields: Sequence[Field], condition: Condition
 ) -> Tensor:
     """(B, inner) of the noise level and of every known condition without a grid."""
     frequencies = torch.exp(torch.linspace(0, math.log(200.0), width // 2, device=level.device))
     angle = level[:, None].float() * frequencies
     e: Tensor = embed(torch.cat([angle.sin(), angle.cos()], 1))
-    for f in fields:
+    for f, enter in zip(fields, entries, strict=True):
         value = condition.values.get(f.name)
         if value is None:
             continue
         known = condition.present.get(f.name)
-        if f.kind == "class":
-            entry = entries[f.name](value.long())
-        else:
-            entry = entries[f.name](value.float().reshape(len(level), -1))
+        entry = enter(value.long()) if f.kind == "class" else enter(value.float().reshape(len(level), -1))
         e = e + (entry if known is None else entry * known.float()[:, None])
     return e
 
