@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts import Codec, Condition, Family, Field, Problem, Signature
-from ..networks.blocks import PLANES
+from ..networks.blocks import PLANES, folded
 from ..networks.codec import Levels
 from ..networks.transformer import Transformer
 from ..networks.unet import UNet
@@ -101,17 +101,6 @@ class Latent(Family):
         drawn = self.prior.sample(self._inner(problem, None), rng)
         codes = drawn * (self.spread / SIZE) if self._words is None else self._words.from_one_hot(drawn)
         return self.codec.decode(codes, problem.condition)
-
-
-def folded(x: Tensor, factor: int) -> Tensor:
-    """(B, C, *axes) -> (B, C * factor^d, *axes / factor): nothing is lost."""
-    if factor == 1:
-        return x
-    d = x.ndim - 2
-    small = [n // factor for n in x.shape[2:]]
-    cut = x.reshape(*x.shape[:2], *[k for n in small for k in (n, factor)])
-    inner, outer = [3 + 2 * i for i in range(d)], [2 + 2 * i for i in range(d)]
-    return cut.permute(0, 1, *inner, *outer).reshape(len(x), -1, *small)
 
 
 def sides_of(family: Family) -> int:

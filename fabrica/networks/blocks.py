@@ -71,6 +71,17 @@ def embedding(
     return e
 
 
+def folded(x: Tensor, factor: int) -> Tensor:
+    """(B, C, *axes) -> (B, C * factor^d, *axes / factor): nothing is lost."""
+    if factor == 1:
+        return x
+    d = x.ndim - 2
+    small = [n // factor for n in x.shape[2:]]
+    cut = x.reshape(*x.shape[:2], *[k for n in small for k in (n, factor)])
+    inner, outer = [3 + 2 * i for i in range(d)], [2 + 2 * i for i in range(d)]
+    return cut.permute(0, 1, *inner, *outer).reshape(len(x), -1, *small)
+
+
 def conv(dimensions: int, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d | nn.Conv3d:
     """Same size for odd kernels; strided ones without padding."""
     padding = kernel // 2 if stride == 1 else 0

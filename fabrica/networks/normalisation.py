@@ -17,7 +17,8 @@ _silu_backward = torch.ops.aten.silu_backward
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
+    """Up to 8 groups of at least 4 channels: the norm of a lone channel would lose how bright an image is."""
+    return nn.GroupNorm(math.gcd(GROUPS, max(1, channels // 4)), channels)
 
 
 def norm_silu(norm: nn.GroupNorm, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..contracts import Condition, Field
-from .blocks import Down, Stage, Up, conv, embedding, planes_and_vectors, vector_entries, with_planes
+from .blocks import Down, Stage, Up, conv, embedding, folded, planes_and_vectors, vector_entries, with_planes
 from .normalisation import group_norm, norm_silu
 
 
@@ -63,7 +63,8 @@ class UNet(nn.Module):
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self._build(dimensions, width, shape, inner)
         self.last = group_norm(width[0])
-        self.head = conv(dimensions, 2 * width[0], out_channels * shape.patch**dimensions, 1 if shape.patch > 1 else 3)
+        beside = 2 * width[0] + x_channels * shape.patch**dimensions
+        self.head = conv(dimensions, beside, out_channels * shape.patch**dimensions, 1 if shape.patch > 1 else 3)
         self.patch, self.out_channels, self.width = shape.patch, out_channels, width[0]
         self.recompute = shape.recompute
         nn.init.zeros_(self.head.weight)
@@ -109,7 +110,8 @@ class UNet(nn.Module):
             h = self._through(self.middle, h, e)
             for module in self.up:
                 h = self._through(module, h if isinstance(module, Up) else torch.cat([h, skips.pop()], 1), e)
-            h = self.head(torch.cat([norm_silu(self.last, h), first], 1))  # noise reaches the output unnormalised
+            raw = [] if x is None else [folded(x, self.patch).to(h.dtype)]
+            h = self.head(torch.cat([norm_silu(self.last, h), first, *raw], 1))  # noise reaches the output whole
         return self._unfold(h.float())
 
     def _through(self, module: nn.Module, h: Tensor, e: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from fabrica.config import from_plain
 from fabrica.contracts import Condition, Field, Problem, Signature
 from fabrica.document import RecipeError
 from fabrica.families import Autoregressive, Fsq, Latent, Vae, latent_signature, sides_of
-from fabrica.families.latent import folded
+from fabrica.networks.blocks import folded
 from fabrica.networks.codec import Levels
 from fabrica.networks.unet import UNetShape
 from fabrica.rng import Rng

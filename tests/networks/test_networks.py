@@ -182,3 +182,23 @@ def test_a_norm_without_gradients_is_an_inference() -> None:
     norm, x = group_norm(8), torch.randn(2, 8, 4, 4)
     with torch.inference_mode():
         torch.testing.assert_close(norm_silu(norm, x), functional.silu(norm(x)))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 8, 12, 16, 24, 32, 48, 100, 192])
+def test_no_channel_is_normalised_alone(channels: int) -> None:
+    """A lone channel would lose how bright an image is: narrow networks learned nothing then."""
+    norm = group_norm(channels)
+    assert norm.num_groups == 1 or channels // norm.num_groups >= 4
+    assert norm.num_groups <= 8
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_what_enters_reaches_the_head_whole(patch: int) -> None:
+    """However narrow the stem: the head alone can copy every voxel of every channel."""
+    net = UNet(3, 4, 4, (), UNetShape((4,), 1, patch=patch))
+    width = net.head.weight.shape[1] - 4 * patch**3
+    torch.nn.init.zeros_(net.head.weight)
+    for k in range(4 * patch**3):
+        net.head.weight.data[(k, width + k, *[net.head.kernel_size[0] // 2] * 3)] = 1.0
+    x = torch.randn(2, 4, 4, 4, 8)
+    torch.testing.assert_close(net(x, torch.zeros(2), Condition()), x)
