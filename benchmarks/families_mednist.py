@@ -367,7 +367,7 @@ def tabulate(options: argparse.Namespace, train: dict[str, NDArray[Any]], held: 
             adherence = float((net(tensor(drawn["images"])).argmax(1).numpy() == drawn["labels"]).mean())
             rows.append({**facts, "adherence": adherence, **sets.measure(drawn["images"])})
             print(rows[-1])
-    real = sets.measure(train["images"][np.random.default_rng(3).permutation(len(train["images"]))[:DRAWS]])
+        real = sets.measure(train["images"][np.random.default_rng(3).permutation(len(train["images"]))[:DRAWS]])
     found = {
         "machine": machine(),
         "minutes": options.minutes,
