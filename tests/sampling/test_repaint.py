@@ -29,7 +29,7 @@ class Pair(Denoiser):
         return found.reshape(x.shape)
 
 
-def _draw(rows: int = 3000, **options: float) -> Tensor:
+def _draw(rows: int = 400, **options: float) -> Tensor:
     known = torch.tensor([True, False]).reshape(1, 2, 1, 1)
     values = torch.tensor([KNOWN, 9.0]).reshape(1, 2, 1, 1)
     problem = Problem(tuple(map(str, range(rows))), (2, 1, 1))
@@ -37,15 +37,15 @@ def _draw(rows: int = 3000, **options: float) -> Tensor:
 
 
 def test_the_unknown_follows_the_conditional() -> None:
-    x = _draw(steps=40, again=10, high=5.0)
+    x = _draw(steps=24, again=8, high=5.0)
     assert torch.equal(x[:, 0], torch.full_like(x[:, 0], KNOWN))
-    assert float(x[:, 1].mean()) == pytest.approx(RHO * KNOWN, abs=0.08)
-    assert float(x[:, 1].std()) == pytest.approx((1 - RHO**2) ** 0.5, rel=0.12)
+    assert float(x[:, 1].mean()) == pytest.approx(RHO * KNOWN, abs=0.2)
+    assert float(x[:, 1].std()) == pytest.approx((1 - RHO**2) ** 0.5, rel=0.25)
 
 
 def test_more_repetitions_agree_better() -> None:
-    errors = [abs(float(_draw(steps=14, again=n)[:, 1].mean()) - RHO * KNOWN) for n in (1, 3, 10)]
-    assert errors[0] > errors[1] > errors[2]
+    errors = [abs(float(_draw(steps=14, again=n)[:, 1].mean()) - RHO * KNOWN) for n in (1, 6)]
+    assert errors[1] < 0.6 * errors[0]
 
 
 def test_same_seed_same_draw_in_any_company() -> None:
