@@ -14,6 +14,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fabrica.checkpoint import load
 from fabrica.config import from_plain
 from fabrica.downstream import compare_arms
@@ -75,6 +77,7 @@ def part(name: str, plan: dict[str, Any], options: argparse.Namespace) -> dict[s
     compared = compare_arms(task, real, drawn, work / "arms", seeds=options.seeds, generator=work / "generator")
     arms = json.loads((work / "arms" / "downstream.json").read_text())["arms"]
     return {
+        "seeds": options.seeds, "threads": torch.get_num_threads(),
         "generator_s": known[1]["seconds"], "steps": options.steps, "sentence": compared.sentence(), "arms": arms, "patients": plan["patients"],
         "figures": figures(work / "arms", options.seeds), "machine": f"{platform.processor() or platform.machine()}, {precision.choose('cpu')}",
     }  # fmt: skip
@@ -97,11 +100,11 @@ def figures(folder: Path, seeds: int) -> dict[str, list[float]]:
 def write(found: dict[str, Any], options: argparse.Namespace) -> None:
     lines = [
         "# Does synthetic data help?", "",
-        "`python benchmarks/downstream_real.py --data DIR`. Arms at equal steps; each patient's mean over seeds; intervals over patients; gain over",
+        "`python benchmarks/downstream_real.py --data DIR`, with what each part names. Arms at equal steps; each patient's mean over seeds; intervals over patients; gain over",
         "real images with classical augmentation, on the same unseen patients. The generator saw the training patients alone.", "",
     ]  # fmt: skip
     for name, one in found.items():
-        lines += [f"## {name}", "", f"Generator: {one['steps']} steps, {one['generator_s']:.0f} s of training; {one['patients']} synthetic patients. {one['machine']}.", "",
+        lines += [f"## {name}", "", f"`--only {name} --steps {one['steps']} --seeds {one['seeds']}`, threads: {one['threads']}. Generator: {one['generator_s']:.0f} s of training; {one['patients']} synthetic patients. {one['machine']}.", "",
                   "| arm | endpoint | value | interval | by seed | gain | interval |", "|---|---|---|---|---|---|---|"]  # fmt: skip
         for a in one["arms"]:
             gain = a["gain"] or {"value": None, "interval": None}

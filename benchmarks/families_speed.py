@@ -14,7 +14,7 @@ import gc
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +92,18 @@ def families(axes: str, side: int, batch: int, chosen: str, rounds: int) -> dict
         condition = Condition() if name == "vq" else Condition({"given T1w": image})
         problem = Problem(tuple(map(str, rows)), (target.shape[1], *grid), condition, target=target, paired=paired)
         work[name] = (stepper(family, problem), lambda f=family, p=problem, r=rows: f.eval().sample(p, Rng(r)))
-    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in names}
+    return timed(work, rounds, batch)
+
+
+def timed(work: Mapping[str, tuple[Callable[[], Any], Callable[[], Any]]], rounds: int, batch: int) -> dict[str, Any]:
+    """Milliseconds an image of each pair (training step, draw), medians of interleaved rounds after one that warms up."""
+    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in work}
     for number in range(rounds + 1):
         for name, pair in work.items():
             for kind, run in enumerate(pair):
                 began = time.perf_counter()
                 run()
-                if number:  # the first round warms up
+                if number:
                     times[name][kind].append(1e3 * (time.perf_counter() - began))
     return {
         n: {"step_ms": statistics.median(a) / batch, "draw_ms": statistics.median(b) / batch}
@@ -152,19 +157,9 @@ def codecs(axes: str, side: int, batch: int, chosen: str, rounds: int) -> dict[s
         ),
         "autoencoder, MONAI": (train_theirs, lambda: there_and_back(lambda: theirs.reconstruct(x))),
     }
-    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in work}
-    for number in range(rounds + 1):
-        for name, pair in work.items():
-            for kind, run in enumerate(pair):
-                began = time.perf_counter()
-                run()
-                if number:
-                    times[name][kind].append(1e3 * (time.perf_counter() - began))
+    found = timed(work, rounds, batch)
     gc.collect()
-    return {
-        n: {"step_ms": statistics.median(a) / batch, "draw_ms": statistics.median(b) / batch, "step_mb": peak_bytes(work[n][0]) / 1e6}
-        for n, (a, b) in times.items()
-    }  # fmt: skip
+    return {name: {**figures, "step_mb": peak_bytes(work[name][0]) / 1e6} for name, figures in found.items()}
 
 
 def write(known: dict[str, Any]) -> None:

@@ -31,6 +31,7 @@ from .plan import Recipe, Stage
 from .train import Trained
 
 Say = Callable[[str], None]
+COST_PICTURES = 60  # drawn again at every other cost, and kept in memory for it
 
 
 @dataclass
@@ -67,7 +68,7 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
     competitors = competitors_of(ready.store, evidence)
     draws = 1 if stage.family.name == "regression" else recipe.evaluate.draws
     result = _blank(stage, trained)
-    gallery = Gallery(_most(recipe, ready), ready.preparation.spacing_mm or (1.0, 1.0, 1.0))
+    gallery = Gallery(_fewer(ready, recipe.evaluate.realism), ready.preparation.spacing_mm or (1.0, 1.0, 1.0))
     kept: list[_Asked] = []
     extra = ("lesion", *((recipe.evaluate.mask,) if recipe.evaluate.mask else ()))
     pictures = Pictures()
@@ -83,8 +84,8 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
                 evidence, a.name, a.case, x, competitors, ready.preparation, seconds, a.hidden
             )
             pictures.add(a.name, a.case, x, fields, reads(job), a.hidden)
-            if not gallery.full:
-                _hang(gallery, job, a, x)
+            _hang(gallery, job, a, x)
+            if recipe.evaluate.evaluations and len(kept) < _fewer(ready, COST_PICTURES):
                 kept.append(replace(a, shown=a.shown[:1]))
         names = f"{asked[0].name} to {asked[-1].name}" if len(asked) > 1 else asked[0].name
         say(f"{stage.name}: {names} drawn {len(asked[0].shown)} times, {seconds:.1f} s a draw.")
@@ -96,12 +97,10 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
     return result
 
 
-def _most(recipe: Recipe, ready: Ready) -> int:
-    return (
-        recipe.evaluate.realism
-        if ready.layout.axes == "yx" and ready.preparation.size[0] == 1
-        else recipe.evaluate.realism * 2 // 5
-    )
+def _fewer(ready: Ready, pictures: int) -> int:
+    """How many cases to keep where so many pictures would be: of volumes fewer."""
+    single = ready.layout.axes == "yx" and ready.preparation.size[0] == 1
+    return pictures if single else pictures * 2 // 5
 
 
 def _pictured(job: Job) -> tuple[Field, int] | None:
@@ -129,10 +128,9 @@ def _judge_set(recipe: Recipe, ready: Ready, gallery: Gallery, result: StageResu
     """Tier 2 of a stage: realism, and adherence to the values that were asked for."""
     if (found := _pictured(ready.job)) is None or not gallery.most:
         return
-    name, known = (
-        found[0].name,
-        [f.name for f in ready.job.signature().condition if f.kind in ("class", "number") and f.name != "position"],
-    )
+    name = found[0].name
+    given = ready.job.signature().condition
+    known = [f.name for f in given if f.kind in ("class", "number") and f.name != "position"]
     gallery.add_training(
         (e.name, e.patient, ready.store.array(e, name)[0], {n: v for n, v in e.values.items() if n in known})
         for e in ready.store.entries if name in e.files

@@ -19,8 +19,11 @@ from .data import cohort as cohorts
 from .data.cohort import Member
 from .data.prepare import Grid, grid_of
 from .data.store import Prepared, prepare_case, question_batch, to_device
-from .drawing import Answering
+from .drawing import ROWS, Answering
+from .families import Drawn, Latent
 from .machine import find_device
+from .memory import drawing_room
+from .networks.tiled import tiled
 from .rng import Rng, derive
 from .sampling.repaint import repaint
 
@@ -83,8 +86,8 @@ def _painter(run: Path, label: str, device: str) -> tuple[Answering, list[Field]
     if not file.is_file():
         raise ValueError(f"{run} is not a run: it holds no recipe.yaml. Start one: fabrica run recipes/painting.yaml")
     recipe = from_plain(yaml.safe_load(file.read_text()), str(file))
-    able = []
-    for one in recipe.stages:
+    able, codecs = [], {one.codec for one in recipe.stages}
+    for one in (s for s in recipe.stages if s.name not in codecs):
         fields = one.build_job().signature().x if one.job.name == "synthesis" else ()
         kinds = {f.kind for f in fields if f.name == label} | {"" for f in fields if f.kind == "intensity"}
         if kinds == {"label", ""}:
@@ -95,11 +98,24 @@ def _painter(run: Path, label: str, device: str) -> tuple[Answering, list[Field]
             f"Train one: job: {{name: synthesis, x: [FLAIR, {label}]}}, as in recipes/painting.yaml"
         )
     answering = Answering(run, recipe, able[0], find_device(device))
-    prior = getattr(answering.family, "prior", answering.family)
-    if not isinstance(prior, Denoiser):
-        raise ValueError(f"{able[0].family.name} cannot draw a part of an image. Train with: family: {{name: flow}}")
+    _prior(answering)
     x = answering.job.signature().x
     return answering, [f for f in x if f.kind == "intensity"], next(f for f in x if f.name == label)
+
+
+def _prior(answering: Answering) -> Denoiser:
+    """What denoises, in pixels; a recipe's sampler is left out, as painting has its own."""
+    family = answering.family.prior if isinstance(answering.family, Drawn) else answering.family
+    if isinstance(family, Latent):
+        raise ValueError(
+            f"{answering.stage.name} draws in the codes of {answering.stage.codec}: a part of a code is no part of an image. "
+            "Train in pixels: family: {name: flow}"
+        )
+    if not isinstance(family, Denoiser):
+        raise ValueError(
+            f"{answering.stage.family.name} cannot draw a part of an image. Train with: family: {{name: flow}}"
+        )
+    return family
 
 
 def _painted(
@@ -155,10 +171,8 @@ def _middle(image: Image) -> str:
 @torch.inference_mode()
 def _filled(answering: Answering, prepared: Prepared, marked: Field, lesion: Lesion, draws: int) -> Tensor:
     """(draws, C, z, y, x): the scan as it is, but drawn anew around the lesion."""
-    family = answering.family.eval()
-    prior = getattr(family, "prior", family)
-    assert isinstance(prior, Denoiser)  # `_painter` asked
-    device = next(family.parameters()).device
+    prior = _prior(answering).eval()
+    device = next(prior.parameters()).device
     values, known = _known(answering, prepared, marked, lesion)
     slices = answering.layout.axes == "yx"
     batch = to_device(question_batch(prepared, answering.layout), device)
@@ -169,14 +183,16 @@ def _filled(answering: Answering, prepared: Prepared, marked: Field, lesion: Les
         touched = (~known).flatten(1).any(1).nonzero().flatten()
     else:
         values, known = values[None], known[None]
+    rows, fitting = drawing_room(prior, problem, min(ROWS, len(problem.cases)), device.type)
     found = []
     for number in range(draws):
         x = values.clone()
-        if len(touched):
-            some = problem.rows(touched)
+        for index in torch.split(touched, rows):
+            some = problem.rows(index)
             rng = Rng([derive(answering.seed, "paint", case, number) for case in some.cases])
-            v, k = values[touched].to(device), known[touched].to(device)
-            x[touched] = repaint(prior, some, rng, values=v, known=k).float().cpu()
+            v, k = values[index].to(device), known[index].to(device)
+            with tiled(prior, answering.window or fitting):
+                x[index] = repaint(prior, some, rng, values=v, known=k).float().cpu()
         found.append(x.transpose(0, 1) if slices else x[0])
     return torch.stack(found)
 

@@ -102,6 +102,43 @@ def test_a_family_that_cannot_paint(tmp_path: Path) -> None:
         paint_lesion(tmp_path / "run", tmp_path, tmp_path / "out", Lesion((0.0, 0.0, 0.0), 5.0), say=_quiet)
 
 
+def test_a_model_in_codes_is_refused(tmp_path: Path) -> None:
+    fields = {"name": "synthesis", "x": ["FLAIR", "lesion"]}
+    plain = _recipe("yx")
+    train = {**plain.pop("train"), "steps": 2}
+    plain.pop("job"), plain.pop("family")
+    narrow = {"channels": [8, 16], "blocks": 1}
+    plain["stages"] = {
+        "codec": {"job": {**fields, "place": False}, "family": {"name": "vae", "codes": 4, "network": narrow}, "train": train},
+        "model": {"job": fields, "family": {"name": "flow", "in": {"stage": "codec"}, "network": narrow}, "train": train},
+    }  # fmt: skip
+    run_recipe(from_plain(plain), tmp_path / "run", say=_quiet)
+    with pytest.raises(ValueError, match=r"draws in the codes of codec.*Train in pixels"):
+        paint_lesion(tmp_path / "run", tmp_path, tmp_path / "out", Lesion((0.0, 0.0, 0.0), 5.0), say=_quiet)
+
+
+def test_a_recipe_with_a_sampler_and_windows(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """Painting has its own sampler; a volume larger than the window is painted by blended windows."""
+    _, scans = trained
+    _, at = _centre(scans)
+    plain = _recipe("zyx", sampler={"name": "dpm", "steps": 2}, evaluate={"draws": 1, "window": [16, 32, 32]})
+    run_recipe(from_plain(plain), tmp_path / "run", say=_quiet)
+    seen: list[tuple[int, ...]] = []
+    from fabrica.networks.unet import UNet
+
+    plain_forward = UNet.forward
+
+    def forward(self: UNet, x: torch.Tensor, *rest: object) -> torch.Tensor:
+        seen.append(tuple(x.shape[2:]))
+        return plain_forward(self, x, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UNet, "forward", forward)
+        written = paint_lesion(tmp_path / "run", scans, tmp_path / "out", Lesion(at, 10.0), say=_quiet)
+    assert len(written) == 2
+    assert set(seen) == {(16, 32, 32)}
+
+
 def test_the_verb(trained: tuple[Path, Path], tmp_path: Path) -> None:
     run, scans = trained
     _, at = _centre(scans)

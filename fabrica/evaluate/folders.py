@@ -307,8 +307,10 @@ def _compare(sets: Mapping[str, list[Picture]], report: Report, asked: Asked) ->
         if copies := len(pictures) - len({p.values.tobytes() for p in pictures}):
             report.remark(f"{copies} of {len(pictures)} {side} images are exact copies of another one there.")
     try:
-        others = {side: sets.get(side, ()) for side in ("training", "holdout", "competitor")}
-        found = realism(generated, real, **others, more=asked.embeddings, seed=asked.seed)
+        training, holdout, competitor = (sets.get(side, ()) for side in ("training", "holdout", "competitor"))
+        found = realism(
+            generated, real, training=training, holdout=holdout, competitor=competitor, more=asked.embeddings, seed=asked.seed
+        )  # fmt: skip
     except ValueError as error:
         report.not_evaluated.append(f"distances between sets: {error}")
         return

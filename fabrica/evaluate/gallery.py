@@ -69,10 +69,10 @@ class Gallery:
                 *remarks, f"distances between sets: needs at least {LEAST} test patients (and {2 * LEAST} for their null); there are {min(patients)}.",
             ]  # fmt: skip
         try:
-            found = realism(self.drawn, self.real, training=self.training, seed=seed)
+            found = realism(self.drawn, self.real, training=self.training, seed=seed, unseen=True)
         except ValueError as error:
             return None, [*remarks, f"distances between sets: {error}"]
-        return found, [*remarks, *(n for n in found.not_evaluated if "--" not in n)]
+        return found, [*remarks, *found.not_evaluated]
 
     def adherence(self, asked: Sequence[str], seed: int) -> tuple[list[Adherence], list[str]]:
         """For each value that draws were asked for: whether a reader taught by real images sees it in them."""

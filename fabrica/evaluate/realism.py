@@ -94,14 +94,15 @@ class Realism:
 def realism(
     generated: Sequence[Picture], real: Sequence[Picture], *, training: Sequence[Picture] = (),
     holdout: Sequence[Picture] = (), competitor: Sequence[Picture] = (), more: Mapping[str, Embedding] | None = None,
-    seed: int = 0,
+    seed: int = 0, unseen: bool = False,
 ) -> Realism:  # fmt: skip
     """Distances with nulls, patient-wise tests, and authenticity against the training set when it is given.
 
-    `holdout`: real patients whom the generator never saw; they join the reference for distances. Deterministic.
+    `holdout`: real patients whom the generator never saw; they join the reference for distances. `unseen`: training saw none
+    of `real` either, which then says how near to training images unseen patients are. Deterministic.
     """
     found = Realism()
-    if training and not holdout:
+    if training and not holdout and not unseen:
         found.not_evaluated.append(
             "memorised share beside its expectation: needs --holdout, patients whom training did not see."
         )
@@ -129,6 +130,8 @@ def realism(
                 for side in ("generated", "holdout")
                 if side in used
             }
+            if unseen and not holdout:
+                found.authentic[name]["holdout"] = feature.authenticity(features["real"], features["training"])
     return found
 
 
@@ -145,7 +148,7 @@ def _distances(
     rows, real = np.concatenate([features[side] for side in pool]), sorted(set(members))
     n = min(len(own), len(real) // 2)
     if n < LEAST:
-        needs = f"{LEAST} generated and {2 * LEAST} real patients (--reference and --holdout together)"
+        needs = f"{LEAST} generated and {2 * LEAST} real patients (held out ones included)"
         _once(
             found.not_evaluated,
             f"distances between sets: needs at least {needs}; there are {len(own)} and {len(real)}.",

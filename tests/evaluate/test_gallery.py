@@ -28,7 +28,7 @@ def test_likeness_and_difference_are_told_apart() -> None:
     ).realism(0)
     assert alike is not None
     assert other is not None
-    assert not missing
+    assert missing == ["memorised share: needs --training, the images that the generator learned from."]
     assert alike.sentence().startswith("By none of 3 embeddings")
     assert other.sentence().startswith(("Generated differ", "The embeddings disagree"))
     assert max(t.p_value for t in other.tests if t.embedding != "thumbnail") < 0.01
@@ -41,6 +41,17 @@ def test_copies_of_training_are_seen() -> None:
     found, _ = gallery.realism(0)
     assert found is not None
     assert found.authentic["thumbnail"]["generated"] < 0.1
+    assert (
+        found.authentic["thumbnail"]["holdout"] > 0.3
+    )  # test patients, whom training did not see, are the expectation
+    assert not any("memorised" in line or "--" in line for line in found.not_evaluated)
+
+
+def test_no_null_is_said() -> None:
+    found, missing = _gallery([_image(i) for i in range(LEAST + 1)]).realism(0)
+    assert found is not None
+    assert not found.distances
+    assert any(f"needs at least {LEAST} generated and {2 * LEAST} real" in line for line in missing)
 
 
 def test_too_few_say_so_and_blank_draws_are_counted() -> None:
