@@ -42,6 +42,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/precision_exactness.py --data $(SCANS)
 	$(BIN)/python benchmarks/evaluation_real.py --data $(SCANS) --steps 200
 	$(BIN)/python benchmarks/downstream_real.py --data $(SCANS)
+	$(BIN)/python benchmarks/families_hippocampus.py --data $(SCANS)
 	$(BIN)/python benchmarks/families_speed.py --large
 	$(BIN)/python benchmarks/families_mednist.py --data $(SCANS)
 	$(BIN)/python benchmarks/translation_ms.py --data $(SCANS)/mri_multicontrast/ms_mni

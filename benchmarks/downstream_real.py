@@ -1,6 +1,6 @@
-"""Does synthetic data help, on real scans: X-rays by class (pneumoniamnist) and hippocampi with their labels.
+"""Does synthetic data help, on real scans: X-rays by class (pneumoniamnist). Hippocampi: families_hippocampus.py.
 
-    python benchmarks/downstream_real.py --data DIR [--only pneumonia|hippocampus] [--steps 1500] [--seeds 5]
+    python benchmarks/downstream_real.py --data DIR [--steps 1500] [--seeds 5]
 
 DIR is the folder of scans. A generator is trained on the same training patients as the arms, synthetic patients are drawn, and
 `fabrica downstream` compares. Finished parts are not run again (--work DIR). Writes results/downstream_real.json and .md.
@@ -33,14 +33,6 @@ PARTS: dict[str, dict[str, Any]] = {
                  "family": {"name": "regression", "network": {"channels": [16, 32, 64], "blocks": 1}},
                  "train": {"steps": 400, "batch": 32}},
     },
-    "hippocampus": {
-        "path": "mri_hippocampus", "split": {"train": 0.6, "test": 0.4, "seed": 0}, "patients": 90, "prepare": {"spacing_mm": [2, 2, 2]},
-        "generator": {"job": {"name": "synthesis", "x": ["image", "label:3"], "axes": "zyx"},
-                      "family": {"name": "flow", "network": {"channels": [16, 32, 64]}}, "baseline": "none", "evaluate": {"draws": 1}},
-        "task": {"job": {"name": "segmentation", "from": ["image"], "x": ["label:3"], "axes": "zyx"},
-                 "family": {"name": "regression", "network": {"channels": [8, 16, 32], "blocks": 1}},
-                 "train": {"steps": 150, "batch": 4, "learning_rate": 0.003}},
-    },
 }  # fmt: skip
 
 
@@ -65,7 +57,7 @@ def part(name: str, plan: dict[str, Any], options: argparse.Namespace) -> dict[s
     real, work = options.data / plan["path"], options.work / name
     recipe = {
         **plan["generator"], "cohorts": {"all": {"path": str(real)}}, "split": plan["split"],
-        "train": {"steps": options.steps, "batch": 32 if name == "pneumonia" else 4}, "prepare": plan.get("prepare", {}),
+        "train": {"steps": options.steps, "batch": 32},
     }  # fmt: skip
     run_recipe(from_plain(recipe), work / "generator")
     known = load(work / "generator" / "stages" / "model")
@@ -73,7 +65,7 @@ def part(name: str, plan: dict[str, Any], options: argparse.Namespace) -> dict[s
     drawn = work / "synthetic"
     if not (drawn / "patients.csv").is_file():
         draw_patients(work / "generator", drawn, plan["patients"], {})
-    task = {**plan["task"], "split": plan["split"], "seed": 0, "prepare": plan.get("prepare", {})}
+    task = {**plan["task"], "split": plan["split"], "seed": 0}
     compared = compare_arms(task, real, drawn, work / "arms", seeds=options.seeds, generator=work / "generator")
     arms = json.loads((work / "arms" / "downstream.json").read_text())["arms"]
     return {

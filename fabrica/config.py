@@ -19,7 +19,8 @@ from .document import RecipeError, override, parse
 from .evaluate import METRICS
 from .families import FAMILIES, RUNTIME, Latent, latent_signature, sides_of
 from .jobs import JOBS, grid_axes, job_options, reads
-from .networks.unet import UNetShape
+from .networks.transformer import Transformer
+from .networks.unet import UNet, UNetShape
 from .plan import (
     CohortPlan,
     EvaluatePlan,
@@ -173,8 +174,9 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
     if codec is None:
         _check_kinds(made, FAMILIES.find(family.name), f"{dot}family")
     paired = _pairing(value.get("pairing", "patient"), FAMILIES.find(family.name), f"{dot}pairing")
+    unmade = None
     if not trained and codec is None:
-        guard(f"{dot}family", lambda: _unmade(family, made.signature(), network))
+        unmade = guard(f"{dot}family", lambda: _unmade(family, made.signature(), network))
     sampler = named(value["sampler"], f"{dot}sampler") if "sampler" in value else None
     _check_sampler(sampler, FAMILIES.find(family.name), made, f"{dot}sampler")
     train = dataclass_of(TrainPlan, value.get("train", {}), f"{dot}train")
@@ -186,6 +188,8 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
             raise AtError(f"{dot}cohorts", str(unknown("cohort", str(cohort), list(cohorts))))
     prepare = dataclass_of(PreparePlan, value.get("prepare", {}), f"{dot}prepare")
     _check_prepare(prepare, grid_axes(made), f"{dot}prepare")
+    if unmade is not None:
+        _check_multiple(prepare, unmade, f"{dot}prepare")
     given = dataclass_of(InputPlan, value["input"], f"{dot}input") if "input" in value else None
     guidance = (
         _guidance(value["guidance"], made, FAMILIES.find(family.name), f"{dot}guidance")
@@ -242,9 +246,10 @@ def _check_codec(stage: Stage, known: Mapping[str, Stage]) -> None:
     signature = guard(at, lambda: latent_signature(mine, made, kind))
     prior = guard(f"stages.{stage.name}.family", lambda: _unmade(stage.family, signature, stage.network))
     step = sides_of(Latent(made, prior, mine.condition))
-    if MULTIPLE % step and stage.prepare.size is None:
+    multiple = stage.prepare.multiple
+    if multiple % step and stage.prepare.size is None:
         raise AtError(
-            at, f"Codes and network together need sides that are multiples of {step}, scans are prepared to multiples of {MULTIPLE}. "
+            at, f"Codes and network together need sides that are multiples of {step}, scans are prepared to multiples of {multiple}. "
             "Use fewer levels or a smaller patch in one of the two.",
         )  # fmt: skip
 
@@ -419,6 +424,16 @@ def _check_prepare(prepare: PreparePlan, axes: str, at: str) -> None:
         )
     if prepare.size is not None and any(v % 8 for v in prepare.size[-2:]):
         raise AtError(f"{at}.size", f"prepare.size is {list(prepare.size)}, expected multiples of 8, better of 16.")
+
+
+def _check_multiple(prepare: PreparePlan, family: Family, at: str) -> None:
+    whole(prepare.multiple, f"{at}.multiple")
+    needed = max([sides_of(family), *(m.multiple for m in family.modules() if isinstance(m, UNet | Transformer))])
+    if prepare.multiple != MULTIPLE and prepare.size is None and prepare.multiple % needed:
+        raise AtError(
+            f"{at}.multiple", f"prepare.multiple is {prepare.multiple}, and the network needs sides that are multiples of {needed}. "
+            f"Write: multiple: {needed}",
+        )  # fmt: skip
 
 
 def _cohort(value: Any, at: str) -> CohortPlan:

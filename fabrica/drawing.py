@@ -20,7 +20,7 @@ from .checkpoint import load_weights
 from .config import from_plain
 from .contracts import Codec, Condition, Denoiser, Family, Field, Image, Job, Problem
 from .data.cohort import Member, overlaid
-from .data.prepare import GridPreparation
+from .data.prepare import MULTIPLE, GridPreparation
 from .data.store import Layout, Prepared, joined, prepare_case, question_batch, to_device
 from .evaluate.embedding import Embedding, Picture, planes
 from .families import FAMILIES, RUNTIME, Drawn, Guided, Latent, latent_signature
@@ -84,7 +84,8 @@ def plain_preparation(preparation: GridPreparation) -> dict[str, Any]:
 def preparation_from(plain: Mapping[str, Any]) -> GridPreparation:
     spacing = plain["spacing_mm"]
     scales = {k: (float(v[0]), float(v[1])) for k, v in plain["scales"].items()}
-    return GridPreparation(plain["axes"], tuple(spacing) if spacing else None, tuple(plain["size"]), scales)
+    size, multiple = tuple(plain["size"]), plain.get("multiple", MULTIPLE)
+    return GridPreparation(plain["axes"], tuple(spacing) if spacing else None, size, scales, multiple)
 
 
 def drawer(stage: Stage, family: Family) -> Family:

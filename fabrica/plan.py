@@ -47,6 +47,9 @@ class PreparePlan:
 
     spacing_mm: Sequence[float] | None = None
     size: Sequence[int] | None = None  # of training patches (z, y, x) or (y, x); none = the whole patient
+    multiple: int = (
+        16  # of which sides are multiples: less wastes fewer voxels on small organs, and suits fewer networks
+    )
 
 
 @dataclass(frozen=True)

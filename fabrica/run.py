@@ -227,7 +227,9 @@ def prepare_stage(
     if stage.trained:
         preparation = _trained_elsewhere(stage.trained, split)
     else:
-        preparation = fit_preparation(_aligned(train, contrasts, reference), reference, axes, stage.prepare.spacing_mm)
+        preparation = fit_preparation(
+            _aligned(train, contrasts, reference), reference, axes, stage.prepare.spacing_mm, stage.prepare.multiple
+        )
     store, remarks = build_store(place / stage.name, train, contrasts, reference, preparation)
     for remark in remarks:
         say(remark)

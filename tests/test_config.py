@@ -64,6 +64,8 @@ def test_a_good_recipe_and_its_baseline(tmp_path: Path) -> None:
         ("evaluate: {draws: 2}", "prepare: {spacing_mm: [1000, 1000]}", r":8: .*is the unit mm"),
         ("evaluate: {draws: 2}", "prepare: {spacing_mm: [1]}", r":8: .*expected 3 positive numbers"),
         ("evaluate: {draws: 2}", "prepare: {size: [30, 30]}", r":8: .*multiples of 8"),
+        ("evaluate: {draws: 2}", "prepare: {multiple: 3}", r":8: .*prepare.multiple is 3, and the network needs"),
+        ("evaluate: {draws: 2}", "prepare: {multiple: 0}", r":8: .*expected at least 1"),
         ("evaluate: {draws: 2}", "evaluate: {draws: 0}", r":8: evaluate.draws is 0"),
         ("evaluate: {draws: 2}", "evaluate: {window: [64]}", r":8: .*expected a multiple of 16 for each of 2 axes"),
         ("evaluate: {draws: 2}", "evaluate: {window: [64, 40]}", r":8: .*expected a multiple of 16"),

@@ -164,9 +164,10 @@ class GridPreparation(Preparation):
     spacing_mm: tuple[float, float, float] | None  # (z, y, x); None = as the source
     size: tuple[int, int, int]  # smallest box (z, y, x) in voxels; z is free for slices
     scales: Mapping[str, tuple[float, float]]
+    multiple: int = MULTIPLE  # of which sides are multiples; z is free for slices
 
     def grid(self, image: Image, crop: bool = True) -> Grid:
-        """The box around the patient on this preparation's spacing, at least `size`, sides a multiple of 16."""
+        """The box around the patient on this preparation's spacing, at least `size`."""
         source = grid_of(image)
         volume = image.data[0] if image.axes == "zyx" else image.data[:1]
         affine, shape = _canonical(source)
@@ -178,7 +179,9 @@ class GridPreparation(Preparation):
         extent = [max(1, round(float((n - 1) / s)) + 1) for n, s in zip(shape, step.tolist(), strict=True)]
         low, high = _box(volume, source, affine, step, extent) if crop else ([0, 0, 0], extent)
         size = [max(h - n, own) for n, h, own in zip(low, high, self.size, strict=True)]
-        size = [n if self.axes == "yx" and k == 0 else -(-n // MULTIPLE) * MULTIPLE for k, n in enumerate(size)]
+        size = [
+            n if self.axes == "yx" and k == 0 else -(-n // self.multiple) * self.multiple for k, n in enumerate(size)
+        ]
         if self.axes == "yx":
             low[0], size[0] = 0, extent[0]
         start = [
@@ -212,14 +215,16 @@ class GridPreparation(Preparation):
         return replace(like, data=moved.data if like.axes == "zyx" else moved.data[:, 0])
 
 
-def fit(cases: Iterable[Case], reference: str, axes: str, spacing_mm: Sequence[float] | None) -> GridPreparation:
+def fit(
+    cases: Iterable[Case], reference: str, axes: str, spacing_mm: Sequence[float] | None, multiple: int = MULTIPLE
+) -> GridPreparation:
     """The preparation of a training cohort: its spacing (the median, when patients differ), box and typical scales.
 
     Cases are looked at one by one: a cohort may be larger than memory.
     """
     spacings, extents_mm = [], []
     found: dict[str, list[tuple[float, float]]] = {}
-    blank = GridPreparation(axes, None, (1, 1, 1), {})
+    blank = GridPreparation(axes, None, (1, 1, 1), {}, 1 if multiple < MULTIPLE else MULTIPLE)
     for case in cases:
         grid = blank.grid(case.images[reference])
         own = grid.affine[:3, :3].norm(dim=0)
@@ -239,9 +244,9 @@ def fit(cases: Iterable[Case], reference: str, axes: str, spacing_mm: Sequence[f
     elif float((inner.max(0) / inner.min(0)).max()) > 1.02:
         chosen = (float(middle[0]), float(middle[1]), float(middle[2]))
     step = np.array(chosen) if chosen is not None else middle
-    sides = [-(-int(n) // MULTIPLE) * MULTIPLE for n in np.ceil(np.array(extents_mm).max(0) / step - 0.1)]
+    sides = [-(-int(n) // multiple) * multiple for n in np.ceil(np.array(extents_mm).max(0) / step - 0.1)]
     scales = {n: (float(np.median([o for o, _ in v])), float(np.median([s for _, s in v]))) for n, v in found.items()}
-    return GridPreparation(axes, chosen, (1 if axes == "yx" else sides[0], sides[1], sides[2]), scales)
+    return GridPreparation(axes, chosen, (1 if axes == "yx" else sides[0], sides[1], sides[2]), scales, multiple)
 
 
 def _canonical(grid: Grid) -> tuple[Tensor, tuple[int, int, int]]:

@@ -66,6 +66,23 @@ def test_same_place_same_value(make_image: MAKE) -> None:
             assert float(tensor[0][index]) * trace.scale == pytest.approx(float(image.data[0, z, y, x]), rel=1e-5)
 
 
+def test_small_organs_waste_few_voxels(make_image: MAKE) -> None:
+    """An explicit multiple: the box hardly exceeds the patient, and is remembered with the preparation."""
+    from fabrica.data.prepare import fit
+    from fabrica.drawing import plain_preparation, preparation_from
+
+    case = Case("p", {"T1w": make_image((18, 26, 18))})
+    coarse, fine = (fit([case], "T1w", "zyx", None, multiple) for multiple in (16, 4))
+    assert coarse.size == (32, 32, 16)
+    assert all(n % 4 == 0 for n in fine.size)
+    assert all(n < side + 4 for n, side in zip(fine.size, (18, 26, 18), strict=True))
+    image = case.images["T1w"]
+    tensor, trace = fine.forward(image)
+    assert tensor.shape[1:] == fine.size
+    assert float(tensor.max()) * trace.scale == pytest.approx(float(image.data.max()))
+    assert preparation_from(plain_preparation(fine)) == fine
+
+
 def test_sides_are_multiples_and_nothing_bright_is_cut(make_image: MAKE) -> None:
     image = make_image((30, 50, 40))
     tensor, trace = GridPreparation("zyx", None, (1, 1, 1), {}).forward(image)

@@ -1,0 +1,247 @@
+"""Families on the same 3D patients (hippocampi with their labels), each with the same wall time: realism, and what a segmenter learns.
+
+    python benchmarks/families_hippocampus.py --data DIR [--minutes 15] [--seeds 5] [--only flow] [--work runs/families_hippocampus]
+
+DIR is the folder of scans. 90 patients train every family on image and label together (2 mm, 24 x 32 x 24 voxels); 90 patients are drawn of
+each. Realism against the 60 patients whom nothing saw; Dice of a segmentation learned from the drawn patients alone, and from real and
+drawn ones, on the same 60, beside real ones with and without augmentation. A finished part is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from sets import machine
+
+from fabrica import io
+from fabrica.checkpoint import load
+from fabrica.config import from_plain
+from fabrica.data import cohort
+from fabrica.data.prepare import foreground
+from fabrica.downstream import compare_arms
+from fabrica.evaluate.embedding import Picture
+from fabrica.evaluate.realism import realism
+from fabrica.patients import draw_patients
+from fabrica.run import find_cohort, run_recipe, split_stage
+
+RESULTS = Path(__file__).parent / "results"
+PATIENTS = 90
+PREPARE = {"spacing_mm": [2, 2, 2], "multiple": 8}
+SPLIT = {"train": 0.6, "test": 0.4, "seed": 0}
+WIDE = {"channels": [16, 32, 64]}
+CODEC = {"channels": [16, 32], "blocks": 1}
+PRIOR = {"channels": [32, 64], "blocks": 1, "patch": 1}
+TASK = {
+    "job": {"name": "segmentation", "from": ["image"], "x": ["label:3"], "axes": "zyx"}, "split": SPLIT, "seed": 0,
+    "family": {"name": "regression", "network": {"channels": [8, 16, 32], "blocks": 1}},
+    "prepare": PREPARE, "train": {"steps": 150, "batch": 4, "learning_rate": 0.003},
+}  # fmt: skip
+
+
+def one(family: dict[str, Any], **train: Any) -> dict[str, Any]:
+    return {"model": {"family": family, "share": 1.0, "train": train}}
+
+
+def two(codec: dict[str, Any], prior: dict[str, Any]) -> dict[str, Any]:
+    """A third of the time for the codec, the rest for what draws its codes."""
+    return {
+        "codec": {"family": {**codec, "network": CODEC}, "share": 1 / 3, "train": {}},
+        "model": {"family": {**prior, "network": PRIOR, "in": {"stage": "codec"}}, "share": 2 / 3, "train": {}},
+    }
+
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "flow": one({"name": "flow", "network": WIDE}),
+    "diffusion": one({"name": "diffusion", "network": WIDE}),
+    "shortcut, 4 steps": one({"name": "shortcut", "steps": 4, "network": WIDE}),
+    "vae, flow in its codes": two({"name": "vae", "kl": 0.01, "codes": 4}, {"name": "flow"}),
+    "vq, autoregressive in its codes": two({"name": "vq"}, {"name": "autoregressive"}),
+    "vae": one({"name": "vae", "codes": 16, "network": WIDE}),
+    "gan": one({"name": "gan", "network": WIDE}, learning_rate=5e-4),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("runs/families_hippocampus"))
+    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", default="", help="one family")
+    options = parser.parse_args()
+    file = RESULTS / "families_hippocampus.json"
+    for name, stages in FAMILIES.items():
+        found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        if options.only in ("", name) and name not in found:
+            measured = part(name, stages, options)
+            found = (json.loads(file.read_text()) if file.exists() else {}) | {name: measured}
+            file.write_text(json.dumps(found, indent=1))
+    write(json.loads(file.read_text()))
+
+
+def part(name: str, stages: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    real = options.data / "mri_hippocampus"
+    folder = options.work / "".join(c if c.isalnum() else "-" for c in name)
+    recipe = from_plain({
+        "cohorts": {"all": {"path": str(real)}}, "split": SPLIT, "prepare": PREPARE, "baseline": "none", "evaluate": {"draws": 1},
+        "stages": {
+            key: {
+                "job": {"name": "synthesis", "x": ["image", "label:3"], "axes": "zyx", **({} if key == "model" else {"place": False})},
+                "family": plan["family"], "train": {"minutes": options.minutes * plan["share"], "batch": 4, **plan["train"]},
+            }
+            for key, plan in stages.items()
+        },
+    })  # fmt: skip
+    run = folder / "run"
+    run_recipe(recipe, run, say=lambda text: print("  ", text, flush=True))
+    facts = [known[1] for key in stages if (known := load(run / "stages" / key)) is not None]
+    drawn, began = folder / "drawn", time.perf_counter()
+    if not (drawn / "patients.csv").is_file():
+        draw_patients(run, drawn, PATIENTS, {}, say=lambda text: None)
+    seconds = (time.perf_counter() - began) / PATIENTS
+    data = {"all": find_cohort(recipe, "all")}
+    unseen = split_stage(recipe, recipe.stage("model"), data).parts["test"]
+    held = [picture(m.load(["image"]).images["image"].data[0].numpy(), m.patient) for m in unseen]
+    images = {p: np.asarray(nibabel.load(p).dataobj, np.float32) for p in sorted(drawn.glob("*/image.nii.gz"))}  # type: ignore[attr-defined]
+    made = [picture(v, p.parent.name) for p, v in images.items()]
+    sets = realism(made, held, seed=0)
+    sheet(real, unseen, drawn).save(folder / "drawn.png")
+    return {
+        "minutes": options.minutes, "seeds": options.seeds, "threads": torch.get_num_threads(), "machine": machine(),
+        "train_s": sum(f["seconds"] for f in facts), "steps": [f["step"] for f in facts], "parameters": facts[-1]["parameters"], "draw_s": seconds,
+        "realism": {
+            d.embedding: {"multiple": d.value / d.null, "p": next(t.p_value for t in sets.tests if t.embedding == d.embedding and t.test.startswith("kernel"))}
+            for d in sets.distances if d.measure == "Fréchet distance"
+        },
+        "label share": {"drawn": labelled(drawn.glob("*/label*.nii.gz")), "real": labelled((real / "labels").glob("*.nii*"))},
+        "arms": arms(real, drawn, run, options, folder),
+    }  # fmt: skip
+
+
+def picture(values: NDArray[Any], patient: str) -> Picture:
+    """Scaled by its foreground's median, on 2 mm: every family is judged at the spacing that it learned."""
+    coarse = reduced(values) if max(values.shape) > 32 else values
+    inside = foreground(torch.from_numpy(coarse)).numpy()
+    return Picture(patient, patient, coarse / np.median(coarse[inside]), inside, (2.0, 2.0, 2.0))
+
+
+def reduced(values: NDArray[Any]) -> NDArray[Any]:
+    """Means over 2 x 2 x 2 voxels of 1 mm."""
+    z, y, x = (n // 2 * 2 for n in values.shape)
+    parts = values[:z, :y, :x].reshape(z // 2, 2, y // 2, 2, x // 2, 2)
+    found: NDArray[Any] = parts.mean((1, 3, 5))
+    return found
+
+
+def labelled(files: Any) -> float:
+    """Millilitres of hippocampus, median over patients."""
+    volumes = []
+    for path in files:
+        image = nibabel.load(path)
+        volumes.append(float((np.asarray(image.dataobj) > 0.5).sum() * abs(np.linalg.det(image.affine[:3, :3]))) / 1000)
+    return float(np.median(volumes))
+
+
+def arms(real: Path, drawn: Path, run: Path, options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Arms without drawn patients are the same for every family and trained once."""
+    shared, own = options.work / "real_arms", folder / "arms"
+    for arm in ("real", "real_augmented"):
+        if (shared / arm).is_dir() and not (own / arm).exists():
+            shutil.copytree(shared / arm, own / arm, copy_function=os.link)
+    compare_arms(TASK, real, drawn, own, seeds=options.seeds, generator=run, say=lambda text: None)
+    for arm in ("real", "real_augmented"):
+        if not (shared / arm).is_dir():
+            shutil.copytree(own / arm, shared / arm, copy_function=os.link)
+    found: list[dict[str, Any]] = json.loads((own / "downstream.json").read_text())["arms"]
+    return found
+
+
+def sheet(real: Path, unseen: Any, drawn: Path) -> Pillow.Image:
+    """Middle planes of 8 unseen patients (above) and 8 drawn ones, and the same with the label's outline filled."""
+    rows = []
+    for source in ("real", "drawn"):
+        plain, marked = [], []
+        for k in range(8):
+            if source == "real":
+                case = cohort.find(real).members
+                member = next(m for m in case if m.patient == unseen[k].patient)
+                images = member.load(["image", *(c for c in member.contrasts() if c.startswith("label"))]).images
+                values = [i.data[0].numpy() for i in images.values()]
+                values = [values[0], values[1]]
+            else:
+                place = drawn / f"synthetic-{k:05d}"
+                names = ["image.nii.gz", *(p.name for p in place.glob("label*"))]
+                values = [io.read_image(place / n).data[0].numpy() for n in names]
+            image, label = values[0], values[1]
+            z = int(np.argmax((label > 0.5).sum((1, 2)))) if (label > 0.5).any() else len(image) // 2
+            plane = np.clip(image[z] / max(np.percentile(image, 99.5), 1e-6), 0, 1)
+            colour = np.stack([plane, plane, plane], -1)
+            inside = label[z] > 0.5
+            shown = colour.copy()
+            shown[inside] = 0.5 * shown[inside] + [0.5, 0.1, 0.0]
+            plain.append(tile(colour))
+            marked.append(tile(shown))
+        rows += [np.concatenate(plain, 1), np.concatenate(marked, 1)]
+    return Pillow.fromarray(np.concatenate(rows, 0))
+
+
+def tile(colour: NDArray[Any]) -> NDArray[np.uint8]:
+    image = Pillow.fromarray((255 * colour).astype(np.uint8))
+    return np.asarray(image.resize((96, 128), Pillow.Resampling.BICUBIC))
+
+
+def write(found: dict[str, Any]) -> None:
+    first = next(iter(found.values()))
+    spaces = list(first["realism"])
+    lines = [
+        "# Families on the same hippocampi", "",
+        f"`python benchmarks/families_hippocampus.py --data DIR --minutes {first['minutes']:g} --seeds {first['seeds']}`, threads: {first['threads']}. 90 patients train, 60 others test;",
+        "image and label are drawn together on voxels of 2 mm; 90 patients of each family. Fréchet distance to the 60 over the same between",
+        "real halves (p of the kernel two-sample test). Dice: a segmentation learned from drawn patients alone, and from real and drawn ones, mean over",
+        "seeds (smallest and largest), on the 60. Volume: median of the drawn labels, ml; of the real ones "
+        f"{first['label share']['real']:.2f}.", "", f"{first['machine']}.", "",
+        f"| family | train s | steps | draw s | {' | '.join(spaces)} | volume | Dice, drawn alone | Dice, real + drawn | gain over augmented |",
+        "|---" * (len(spaces) + 8) + "|",
+    ]  # fmt: skip
+    for name, f in found.items():
+        by = {a["arm"]: a for a in f["arms"]}
+        cells = " | ".join(f"{f['realism'][s]['multiple']:.1f} ({f['realism'][s]['p']:.3f})" for s in spaces)
+        both = by["real + synthetic"]
+        gain = (
+            f"{both['gain']['value']:+.3f} ({both['gain']['interval'][0]:+.3f} to {both['gain']['interval'][1]:+.3f})"
+        )
+        lines.append(
+            f"| {name} | {f['train_s']:.0f} | {' + '.join(map(str, f['steps']))} | {f['draw_s']:.2f} | {cells} | {f['label share']['drawn']:.2f} | "
+            f"{dice(by['synthetic'])} | {dice(both)} | {gain} |"
+        )
+    by = {a["arm"]: a for a in first["arms"]}
+    lines += [
+        "",
+        f"Real patients alone: Dice {dice(by['real'])}; with classical augmentation {dice(by['real, augmented'])}.",
+    ]
+    best = max(found, key=lambda n: next(a["value"] for a in found[n]["arms"] if a["arm"] == "synthetic"))
+    share = next(a["value"] for a in found[best]["arms"] if a["arm"] == "synthetic") / by["real"]["value"]
+    lines += [f"Asked of drawn patients alone: 90 % of real ones; reached: {100 * share:.0f} % ({best}).", ""]
+    seen = RESULTS / "families_hippocampus_seen.md"
+    if seen.exists():
+        lines += [seen.read_text().rstrip(), ""]
+    (RESULTS / "families_hippocampus.md").write_text("\n".join(lines))
+
+
+def dice(arm: dict[str, Any]) -> str:
+    return f"{arm['value']:.3f} ({min(arm['seeds']):.3f} to {max(arm['seeds']):.3f})"
+
+
+if __name__ == "__main__":
+    main()
