@@ -39,13 +39,13 @@ RESULTS = Path(__file__).parent / "results"
 PATIENTS = 90
 PREPARE = {"spacing_mm": [2, 2, 2], "multiple": 8}
 SPLIT = {"train": 0.6, "test": 0.4, "seed": 0}
-WIDE = {"channels": [16, 32, 64]}
+WIDE = {"channels": [16, 32, 64], "blocks": 1}
 CODEC = {"channels": [16, 32], "blocks": 1}
 PRIOR = {"channels": [32, 64], "blocks": 1, "patch": 1}
 TASK = {
     "job": {"name": "segmentation", "from": ["image"], "x": ["label:3"], "axes": "zyx"}, "split": SPLIT, "seed": 0,
-    "family": {"name": "regression", "network": {"channels": [8, 16, 32], "blocks": 1}},
-    "prepare": PREPARE, "train": {"steps": 150, "batch": 4, "learning_rate": 0.003},
+    "family": {"name": "regression", "network": {"channels": [16, 32, 64], "blocks": 1}},
+    "prepare": PREPARE, "train": {"steps": 300, "batch": 4, "learning_rate": 0.003},
 }  # fmt: skip
 
 
@@ -93,30 +93,30 @@ def main() -> None:
 def part(name: str, stages: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     real = options.data / "mri_hippocampus"
     folder = options.work / "".join(c if c.isalnum() else "-" for c in name)
+    known, unseen = patients(real)
     recipe = from_plain({
-        "cohorts": {"all": {"path": str(real)}}, "split": SPLIT, "prepare": PREPARE, "baseline": "none", "evaluate": {"draws": 1},
+        "cohorts": {"all": {"path": str(real)}}, "split": {"train": known, "test": unseen[:1]}, "baseline": "none",
+        "evaluate": {"draws": 1, "realism": 0},
         "stages": {
             key: {
                 "job": {"name": "synthesis", "x": ["image", "label:3"], "axes": "zyx", **({} if key == "model" else {"place": False})},
-                "family": plan["family"], "train": {"minutes": options.minutes * plan["share"], "batch": 4, **plan["train"]},
+                "family": plan["family"], "train": {"minutes": options.minutes * plan["share"], "batch": 4, **plan["train"]}, "prepare": PREPARE,
             }
             for key, plan in stages.items()
         },
     })  # fmt: skip
     run = folder / "run"
     run_recipe(recipe, run, say=lambda text: print("  ", text, flush=True))
-    facts = [known[1] for key in stages if (known := load(run / "stages" / key)) is not None]
+    facts = [made[1] for key in stages if (made := load(run / "stages" / key)) is not None]
     drawn, began = folder / "drawn", time.perf_counter()
     if not (drawn / "patients.csv").is_file():
         draw_patients(run, drawn, PATIENTS, {}, say=lambda text: None)
     seconds = (time.perf_counter() - began) / PATIENTS
-    data = {"all": find_cohort(recipe, "all")}
-    unseen = split_stage(recipe, recipe.stage("model"), data).parts["test"]
-    held = [picture(m.load(["image"]).images["image"].data[0].numpy(), m.patient) for m in unseen]
+    members = {m.patient: m for m in cohort.find(real).members}
+    held = [picture(members[p].load(["image"]).images["image"].data[0].numpy(), p) for p in unseen]
     images = {p: np.asarray(nibabel.load(p).dataobj, np.float32) for p in sorted(drawn.glob("*/image.nii.gz"))}  # type: ignore[attr-defined]
-    made = [picture(v, p.parent.name) for p, v in images.items()]
-    sets = realism(made, held, seed=0)
-    sheet(real, unseen, drawn).save(folder / "drawn.png")
+    sets = realism([picture(v, p.parent.name) for p, v in images.items()], held, seed=0)
+    sheet([members[p] for p in unseen[:8]], drawn).save(folder / "drawn.png")
     return {
         "minutes": options.minutes, "seeds": options.seeds, "threads": torch.get_num_threads(), "machine": machine(),
         "train_s": sum(f["seconds"] for f in facts), "steps": [f["step"] for f in facts], "parameters": facts[-1]["parameters"], "draw_s": seconds,
@@ -127,6 +127,14 @@ def part(name: str, stages: dict[str, Any], options: argparse.Namespace) -> dict
         "label share": {"drawn": labelled(drawn.glob("*/label*.nii.gz")), "real": labelled((real / "labels").glob("*.nii*"))},
         "arms": arms(real, drawn, run, options, folder),
     }  # fmt: skip
+
+
+def patients(real: Path) -> tuple[list[str], list[str]]:
+    """(90 who train, 60 others): the parts that the arms make of the same split."""
+    task = from_plain({**TASK, "cohorts": {"all": {"path": str(real)}}, "baseline": "none"})
+    parts = split_stage(task, task.stages[0], {"all": find_cohort(task, "all")}).parts
+    known, unseen = (sorted({m.patient for m in parts[part]}) for part in ("train", "test"))
+    return known, unseen
 
 
 def picture(values: NDArray[Any], patient: str) -> Picture:
@@ -167,38 +175,34 @@ def arms(real: Path, drawn: Path, run: Path, options: argparse.Namespace, folder
     return found
 
 
-def sheet(real: Path, unseen: Any, drawn: Path) -> Pillow.Image:
-    """Middle planes of 8 unseen patients (above) and 8 drawn ones, and the same with the label's outline filled."""
-    rows = []
-    for source in ("real", "drawn"):
-        plain, marked = [], []
-        for k in range(8):
-            if source == "real":
-                case = cohort.find(real).members
-                member = next(m for m in case if m.patient == unseen[k].patient)
-                images = member.load(["image", *(c for c in member.contrasts() if c.startswith("label"))]).images
-                values = [i.data[0].numpy() for i in images.values()]
-                values = [values[0], values[1]]
-            else:
-                place = drawn / f"synthetic-{k:05d}"
-                names = ["image.nii.gz", *(p.name for p in place.glob("label*"))]
-                values = [io.read_image(place / n).data[0].numpy() for n in names]
-            image, label = values[0], values[1]
-            z = int(np.argmax((label > 0.5).sum((1, 2)))) if (label > 0.5).any() else len(image) // 2
-            plane = np.clip(image[z] / max(np.percentile(image, 99.5), 1e-6), 0, 1)
-            colour = np.stack([plane, plane, plane], -1)
-            inside = label[z] > 0.5
-            shown = colour.copy()
-            shown[inside] = 0.5 * shown[inside] + [0.5, 0.1, 0.0]
-            plain.append(tile(colour))
-            marked.append(tile(shown))
-        rows += [np.concatenate(plain, 1), np.concatenate(marked, 1)]
+def sheet(unseen: list[cohort.Member], drawn: Path) -> Pillow.Image:
+    """Middle planes of 8 unseen patients (two rows above) and 8 drawn ones, and the same with the label in colour."""
+    real, made = [], []
+    for k, member in enumerate(unseen):
+        label = next(c for c in member.contrasts() if c.startswith("label"))
+        images = member.load(["image", label]).images
+        real.append((images["image"].data[0].numpy(), images[label].data[0].numpy()))
+        place = drawn / f"synthetic-{k:05d}"
+        files = (place / "image.nii.gz", next(place.glob("label*")))
+        image, mask = (io.read_image(f).data[0].numpy() for f in files)
+        made.append((image, mask))
+    rows = [
+        np.concatenate([tile(*pair, coloured) for pair in side], 1)
+        for side in (real, made)
+        for coloured in (False, True)
+    ]
     return Pillow.fromarray(np.concatenate(rows, 0))
 
 
-def tile(colour: NDArray[Any]) -> NDArray[np.uint8]:
-    image = Pillow.fromarray((255 * colour).astype(np.uint8))
-    return np.asarray(image.resize((96, 128), Pillow.Resampling.BICUBIC))
+def tile(image: NDArray[Any], label: NDArray[Any], coloured: bool) -> NDArray[np.uint8]:
+    inside = label > 0.5
+    z = int(np.argmax(inside.sum((1, 2)))) if inside.any() else len(image) // 2
+    plane = np.clip(image[z] / max(float(np.percentile(image, 99.5)), 1e-6), 0, 1)
+    colour = np.stack([plane] * 3, -1)
+    if coloured:
+        colour[inside[z]] = 0.5 * colour[inside[z]] + np.array([0.5, 0.1, 0.0])
+    shown = Pillow.fromarray((255 * colour).astype(np.uint8))
+    return np.asarray(shown.resize((96, 128), Pillow.Resampling.BICUBIC))
 
 
 def write(found: dict[str, Any]) -> None:

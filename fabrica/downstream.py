@@ -22,6 +22,7 @@ from .checkpoint import load as load_checkpoint
 from .config import from_plain
 from .data import cohort as cohorts
 from .data.split import LeakError
+from .evaluate.honesty import Ledger
 from .evaluate.report import Report, StageResult, render
 from .evaluate.result import Result
 from .evaluate.statistics import SMALLEST, interval, paired_test
@@ -39,6 +40,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {  # arm -> what it changes in the recip
 }
 TO_BEAT = "real, augmented"
 HIGHER = ("dice", "surface dice", "correct", "auc", "accuracy", "f1", "sensitivity", "specificity")
+UNKNOWN = "Whether the generator saw the test patients is not known: name its run with --generator."
 LOWER = ("absolute error", "log loss", "hausdorff95", "volume error", "brier", "mae", "rmse")
 
 
@@ -74,6 +76,8 @@ class Comparison:
         what = f"{best.endpoint} {float(gain):+.4g} ({gain.interval[0]:.4g} to {gain.interval[1]:.4g}) over real images with augmentation"
         if (low > 0 or high < 0) and len(best.seeds) < 5:
             return f"Adding synthetic images changes {what}, on {len(best.seeds)} seeds: at least 5 carry a claim."
+        if low > 0 and UNKNOWN in self.remarks:
+            return f"Adding synthetic images helps here if their generator saw no test patient, which is not known: {what}."
         if low > 0:
             return f"Adding synthetic images helps here: {what}."
         return f"It was not shown that adding synthetic images helps: {what}."
@@ -147,7 +151,7 @@ def _keep_shared(rows: dict[str, list[list[Row]]]) -> int:
 def _known_generator(generator: Path | None, recipe: Recipe) -> str:
     """Whether whoever made the synthetic images saw the test patients; raises LeakError when it did."""
     if generator is None:
-        return "Whether the generator saw the test patients is not known: name its run with --generator."
+        return UNKNOWN
     plain = generator / "recipe.yaml"
     if not plain.is_file():
         raise ValueError(
@@ -274,6 +278,20 @@ def _by_patient(cases: Sequence[Row], metric: str, everybody: Collection[str], w
     return {p: float(np.mean(v)) if v else worst for p, v in found.items()}
 
 
+def _checked(remarks: Sequence[str], arms: Sequence[Arm]) -> Ledger:
+    """The honesty checks that this comparison answers by the way it is made."""
+    ledger = Ledger()
+    if UNKNOWN in remarks:
+        ledger.trigger(1, UNKNOWN)
+    ledger.passed(1, "No patient on whom the generator was trained tests here.")
+    ledger.passed(2, "A patient's images and seeds are averaged before anything is inferred.")
+    ledger.passed(18, f"All {len(arms[0].seeds)} seeds of every arm are shown.")
+    ledger.passed(19, "What failed or was left out counts as the worst value of any arm.")
+    ledger.passed(20, "A gain that was not found is said to prove nothing.")
+    ledger.passed(22, f"Equal steps in every arm; gains are over {TO_BEAT}.")
+    return ledger
+
+
 def _page(
     arms: Sequence[Arm], rows: Mapping[str, Sequence[Sequence[Row]]], plain: Mapping[str, Any], out: Path, remarks: Sequence[str]
 ) -> Path:  # fmt: skip
@@ -288,7 +306,7 @@ def _page(
     spread = [f"{a.name}: {min(a.seeds):.3g} to {max(a.seeds):.3g} over {len(a.seeds)} seeds" for a in arms]
     report.remark(f"{arms[0].endpoint} by seed: {'; '.join(spread)}.")
     found = Comparison(tuple(arms), out / "index.html", tuple(remarks))
-    report.said = found.sentence()
+    report.said, report.ledger = found.sentence(), _checked(remarks, arms)
     plain_arms = [
         {"arm": a.name, "endpoint": a.endpoint, "value": float(a.value), "interval": a.value.interval, "n": a.value.n, "seeds": list(a.seeds),
          "gain": None if a.gain is None else {"value": float(a.gain), "interval": a.gain.interval, "p_value": a.gain.p_value}}

@@ -22,8 +22,10 @@ from .data.split import Split
 from .data.store import Layout, Prepared, Store, prepare_case, question_batch, to_device
 from .drawing import ROWS, Shown, draw, draw_file, drawer, images_of, questions, read_draws, versions, without
 from .evaluate.gallery import Gallery
+from .evaluate.honesty import Ledger
 from .evaluate.outcomes import Answered, Question, case_rows, set_figures
 from .evaluate.report import Cost, Report, StageResult
+from .evaluate.run_checks import check_distances, check_drawn, check_parts
 from .evaluate.summary import Competitors, Pictures, StageEvidence, competitors_of, evaluate_case
 from .jobs import asks, reads
 from .jobs.outcome import Outcome
@@ -52,6 +54,9 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
         say(text)
         report.remark(text)
 
+    ledger = report.ledger or Ledger()
+    check_parts(ledger, ready.stage.name, {part: {m.patient for m in own} for part, own in ready.split.parts.items()})
+    report.ledger = ledger
     if isinstance(ready.job, Outcome):
         return _judge_outcome(recipe, ready, ready.job, trained, folder, say)
     if not asks(ready.job):
@@ -91,6 +96,8 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
         say(f"{stage.name}: {names} drawn {len(asked[0].shown)} times, {seconds:.1f} s a draw.")
     result.pictures = pictures.rows
     _judge_set(recipe, ready, gallery, result, report)
+    check_drawn(ledger, gallery.drawn, gallery.real, bool(reads(job)))
+    check_distances(ledger, result.realism)
     ask = _Asking(recipe, ready, evidence, competitors, gallery, noted)
     costs = (ask.cost(family, kept, n) for n in (0, *recipe.evaluate.evaluations))
     result.costs = sorted((c for c in costs if c is not None), key=lambda c: c.evaluations)

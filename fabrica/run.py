@@ -38,6 +38,7 @@ from .drawing import (
     with_codec,
 )
 from .evaluate.report import Report, paint, render
+from .evaluate.run_checks import conclude
 from .jobs import asks, grid_axes, has_values, layout_of, reads
 from .jobs.outcome import Outcome
 from .judging import Ready, judge_stage
@@ -118,6 +119,7 @@ def _run_stages(
         if processes.first:
             report.stages.append(judge_stage(recipe, ready, trained, folder, say, report))
         processes.wait()
+    conclude(report)
     return report
 
 

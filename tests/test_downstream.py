@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from fabrica.cli import app
 from fabrica.config import from_plain
 from fabrica.data.split import LeakError
-from fabrica.downstream import ARMS, Arm, Comparison, compare_arms
+from fabrica.downstream import ARMS, UNKNOWN, Arm, Comparison, compare_arms
 from fabrica.evaluate.result import Result
 from fabrica.run import run_recipe
 
@@ -58,6 +58,10 @@ def test_arms_share_test_patients_and_budget(tmp_path: Path) -> None:
     assert trained == {"real": 12, "synthetic": 8, "real + synthetic": 20, "real, augmented": 12}
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert "Nothing may be claimed" in report["sentence"]
+    states = {c["number"]: c["status"] for c in report["checks"]}
+    assert states[1] == "refused"  # the generator was not named
+    assert states[22] == "passed"
+    assert states[14] == "not asked"
     assert json.loads((tmp_path / "out" / "downstream.json").read_text())["arms"][3]["gain"] is None
 
 
@@ -161,14 +165,15 @@ def test_recipes_that_cannot_be_compared(tmp_path: Path, change: dict, words: st
         compare_arms({**RECIPE, **change}, tmp_path, tmp_path, tmp_path / "out", say=_quiet)
 
 
-def _comparison(low: float, high: float, seeds: int = 5, endpoint: str = "dice") -> str:
+def _comparison(low: float, high: float, seeds: int = 5, endpoint: str = "dice", remarks: tuple[str, ...] = ()) -> str:
     gain = Result((low + high) / 2, 40, "", interval=(low, high), p_value=0.01)
     arm = Arm("real + synthetic", endpoint, Result(0.8, 40, "", interval=(0.7, 0.9)), (0.8,) * seeds, gain)
-    return Comparison((arm,), Path("x"), ()).sentence()
+    return Comparison((arm,), Path("x"), remarks).sentence()
 
 
 def test_what_may_be_written() -> None:
     assert "helps here" in _comparison(0.01, 0.05)
+    assert "if their generator saw no test patient" in _comparison(0.01, 0.05, remarks=(UNKNOWN,))
     assert "not shown" in _comparison(-0.01, 0.05)
     assert "not shown" in _comparison(-0.05, -0.01)
     assert "at least 5" in _comparison(0.01, 0.05, seeds=3)

@@ -67,7 +67,13 @@ def test_a_run_leaves_all_that_is_needed(finished: Path) -> None:
     ):
         assert (by, "psnr") in metrics, by
     assert ("model: one draw", "lesion contrast kept") in metrics
+    states = {c["number"]: c["status"] for c in report["checks"]}
+    assert len(states) == 25
+    assert states[1] == states[2] == states[8] == "passed"
+    assert states[9] in ("passed", "warned")  # draws were looked at beside their truth
+    assert states[17] == states[23] == "not asked"
     html = (finished / "report" / "index.html").read_text()
+    assert "<h2>Honesty checks</h2>" in html
     assert html.count("data:image/png;base64,") >= 10
     assert "http" not in html.replace("http-equiv", "")
     with (finished / "report" / "cases.csv").open() as file:
