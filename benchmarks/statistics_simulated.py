@@ -13,9 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
+from scipy import ndimage, stats
 
 from fabrica.evaluate import feature, statistics, task
+from fabrica.evaluate.embedding import Picture
+from fabrica.evaluate.featurewise import feature_differences
+from fabrica.evaluate.readers import forced_choice, obuchowski_rockette, wilson
 
 Draw = np.random.Generator
 Procedure = Callable[[Draw, int], bool]
@@ -86,6 +89,11 @@ def area(rng: Draw, seed: int) -> bool:
     return holds(task.auc_delong(scores, labels).interval, float(stats.norm.cdf(0.5)))
 
 
+def area_by_logit(rng: Draw, seed: int) -> bool:
+    scores, _, labels = readers(rng)
+    return holds(task.auc_delong(scores, labels, convention="logit").interval, float(stats.norm.cdf(0.5)))
+
+
 def areas(rng: Draw, seed: int) -> bool:
     return significant(task.auc_delong_paired(*readers(rng)).p_value)
 
@@ -100,6 +108,63 @@ def intraclass(rng: Draw, seed: int) -> bool:
     """Subjects of variance 4, raters .5, rest 1: 4 / 5.5."""
     ratings = 2 * rng.normal(0, 1, (30, 1)) + 0.5**0.5 * rng.normal(0, 1, (1, 5)) + rng.normal(0, 1, (30, 5))
     return holds(task.intraclass_correlation(ratings).interval, 4 / 5.5)
+
+
+def generalised(rng: Draw, seed: int) -> bool:
+    ratings = 2 * rng.normal(0, 1, (30, 1)) + 0.5**0.5 * rng.normal(0, 1, (1, 5)) + rng.normal(0, 1, (30, 5))
+    return holds(task.intraclass_correlation(ratings, convention="generalised").interval, 4 / 5.5)
+
+
+def study(rng: Draw, count: int, gain: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ratings (2 modalities, readers, 100 cases): cases, readers and their pairs vary; the second modality adds `gain`."""
+    labels = (np.arange(100) % 2).astype(int)
+    case = rng.normal(0, 0.6, 100)
+    modality_case, reader_case = rng.normal(0, 0.4, (2, 1, 100)), rng.normal(0, 0.4, (1, count, 100))
+    skill = (
+        1.5 + gain * np.array([1.0, 0.0])[:, None] + rng.normal(0, 0.15, (1, count)) + rng.normal(0, 0.1, (2, count))
+    )
+    return skill[:, :, None] * labels + case + modality_case + reader_case + rng.normal(
+        0, 0.57, (2, count, 100)
+    ), labels
+
+
+def modalities(count: int) -> Procedure:
+    """Alike: readers who differ, and differ between modalities by chance alone."""
+    return lambda rng, seed: significant(obuchowski_rockette(*study(rng, count, 0.0)).p_value)
+
+
+def guesses(count: int) -> Procedure:
+    """Readers of 60 pairs whose skill varies about 60 %."""
+
+    def covers(rng: Draw, seed: int) -> bool:
+        share = np.clip(rng.normal(0.6, 0.08, count), 0.01, 0.99)
+        right = (rng.random((count, 60)) < share[:, None]).astype(float)
+        return holds(forced_choice(right.ravel(), [f"r{i}" for i in range(count) for _ in range(60)]).interval, 0.6)
+
+    return covers
+
+
+def guessing(count: int) -> Procedure:
+    def found(rng: Draw, seed: int) -> bool:
+        right = (rng.random((count, 60)) < 0.5).astype(float)
+        names_of = [f"r{i}" for i in range(count) for _ in range(60)]
+        return significant(forced_choice(right.ravel(), names_of).p_value)
+
+    return found
+
+
+def one_reader(rng: Draw, seed: int) -> bool:
+    share = rng.uniform(0.05, 0.95)
+    return holds(wilson(int(rng.binomial(40, share)), 40), share)
+
+
+def one_by_one(rng: Draw, seed: int) -> bool:
+    """Radiomic features of two groups of patients from one source; any difference that survives the false discovery rate is one too many."""
+    pictures = [
+        Picture(f"{side}{i}", f"{side}{i}", 100 + 20 * ndimage.gaussian_filter(rng.normal(0, 1, (24, 24)), 1.0), np.ones((24, 24), bool), (1.0, 1.0))
+        for side in "ab" for i in range(10)
+    ]  # fmt: skip
+    return any(d.p_value < 0.05 for d in feature_differences(pictures[:10], pictures[10:], seed))
 
 
 def bias(rng: Draw, seed: int) -> bool:
@@ -134,9 +199,17 @@ PROCEDURES: dict[str, tuple[str, Procedure]] = {
     "max_t, 15 metrics, 25 patients, any win": ("level", family),
     "holm, 15 independent metrics, any win": ("level", holm),
     "auc_delong, 40 + 80 cases": ("coverage", area),
+    "auc_delong, 40 + 80 cases, logit": ("coverage", area_by_logit),
     "auc_delong_paired, 40 + 80 cases": ("level", areas),
     "concordance_correlation, 60 cases": ("coverage", concordance),
     "intraclass_correlation, 30 x 5": ("coverage", intraclass),
+    "intraclass_correlation, 30 x 5, generalised": ("coverage", generalised),
+    "obuchowski_rockette, 3 readers, 100 cases": ("level", modalities(3)),
+    "obuchowski_rockette, 6 readers, 100 cases": ("level", modalities(6)),
+    "forced_choice, 6 readers of 60 pairs": ("coverage", guesses(6)),
+    "forced_choice, 4 guessing readers of 60 pairs": ("level", guessing(4)),
+    "wilson, 40 trials, any share": ("coverage", one_reader),
+    "feature_differences, 10 + 10 patients, any": ("level", one_by_one),
     "bland_altman bias, 25 cases": ("coverage", bias),
     "mmd_permutation_test, 12 + 12 patients of 6 images": ("level", mmd),
     "classifier_two_sample_test, 12 + 12 patients of 6 images": ("level", classifier),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from ..rng import derive
 from .result import Result
 
 Array = NDArray[np.float64]
+GENERALISED = 20000  # draws of the generalised interval
 
 
 def concordance_correlation(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Result:
@@ -34,11 +38,17 @@ def concordance_correlation(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) 
     return Result(value, n, "Lin, population moments", interval=found, details={"pearson": pearson})
 
 
-def intraclass_correlation(ratings: ArrayLike, *, level: float = 0.95) -> Result:
-    """ICC(2,1): two-way random effects, absolute agreement, one rater (Shrout and Fleiss 1979), with their interval.
+def intraclass_correlation(
+    ratings: ArrayLike, *, level: float = 0.95, convention: Literal["shrout-fleiss", "generalised"] = "shrout-fleiss"
+) -> Result:
+    """ICC(2,1): two-way random effects, absolute agreement, one rater (Shrout and Fleiss 1979).
 
-    `ratings`: (subjects, raters). Raises ValueError for fewer than two of either, NaN, or no variation at all.
+    `ratings`: (subjects, raters). Intervals: theirs, which covers too little where raters differ, or the `generalised` one
+    (Tian and Cappelleri 2004), which keeps its level. Raises ValueError for fewer than two of either, NaN, no variation at all, or
+    another convention.
     """
+    if convention not in ("shrout-fleiss", "generalised"):
+        raise ValueError(f"convention is {convention!r}, expected shrout-fleiss or generalised.")
     r = np.asarray(ratings, np.float64)
     if r.ndim != 2 or min(r.shape) < 2 or not np.isfinite(r).all():
         raise ValueError(f"Got ratings of shape {r.shape}, expected finite (subjects, raters), at least 2 x 2.")
@@ -51,8 +61,25 @@ def intraclass_correlation(ratings: ArrayLike, *, level: float = 0.95) -> Result
     if below == 0:
         raise ValueError("All ratings are equal: agreement cannot be measured.")
     value = (between - rest) / below
-    found = (value, value) if rest == 0 and raters == 0 else _icc_interval(value, between, raters, rest, n, k, level)
-    return Result(value, n, "ICC(2,1)", interval=found, details={"raters": k})
+    squares = between, raters, rest
+    found: tuple[float, float] | None = (value, value)
+    if rest or raters:
+        found = (
+            _generalised(squares, n, k, level)
+            if convention == "generalised"
+            else _icc_interval(value, *squares, n, k, level)
+        )
+    return Result(value, n, f"ICC(2,1), {convention}", interval=found, details={"raters": k})
+
+
+def _generalised(squares: tuple[float, float, float], n: int, k: int, level: float) -> tuple[float, float]:
+    """Quantiles of the ratio of variances, each drawn from what its mean square says of it; negative ones count as 0."""
+    rng = np.random.Generator(np.random.Philox(key=derive(0, "intraclass", n, k)))
+    freedom = (n - 1, k - 1, (n - 1) * (k - 1))
+    between, raters, rest = (m * f / rng.chisquare(f, GENERALISED) for m, f in zip(squares, freedom, strict=True))
+    subjects, readers = np.maximum(between - rest, 0) / k, np.maximum(raters - rest, 0) / n
+    low, high = np.quantile(subjects / (subjects + readers + rest), [0.5 - level / 2, 0.5 + level / 2])
+    return float(low), float(high)
 
 
 def _icc_interval(

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from .result import Result
 
 Array = NDArray[np.float64]
 
 
-def auc_delong(scores: ArrayLike, labels: ArrayLike, *, level: float = 0.95) -> Result:
+def auc_delong(
+    scores: ArrayLike, labels: ArrayLike, *, level: float = 0.95, convention: Literal["plain", "logit"] = "plain"
+) -> Result:
     """Area under the ROC curve with DeLong's interval (DeLong 1988, midranks of Sun and Xu 2014); p against .5.
 
-    Labels are 0 or 1, higher scores mean 1; the interval is cut at [0, 1]. Raises ValueError for other labels, fewer than
-    two of either, lengths that differ, or NaN.
+    Labels are 0 or 1, higher scores mean 1. Intervals: `plain` as in the literature, cut at [0, 1], which covers too little
+    for few cases and high areas; `logit` is symmetric there (Qin and Hotilovac 2008), and is what reports use. Raises
+    ValueError for other labels, fewer than two of either, lengths that differ, NaN, or another convention.
     """
+    if convention not in ("plain", "logit"):
+        raise ValueError(f"convention is {convention!r}, expected plain or logit.")
     (area,), covariance = delong_covariance([scores], labels)
     n = int(np.size(labels))
     error = float(covariance[0, 0]) ** 0.5
     reach = float(stats.norm.ppf(0.5 + level / 2)) * error
     p = 2 * float(stats.norm.sf(abs(area - 0.5) / error)) if error > 0 else float(area == 0.5)
-    return Result(
-        area, n, "DeLong", interval=(max(0.0, area - reach), min(1.0, area + reach)), p_value=p, standard_error=error
-    )
+    found = (max(0.0, area - reach), min(1.0, area + reach))
+    if convention == "logit" and 0 < area < 1:
+        middle, reach = float(special.logit(area)), reach / (area * (1 - area))
+        found = (float(special.expit(middle - reach)), float(special.expit(middle + reach)))
+    return Result(area, n, f"DeLong, {convention}", interval=found, p_value=p, standard_error=error)
 
 
 def auc_delong_paired(scores_a: ArrayLike, scores_b: ArrayLike, labels: ArrayLike, *, level: float = 0.95) -> Result:

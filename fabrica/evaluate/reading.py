@@ -169,4 +169,4 @@ def analyse(folder: Path) -> dict[str, Result]:
 
 def _rated(items: Sequence[tuple[dict[str, Any], str]]) -> Result:
     labels = [int(item["right"] == "generated") for item, _ in items]
-    return auc_delong([-float(answer) for _, answer in items], labels)
+    return auc_delong([-float(answer) for _, answer in items], labels, convention="logit")

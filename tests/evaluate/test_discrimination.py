@@ -49,6 +49,22 @@ def test_auc_laws() -> None:
     assert task.auc_delong(np.exp(a), labels).value == pytest.approx(task.auc_delong(a, labels))
     perfect = task.auc_delong(labels, labels)
     assert (perfect.value, perfect.interval) == (1.0, (1.0, 1.0))
+    for level in (0.8, 0.95):
+        plain, logit = (task.auc_delong(a, labels, level=level, convention=c) for c in ("plain", "logit"))
+        assert (plain.value, plain.p_value) == (logit.value, logit.p_value)
+        low, high = logit.interval or (0, 0)
+        assert 0 < low < logit.value < high < 1
+        odds = [v / (1 - v) for v in (low, logit.value, high)]
+        assert odds[1] / odds[0] == pytest.approx(odds[2] / odds[1])  # symmetric in log odds
+        slope = logit.value * (1 - logit.value)  # first order: the plain interval
+        assert np.log(odds[2] / odds[1]) * slope == pytest.approx(
+            ((plain.interval or (0, 0))[1] - plain.value), rel=1e-9
+        )
+    turned = task.auc_delong(-a, labels, convention="logit").interval or (0, 0)
+    assert turned == pytest.approx((1 - high, 1 - low))
+    with pytest.raises(ValueError, match="expected plain or logit"):
+        task.auc_delong(a, labels, convention="exact")  # type: ignore[arg-type]
+    assert task.auc_delong(labels, labels, convention="logit").interval == (1.0, 1.0)
     same = task.auc_delong_paired(a, a, labels)
     assert (same.value, same.p_value) == (0.0, 1.0)
 
