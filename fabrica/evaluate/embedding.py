@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from scipy import ndimage
 
 from .radiomics import radiomics
 from .temporal import motion_features
+from .threads import side_by_side
 
 Array = NDArray[np.float64]
 PLANES = 9  # axial slices of a volume whose features are averaged
@@ -26,11 +28,26 @@ class Picture:
 
     name: str
     patient: str
-    values: Array
+    values: NDArray[np.floating]
     inside: NDArray[np.bool_]
     spacing_mm: tuple[float, ...]
     frames: Array | None = None  # the whole series, of which `values` is the middle frame
     lesion: NDArray[np.bool_] | None = None  # what a mask marks, where it is a small part of the patient
+
+
+class Changed(Sequence[Picture]):
+    """Pictures that are changed when they are asked for, and not kept: a set of changed volumes may not fit into memory."""
+
+    def __init__(self, pictures: Sequence[Picture], change: Callable[[Picture], Picture]) -> None:
+        self.pictures, self.change = pictures, change
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Changed(self.pictures[index], self.change)
+        return self.change(self.pictures[index])
 
 
 Embedding = Callable[[Picture, float], Array]  # (picture, bin width of all sets) -> (features,)
@@ -38,11 +55,15 @@ Embedding = Callable[[Picture, float], Array]  # (picture, bin width of all sets
 
 def bin_width(sets: Sequence[Sequence[Picture]]) -> float:
     """From all sets alike, so that no side is favoured; raises ValueError when all images are constant."""
-    ends = [np.percentile(p.values[p.inside], [1, 99]) for pictures in sets for p in pictures]
+    ends = [end for pictures in sets for end in side_by_side(_ends, pictures)]
     low, high = np.median([e[0] for e in ends]), np.median([e[1] for e in ends])
     if not high > low:
         raise ValueError("All images are constant inside the patient: there is nothing to embed.")
     return float(high - low) / BINS
+
+
+def _ends(picture: Picture) -> Array:
+    return np.asarray(np.percentile(picture.values[picture.inside], [1, 99]))
 
 
 def by_radiomics(picture: Picture, width: float) -> Array:
@@ -106,7 +127,13 @@ def embed(
     """(cases, features) of each set, standardised by all sets together; features that never vary are left out."""
     width = bin_width(list(sets.values()))
     how = usable(sets, more)[name]
-    raw = {key: np.stack([how(p, width) for p in pictures]) for key, pictures in sets.items()}
+    one_by_one = more is not None and name in more  # the user's own may not bear threads
+    raw = {
+        key: np.stack(
+            [how(p, width) for p in pictures] if one_by_one else side_by_side(lambda p: how(p, width), pictures)
+        )
+        for key, pictures in sets.items()
+    }
     pooled = np.concatenate(list(raw.values()))
     middle, spread = pooled.mean(0), pooled.std(0)
     used = spread > 1e-9 * (1 + np.abs(middle))
@@ -118,8 +145,8 @@ def embed(
 def planes(picture: Picture) -> list[tuple[Array, NDArray[np.bool_]]]:
     """Evenly spaced axial slices in which the patient is, or the image itself."""
     if picture.values.ndim == 2:
-        return [(picture.values, picture.inside)]
+        return [(picture.values.astype(np.float64), picture.inside)]
     (used,) = np.nonzero(picture.inside.any((1, 2)))
     chosen = used[np.unique(np.linspace(0, len(used) - 1, min(PLANES + 2, len(used))).round().astype(int))]
     chosen = chosen[1:-1] if len(chosen) > 2 else chosen  # the ends hold little
-    return [(picture.values[z], picture.inside[z]) for z in chosen]
+    return [(picture.values[z].astype(np.float64), picture.inside[z]) for z in chosen]

@@ -32,6 +32,7 @@ from .honesty import (
 from .pixel import METRICS
 from .statistics import SMALLEST
 from .summary import Row, in_words
+from .threads import side_by_side
 from .validity import Validity
 
 Array = NDArray[np.floating[Any]]
@@ -161,33 +162,36 @@ def trivial_rows(
     pairs: Mapping[str, Mapping[str, Any]], patients: Mapping[str, str], data_range: float | None
 ) -> list[Row]:
     """Check 21's competitors: the blurred mean of other patients' truths, and another patient's truth."""
-    rows = []
     shapes = {e["reference"].shape for e in pairs.values()}
     if len(shapes) > 1 or len(set(patients.values())) < 2:
         return []
-    total = np.sum([e["reference"] for e in pairs.values()], axis=0, dtype=np.float64)
-    for name, e in pairs.items():
-        own = [n for n in pairs if patients[n] == patients[name]]
-        others = [n for n in pairs if patients[n] != patients[name]]
-        mean = (total - np.sum([pairs[n]["reference"] for n in own], axis=0, dtype=np.float64)) / len(others)
-        answers = {
-            "others' mean, blurred": ndimage.gaussian_filter(mean, BLUR),
-            "another patient": pairs[others[list(pairs).index(name) % len(others)]]["reference"],
-        }
-        for by, image in answers.items():
-            evidence = {**e, "generated": image, "data_range": data_range}
-            rows += [
-                Row(
-                    name,
-                    patients[name],
-                    "",
-                    by,
-                    m,
-                    measured(known, evidence),
-                    "dB" if known.unit == "dB" else "",
-                )
-                for m, known in METRICS.items()
-            ]
+    total = _sum_of(pairs, list(pairs))
+    rows = side_by_side(lambda name: _trivial_rows(name, pairs, patients, total, data_range), list(pairs))
+    return [row for own in rows for row in own]
+
+
+def _sum_of(pairs: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> Array:
+    total = np.zeros(pairs[names[0]]["reference"].shape)
+    for name in names:
+        total += pairs[name]["reference"]
+    return total
+
+
+def _trivial_rows(
+    name: str, pairs: Mapping[str, Mapping[str, Any]], patients: Mapping[str, str], total: Array, data_range: float | None
+) -> list[Row]:  # fmt: skip
+    own = [n for n in pairs if patients[n] == patients[name]]
+    others = [n for n in pairs if patients[n] != patients[name]]
+    answers = {
+        "others' mean, blurred": ndimage.gaussian_filter((total - _sum_of(pairs, own)) / len(others), BLUR),
+        "another patient": pairs[others[list(pairs).index(name) % len(others)]]["reference"],
+    }
+    rows = []
+    for by, image in answers.items():
+        evidence = {**pairs[name], "generated": image, "data_range": data_range}
+        for m, known in METRICS.items():
+            unit = "dB" if known.unit == "dB" else ""
+            rows.append(Row(name, patients[name], "", by, m, measured(known, evidence), unit))
     return rows
 
 

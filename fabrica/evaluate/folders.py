@@ -35,6 +35,7 @@ from .pixel import METRICS
 from .realism import realism
 from .report import Report, StageResult, render
 from .summary import Row
+from .threads import side_by_side
 from .validity import certify
 
 Say = Callable[[str], None]
@@ -88,12 +89,13 @@ def evaluate_folders(
     found = {k: _scans(v, report) for k, v in vars(folders).items() if v is not None}
     report.inputs = {k: fingerprints(v, scans) for (k, v), scans in zip(_given(folders), found.values(), strict=True)}
     check_shared(ledger, found)
-    report.stages.append(_pairs(found, report, asked, say))
+    shelf = _Shelf()
+    report.stages.append(_pairs(found, shelf, report, asked, say))
     if "competitor" in found:
         others = {**found, "generated": found["competitor"]}
-        report.stages.append(_pairs(others, report, asked, say, "competitor"))
+        report.stages.append(_pairs(others, shelf, report, asked, say, "competitor"))
     masks = found.get("masks", {})
-    sets = {side: _pictures(scans, masks, report) for side, scans in found.items() if side != "masks"}
+    sets = {side: _pictures(scans, masks, shelf, report) for side, scans in found.items() if side != "masks"}
     _validate(sets, report, asked, say)
     if folders.masks is None:
         report.not_evaluated.append(
@@ -105,6 +107,19 @@ def evaluate_folders(
     for line in report.not_evaluated:
         say(f"Not evaluated: {line}")
     return render(report, out)
+
+
+class _Shelf:
+    """Images that were read: pairs and sets share them, so that each is in memory once, as it was stored."""
+
+    def __init__(self) -> None:
+        self.images: dict[int, tuple[Scan, Image]] = {}
+
+    def read(self, scan: Scan) -> Image:
+        """Raises UnreadableError as `io.read`."""
+        if id(scan) not in self.images:
+            self.images[id(scan)] = scan, io.read(scan)
+        return self.images[id(scan)][1]
 
 
 def _given(folders: Folders) -> list[tuple[str, Path]]:
@@ -186,6 +201,7 @@ def _number(value: float | str) -> float | None:
 
 def _pairs(
     found: Mapping[str, Mapping[str, Scan]],
+    shelf: _Shelf,
     report: Report,
     asked: Asked,
     say: Say,
@@ -204,34 +220,36 @@ def _pairs(
     ledger, pairs = report.ledger or Ledger(), dict[str, dict[str, Any]]()
     for name in names:
         try:
-            pairs[name] = _evidence(name, found, report)
+            pairs[name] = _evidence(name, found, shelf, report)
         except UnreadableError as error:
             patient = patient_of(name, theirs[name])
             result.cases += [Row(name, patient, "", "model", m, f"failed: {error.fault}", "") for m in METRICS]
             report.remark(f"{name}: {error.fault} {error.next_step}")
     check_pairs(ledger, pairs, asked.data_range)
     allowed = [m for m in METRICS if not (m in ("ssim", "ms_ssim") and refused(ledger, 4))]
-    for name, evidence in pairs.items():
-        patient = patient_of(name, theirs[name])
-        span = None if refused(ledger, 3) else asked.data_range
-        known = evidence | {"data_range": span}
-        for m in METRICS:
-            value = measured(METRICS[m], known) if m in allowed else "refused: negative values (check 4)"
-            result.cases.append(Row(name, patient, "", "model", m, value, "dB" if METRICS[m].unit == "dB" else ""))
-        if "series" in evidence:
-            result.cases += [
-                Row(name, patient, "", "model", m, measured(k, evidence, True)) for m, k in temporal.METRICS.items()
-            ]
+    span = None if refused(ledger, 3) else asked.data_range
+    patients = {n: patient_of(n, theirs[n]) for n in pairs}
+    rows = side_by_side(lambda n: _pair_rows(n, patients[n], pairs[n] | {"data_range": span}, allowed), list(pairs))
+    result.cases += [row for own in rows for row in own]
     if name_of == "given images":
-        result.cases += trivial_rows(
-            pairs, {n: patient_of(n, theirs[n]) for n in pairs}, None if refused(ledger, 3) else asked.data_range
-        )
+        result.cases += trivial_rows(pairs, patients, span)
     return result
 
 
-def _evidence(name: str, found: Mapping[str, Mapping[str, Scan]], report: Report) -> dict[str, object]:
+def _pair_rows(name: str, patient: str, known: Mapping[str, Any], allowed: Sequence[str]) -> list[Row]:
+    """Every metric of one pair."""
+    rows = []
+    for m, metric in METRICS.items():
+        value = measured(metric, known) if m in allowed else "refused: negative values (check 4)"
+        rows.append(Row(name, patient, "", "model", m, value, "dB" if metric.unit == "dB" else ""))
+    if "series" in known:
+        rows += [Row(name, patient, "", "model", m, measured(k, known, True)) for m, k in temporal.METRICS.items()]
+    return rows
+
+
+def _evidence(name: str, found: Mapping[str, Mapping[str, Scan]], shelf: _Shelf, report: Report) -> dict[str, object]:
     """Arrays of one grid; what had to be resampled or lies shifted is remarked."""
-    image, truth = io.read(found["generated"][name]), io.read(found["reference"][name])
+    image, truth = shelf.read(found["generated"][name]), shelf.read(found["reference"][name])
     evidence: dict[str, Any] = {}
     grid = grid_of(truth)
     if image.axes[0] == "t" or truth.axes[0] == "t":
@@ -248,25 +266,25 @@ def _evidence(name: str, found: Mapping[str, Mapping[str, Scan]], report: Report
         "units": (image.meaning.unit, truth.meaning.unit),
     }  # fmt: skip
     if name in found.get("masks", {}):
-        mask = io.read(found["masks"][name])
+        mask = shelf.read(found["masks"][name])
         evidence["mask"] = resample(mask, grid).data[0].numpy() > 0.5
     return evidence
 
 
-def _pictures(scans: Mapping[str, Scan], masks: Mapping[str, Scan], report: Report) -> list[Picture]:
+def _pictures(scans: Mapping[str, Scan], masks: Mapping[str, Scan], shelf: _Shelf, report: Report) -> list[Picture]:
     """Images of a set with the patient's outline (the mask of that name, or what is brighter than the mean)."""
     pictures = []
     for name, scan in scans.items():
         try:
-            image = io.read(scan)
+            image = shelf.read(scan)
         except UnreadableError as error:
             report.remark(f"{name}: {error.fault} Left out of the set.")
             continue
         frames = image.data[0].numpy().astype(np.float64) if image.axes[0] == "t" else None
         if frames is not None:  # the middle frame stands for the series, which the embedding of motion sees whole
             image = replace(image, data=image.data[:, len(frames) // 2], axes=image.axes[1:], times=None)
-        values = image.data[0].numpy().astype(np.float64)
-        inside = _outline(name, image, masks)
+        values = image.data[0].numpy()  # shared with the pair, if there is one
+        inside = _outline(name, image, masks, shelf)
         if not inside.any():
             report.remark(f"{name}: {'its mask is empty' if name in masks else 'is constant'}. Left out of the set.")
             continue
@@ -278,9 +296,9 @@ def _pictures(scans: Mapping[str, Scan], masks: Mapping[str, Scan], report: Repo
     return pictures
 
 
-def _outline(name: str, image: Image, masks: Mapping[str, Scan]) -> NDArray[np.bool_]:
+def _outline(name: str, image: Image, masks: Mapping[str, Scan], shelf: _Shelf) -> NDArray[np.bool_]:
     if name in masks:
-        return np.asarray(resample(io.read(masks[name]), grid_of(image)).data[0].numpy() > 0.5)
+        return np.asarray(resample(shelf.read(masks[name]), grid_of(image)).data[0].numpy() > 0.5)
     return np.asarray(foreground(image.data[0]).numpy())
 
 

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from ..rng import derive
 from . import feature
-from .embedding import Embedding, Picture, embed, usable
+from .embedding import Changed, Embedding, Picture, embed, usable
 from .featurewise import FeatureDifference, feature_differences
 from .statistics import holm
 
@@ -197,7 +197,7 @@ def _cheats(
     generated, real = used["generated"], used["real"]
     if min(len(generated), len(real)) < 2 * LEAST:
         return
-    sets = {"blurred real images": [replace(p, values=ndimage.gaussian_filter(p.values, 1.0)) for p in real]}
+    sets: dict[str, Sequence[Picture]] = {"blurred real images": Changed(real, _blurred)}
     if "training" in used:
         sets["a copy of the training set"] = list(used["training"])
     for cheat, pictures in sets.items():
@@ -211,6 +211,10 @@ def _cheats(
             found.cheats.append(
                 f"{', '.join(won)} by {name}: NOT DISCRIMINATIVE here: {cheat} scored as well as the generated images"
             )
+
+
+def _blurred(picture: Picture) -> Picture:
+    return replace(picture, values=ndimage.gaussian_filter(picture.values.astype(np.float64), 1.0))
 
 
 def _rows(features: Array, patients: Sequence[str], chosen: Sequence[str]) -> Array:

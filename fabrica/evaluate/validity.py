@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,9 @@ from scipy.stats import binom
 from ..registry import NotEvaluated, measure
 from ..rng import derive
 from . import feature
-from .embedding import Embedding, Picture, embed, usable
+from .embedding import Changed, Embedding, Picture, embed, usable
 from .pixel import METRICS
+from .threads import side_by_side
 
 Array = NDArray[np.float64]
 Corrupt = Callable[[Picture, float, np.random.Generator], Array]
@@ -47,7 +49,7 @@ def _shift(p: Picture, strength: float, rng: np.random.Generator) -> Array:
 
 
 def _gain(p: Picture, strength: float, rng: np.random.Generator) -> Array:
-    return p.values * (1 + strength)
+    return np.asarray(p.values * (1 + strength), np.float64)
 
 
 def _chessboard(p: Picture, strength: float, rng: np.random.Generator) -> Array:
@@ -60,7 +62,7 @@ def _lesions(p: Picture, strength: float, rng: np.random.Generator) -> Array:
     places = np.argwhere(ndimage.binary_erosion(p.inside, iterations=2))
     places = places if len(places) else np.argwhere(p.inside)
     radius = max(1.5, 0.02 * max(p.values.shape))
-    out, grid = p.values.copy(), np.indices(p.values.shape)
+    out, grid = p.values.astype(np.float64), np.indices(p.values.shape)
     for place in places[rng.integers(0, len(places), 3)]:
         away = np.sqrt(((grid - place.reshape(-1, *[1] * p.values.ndim)) ** 2).sum(0))
         out += strength * _span(p) * (away <= radius)
@@ -70,7 +72,7 @@ def _lesions(p: Picture, strength: float, rng: np.random.Generator) -> Array:
 def _erase(p: Picture, strength: float, rng: np.random.Generator) -> Array:
     """What the mask marks gives way to what surrounds it."""
     if p.lesion is None or not p.lesion.any() or p.lesion.all():
-        return p.values
+        return p.values.astype(np.float64)
     nearest = ndimage.distance_transform_edt(p.lesion, return_distances=False, return_indices=True)
     around = ndimage.gaussian_filter(p.values[tuple(nearest)], 1.0)
     return np.where(p.lesion, (1 - strength) * p.values + strength * around, p.values)
@@ -177,29 +179,26 @@ def _slab(picture: Picture) -> Picture:
     part = tuple(slice(a, a + most) for a, most in zip(starts, limits, strict=True))
     inside, lesion = picture.inside[part], None if picture.lesion is None else picture.lesion[part]
     return replace(
-        picture, values=picture.values[part], inside=inside if inside.any() else np.ones_like(inside), lesion=lesion
+        picture,
+        values=picture.values[part].astype(np.float64),
+        inside=inside if inside.any() else np.ones_like(inside),
+        lesion=lesion,
     )
 
 
 def corrupted(picture: Picture, corruption: str, strength: float, seed: int) -> Picture:
     """The picture one rung up; random places and noise belong to its name, not to the rung."""
     rng = np.random.Generator(np.random.Philox(key=derive(seed, corruption, picture.name)))
-    return replace(picture, values=LADDER[corruption][0](picture, strength, rng))
+    plain = replace(picture, values=picture.values.astype(np.float64))
+    return replace(picture, values=LADDER[corruption][0](plain, strength, rng))
 
 
 def _pixel_ladder(found: Validity, pictures: Sequence[Picture], data_range: float | None, seed: int) -> None:
     for corruption, (_, strengths) in LADDER.items():
-        values: dict[str, list[list[float]]] = {name: [] for name in METRICS}
-        for picture in _able(pictures, corruption):
-            images = [corrupted(picture, corruption, s, seed).values for s in strengths]
-            for name, known in METRICS.items():
-                row = [
-                    measure(known, {"generated": i, "reference": picture.values, "data_range": data_range})
-                    for i in images
-                ]
-                if not any(isinstance(v, NotEvaluated) for v in row):
-                    values[name].append([float(v) for v in row])
-        for name, rows in values.items():
+        climb = partial(_climb, corruption=corruption, strengths=strengths, data_range=data_range, seed=seed)
+        climbed = side_by_side(climb, _able(pictures, corruption))
+        for name in METRICS:
+            rows = [one[name] for one in climbed if name in one]
             if not rows or METRICS[name].better == "neither":
                 continue
             table = np.array(rows)
@@ -210,6 +209,19 @@ def _pixel_ladder(found: Validity, pictures: Sequence[Picture], data_range: floa
             )
 
 
+def _climb(
+    picture: Picture, corruption: str, strengths: Sequence[float], data_range: float | None, seed: int
+) -> dict[str, list[float]]:
+    """Every metric that can be had of all rungs of one picture."""
+    images = [corrupted(picture, corruption, s, seed).values for s in strengths]
+    found: dict[str, list[float]] = {}
+    for name, known in METRICS.items():
+        row = [measure(known, {"generated": i, "reference": picture.values, "data_range": data_range}) for i in images]
+        if not any(isinstance(v, NotEvaluated) for v in row):
+            found[name] = [float(v) for v in row]
+    return found
+
+
 def _able(pictures: Sequence[Picture], corruption: str) -> list[Picture]:
     """Pictures that can be made worse in this way."""
     return [p for p in pictures if corruption != "erased lesions" or (p.lesion is not None and bool(p.lesion.any()))]
@@ -218,11 +230,13 @@ def _able(pictures: Sequence[Picture], corruption: str) -> list[Picture]:
 def _set_ladder(found: Validity, real: Sequence[Picture], seed: int, more: Mapping[str, Embedding] | None) -> None:
     """Share of trials in which a corrupted half differs from an untouched one; none corrupted: the null."""
     for name in usable({"real": real}, more):
-        sets = {"none": list(real)}
+        sets: dict[str, Sequence[Picture]] = {"none": list(real)}
         for corruption, (_, strengths) in LADDER.items():
             if len({p.patient for p in _able(real, corruption)}) < 10:
                 continue
-            sets[corruption] = [corrupted(p, corruption, strengths[1], seed) for p in real]
+            sets[corruption] = Changed(
+                real, partial(corrupted, corruption=corruption, strength=strengths[1], seed=seed)
+            )
         features = embed(sets, name, more)
         patients = [p.patient for p in real]
         rates = {c: _seen(features[c], features["none"], patients, seed, f"{name} {c}") for c in sets}
