@@ -46,6 +46,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/families_speed.py --large
 	$(BIN)/python benchmarks/families_mednist.py --data $(SCANS)
 	$(BIN)/python benchmarks/translation_ms.py --data $(SCANS)/mri_multicontrast/ms_mni
+	$(BIN)/python benchmarks/families_ms.py --data $(SCANS)/mri_multicontrast/ms_mni
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage*

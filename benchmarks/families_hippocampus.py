@@ -40,6 +40,12 @@ PATIENTS = 90
 PREPARE = {"spacing_mm": [2, 2, 2], "multiple": 8}
 SPLIT = {"train": 0.6, "test": 0.4, "seed": 0}
 WIDE = {"channels": [16, 32, 64], "blocks": 1}
+DEEP = {
+    "kind": "transformer",
+    "channels": [192],
+    "blocks": 4,
+    "patch": 4,
+}  # beside a U-Net: .72 against .76 of loss after 2.5 minutes
 CODEC = {"channels": [16, 32], "blocks": 1}
 PRIOR = {"channels": [32, 64], "blocks": 1, "patch": 1}
 TASK = {
@@ -62,13 +68,13 @@ def two(codec: dict[str, Any], prior: dict[str, Any]) -> dict[str, Any]:
 
 
 FAMILIES: dict[str, dict[str, Any]] = {
-    "flow": one({"name": "flow", "network": WIDE}),
-    "diffusion": one({"name": "diffusion", "network": WIDE}),
-    "shortcut, 4 steps": one({"name": "shortcut", "steps": 4, "network": WIDE}),
     "vae, flow in its codes": two({"name": "vae", "kl": 0.01, "codes": 4}, {"name": "flow"}),
     "vq, autoregressive in its codes": two({"name": "vq"}, {"name": "autoregressive"}),
-    "vae": one({"name": "vae", "codes": 16, "network": WIDE}),
+    "flow": one({"name": "flow", "network": DEEP}),
+    "shortcut, 4 steps": one({"name": "shortcut", "steps": 4, "network": DEEP}),
     "gan": one({"name": "gan", "network": WIDE}, learning_rate=5e-4),
+    "vae": one({"name": "vae", "codes": 16, "network": WIDE}),
+    "diffusion": one({"name": "diffusion", "network": DEEP}),
 }  # fmt: skip
 
 

@@ -261,7 +261,7 @@ def _lesion_rows(
         true = task.lesion_contrast(reference, lesion, tissue=tissue)
     except ValueError:
         text = str(NotEvaluated(("a lesion with tissue around it",)))
-        return [Row(case, prepared.case.patient, target, "model", "lesion contrast kept", text)]
+        return [Row(case, prepared.case.patient, target, by, "lesion contrast kept", text) for by in answers]
     return [
         Row(
             case,
