@@ -21,6 +21,12 @@ from fabrica.evaluate.featurewise import feature_differences
 from fabrica.evaluate.readers import forced_choice, obuchowski_rockette, wilson
 
 Draw = np.random.Generator
+OUTSIDE = (
+    "Outside, and what is done about it: the published intervals of a single area (DeLong) and of the intraclass correlation (Shrout and",
+    'Fleiss) hold too little; `convention="logit"` and `"generalised"` are in the band, and reports use them. Obuchowski-Rockette with three',
+    "readers rests on two degrees of freedom or little more: its level is .05 when readers vary alike in both modalities, up to .07 when they",
+    "do not, and in the band from about four readers on. Conservative ones lose power, not honesty: a forced choice is never narrower than guessing.",
+)
 Procedure = Callable[[Draw, int], bool]
 
 
@@ -41,6 +47,7 @@ def main() -> None:
         verdict = "in the band" if low <= rate <= high else "conservative" if conservative else "**outside**"
         lines.append(f"| {name} | {kind} | {rate:.3f} | {low:.3f} to {high:.3f} | {verdict} |")
         print(lines[-1], flush=True)
+    lines += ["", *OUTSIDE]
     (Path(__file__).parent / "results" / "statistics.md").write_text("\n".join(lines) + "\n")
 
 
