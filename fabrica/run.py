@@ -27,7 +27,7 @@ from .data import cohort as cohorts
 from .data.cohort import Cohort, Member
 from .data.prepare import GridPreparation
 from .data.prepare import fit as fit_preparation
-from .data.split import PARTS, LeakError, Split, check_leakage, copies, fingerprint, split_cohort
+from .data.split import PARTS, LeakError, Split, check_leakage, copies, fingerprint, may_train, split_cohort
 from .data.store import Loader, Store, build_store, load_aligned, prepare_case, to_device
 from .drawing import (
     Answering,
@@ -165,7 +165,7 @@ def find_cohort(recipe: Recipe, name: str) -> Cohort:
 def split_stage(recipe: Recipe, stage: Stage, data: Mapping[str, Cohort]) -> Split:
     """Who trains and who tests in a stage: as the recipe says, or as in the stage that it takes its input from.
 
-    Then patients whom that stage does not know may only train. Raises ValueError when nobody can be used or judged.
+    Then patients whom that stage could not use may only train; whom the recipe gives to no part stays out. Raises ValueError when nobody can be used or judged.
     """
     job = stage.build_job()
     asked, given = asks(job), set(reads(job))
@@ -196,13 +196,16 @@ def split_stage(recipe: Recipe, stage: Stage, data: Mapping[str, Cohort]) -> Spl
         for part in reversed(PARTS):
             for m in split.parts[part]:
                 part_of[m.patient] = "train" if "train" in (part, part_of.get(m.patient, part)) else part
-    parts = {p: tuple(m for m in usable.members if part_of.get(m.patient, "train") == p) for p in PARTS}
+    left = {p for split in earlier for p in split.left_out}
+    left |= {p for p in usable.patients if p not in part_of and not may_train(recipe.split, p)}
+    members = [m for m in usable.members if m.patient not in left or m.patient in part_of]
+    parts = {p: tuple(m for m in members if part_of.get(m.patient, "train") == p) for p in PARTS}
     parts["train"] = tuple(m for m in parts["train"] if not given or given & set(m.contrasts()))
     if not parts["test"]:
         raise ValueError(
             f"No test patient of stage {before[0]} has what {stage.name} is judged by. See: fabrica inspect DIR"
         )
-    return Split(parts)
+    return Split(parts, frozenset(left))
 
 
 def _no_values(job: Job, cohort: Cohort) -> str:
@@ -305,7 +308,7 @@ def _without_copies(
         _, case, part, copy, _ = found[0]
         one = f"{copy} ({part}) shows the same image as {case}"
         report.remark(f"{len(lost)} cases show images of another part of the split and were left out: {one}.")
-    return Split(parts)
+    return Split(parts, split.left_out)
 
 
 def train_stage(

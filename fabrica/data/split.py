@@ -24,6 +24,7 @@ class Split:
     """Members by part; a part may be empty except where a run needs it."""
 
     parts: Mapping[str, tuple[Member, ...]]
+    left_out: frozenset[str] = frozenset()  # patients who could be used, and whom the plan gives to no part
 
     @property
     def empty(self) -> tuple[str, ...]:
@@ -62,7 +63,14 @@ def split_cohort(cohort: Cohort, plan: Mapping[str, object], seed: int = 0, more
                 f"The split leaves {part} without patients: {len(cohort.patients)} usable in all "
                 f"({', '.join(cohort.patients[:5])}). Add patients, or name them: split: {{train: [a], test: [b]}}."
             )
-    return Split(parts)
+    used = {m.patient for own in parts.values() for m in own}
+    return Split(parts, frozenset(cohort.patients) - used)
+
+
+def may_train(plan: Mapping[str, object], patient: str) -> bool:
+    """Whether a plan by names lets a patient train; one by fractions lets everybody."""
+    names = plan.get("train")
+    return not isinstance(names, list | tuple) or any(str(n) == patient or _short_for(str(n), patient) for n in names)
 
 
 def _named(cohort: Cohort, names: Sequence[str]) -> list[str]:

@@ -269,6 +269,35 @@ def test_a_codec_never_trains_on_whom_its_prior_tests(tmp_path: Path, make_image
         assert not trained & {m.patient for m in prior_split.parts["test"]}
 
 
+@pytest.mark.parametrize(
+    "split",
+    [
+        {"train": ["p01", "p03", "p05", "p00"], "test": ["p07"]},
+        {"train": 0.3, "test": 0.3},
+        {"train": ["p1", "p3"], "test": ["p7"]},
+    ],
+)
+def test_whom_a_split_leaves_out_trains_no_stage(tmp_path: Path, make_image, split: dict) -> None:  # type: ignore[no-untyped-def, type-arg]
+    """Patients in no part are in none of a later stage either; whom the codec cannot use may train, if the names allow it."""
+    from fabrica import io
+    from fabrica.run import find_cohort, split_stage
+
+    for i in range(12):
+        contrasts = ("T1w", "T2w") if i else ("T1w", "FLAIR")  # p00 has nothing for the codec
+        for contrast in contrasts:
+            io.write_nifti(make_image((4, 16, 16), seed=i, name=contrast), tmp_path / "d" / f"p{i:02d}" / f"{contrast}.nii.gz")  # fmt: skip
+    plain = {**_recipe(), "cohorts": {"s": {"path": str(tmp_path / "d")}}, "split": split}
+    recipe = from_plain(plain)
+    data = {"s": find_cohort(recipe, "s")}
+    first, second = (split_stage(recipe, recipe.stage(n), data) for n in ("codec", "prior"))
+    for part in ("train", "test"):
+        assert {m.patient for m in second.parts[part]} <= {m.patient for m in first.parts[part]} | {"p00"}
+        assert second.parts[part]
+    everybody = {m.patient for own in first.parts.values() for m in own}
+    assert first.left_out == {f"p{i:02d}" for i in range(1, 12)} - everybody
+    assert not first.left_out & {m.patient for own in second.parts.values() for m in own}
+
+
 def test_a_prior_waits_for_its_codec_and_remembers_its_patients(tmp_path: Path) -> None:
     import json
 
