@@ -99,8 +99,11 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
     check_drawn(ledger, gallery.drawn, gallery.real, bool(reads(job)))
     check_distances(ledger, result.realism)
     ask = _Asking(recipe, ready, evidence, competitors, gallery, noted)
-    costs = (ask.cost(family, kept, n) for n in (0, *recipe.evaluate.evaluations))
-    result.costs = sorted((c for c in costs if c is not None), key=lambda c: c.evaluations)
+    costs = (ask.cost(family, kept, n) for n in (*recipe.evaluate.evaluations, 0))
+    known = {c.evaluations: c for c in costs if c is not None}  # as the recipe draws comes last, and stays
+    result.costs = (
+        [known[n] for n in sorted(known)] if len(known) > 1 else []
+    )  # a family without steps has no such table
     return result
 
 

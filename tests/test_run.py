@@ -84,6 +84,19 @@ def test_a_run_leaves_all_that_is_needed(finished: Path) -> None:
     assert np.isfinite(nibabel.load(draws[0]).get_fdata()).all()
 
 
+def test_what_quality_costs_is_asked_for_by_number(tmp_path: Path) -> None:
+    """The same cases with fewer evaluations, whether sets are compared or not; no table where nothing can be told."""
+    result, _ = _run(tmp_path, evaluate={"draws": 1, "evaluations": [2, 4], "realism": 0})
+    model, baseline = result.report.stages
+    assert [(c.evaluations, c.own) for c in model.costs] == [(2, True), (4, False)]  # the recipe draws with 2
+    assert all(c.cases == 2 and {"psnr", "ssim"} <= set(c.measures) for c in model.costs)
+    own = next(c for c in model.costs if c.own)
+    rows = [float(r.value) for r in model.cases if r.metric == "psnr" and r.by == "model"]
+    assert own.measures["psnr"] == pytest.approx(np.mean(rows))  # drawn again, the same
+    assert baseline.costs == []
+    assert model.realism is None
+
+
 def test_memory_is_foretold_and_a_batch_chosen_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = {"steps": 2, "precision": "fp32"}
     _, said = _run(tmp_path / "free", train=train, baseline="none")
