@@ -4,6 +4,7 @@ from ..contracts import Family
 from ..registry import Table
 from .autoregressive import Autoregressive
 from .codecs import Fsq, Vae
+from .consistency import Consistency
 from .contrastive import Contrastive
 from .cycle import Cycle
 from .diffusion import Diffusion
@@ -21,6 +22,7 @@ FAMILIES: Table[type[Family]] = Table(
     "family",
     {
         "autoregressive": Autoregressive,
+        "consistency": Consistency,
         "contrastive": Contrastive,
         "cycle": Cycle,
         "gan": Gan,
@@ -34,6 +36,6 @@ FAMILIES: Table[type[Family]] = Table(
 )
 
 __all__ = [
-    "FAMILIES", "RUNTIME", "Autoregressive", "Contrastive", "Cycle", "Diffusion", "Drawn", "Flow", "Fsq", "Gan", "Guided", "Latent", "Regression",
+    "FAMILIES", "RUNTIME", "Autoregressive", "Consistency", "Contrastive", "Cycle", "Diffusion", "Drawn", "Flow", "Fsq", "Gan", "Guided", "Latent", "Regression",
     "Shortcut", "Vae", "latent_signature", "sides_of",
 ]  # fmt: skip

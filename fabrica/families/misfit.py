@@ -38,6 +38,13 @@ def squared(problem: Problem, output: Tensor, scale: Tensor) -> Tensor:
     return _mean(scale * (output - target) ** 2, weight)
 
 
+def distance(problem: Problem, output: Tensor, wanted: Tensor, scale: Tensor, robust: float = 0.03) -> Tensor:
+    """(B,): pseudo-Huber of the root mean square of scale * (output - wanted) over what is known; scale (B,)."""
+    _, weight = _known(problem)
+    square = _mean((scale.reshape(-1, *[1] * (output.ndim - 1)) * (output - wanted)) ** 2, weight)
+    return (square + robust**2).sqrt() - robust
+
+
 def answer(output: Tensor, fields: Sequence[Field]) -> Tensor:
     """Logits of label channels become probabilities; intensities stay."""
     parts, start = [], 0

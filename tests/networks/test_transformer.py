@@ -27,7 +27,7 @@ def _settled(net: torch.nn.Module) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("axes", ["yx", "zyx"])
-@pytest.mark.parametrize("name", ["diffusion", "flow", "gan", "regression", "shortcut"])
+@pytest.mark.parametrize("name", ["consistency", "diffusion", "flow", "gan", "regression", "shortcut"])
 @every_kind
 def test_families_run_on_it(name: str, axes: str, kind: str) -> None:
     signature = Signature((Field("FLAIR"),), axes, (Field("given T1w"), Field("class", "class", 2)))
