@@ -115,6 +115,9 @@ def by_motion(picture: Picture, width: float) -> Array:
 EMBEDDINGS: Mapping[str, Embedding] = {"radiomics": by_radiomics, "spectrum": by_spectrum, "thumbnail": by_thumbnail}
 
 
+BUILT_IN = (*EMBEDDINGS, "motion")
+
+
 def usable(sets: Mapping[str, Sequence[Picture]], more: Mapping[str, Embedding] | None = None) -> dict[str, Embedding]:
     """The embeddings that these sets allow: motion where every image is a series, and the user's own."""
     series = all(p.frames is not None and len(p.frames) >= 3 for pictures in sets.values() for p in pictures)
@@ -125,15 +128,21 @@ def embed(
     sets: Mapping[str, Sequence[Picture]], name: str, more: Mapping[str, Embedding] | None = None
 ) -> dict[str, Array]:
     """(cases, features) of each set, standardised by all sets together; features that never vary are left out."""
-    width = bin_width(list(sets.values()))
-    how = usable(sets, more)[name]
-    one_by_one = more is not None and name in more  # the user's own may not bear threads
-    raw = {
-        key: np.stack(
-            [how(p, width) for p in pictures] if one_by_one else side_by_side(lambda p: how(p, width), pictures)
-        )
-        for key, pictures in sets.items()
-    }
+    width, how = bin_width(list(sets.values())), {name: usable(sets, more)[name]}
+    return standardised({key: read(pictures, how, width)[name] for key, pictures in sets.items()}, name)
+
+
+def read(pictures: Sequence[Picture], embeddings: Mapping[str, Embedding], width: float) -> dict[str, Array]:
+    """(cases, features) by each embedding, as they come. A picture is asked for once, whatever the number of embeddings."""
+    own = {name: how for name, how in embeddings.items() if name in BUILT_IN}  # the user's may not bear threads
+    found = side_by_side(lambda picture: {name: how(picture, width) for name, how in own.items()}, pictures)
+    for row, picture in zip(found, pictures if len(own) < len(embeddings) else (), strict=False):
+        row.update({name: how(picture, width) for name, how in embeddings.items() if name not in own})
+    return {name: np.stack([row[name] for row in found]) for name in embeddings}
+
+
+def standardised(raw: Mapping[str, Array], name: str) -> dict[str, Array]:
+    """By all sets together. Raises ValueError when nothing varies."""
     pooled = np.concatenate(list(raw.values()))
     middle, spread = pooled.mean(0), pooled.std(0)
     used = spread > 1e-9 * (1 + np.abs(middle))

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from ..rng import derive
 from . import feature
-from .embedding import Changed, Embedding, Picture, embed, usable
+from .embedding import Changed, Embedding, Picture, bin_width, read, standardised, usable
 from .featurewise import FeatureDifference, feature_differences
 from .statistics import holm
 
@@ -114,25 +114,33 @@ def realism(
         found.remarks.append("Generated and real images are of the same patients: the tests below are conservative.")
     if min(len({p.patient for p in side}) for side in (generated, real)) >= LEAST:
         found.features = feature_differences(generated, real, seed)
-    for name in usable({**used, "competitor": competitor}, more):
-        features = embed(used, name, more)
-        patients = {side: [p.patient for p in used[side]] for side in used}
+    if competitor:
+        used["competitor"] = competitor
+    how, width = usable(used, more), bin_width(list(used.values()))
+    raw = {side: read(pictures, how, width) for side, pictures in used.items()}
+    blurred = read(Changed(real, _blurred), how, width)
+    for name in how:
+        rows = {side: one[name] for side, one in raw.items()}
+        features = standardised({side: one for side, one in rows.items() if side != "competitor"}, name)
+        patients = {side: [p.patient for p in used[side]] for side in features}
         _distances(found, name, features, patients, seed)
         _tests(found, name, features, patients, seed)
-        _cheats(found, name, {k: used[k] for k in ("generated", "real", "training") if k in used}, more, seed)
+        _cheats(found, name, rows, blurred[name], seed)
         if competitor:
-            drawn = embed({"generated": generated, "competitor": competitor, "real": real}, name, more)
+            drawn = standardised({side: rows[side] for side in ("generated", "competitor", "real")}, name)
             ours, theirs = (feature.kernel_distance(drawn[s], drawn["real"]).value for s in ("generated", "competitor"))
             found.rivals.append(Rival(name, ours, theirs))
         if training:
-            found.authentic[name] = {
-                side: feature.authenticity(features[side], features["training"])
-                for side in ("generated", "holdout")
-                if side in used
-            }
-            if unseen and not holdout:
-                found.authentic[name]["holdout"] = feature.authenticity(features["real"], features["training"])
+            found.authentic[name] = _authentic(features, unseen)
     return found
+
+
+def _authentic(features: Mapping[str, Array], unseen: bool) -> dict[str, float]:
+    """Of generated images, and of real patients whom training did not see: the holdout, or else the reference where it is that."""
+    asked = {"generated": features["generated"]}
+    if "holdout" in features or unseen:
+        asked["holdout"] = features.get("holdout", features["real"])
+    return {side: feature.authenticity(rows, features["training"]) for side, rows in asked.items()}
 
 
 def _named(side: str, pictures: Sequence[Picture]) -> list[Picture]:
@@ -190,18 +198,15 @@ BETTER = {
 }
 
 
-def _cheats(
-    found: Realism, name: str, used: Mapping[str, Sequence[Picture]], more: Mapping[str, Embedding] | None, seed: int
-) -> None:
+def _cheats(found: Realism, name: str, rows: Mapping[str, Array], blurred: Array, seed: int) -> None:
     """Check 21 for sets: copies of the training set, and real images blurred; measures on which they do as well are named."""
-    generated, real = used["generated"], used["real"]
-    if min(len(generated), len(real)) < 2 * LEAST:
+    if min(len(rows["generated"]), len(rows["real"])) < 2 * LEAST:
         return
-    sets: dict[str, Sequence[Picture]] = {"blurred real images": Changed(real, _blurred)}
-    if "training" in used:
-        sets["a copy of the training set"] = list(used["training"])
-    for cheat, pictures in sets.items():
-        drawn = embed({"generated": generated, "cheat": pictures, "real": real}, name, more)
+    cheats = {"blurred real images": blurred}
+    if "training" in rows:
+        cheats["a copy of the training set"] = rows["training"]
+    for cheat, features in cheats.items():
+        drawn = standardised({"generated": rows["generated"], "cheat": features, "real": rows["real"]}, name)
         n = min(len(d) for d in drawn.values())
         rng = np.random.Generator(np.random.Philox(key=derive(seed, "cheats", name, cheat)))
         picked = {side: d[rng.permutation(len(d))[:n]] for side, d in drawn.items()}

@@ -18,7 +18,7 @@ from scipy.stats import binom
 from ..registry import NotEvaluated, measure
 from ..rng import derive
 from . import feature
-from .embedding import Changed, Embedding, Picture, embed, usable
+from .embedding import Changed, Embedding, Picture, bin_width, read, standardised, usable
 from .pixel import METRICS
 from .threads import side_by_side
 
@@ -229,17 +229,17 @@ def _able(pictures: Sequence[Picture], corruption: str) -> list[Picture]:
 
 def _set_ladder(found: Validity, real: Sequence[Picture], seed: int, more: Mapping[str, Embedding] | None) -> None:
     """Share of trials in which a corrupted half differs from an untouched one; none corrupted: the null."""
-    for name in usable({"real": real}, more):
-        sets: dict[str, Sequence[Picture]] = {"none": list(real)}
-        for corruption, (_, strengths) in LADDER.items():
-            if len({p.patient for p in _able(real, corruption)}) < 10:
-                continue
-            sets[corruption] = Changed(
-                real, partial(corrupted, corruption=corruption, strength=strengths[1], seed=seed)
-            )
-        features = embed(sets, name, more)
-        patients = [p.patient for p in real]
-        rates = {c: _seen(features[c], features["none"], patients, seed, f"{name} {c}") for c in sets}
+    how, width = usable({"real": real}, more), bin_width([real])
+    raw = {"none": read(real, how, width)}
+    for corruption, (_, strengths) in LADDER.items():
+        if len({p.patient for p in _able(real, corruption)}) < 10:
+            continue
+        change = partial(corrupted, corruption=corruption, strength=strengths[1], seed=seed)
+        raw[corruption] = read(Changed(real, change), how, width)
+    patients = [p.patient for p in real]
+    for name in how:
+        features = standardised({c: found[name] for c, found in raw.items()}, name)
+        rates = {c: _seen(features[c], features["none"], patients, seed, f"{name} {c}") for c in raw}
         low, high = (float(binom.ppf(q, TRIALS, ALPHA)) / TRIALS for q in (0.005, 0.995))
         found.null[name] = (rates["none"], bool(low <= rates["none"] <= high))
         found.sets += [Sight(name, c, (r,), r >= 0.8) for c, r in rates.items() if c != "none"]
