@@ -141,7 +141,10 @@ def write(rows: list[list[str]], first: int, second: int, steps: int) -> None:
         "Where the tiers disagree: half a voxel of shift costs more decibels than blur and leaves the task as it was; a chessboard",
         "costs nothing in pixels and is seen by the spectrum alone; erasing the organ costs about what the shift costs in pixels,",
         "and a third of the Dice. No tier alone tells the harmless fault from the clinical one. A gain is invisible to a set whose",
-        "intensities have no unit. The reference halves hold outliers that the other half lacks: ratios under 1 mean no difference.",
+        "intensities have no unit. The reference halves hold outliers that the other half lacks: ratios under 1 mean no difference.", "",
+        "Models in place of planted faults: hippocampi drawn with their labels by every family, and what a segmentation learns from them, on unseen",
+        "patients (families_hippocampus.md); X-rays drawn by class, and the AUC of a classifier learned from them (downstream_real.md); what",
+        "translation does to the lesions of an MS patient (translation_ms.md, families_ms.md).",
     ]  # fmt: skip
     (RESULTS / "evaluation_real.md").write_text("\n".join(lines) + "\n")
 
