@@ -63,11 +63,16 @@ class UNet(nn.Module):
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self._build(dimensions, width, shape, inner)
         self.last = group_norm(width[0])
-        beside = 2 * width[0] + x_channels * shape.patch**dimensions
+        seen = x_channels * shape.patch**dimensions
+        self.gain = nn.Linear(inner, seen) if seen else None
+        beside = 2 * width[0] + seen
         self.head = conv(dimensions, beside, out_channels * shape.patch**dimensions, 1 if shape.patch > 1 else 3)
         self.patch, self.out_channels, self.width = shape.patch, out_channels, width[0]
         self.recompute = shape.recompute
         nn.init.zeros_(self.head.weight)
+        if self.gain is not None:
+            nn.init.zeros_(self.gain.weight)
+            nn.init.zeros_(self.gain.bias)
         if self.head.bias is not None:
             nn.init.zeros_(self.head.bias)
         layout = torch.channels_last if dimensions == 2 else torch.channels_last_3d
@@ -110,9 +115,16 @@ class UNet(nn.Module):
             h = self._through(self.middle, h, e)
             for module in self.up:
                 h = self._through(module, h if isinstance(module, Up) else torch.cat([h, skips.pop()], 1), e)
-            raw = [] if x is None else [folded(x, self.patch).to(h.dtype)]
-            h = self.head(torch.cat([norm_silu(self.last, h), first, *raw], 1))  # noise reaches the output whole
+            raw = [part.to(h.dtype) for part in self._raw(x, e)]
+            h = self.head(torch.cat([norm_silu(self.last, h), first, *raw], 1))
         return self._unfold(h.float())
+
+    def _raw(self, x: Tensor, e: Tensor) -> list[Tensor]:
+        """x whole, so that noise reaches the output however narrow the network is; how much of it is to go depends on the level."""
+        if self.gain is None:
+            return []
+        scale: Tensor = 1 + self.gain(e)
+        return [folded(x, self.patch) * scale.reshape(*scale.shape, *[1] * self.dimensions)]
 
     def _through(self, module: nn.Module, h: Tensor, e: Tensor) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
