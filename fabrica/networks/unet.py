@@ -63,16 +63,15 @@ class UNet(nn.Module):
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self._build(dimensions, width, shape, inner)
         self.last = group_norm(width[0])
-        seen = x_channels * shape.patch**dimensions
-        self.gain = nn.Linear(inner, seen) if seen else None
+        seen = inputs * shape.patch**dimensions
+        self.gain = nn.Linear(inner, seen)
         beside = 2 * width[0] + seen
         self.head = conv(dimensions, beside, out_channels * shape.patch**dimensions, 1 if shape.patch > 1 else 3)
         self.patch, self.out_channels, self.width = shape.patch, out_channels, width[0]
         self.recompute = shape.recompute
         nn.init.zeros_(self.head.weight)
-        if self.gain is not None:
-            nn.init.zeros_(self.gain.weight)
-            nn.init.zeros_(self.gain.bias)
+        nn.init.zeros_(self.gain.weight)
+        nn.init.zeros_(self.gain.bias)
         if self.head.bias is not None:
             nn.init.zeros_(self.head.bias)
         layout = torch.channels_last if dimensions == 2 else torch.channels_last_3d
@@ -107,6 +106,7 @@ class UNet(nn.Module):
         h = with_planes(x, self.planes, condition, x.shape[2:]).contiguous(memory_format=layout)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             e = F.silu(embedding(self.embed, self.entries, self.width, level, self.vectors, condition))
+            raw = self._raw(h, e)
             first = h = self.stem(h)
             skips = [h]
             for module in self.down:
@@ -115,16 +115,13 @@ class UNet(nn.Module):
             h = self._through(self.middle, h, e)
             for module in self.up:
                 h = self._through(module, h if isinstance(module, Up) else torch.cat([h, skips.pop()], 1), e)
-            raw = [part.to(h.dtype) for part in self._raw(x, e)]
-            h = self.head(torch.cat([norm_silu(self.last, h), first, *raw], 1))
+            h = self.head(torch.cat([norm_silu(self.last, h), first, raw.to(h.dtype)], 1))
         return self._unfold(h.float())
 
-    def _raw(self, x: Tensor, e: Tensor) -> list[Tensor]:
-        """x whole, so that noise reaches the output however narrow the network is; how much of it is to go depends on the level."""
-        if self.gain is None:
-            return []
+    def _raw(self, seen: Tensor, e: Tensor) -> Tensor:
+        """Noise and given images whole, however narrow the network is; how much of each is to go depends on the level."""
         scale: Tensor = 1 + self.gain(e)
-        return [folded(x, self.patch) * scale.reshape(*scale.shape, *[1] * self.dimensions)]
+        return folded(seen, self.patch) * scale.reshape(*scale.shape, *[1] * self.dimensions)
 
     def _through(self, module: nn.Module, h: Tensor, e: Tensor) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
