@@ -124,7 +124,7 @@ def test_a_run_that_synthesises_says_how_its_set_compares(tmp_path: Path) -> Non
     assert {a["measure"].split(":")[0] for a in stage["adherence"]} == {"class"}
     assert [c["evaluations"] for c in stage["costs"]] == [1, 3, 17]
     assert [c["own"] for c in stage["costs"]] == [False, False, True]
-    assert all(c["cases"] == 16 and "kernel distance, spectrum" in c["measures"] for c in stage["costs"])
+    assert all(c["cases"] == 20 and "kernel distance, spectrum" in c["measures"] for c in stage["costs"])
     page = result.page.read_text()
     for words in (
         "Realism of model",
