@@ -38,6 +38,7 @@ bench: $(VENV)/.test
 	$(PIP) -e ".[bench]"
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/evaluation_speed.py
+	$(BIN)/python benchmarks/evaluation_folders.py --curve
 	$(BIN)/python benchmarks/statistics_simulated.py --repetitions 2000
 	$(BIN)/python benchmarks/precision_exactness.py --data $(SCANS)
 	$(BIN)/python benchmarks/evaluation_real.py --data $(SCANS) --steps 200

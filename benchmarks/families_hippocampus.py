@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from sets import machine
+from sets import machine, place, resumed
 
 from fabrica import io
 from fabrica.checkpoint import load
@@ -45,7 +45,7 @@ DEEP = {
     "channels": [192],
     "blocks": 4,
     "patch": 4,
-}  # beside a U-Net: .72 against .76 of loss after 2.5 minutes
+}
 CODEC = {"channels": [16, 32], "blocks": 1}
 PRIOR = {"channels": [32, 64], "blocks": 1, "patch": 1}
 TASK = {
@@ -87,18 +87,12 @@ def main() -> None:
     parser.add_argument("--only", default="", help="one family")
     options = parser.parse_args()
     file = RESULTS / "families_hippocampus.json"
-    for name, stages in FAMILIES.items():
-        found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-        if options.only in ("", name) and name not in found:
-            measured = part(name, stages, options)
-            found = (json.loads(file.read_text()) if file.exists() else {}) | {name: measured}
-            file.write_text(json.dumps(found, indent=1))
-    write(json.loads(file.read_text()))
+    write(resumed(file, FAMILIES, options.only, lambda name, stages: part(name, stages, options)))
 
 
 def part(name: str, stages: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     real = options.data / "mri_hippocampus"
-    folder = options.work / "".join(c if c.isalnum() else "-" for c in name)
+    folder = options.work / place(name)
     known, unseen = patients(real)
     recipe = from_plain({
         "cohorts": {"all": {"path": str(real)}}, "split": {"train": known, "test": unseen[:1]}, "baseline": "none",

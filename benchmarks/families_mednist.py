@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from safetensors.torch import load_file, save_file
-from sets import Sets, machine, sheet
+from sets import Sets, machine, place, sheet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -89,10 +89,6 @@ def main() -> None:
         peer_draws(options)
     if options.only in ("", "table"):
         tabulate(options, train, held)
-
-
-def place(name: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in name)
 
 
 # ---------------------------------------------------------------- pictures

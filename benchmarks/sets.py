@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -103,6 +104,26 @@ def sheet(images: NDArray[Any], columns: int) -> Pillow.Image:
         y, x = divmod(k, columns)
         out[y * side[0] : (y + 1) * side[0], x * side[1] : (x + 1) * side[1]] = np.clip(image, 0, 255).astype(np.uint8)
     return Pillow.fromarray(out)
+
+
+def place(name: str) -> str:
+    """A part's folder."""
+    return "".join(c if c.isalnum() else "-" for c in name)
+
+
+def resumed(file: Path, parts: Mapping[str, Any], only: str, measure: Callable[[str, Any], Any]) -> dict[str, Any]:
+    """What every part reached: parts in `file` are not measured again, others are added at once; `only`: one part, or all."""
+
+    def known() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        return found
+
+    for name, plan in parts.items():
+        if only in ("", name) and name not in known():
+            measured = measure(name, plan)
+            file.write_text(json.dumps(known() | {name: measured}, indent=1))  # others may have written meanwhile
+            print(name, measured, flush=True)
+    return known()
 
 
 def machine() -> str:

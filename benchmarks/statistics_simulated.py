@@ -24,8 +24,8 @@ Draw = np.random.Generator
 OUTSIDE = (
     "Outside, and what is done about it: the published intervals of a single area (DeLong) and of the intraclass correlation (Shrout and",
     'Fleiss) hold too little; `convention="logit"` and `"generalised"` are in the band, and reports use them. Obuchowski-Rockette with three',
-    "readers rests on two degrees of freedom or little more: its level is .05 when readers vary alike in both modalities, up to .07 when they",
-    "do not, and in the band from about four readers on. Conservative ones lose power, not honesty: a forced choice is never narrower than guessing.",
+    "readers rests on few degrees of freedom and finds a difference a little too often; with six it does not. Conservative ones lose power,",
+    "not honesty: a forced choice is never narrower than guessing.",
 )
 Procedure = Callable[[Draw, int], bool]
 

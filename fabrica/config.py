@@ -412,6 +412,7 @@ def _check_train(train: TrainPlan, at: str) -> None:
 
 def _check_prepare(prepare: PreparePlan, axes: str, at: str) -> None:
     wanted = (2, 3) if axes == "yx" else (3,)
+    whole(prepare.multiple, f"{at}.multiple")
     for name, value in (("spacing_mm", prepare.spacing_mm), ("size", prepare.size)):
         if value is not None and (len(value) not in wanted or any(v <= 0 for v in value)):
             raise AtError(
@@ -427,7 +428,6 @@ def _check_prepare(prepare: PreparePlan, axes: str, at: str) -> None:
 
 
 def _check_multiple(prepare: PreparePlan, family: Family, at: str) -> None:
-    whole(prepare.multiple, f"{at}.multiple")
     needed = max([sides_of(family), *(m.multiple for m in family.modules() if isinstance(m, UNet | Transformer))])
     if prepare.multiple != MULTIPLE and prepare.size is None and prepare.multiple % needed:
         raise AtError(

@@ -25,7 +25,7 @@ from .data.store import Layout, Prepared, joined, prepare_case, question_batch, 
 from .evaluate.embedding import Embedding, Picture, planes
 from .families import FAMILIES, RUNTIME, Drawn, Guided, Latent, latent_signature
 from .jobs import layout_of, reads
-from .memory import drawing_room
+from .memory import drawing_room, windows_said
 from .networks.tiled import tiled
 from .plan import Recipe, Stage
 from .registry import build
@@ -121,8 +121,7 @@ def draw(
         each = len(problem.cases) // len(group)
         rows, fitting = drawing_room(family, problem, min(ROWS, len(problem.cases)), device.type)
         if fitting and window is None:
-            shape = " x ".join(map(str, fitting))
-            say(f"{group[0].case.name}: memory does not hold a whole draw; drawn by blended windows of {shape} voxels.")
+            say(windows_said(group[0].case.name, fitting))
         seeds = [derive(seed, "draw", name, group[i // each].number) for i, name in enumerate(problem.cases)]
         parts = []
         for start in range(0, len(problem.cases), rows):

@@ -107,6 +107,12 @@ def drawing_room(family: Family, problem: Problem, most_rows: int, device: str) 
     return 1, tuple(window)
 
 
+def windows_said(case: str, window: Sequence[int]) -> str:
+    return (
+        f"{case}: memory does not hold a whole draw; drawn by blended windows of {' x '.join(map(str, window))} voxels."
+    )
+
+
 def _bytes_a_row(work: Callable[[int], object], small: Sequence[int], whole: Sequence[int]) -> int:
     """Of `work(rows)` on a small grid, extended to the whole one: what grows with rows grows with voxels."""
     few, more = PROBE_ROWS

@@ -22,7 +22,7 @@ from .data.store import Prepared, prepare_case, question_batch, to_device
 from .drawing import ROWS, Answering
 from .families import Drawn, Latent
 from .machine import find_device
-from .memory import drawing_room
+from .memory import drawing_room, windows_said
 from .networks.tiled import tiled
 from .rng import Rng, derive
 from .sampling.repaint import repaint
@@ -73,7 +73,7 @@ def paint_lesion(
         if missing := [f.name for f in contrasts if f.name not in member.contrasts()]:
             say(f"{member.name}: has no {' and no '.join(missing)}; left out.")
             continue
-        written += _painted(answering, member, contrasts, marked, lesion, out / member.name, draws)
+        written += _painted(answering, member, contrasts, marked, lesion, out / member.name, draws, say)
         say(f"{member.name}: {draws} draw{'s' * (draws > 1)} written.")
     if not written:
         names = ", ".join(f.name for f in contrasts)
@@ -119,7 +119,8 @@ def _prior(answering: Answering) -> Denoiser:
 
 
 def _painted(
-    answering: Answering, member: Member, contrasts: list[Field], marked: Field, lesion: Lesion, out: Path, draws: int
+    answering: Answering, member: Member, contrasts: list[Field], marked: Field, lesion: Lesion, out: Path, draws: int,
+    say: Callable[[str], None],
 ) -> list[Path]:  # fmt: skip
     names = [f.name for f in contrasts]
     prepared = prepare_case(member, names, names[0], answering.preparation)
@@ -130,7 +131,7 @@ def _painted(
         raise ValueError(
             f"{member.name}: a lesion of {lesion.radius_mm:g} mm at {place} mm holds no voxel of the scan, whose middle is at {_middle(source)} mm. Name another place or a larger radius."
         )
-    x = _filled(answering, prepared, marked, lesion, draws)
+    x = _filled(answering, prepared, marked, lesion, draws, say)
     share = ((ROOM * lesion.radius_mm - away) / FADE_MM).clamp(0, 1).float()
     written, start = [], 0
     for f in answering.job.signature().x:
@@ -169,7 +170,9 @@ def _middle(image: Image) -> str:
 
 
 @torch.inference_mode()
-def _filled(answering: Answering, prepared: Prepared, marked: Field, lesion: Lesion, draws: int) -> Tensor:
+def _filled(
+    answering: Answering, prepared: Prepared, marked: Field, lesion: Lesion, draws: int, say: Callable[[str], None]
+) -> Tensor:  # fmt: skip
     """(draws, C, z, y, x): the scan as it is, but drawn anew around the lesion."""
     prior = _prior(answering).eval()
     device = next(prior.parameters()).device
@@ -184,6 +187,8 @@ def _filled(answering: Answering, prepared: Prepared, marked: Field, lesion: Les
     else:
         values, known = values[None], known[None]
     rows, fitting = drawing_room(prior, problem, min(ROWS, len(problem.cases)), device.type)
+    if fitting and answering.window is None:
+        say(windows_said(prepared.name, fitting))
     found = []
     for number in range(draws):
         x = values.clone()

@@ -22,9 +22,9 @@ def obuchowski_rockette(scores: ArrayLike, labels: ArrayLike, *, level: float = 
     """AUC of the first modality minus that of the second, readers and cases random (Obuchowski and Rockette 1995, Hillis 2007).
 
     `scores`: (2, readers, cases), the higher the more diseased; `labels`: 0 or 1 a case. Covariances by DeLong, degrees of freedom by
-    Hillis: with three readers who differ much between modalities the level is up to .07 where .05 is meant (simulated). Details: AUC
-    per modality and reader, the components of variance, the degrees of freedom. Raises ValueError for fewer than two readers, NaN,
-    shapes that do not fit, or labels as `auc_delong`.
+    Hillis: with three readers the level is a little too high (benchmarks/results/statistics.md). Details: AUC per modality and
+    reader, the components of variance, the degrees of freedom. Raises ValueError for fewer than two readers, NaN, shapes that do
+    not fit, or labels as `auc_delong`.
     """
     s, y = np.asarray(scores, np.float64), np.asarray(labels)
     if s.ndim != 3 or s.shape[0] != 2 or s.shape[1] < 2 or s.shape[2] != len(y) or not np.isfinite(s).all():

@@ -12,7 +12,7 @@ from ..networks.backbone import backbone
 from ..networks.unet import UNetShape
 from ..rng import Rng
 from .misfit import distance
-from .precondition import preconditioned
+from .precondition import preconditioned, wide
 
 HIGH, LOW = 8.0, 0.012  # noise levels, in units of the image, that a draw starts from and goes towards
 STAGES = 5  # of training: the gap between the levels halves at each; with 8 the errors of many small gaps added up in 1,000 steps
@@ -55,10 +55,10 @@ class Consistency(Family):
             wanted = self._image(image + wide(lower, noise) * noise, lower, problem.condition)
             wanted = torch.where(wide(lower, noise) > 0, wanted, image.expand_as(wanted))
         found = self._image(image + wide(sigma, noise) * noise, sigma, problem.condition)
-        scale = (sigma**2 + self.sigma_data**2).sqrt() / (
+        size = (sigma**2 + self.sigma_data**2).sqrt() / (
             sigma * self.sigma_data
-        )  # what the network puts out has size 1
-        return {"consistency": distance(problem, found, wanted, scale) * sigma / (sigma - lower)}
+        )  # over it the network's answer has size 1
+        return {"consistency": distance(problem, found, wanted, size) * sigma / (sigma - lower)}
 
     def _nearer(self, sigma: Tensor, progress: float) -> Tensor:
         """The level that sigma is compared with at this point of training."""
@@ -75,8 +75,3 @@ class Consistency(Family):
             noise = rng.child("noise", k).normal(*problem.shape).to(device)
             x = self._image(x + sigma * noise, torch.full((len(noise),), sigma, device=device), problem.condition)
         return x
-
-
-def wide(values: Tensor, like: Tensor) -> Tensor:
-    """(B,) so that it multiplies rows of `like`."""
-    return values.reshape(-1, *[1] * (like.ndim - 1))

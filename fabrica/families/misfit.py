@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..contracts import Field, Problem
+from .precondition import wide
 
 
 def field_terms(
@@ -41,7 +42,7 @@ def squared(problem: Problem, output: Tensor, scale: Tensor) -> Tensor:
 def distance(problem: Problem, output: Tensor, wanted: Tensor, scale: Tensor, robust: float = 0.03) -> Tensor:
     """(B,): pseudo-Huber of the root mean square of scale * (output - wanted) over what is known; scale (B,)."""
     _, weight = _known(problem)
-    square = _mean((scale.reshape(-1, *[1] * (output.ndim - 1)) * (output - wanted)) ** 2, weight)
+    square = _mean((wide(scale, output) * (output - wanted)) ** 2, weight)
     return (square + robust**2).sqrt() - robust
 
 

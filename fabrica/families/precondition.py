@@ -7,11 +7,16 @@ from torch import Tensor, nn
 from ..contracts import Condition
 
 
+def wide(values: Tensor, like: Tensor) -> Tensor:
+    """(B,) so that it multiplies rows of `like`."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
 def preconditioned(
     net: nn.Module, x: Tensor, sigma: Tensor, level: Tensor, sigma_data: float, condition: Condition
 ) -> Tensor:
     """E[clean | x] = c_skip x + c_out net(c_in x, level); sigma (B,) in units of x, level (B,) as the network reads it."""
-    s = sigma.reshape(-1, *[1] * (x.ndim - 1)).float()
+    s = wide(sigma, x).float()
     total = (s**2 + sigma_data**2).sqrt()
     inner = net((x / total).float(), level, condition)
     result: Tensor = x * (sigma_data / total) ** 2 + inner * (s * sigma_data / total)

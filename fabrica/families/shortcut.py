@@ -13,6 +13,7 @@ from ..networks.backbone import backbone
 from ..networks.unet import UNetShape
 from ..rng import Rng
 from .misfit import squared
+from .precondition import wide
 
 FINEST = 7  # steps of 2^-7 are taken as a flow's own
 STEP = Field("shortcut step", "number", 1)
@@ -55,16 +56,12 @@ class Shortcut(Family):
         sigmoid = torch.sigmoid(rng.child("level").normal().to(device)).clamp(1e-3, 1 - 1e-3)
         t = torch.where(large, places / 2.0**size, sigmoid)  # a step begins on the grid of its kind
         step = torch.where(large, size.float(), torch.full_like(t, FINEST + 1))
-        x = (1 - self._wide(t, image)) * image + self._wide(t, image) * noise
+        x = (1 - wide(t, image)) * image + wide(t, image) * noise
         target = torch.where(
-            self._wide(large.float(), image) > 0, self._two_steps(x, t, size, problem.condition), noise - image
+            wide(large.float(), image) > 0, self._two_steps(x, t, size, problem.condition), noise - image
         )
         found = self._velocity(x, t, step, problem.condition)
         return {"velocity": squared(replace(problem, target=target), found, torch.ones(1, device=device))}
-
-    @staticmethod
-    def _wide(values: Tensor, like: Tensor) -> Tensor:
-        return values.reshape(-1, *[1] * (like.ndim - 1))
 
     @torch.no_grad()
     def _two_steps(self, x: Tensor, t: Tensor, size: Tensor, condition: Condition) -> Tensor:
@@ -73,7 +70,7 @@ class Shortcut(Family):
         finer = (size + 1).float()
         finer = torch.where(finer >= FINEST, torch.full_like(finer, FINEST + 1), finer)
         first = self._velocity(x, t, finer, condition)
-        middle = x - self._wide(half, x) * first
+        middle = x - wide(half, x) * first
         return (first + self._velocity(middle, t - half, finer, condition)) / 2
 
     @torch.no_grad()

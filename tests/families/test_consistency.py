@@ -3,44 +3,27 @@
 import pytest
 import torch
 
-from fabrica.contracts import Condition, Field, Problem, Signature
+from fabrica.contracts import Condition, Problem
 from fabrica.families import Consistency
 from fabrica.families.consistency import HIGH
 from fabrica.families.misfit import distance
 from fabrica.networks.unet import UNetShape
 from fabrica.rng import Rng
 
-SIGNATURE = Signature((Field("value", "number", 1),), "", (Field("class", "class", 2),))
+from .gaussians import SIGNATURE, check_moments, taught
 
 
 @pytest.fixture(scope="module")
 def trained() -> Consistency:
-    """x ~ N(-0.3, 0.1) or N(0.3, 0.1), by class."""
-    torch.manual_seed(0)
-    family = Consistency(SIGNATURE, UNetShape((32,), 1), "fp32")
-    optimiser = torch.optim.Adam(family.parameters(), 2e-3)
-    labels = torch.arange(128) % 2
-    for step in range(1600):
-        rng = Rng(range(128)).child(step)
-        target = (0.6 * labels.float() - 0.3)[:, None] + 0.1 * rng.child("target").normal(1)
-        problem = Problem(tuple(map(str, range(128))), (1,), Condition({"class": labels}), target=target)
-        optimiser.param_groups[0]["lr"] = 2e-3 * (1 - step / 1600)
-        optimiser.zero_grad()
-        family.loss(problem, "model", rng, step / 1600)["consistency"].mean().backward()
-        optimiser.step()
-    return family.eval()
+    family = taught(Consistency, 1600)
+    assert isinstance(family, Consistency)
+    return family
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_moments_in_few_steps(trained: Consistency, steps: int) -> None:
     trained.steps = steps
-    labels = torch.arange(600) % 2
-    problem = Problem(tuple(map(str, range(600))), (1,), Condition({"class": labels}))
-    drawn = trained.sample(problem, Rng(range(600)))[:, 0]
-    for k, mean in ((0, -0.3), (1, 0.3)):
-        own = drawn[labels == k]
-        assert float(own.mean()) == pytest.approx(mean, abs=0.08), steps
-        assert float(own.std()) == pytest.approx(0.1, abs=0.06), steps
+    check_moments(trained, 0.08, 0.06)
 
 
 def test_points_of_one_path_lead_to_one_image(trained: Consistency) -> None:
