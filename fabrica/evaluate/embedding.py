@@ -78,8 +78,7 @@ def named_radiomics(picture: Picture, width: float) -> dict[str, float]:
     for plane, inside in planes(picture):
         low = float(np.percentile(plane[inside], 0.5))
         clipped = np.clip(plane, low, low + 8 * BINS * width)  # a few hot pixels must not widen the matrices
-        features = radiomics(clipped, inside, picture.spacing_mm[-2:], width)
-        found.append({k: v for k, v in features.items() if not k.startswith("shape_")})
+        found.append(radiomics(clipped, inside, picture.spacing_mm[-2:], width, outline=False))
     return {name: float(np.mean([f[name] for f in found])) for name in found[0]}
 
 

@@ -11,6 +11,7 @@ from scipy.stats import false_discovery_control
 
 from ..rng import derive
 from .embedding import Picture, bin_width, named_radiomics
+from .threads import side_by_side
 
 Array = NDArray[np.float64]
 LEAST = 5  # patients a side
@@ -35,7 +36,7 @@ def feature_differences(
     Raises ValueError for fewer than 5 patients on a side or only constant images.
     """
     width = bin_width([generated, real])
-    x, y = (_by_patient([(p.patient, named_radiomics(p, width)) for p in side]) for side in (generated, real))
+    x, y = (_by_patient(side, side_by_side(lambda p: named_radiomics(p, width), side)) for side in (generated, real))
     if min(len(x), len(y)) < LEAST:
         raise ValueError(f"Feature by feature needs {LEAST} patients on each side; there are {len(x)} and {len(y)}.")
     pooled = np.array([list(patient.values()) for patient in (*x, *y)])
@@ -68,8 +69,8 @@ def _gaps(pooled: Array, first: int, seed: int) -> tuple[Array, Array]:
     return np.array(gaps), np.array(chances)
 
 
-def _by_patient(rows: Sequence[tuple[str, Mapping[str, float]]]) -> list[dict[str, float]]:
+def _by_patient(pictures: Sequence[Picture], rows: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
     groups: dict[str, list[Mapping[str, float]]] = {}
-    for patient, features in rows:
-        groups.setdefault(patient, []).append(features)
+    for picture, features in zip(pictures, rows, strict=True):
+        groups.setdefault(picture.patient, []).append(features)
     return [{n: float(np.mean([f[n] for f in own])) for n in own[0]} for own in groups.values()]

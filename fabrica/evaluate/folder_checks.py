@@ -129,23 +129,26 @@ def check_pairs(ledger: Ledger, pairs: Mapping[str, Mapping[str, Any]], data_ran
             f"{share:.0%} of the images is background: PSNR is {gain:.1f} dB higher than inside the patient.",
             "Name --masks.",
         )
-    for name, e in pairs.items():
-        _check_pair(ledger, name, e)
-
-
-def _check_pair(ledger: Ledger, name: str, e: Mapping[str, Any]) -> None:
-    image, truth = (e[k][len(e[k]) // 2] if "series" in e else e[k] for k in ("generated", "reference"))
-    units = e.get("units", ("", ""))
-    if units[1] in ("HU", "Gy", "SUV") and units[0] != units[1]:
-        ledger.trigger(5, f"{name}: the reference is in {units[1]}, the generated image is not.")
-    if "mask" in e:
+    if any("mask" in e for e in pairs.values()):
         ledger.looked.add(8)
+    for faults in side_by_side(lambda name: _faults_of_pair(name, pairs[name]), list(pairs)):
+        for fault in faults:
+            ledger.trigger(*fault)
+
+
+def _faults_of_pair(name: str, e: Mapping[str, Any]) -> list[tuple[int, str, str]]:
+    """(check, why, what to do) of units, mask, place and side."""
+    image, truth = (e[k][len(e[k]) // 2] if "series" in e else e[k] for k in ("generated", "reference"))
+    units, found = e.get("units", ("", "")), []
+    if units[1] in ("HU", "Gy", "SUV") and units[0] != units[1]:
+        found.append((5, f"{name}: the reference is in {units[1]}, the generated image is not.", ""))
     if "mask" in e and mask_of_generated(e["mask"], image, truth):
-        ledger.trigger(8, f"{name}: its mask is a threshold of the generated image.", "Make masks from the truth.")
+        found.append((8, f"{name}: its mask is a threshold of the generated image.", "Make masks from the truth."))
     if (off := shift_pixels(image, truth)) > OFF_PIXELS:
-        ledger.trigger(9, f"{name} lies {off:.1f} pixels off its reference; paired metrics mostly measure that.")
+        found.append((9, f"{name} lies {off:.1f} pixels off its reference; paired metrics mostly measure that.", ""))
     elif flipped(image, truth):
-        ledger.trigger(9, f"{name} fits its reference better when turned left to right.")
+        found.append((9, f"{name} fits its reference better when turned left to right.", ""))
+    return found
 
 
 def measured(known: Metric, evidence: Mapping[str, Any], whole: bool = False) -> float | str:

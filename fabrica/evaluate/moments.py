@@ -46,7 +46,7 @@ def ssim_terms(x: Array, y: Array, gaussian: bool, c1: float, c2: float) -> tupl
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _reflected(i: int, n: int) -> int:
+def reflected(i: int, n: int) -> int:
     """Index past an edge: d c b a | a b c d | d c b a."""
     while i < 0 or i >= n:
         i = -1 - i if i < 0 else 2 * n - 1 - i
@@ -65,13 +65,13 @@ def _blocks(pair: Any, deep: Any, window: Any, constants: Any, first: int, last:
         z, top = block // a_plane, block % a_plane * BLOCK
         bottom = min(top + BLOCK, rows)
         for row in range(top - RADIUS, bottom + RADIUS):
-            _along_z(pair, deep, z, _reflected(row, rows), thick, row - top + RADIUS)
+            _along_z(pair, deep, z, reflected(row, rows), thick, row - top + RADIUS)
         for k in range(4):  # one at a time, as 11 rows of all four do not stay in the nearest cache
             for r in range(bottom - top):
                 _across(thick[k], r, window, line[RADIUS : RADIUS + columns])
                 for j in range(RADIUS):
-                    line[RADIUS - 1 - j] = line[RADIUS + _reflected(-1 - j, columns)]
-                    line[RADIUS + columns + j] = line[RADIUS + _reflected(columns + j, columns)]
+                    line[RADIUS - 1 - j] = line[RADIUS + reflected(-1 - j, columns)]
+                    line[RADIUS + columns + j] = line[RADIUS + reflected(columns + j, columns)]
                 _along(line, window, smooth[k, r])
         for r in range(bottom - top):
             _terms(smooth, r, constants, out[0, z, top + r], out[1, z, top + r])
@@ -97,7 +97,7 @@ def _along_z(pair: Any, deep: Any, z: int, row: int, thick: Any, r: int) -> None
     for j in range(columns):
         a[j] = b[j] = c[j] = d[j] = 0.0
     for t in range(1 - len(deep), len(deep)):
-        w, plane = deep[abs(t)], _reflected(z + t, planes)
+        w, plane = deep[abs(t)], reflected(z + t, planes)
         p, q = x[plane, row], y[plane, row]
         for j in range(columns):
             u, v = p[j], q[j]

@@ -18,13 +18,19 @@ MOST_LEVELS = 1024
 
 
 def radiomics(
-    image: ArrayLike, mask: ArrayLike, spacing_mm: Sequence[float], bin_width: float, *, aggregation: str = "merged"
+    image: ArrayLike,
+    mask: ArrayLike,
+    spacing_mm: Sequence[float],
+    bin_width: float,
+    *,
+    aggregation: str = "merged",
+    outline: bool = True,
 ) -> dict[str, float]:
     """First order (18), histogram (23), shape (25 in 3D, 9 in 2D), GLCM (25), GLRLM, GLSZM, GLDZM (16 each), NGTDM (5), NGLDM (17).
 
     image and mask are (y, x) or (z, y, x); spacing_mm in the order of the axes; bin_width in units of the image, bins start at
     the region's darkest voxel (IBSI: fixed bin size). Directions of GLCM and GLRLM are `merged` into one matrix or `averaged`
-    over features. Shape comes from the mesh of the mask. Raises ValueError for an empty mask, shapes or spacings that do not
+    over features. Shape comes from the mesh of the mask, and is left out without `outline`. Raises ValueError for an empty mask, shapes or spacings that do not
     match, NaN inside the mask, or a bin width that gives no or too many levels.
     """
     values, inside, spacing = _checked(image, mask, spacing_mm, aggregation)
@@ -32,7 +38,8 @@ def radiomics(
     levels = _discretised(values, inside, bin_width)
     found = {f"statistics_{k}": v for k, v in _statistics(values[inside]).items()}
     found |= {f"histogram_{k}": v for k, v in _histogram(levels[inside]).items()}
-    found |= {f"shape_{k}": v for k, v in shape.features(values, inside, spacing).items()}
+    if outline:
+        found |= {f"shape_{k}": v for k, v in shape.features(values, inside, spacing).items()}
     for family, features in texture.families(levels, aggregation).items():
         found |= {f"{family}_{k}": v for k, v in features.items()}
     return found

@@ -6,11 +6,8 @@ every PyTorch). gmsd, haarpsi and vif are defined for slices: a volume is averag
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import ndimage
 
 from .pairs import Array, Mask, check_range, images
 
@@ -73,93 +70,23 @@ def hfen(generated: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None =
     Window of 15 taps along each axis. Raises ValueError as `mae`, and for a reference without edges.
     """
     x, y, inside = images(generated, reference, mask, "plain", ("plain",))
-    a, b = (
-        ndimage.gaussian_laplace(v - v.mean(), 1.5, truncate=4.5) for v in (x, y)
-    )  # a cut window sums to not quite 0
-    if inside is not None:
-        a, b = a[inside], b[inside]
-    norm = float(np.linalg.norm(b))
+    from . import laplacian  # compiled: loaded when first needed
+
+    edges = y - y.mean()  # a cut window sums to not quite 0
+    norm = float(np.sqrt(laplacian.energy(edges, inside)))
     if norm <= 1e-12 * max(1.0, float(np.abs(y).max())):
         raise ValueError("hfen needs a reference with edges; this one is constant.")
-    return float(np.linalg.norm(a - b)) / norm
+    return float(np.sqrt(laplacian.energy(x - x.mean() - edges, inside))) / norm
 
 
 def gmsd(generated: ArrayLike, reference: ArrayLike, *, data_range: float, mask: ArrayLike | None = None) -> float:
     """Gradient magnitude similarity deviation (Xue 2014): 0 for equal images, more is worse. Errors as `ssim`."""
-    return _over_slices(_gmsd, generated, reference, data_range, mask, 5)
-
-
-def _gmsd(x: Array, y: Array, inside: Mask | None) -> float | None:
-    x, y = _halved_padded(x), _halved_padded(y)
-    gx, gy = _gradient(x), _gradient(y)
-    c = 170 / 255**2
-    similar = (2 * gx * gy + c) / (gx**2 + gy**2 + c)
-    if inside is not None:
-        similar = similar[_halved_padded(inside.astype(np.float64)) >= 0.5]
-    return float(similar.std()) if similar.size else None
-
-
-def _gradient(a: Array) -> Array:
-    """Prewitt magnitude, zeros outside."""
-    found = [
-        ndimage.uniform_filter1d(
-            ndimage.correlate1d(a, [1, 0, -1], axis, mode="constant"), 3, 1 - axis, mode="constant"
-        )
-        for axis in (0, 1)
-    ]
-    return np.hypot(found[0], found[1])
-
-
-def _halved_padded(a: Array) -> Array:
-    """Means of 2 x 2 pixels; an odd side is continued by zeros, as in the reference implementation."""
-    odd = max(a.shape[0] % 2, a.shape[1] % 2)
-    return _halved(np.pad(a, ((0, odd), (0, odd))) if odd else a)
+    return _over_slices("gmsd", generated, reference, data_range, mask, 5)
 
 
 def haarpsi(generated: ArrayLike, reference: ArrayLike, *, data_range: float, mask: ArrayLike | None = None) -> float:
     """Haar wavelet perceptual similarity (Reisenhofer 2018), C = 30, alpha = 4.2: 1 for equal images. Errors as `ssim`."""
-    return _over_slices(_haarpsi, generated, reference, data_range, mask, 16)
-
-
-def _haarpsi(x: Array, y: Array, inside: Mask | None) -> float | None:
-    x, y = 255 * _halved_padded(x), 255 * _halved_padded(y)
-    region = np.ones(x.shape, bool) if inside is None else _halved_padded(inside.astype(np.float64)) >= 0.5
-    if not region.any():
-        return None
-    total = weight = 0.0
-    for axis in (0, 1):
-        a, b = ([np.abs(_haar(v, scale, axis)) for scale in (1, 2, 3)] for v in (x, y))
-        similar = sum((2 * a[i] * b[i] + 30) / (a[i] ** 2 + b[i] ** 2 + 30) for i in (0, 1)) / 2
-        heavy = np.maximum(a[2], b[2])
-        total += float((heavy / (1 + np.exp(-4.2 * similar)))[region].sum())
-        weight += float(heavy[region].sum())
-    if weight <= 0:
-        return 1.0  # both without any edge
-    share = total / weight
-    return float((np.log(share / (1 - share)) / 4.2) ** 2)
-
-
-def _haar(a: Array, scale: int, axis: int) -> Array:
-    """Response of a Haar wavelet of side 2^scale, zeros outside."""
-    side = 2**scale
-    padded = np.pad(a, (side // 2 - 1, side // 2))
-    table = np.pad(padded, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-
-    def box(top: int, left: int, height: int, width: int) -> Array:
-        rows, columns = a.shape
-        corner = [
-            table[top + i : top + i + rows, left + j : left + j + columns] for i in (0, height) for j in (0, width)
-        ]
-        part: Array = corner[3] - corner[1] - corner[2] + corner[0]
-        return part
-
-    half = side // 2
-    if axis == 0:
-        response = box(half, 0, half, side) - box(0, 0, half, side)
-    else:
-        response = box(0, half, side, half) - box(0, 0, side, half)
-    scaled: Array = response / side
-    return scaled
+    return _over_slices("haarpsi", generated, reference, data_range, mask, 16)
 
 
 def vif(generated: ArrayLike, reference: ArrayLike, *, data_range: float, mask: ArrayLike | None = None) -> float:
@@ -167,62 +94,22 @@ def vif(generated: ArrayLike, reference: ArrayLike, *, data_range: float, mask: 
 
     1 for equal images, above 1 for a contrast-enhanced one. Errors as `ssim`; sides of at least 41.
     """
-    return _over_slices(_vif, generated, reference, data_range, mask, 41)
-
-
-def _vif(x: Array, y: Array, inside: Mask | None) -> float | None:
-    x, y = 255 * x, 255 * y
-    kept = np.ones(x.shape) if inside is None else inside.astype(np.float64)
-    upper, lower, seen = 0.0, 0.0, 0
-    for scale in range(4):
-        taps = 2 ** (4 - scale) + 1
-        if scale:
-            x, y = (_windowed(v, taps)[::2, ::2] for v in (x, y))
-            kept = kept[taps // 2 : -(taps // 2), taps // 2 : -(taps // 2)][::2, ::2]
-        if min(x.shape) < taps:
-            break
-        mx, my = _windowed(x, taps), _windowed(y, taps)
-        vx, vy = (np.maximum(_windowed(v * v, taps) - m * m, 0.0) for v, m in ((x, mx), (y, my)))
-        covariance = _windowed(x * y, taps) - mx * my
-        gain = covariance / (vy + 1e-8)
-        rest = vx - gain * covariance
-        gain, rest = np.where(vy >= 1e-8, gain, 0.0), np.where(vy >= 1e-8, rest, vx)
-        vy = np.where(vy >= 1e-8, vy, 0.0)
-        gain, rest = np.where(vx >= 1e-8, gain, 0.0), np.where(vx >= 1e-8, rest, 0.0)
-        rest = np.where(gain >= 0, rest, vx)
-        gain, rest = np.maximum(gain, 0.0), np.maximum(rest, 1e-8)
-        inner = kept[taps // 2 : -(taps // 2), taps // 2 : -(taps // 2)] > 0.5
-        seen += int(inner.sum())
-        upper += float(np.log10(1 + gain**2 * vy / (rest + 2))[inner].sum())
-        lower += float(np.log10(1 + vy / 2)[inner].sum())
-    return (upper + 1e-8) / (lower + 1e-8) if seen else None
-
-
-def _windowed(a: Array, taps: int) -> Array:
-    """Gaussian means with sigma taps / 5, only where the window fits."""
-    at = np.arange(taps) - taps // 2
-    bell = np.exp(-(at**2) / (2 * (taps / 5) ** 2))
-    bell /= bell.sum()
-    for axis in (0, 1):
-        a = ndimage.correlate1d(a, bell, axis, mode="constant")
-    cut = taps // 2
-    return a[cut:-cut, cut:-cut]
+    return _over_slices("vif", generated, reference, data_range, mask, 41)
 
 
 def _over_slices(
-    measure: Callable[[Array, Array, Mask | None], float | None], generated: ArrayLike, reference: ArrayLike, data_range: float,
-    mask: ArrayLike | None, smallest: int,
-) -> float:  # fmt: skip
+    metric: str, generated: ArrayLike, reference: ArrayLike, data_range: float, mask: ArrayLike | None, smallest: int
+) -> float:
     """A 2D metric on images scaled to [0, 1]; volumes slice by slice, where the mask is wide enough for its windows."""
     check_range(data_range)
     x, y, inside = images(generated, reference, mask, "plain", ("plain",))
     if min(x.shape[-2:]) < smallest:
         raise ValueError(f"Got an image of {x.shape}, expected sides of at least {smallest}.")
-    x, y = x / data_range, y / data_range
-    slices = (
-        [(x, y, inside)] if x.ndim == 2 else list(zip(x, y, [None] * len(x) if inside is None else inside, strict=True))
-    )
-    found = [value for a, b, m in slices if (value := measure(a, b, m)) is not None]
-    if not found:
+    from . import slicewise  # compiled: loaded when first needed
+
+    region = np.ones(x.shape, bool) if inside is None else inside
+    stacks = (v.reshape(-1, *v.shape[-2:]) for v in (x / data_range, y / data_range, np.ascontiguousarray(region)))
+    found = getattr(slicewise, metric)(*stacks)
+    if np.isnan(found).all():
         raise ValueError("The mask is too small for this metric's windows. Use a larger mask, or mae.")
-    return float(np.mean(found))
+    return float(np.nanmean(found))

@@ -45,7 +45,10 @@ def _noise(p: Picture, strength: float, rng: np.random.Generator) -> Array:
 
 
 def _shift(p: Picture, strength: float, rng: np.random.Generator) -> Array:
-    return np.asarray(ndimage.shift(p.values, [0.0] * (p.values.ndim - 1) + [strength], order=1, mode="nearest"))
+    """To the right, between pixels by a straight line."""
+    at = np.clip(np.arange(p.values.shape[-1]) - strength, 0, None)
+    left, share = at.astype(int), at % 1
+    return np.asarray((1 - share) * p.values[..., left] + share * p.values[..., np.ceil(at).astype(int)])
 
 
 def _gain(p: Picture, strength: float, rng: np.random.Generator) -> Array:
@@ -53,8 +56,8 @@ def _gain(p: Picture, strength: float, rng: np.random.Generator) -> Array:
 
 
 def _chessboard(p: Picture, strength: float, rng: np.random.Generator) -> Array:
-    board = np.asarray(1 - 2.0 * (np.indices(p.values.shape).sum(0) % 2))
-    return p.values + strength * _span(p) * board
+    parity = np.asarray(sum(np.ogrid[tuple(slice(n) for n in p.values.shape)])) % 2
+    return p.values + strength * _span(p) * (1 - 2.0 * parity)
 
 
 def _lesions(p: Picture, strength: float, rng: np.random.Generator) -> Array:
@@ -62,10 +65,12 @@ def _lesions(p: Picture, strength: float, rng: np.random.Generator) -> Array:
     places = np.argwhere(ndimage.binary_erosion(p.inside, iterations=2))
     places = places if len(places) else np.argwhere(p.inside)
     radius = max(1.5, 0.02 * max(p.values.shape))
-    out, grid = p.values.astype(np.float64), np.indices(p.values.shape)
+    out, reach, gain = p.values.astype(np.float64), int(radius), strength * _span(p)
     for place in places[rng.integers(0, len(places), 3)]:
-        away = np.sqrt(((grid - place.reshape(-1, *[1] * p.values.ndim)) ** 2).sum(0))
-        out += strength * _span(p) * (away <= radius)
+        starts = np.maximum(place - reach, 0)
+        around = tuple(slice(a, c + reach + 1) for a, c in zip(starts, place, strict=True))
+        grid = np.indices(out[around].shape) + (starts - place).reshape(-1, *[1] * out.ndim)
+        out[around] += gain * (np.sqrt((grid**2).sum(0)) <= radius)
     return out
 
 
