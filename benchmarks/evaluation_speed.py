@@ -112,7 +112,7 @@ def neighbours(rounds: int) -> dict[str, Any]:
         peers["prdc"] = lambda: compute_prdc(y, x, 5)
     return line(
         "precision, recall, density, coverage of 4,000 x 512",
-        min(rounds, 3),
+        3 * rounds,
         peers,
         {"prdc": 3},
     )

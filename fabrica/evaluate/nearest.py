@@ -12,14 +12,19 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 SAME = 1e-12  # of the squared lengths: what rounding leaves between rows that are equal
 HELD = 1 << 24  # inner products at once: 128 MB
+BAND = 512  # rows whose products with all later rows are made together
 
 
 def reach(a: Array, k: int) -> Array:
     """Squared distance of each row to its k-th nearest other row."""
-    out, lengths = np.empty(len(a)), _lengths(a)
-    for part, product in _products(a, a):
-        _smallest(product, lengths[part], lengths, k, out[part])
-    return out
+    near, lengths = np.full((len(a), k + 1), np.inf), _lengths(a)  # a row's own distance of 0 is one of them
+    step = min(BAND, max(1, HELD // len(a)))
+    buffer = np.empty(min(step, len(a)) * len(a))
+    for start in range(0, len(a), step):  # a pair's product is made once
+        rows, others = a[start : start + step], a[start:]
+        product = buffer[: len(rows) * len(others)].reshape(len(rows), len(others))
+        _nearer(np.matmul(rows, others.T, out=product), lengths[start:], near[start:])
+    return np.ascontiguousarray(near[:, k])
 
 
 def within(a: Array, b: Array, reach_a: Array, reach_b: Array) -> tuple[Array, Array, Array]:
@@ -45,24 +50,32 @@ def _lengths(a: Array) -> Array:
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _smallest(product: Any, rows: Any, columns: Any, k: int, out: Any) -> None:
-    """The k-th smallest squared distance of each row, its own distance of 0 not counted."""
-    nearest = np.empty(k + 1)
-    for i in range(len(rows)):
-        nearest[:] = np.inf
-        for j in range(len(columns)):
-            scale = rows[i] + columns[j]
+def _nearer(product: Any, lengths: Any, near: Any) -> None:
+    """Take squared distances of the first rows to themselves and all later ones into the sorted `near` of both."""
+    last = near.shape[1] - 1
+    for i in range(product.shape[0]):
+        for j in range(i, product.shape[1]):
+            scale = lengths[i] + lengths[j]
             square = scale - 2 * product[i, j]
-            if square >= nearest[k]:
+            if square >= near[i, last] and square >= near[j, last]:
                 continue
             if square <= SAME * scale:
                 square = 0.0
-            place = k
-            while place > 0 and nearest[place - 1] > square:
-                nearest[place] = nearest[place - 1]
-                place -= 1
-            nearest[place] = square
-        out[i] = nearest[k]
+            _insert(near[i], square)
+            if j > i:
+                _insert(near[j], square)
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _insert(sorted_squares: Any, square: float) -> None:
+    """Drops the largest, which may be `square` itself."""
+    place = len(sorted_squares) - 1
+    if square >= sorted_squares[place]:
+        return
+    while place > 0 and sorted_squares[place - 1] > square:
+        sorted_squares[place] = sorted_squares[place - 1]
+        place -= 1
+    sorted_squares[place] = square
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]

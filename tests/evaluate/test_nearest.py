@@ -12,10 +12,11 @@ def _sets(n: int = 37, m: int = 29, width: int = 6) -> tuple[np.ndarray, np.ndar
     return rng.normal(size=(n, width)), rng.normal(0.3, 1.2, size=(m, width))
 
 
-@pytest.mark.parametrize("held", [1, 100, 1 << 24])
+@pytest.mark.parametrize(("held", "band"), [(1, 512), (100, 512), (1 << 24, 512), (1 << 24, 8)])
 @pytest.mark.parametrize("k", [1, 5, 20])
-def test_against_all_distances(k: int, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_against_all_distances(k: int, held: int, band: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nearest, "HELD", held)
+    monkeypatch.setattr(nearest, "BAND", band)
     a, b = _sets()
     near_a, near_b = (np.sort(cdist(s, s), 1)[:, k] for s in (a, b))
     np.testing.assert_allclose(nearest.reach(a, k) ** 0.5, near_a)
@@ -38,7 +39,7 @@ def test_copies_are_at_distance_zero_whatever_their_length() -> None:
 def test_the_compiled_code_does_what_the_python_code_says(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = _sets(9, 8, 3)
     compiled = nearest.reach(a, 2), nearest.within(a, b, nearest.reach(a, 2), nearest.reach(b, 2))
-    for name in ("_smallest", "_counted"):
+    for name in ("_nearer", "_insert", "_counted"):
         monkeypatch.setattr(nearest, name, getattr(nearest, name).py_func)
     np.testing.assert_array_equal(compiled[0], nearest.reach(a, 2))
     for one, other in zip(compiled[1], nearest.within(a, b, nearest.reach(a, 2), nearest.reach(b, 2)), strict=True):
