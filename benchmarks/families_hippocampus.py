@@ -72,6 +72,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "vq, autoregressive in its codes": two({"name": "vq"}, {"name": "autoregressive"}),
     "flow": one({"name": "flow", "network": DEEP}),
     "shortcut, 4 steps": one({"name": "shortcut", "steps": 4, "network": DEEP}),
+    "consistency, 2 steps": one({"name": "consistency", "steps": 2, "network": DEEP}),
     "gan": one({"name": "gan", "network": WIDE}, learning_rate=5e-4),
     "vae": one({"name": "vae", "codes": 16, "network": WIDE}),
     "diffusion": one({"name": "diffusion", "network": DEEP}),

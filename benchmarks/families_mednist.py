@@ -62,6 +62,7 @@ OURS: dict[str, dict[str, Any]] = {
     "flow, an eighth of the time": one({"name": "flow", "network": WIDE}, 1 / 8),
     "diffusion": one({"name": "diffusion", "network": WIDE}),
     "shortcut, 4 steps": one({"name": "shortcut", "steps": 4, "network": WIDE}),
+    "consistency, 2 steps": one({"name": "consistency", "steps": 2, "network": WIDE}),
     "gan": one({"name": "gan", "network": WIDE}, learning_rate=5e-4),
     "vae": one({"name": "vae", "codes": 16, "network": WIDE}),
     "vae, flow in its codes": two({"name": "vae", "kl": 0.01, "codes": 4, "network": CODEC}, {"name": "flow", "network": PRIOR}),

@@ -54,6 +54,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gan": one({"name": "gan"}, learning_rate=5e-4),
     "flow": one({"name": "flow"}),
     "shortcut, 4 steps": one({"name": "shortcut", "steps": 4}),
+    "consistency, 2 steps": one({"name": "consistency", "steps": 2}),
     "diffusion": one({"name": "diffusion"}),
     "vae, flow in its codes": two({"name": "vae", "kl": 0.01, "codes": 8}, {"name": "flow"}),
     "vq, autoregressive in its codes": two({"name": "vq"}, {"name": "autoregressive", "steps": 12}),
