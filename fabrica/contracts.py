@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .rng import Rng
 
-Kind = Literal["intensity", "complex", "label", "displacement", "number", "class", "token", "embedding"]
+Kind = Literal["intensity", "complex", "label", "displacement", "coordinates", "number", "class", "token", "embedding"]
 
 
 @dataclass(frozen=True, slots=True)

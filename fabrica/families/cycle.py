@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..contracts import Condition, Family, Field, Problem, Signature
 from ..networks.backbone import backbone
-from ..networks.blocks import PLANES
+from ..networks.blocks import planes_and_vectors, shown
 from ..networks.discriminator import Discriminator
 from ..networks.unet import UNetShape
 from ..rng import Rng
@@ -34,7 +34,7 @@ class Cycle(Family):
         identity: float = 2.0, penalty: float = 1.0,
     ) -> None:  # fmt: skip
         super().__init__()
-        given = tuple(f for f in signature.condition if f.kind in PLANES)
+        given = shown(signature.condition)
         if len(given) != 1 or given[0].kind != "intensity":
             names = ", ".join(f.name.removeprefix("given ") for f in given) or "none"
             raise ValueError(
@@ -46,7 +46,7 @@ class Cycle(Family):
             "structure": structure,
             "identity": identity if given[0].channels == signature.channels else 0.0,
         }
-        others = tuple(f for f in signature.condition if f.kind not in PLANES)
+        _, others = planes_and_vectors(signature.condition)
         self.back_from = Field("given back", "intensity", signature.channels)
         backwards = Signature((given[0],), signature.axes, (self.back_from, *others))
         self.there = backbone(signature, 0, network, precision)

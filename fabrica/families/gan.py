@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..contracts import Family, Problem, Signature
 from ..networks.backbone import backbone
-from ..networks.blocks import PLANES
+from ..networks.blocks import shown
 from ..networks.discriminator import Discriminator
 from ..networks.unet import UNetShape
 from ..rng import Rng
@@ -24,7 +24,7 @@ Adversarial = Literal["relativistic", "hinge", "least squares", "non-saturating"
 class Gan(Family):
     """x = generator(noise, condition); the default is R3GAN's relativistic loss with R1 and R2 (Huang et al. 2024).
 
-    Where the condition lies on the grid of x (translation), `pixel` weighs the distance to the paired target and `features` the
+    Where a condition shows the patient on the grid of x (translation), `pixel` weighs the distance to the paired target and `features` the
     matching of the critic's features (Isola et al. 2017, Wang et al. 2018); without such a condition both are left out.
     Without `penalty` the critic's weights are divided by their largest singular value (Miyato et al. 2018).
     """
@@ -37,7 +37,7 @@ class Gan(Family):
     ) -> None:  # fmt: skip
         super().__init__()
         self.fields, self.noise, self.penalty = signature.x, noise, penalty
-        paired = bool(signature.axes) and any(f.kind in PLANES for f in signature.condition)
+        paired = bool(signature.axes and shown(signature.condition))
         self.pixel, self.matching = (pixel, features) if paired else (0.0, 0.0)
         self.critic_form, self.generator_form = ADVERSARIAL[adversarial]
         self.generator = backbone(signature, noise, network, precision)

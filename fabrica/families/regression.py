@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..contracts import Family, Problem, Signature
 from ..networks.backbone import backbone
-from ..networks.blocks import PLANES
+from ..networks.blocks import shown
 from ..networks.unet import UNetShape
 from ..rng import Rng
 from .misfit import answer, field_terms
@@ -23,7 +23,7 @@ class Regression(Family):
 
     def __init__(self, signature: Signature, network: UNetShape, precision: str) -> None:
         super().__init__()
-        if signature.axes and not any(f.kind in PLANES for f in signature.condition):
+        if signature.axes and not shown(signature.condition):
             raise ValueError("Regression needs an image to start from. Write: family: {name: flow}")
         self.fields = signature.x
         self.net = backbone(signature, 0, network, precision)

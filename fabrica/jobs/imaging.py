@@ -15,7 +15,7 @@ from ..rng import Rng
 
 Axes = Literal["yx", "zyx"]
 _POSITION = Field("position", "number", 1, "")
-_PLACE = Field("place", "displacement", 3, "")  # of voxels in the whole patient, so that patches know theirs
+_PLACE = Field("place", "coordinates", 3, "")  # of voxels in the whole patient, so that patches know theirs
 _SCALES = {"age": (50.0, 20.0)}  # value -> (centre, width) before it enters a network
 
 

@@ -13,13 +13,18 @@ from ..contracts import Condition, Field
 from .normalisation import group_norm, norm_silu
 
 HEAD = 48  # channels of a head in networks of tokens: divided by 2 and by 3 axes
-PLANES = ("intensity", "label", "complex", "displacement")  # kinds of conditions that lie on a grid
+PLANES = ("intensity", "label", "complex", "displacement", "coordinates")  # kinds of conditions that lie on a grid
 
 
 def planes_and_vectors(condition: Sequence[Field]) -> tuple[tuple[Field, ...], tuple[Field, ...]]:
     """Conditions on a grid, and those that join the noise level."""
     planes = tuple(f for f in condition if f.kind in PLANES)
     return planes, tuple(f for f in condition if f.kind not in PLANES)
+
+
+def shown(condition: Sequence[Field]) -> tuple[Field, ...]:
+    """Conditions on a grid that show the patient: where a voxel lies is none."""
+    return tuple(f for f in condition if f.kind in PLANES and f.kind != "coordinates")
 
 
 def with_planes(x: Tensor | None, fields: Sequence[Field], condition: Condition, grid: Sequence[int]) -> Tensor:

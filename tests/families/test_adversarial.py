@@ -8,8 +8,8 @@ import torch
 from fabrica.config import from_plain
 from fabrica.contracts import Condition, Field, Problem, Signature
 from fabrica.document import RecipeError
-from fabrica.families import Cycle, Gan
-from fabrica.jobs import Translation
+from fabrica.families import Cycle, Gan, Regression
+from fabrica.jobs import Synthesis, Translation
 from fabrica.jobs.unpaired import Unpaired
 from fabrica.networks.discriminator import Discriminator
 from fabrica.networks.unet import UNetShape
@@ -196,3 +196,15 @@ def test_one_row_cannot_be_unpaired(tmp_path: Path) -> None:
     short = {**RECIPE, "pairing": "none", "train": {"steps": 1, "batch": 1}}
     with pytest.raises(ValueError, match="at least two patients"):
         run_recipe(from_plain(short), tmp_path / "run", say=lambda text: None)
+
+
+@pytest.mark.parametrize("axes", ["yx", "zyx"])
+def test_where_a_voxel_lies_is_no_image_to_start_from(axes: str) -> None:
+    """A synthesis has no paired target: drawing towards one would be drawing the mean patient."""
+    signature = Synthesis(["T1w"], axes=axes).signature()
+    gan = Gan(signature, SMALL, "fp32")
+    assert (gan.pixel, gan.matching) == (0.0, 0.0)
+    with pytest.raises(ValueError, match="needs an image to start from"):
+        Regression(signature, SMALL, "fp32")
+    paired = Gan(Translation(["T1w"], ["FLAIR"], axes=axes).signature(), SMALL, "fp32")
+    assert (paired.pixel, paired.matching) == (10.0, 2.0)
