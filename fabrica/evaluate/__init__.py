@@ -2,6 +2,8 @@
 
 from ..contracts import Metric
 from ..registry import Table
+from . import feature as feature
 from . import pixel, task
+from . import statistics as statistics
 
 METRICS: Table[Metric] = Table("metric", {**pixel.METRICS, **task.METRICS})

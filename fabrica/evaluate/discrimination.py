@@ -20,7 +20,8 @@ def auc_delong(
     """Area under the ROC curve with DeLong's interval (DeLong 1988, midranks of Sun and Xu 2014); p against .5.
 
     Labels are 0 or 1, higher scores mean 1. Intervals: `plain` as in the literature, cut at [0, 1], which covers too little
-    for few cases and high areas; `logit` is symmetric there (Qin and Hotilovac 2008), and is what reports use. Raises
+    for few cases and high areas; `logit` is symmetric there (Qin and Hotilovac 2008), and is what reports use. Scores that
+    separate the labels have no variance: no interval, and p by exact permutation. Raises
     ValueError for other labels, fewer than two of either, lengths that differ, NaN, or another convention.
     """
     if convention not in ("plain", "logit"):
@@ -28,10 +29,13 @@ def auc_delong(
     (area,), covariance = delong_covariance([scores], labels)
     n = int(np.size(labels))
     error = float(covariance[0, 0]) ** 0.5
+    if area in (0.0, 1.0):
+        p = min(1.0, 2 / float(special.comb(n, int(np.sum(np.asarray(labels) == 1)))))
+        return Result(area, n, "labels are separated: DeLong gives no interval, p exact", p_value=p)
     reach = float(stats.norm.ppf(0.5 + level / 2)) * error
     p = 2 * float(stats.norm.sf(abs(area - 0.5) / error)) if error > 0 else float(area == 0.5)
     found = (max(0.0, area - reach), min(1.0, area + reach))
-    if convention == "logit" and 0 < area < 1:
+    if convention == "logit":
         middle, reach = float(special.logit(area)), reach / (area * (1 - area))
         found = (float(special.expit(middle - reach)), float(special.expit(middle + reach)))
     return Result(area, n, f"DeLong, {convention}", interval=found, p_value=p, standard_error=error)

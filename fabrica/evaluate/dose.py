@@ -89,6 +89,8 @@ def openkbp_scores(
     empty = []
     for name, mask in structures.items():
         inside = np.asarray(mask).astype(bool)
+        if inside.shape != x.shape:
+            raise ValueError(f"Structure {name!r} has shape {inside.shape}, expected that of the dose, {x.shape}.")
         if not inside.any():
             empty.append(name)
             continue

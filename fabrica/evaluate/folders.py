@@ -83,7 +83,7 @@ def evaluate_folders(
         raise ValueError("A claim compares two sets of images of the same patients. Name the other: --competitor DIR")
     ledger = Ledger(asked.overrides)
     stamp = declare(asked.claim, out) if asked.claim is not None else ""
-    report = Report.start({"evaluate": _plain(folders, asked, seen_from or out)}, out.name)
+    report = Report.start({"evaluate": _plain(folders, asked, seen_from or out)}, out.resolve().name)
     report.made, report.ledger = made or report.made, ledger
     report.title = f"{folders.generated.name} judged by {folders.reference.name}"
     found = {k: _scans(v, report) for k, v in vars(folders).items() if v is not None}
@@ -161,6 +161,9 @@ def _conclude(report: Report, asked: Asked, stamp: str, say: Say) -> None:
         ledger.looked.add(25)
     for sentence in (*report.undiscriminating(), *(report.realism.cheats if report.realism else ())):
         ledger.trigger(21, sentence)
+    for s in report.summaries():
+        if s["value"] is None and s["note"].startswith("failed"):
+            ledger.trigger(19, f"Every case of {s['stage']} failed: there is no value that {s['metric']} could count.")
     if disagree := report.disagreement():
         ledger.trigger(25, disagree)
     if asked.claim is None:
@@ -214,16 +217,15 @@ def _pairs(
     if not names:
         report.not_evaluated.append("paired metrics: needs the same relative file name in both folders.")
         return result
-    if lost := len(ours.keys() | theirs.keys()) - len(names):
-        report.remark(f"{lost} files stand in one folder only and were left out of the pairs.")
-        say(report.remarks[-1])
+    _say_unpaired(ours, theirs, name_of, report, say)
+    for name in sorted(theirs.keys() - ours.keys()):
+        result.cases += _failed(name, theirs[name], "there is no readable image of this name")
     ledger, pairs = report.ledger or Ledger(), dict[str, dict[str, Any]]()
     for name in names:
         try:
             pairs[name] = _evidence(name, found, shelf, report)
         except UnreadableError as error:
-            patient = patient_of(name, theirs[name])
-            result.cases += [Row(name, patient, "", "model", m, f"failed: {error.fault}", "") for m in METRICS]
+            result.cases += _failed(name, theirs[name], error.fault)
             report.remark(f"{name}: {error.fault} {error.next_step}")
     check_pairs(ledger, pairs, asked.data_range)
     allowed = [m for m in METRICS if not (m in ("ssim", "ms_ssim") and refused(ledger, 4))]
@@ -234,6 +236,26 @@ def _pairs(
     if name_of == "given images":
         result.cases += trivial_rows(pairs, patients, span)
     return result
+
+
+def _say_unpaired(ours: Mapping[str, Scan], theirs: Mapping[str, Scan], name_of: str, report: Report, say: Say) -> None:
+    if more := len(ours.keys() - theirs.keys()):
+        report.remark(f"{more} {name_of} have no reference of their name and were left out of the pairs.")
+        say(report.remarks[-1])
+    if fewer := len(theirs.keys() - ours.keys()):
+        report.remark(
+            f"{fewer} references have no readable image of their name among the {name_of}: they count as failed, at the "
+            "worst value. Move away what was not asked for."
+        )
+        say(report.remarks[-1])
+
+
+def _failed(name: str, truth: Scan, why: str) -> list[Row]:
+    patient = patient_of(name, truth)
+    return [
+        Row(name, patient, "", "model", m, f"failed: {why}", "dB" if metric.unit == "dB" else "")
+        for m, metric in METRICS.items()
+    ]
 
 
 def _pair_rows(name: str, patient: str, known: Mapping[str, Any], allowed: Sequence[str]) -> list[Row]:
@@ -261,6 +283,8 @@ def _evidence(name: str, found: Mapping[str, Mapping[str, Scan]], shelf: _Shelf,
     elif not same_grid(grid_of(image), grid):
         image = resample(image, grid)
         report.remark(f"{name}: resampled to the grid of its reference.")
+    if not image.data.isfinite().all():
+        raise UnreadableError("holds NaN or infinity.", "Write finite values, or leave the case out as failed.")
     evidence |= {
         "generated": image.data[0].numpy(), "reference": truth.data[0].numpy(),
         "units": (image.meaning.unit, truth.meaning.unit),

@@ -16,12 +16,15 @@ Mask = NDArray[np.bool_]
 def dice(generated: ArrayLike, reference: ArrayLike) -> float:
     """Dice overlap of two masks, or the mean over the labels of both; both empty = 1, one empty = 0.
 
-    Raises ValueError for shapes that differ.
+    Raises ValueError for shapes that differ, labels that are not finite, and masks of which one says 255 where the other says 1.
     """
-    x, y = np.asarray(generated), np.asarray(reference)
+    x, y = _labels(generated), _labels(reference)
     if x.shape != y.shape:
         raise ValueError(f"Got label maps of {x.shape} and {y.shape}, expected equal shapes.")
-    labels = [v for v in np.union1d(np.unique(x), np.unique(y)) if v != 0]
+    sides = [{float(v) for v in np.unique(side) if v != 0} for side in (x, y)]
+    if {1.0} in sides and {255.0} in sides:
+        raise ValueError("One mask says 255 where the other says 1. Divide the picture by 255, or compare mask > 0.")
+    labels = sorted(sides[0] | sides[1])
     scores = [2 * float(((x == v) & (y == v)).sum()) / float((x == v).sum() + (y == v).sum()) for v in labels]
     return float(np.mean(scores)) if scores else 1.0
 
@@ -66,9 +69,9 @@ def lesion_detection(generated: ArrayLike, reference: ArrayLike, *, smallest_ove
     """F1 over lesions (connected through faces, edges or corners); details: sensitivity, precision and counts.
 
     A true lesion is found when more than `smallest_overlap` of it is marked; a mark that touches no true lesion is false.
-    Both empty = 1, one empty = 0. Raises ValueError for shapes that differ.
+    Both empty = 1, one empty = 0. Raises ValueError for shapes that differ or NaN.
     """
-    x, y = np.asarray(generated).astype(bool), np.asarray(reference).astype(bool)
+    x, y = _labels(generated).astype(bool), _labels(reference).astype(bool)
     if x.shape != y.shape:
         raise ValueError(f"Got masks of {x.shape} and {y.shape}, expected equal shapes.")
     around = np.ones((3,) * x.ndim)
@@ -89,8 +92,15 @@ def lesion_detection(generated: ArrayLike, reference: ArrayLike, *, smallest_ove
     )  # fmt: skip
 
 
+def _labels(mask: ArrayLike) -> NDArray[np.generic]:
+    values = np.asarray(mask)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise ValueError("A mask holds NaN or infinity. Count it as failed; NaN is neither inside nor outside.")
+    return values
+
+
 def _masks(generated: ArrayLike, reference: ArrayLike, spacing_mm: Sequence[float]) -> tuple[Mask, Mask]:
-    x, y = np.asarray(generated).astype(bool), np.asarray(reference).astype(bool)
+    x, y = _labels(generated).astype(bool), _labels(reference).astype(bool)
     if x.shape != y.shape or x.ndim not in (2, 3):
         raise ValueError(f"Got masks of {x.shape} and {y.shape}, expected two equal shapes of 2 or 3 axes.")
     if len(spacing_mm) != x.ndim or not all(s > 0 for s in spacing_mm):

@@ -29,7 +29,10 @@ def images(
         raise ValueError(f"Got shapes {x.shape} and {y.shape}, expected two equal shapes of 2 or 3 spatial axes.")
     if not np.isfinite(x).all() or not np.isfinite(y).all():
         raise ValueError("An image holds NaN or infinity. Count it as failed; do not average over it.")
-    inside = None if mask is None else np.asarray(mask).astype(bool)
+    given = None if mask is None else np.asarray(mask)
+    if given is not None and given.dtype.kind == "f" and not np.isfinite(given).all():
+        raise ValueError("The mask holds NaN or infinity: neither inside nor outside.")
+    inside = None if given is None else given.astype(bool)
     if inside is not None and (inside.shape != x.shape or not inside.any()):
         raise ValueError(
             f"The mask has shape {inside.shape} and {inside.sum()} voxels, expected {x.shape} and at least one."

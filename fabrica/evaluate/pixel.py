@@ -18,10 +18,12 @@ from .structure import gmsd, haarpsi, hfen, ms_ssim, ssim_map, vif
 
 
 def mae(
-    generated: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None = None, convention: str = "plain"
-) -> float:
+    generated: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None = None,
+    spacing_mm: Sequence[float] | None = None, convention: str = "plain",
+) -> float:  # fmt: skip
     """Mean absolute error in the unit of the images, inside the mask when one is given.
 
+    `spacing_mm` changes nothing here or below; it is accepted so that all paired metrics are called alike.
     Raises ValueError for shapes that differ, an empty mask, voxels that are not finite, or an unknown convention.
     """
     x, y = pair(generated, reference, mask, convention, ("plain", "synthrad2025"))
@@ -29,16 +31,18 @@ def mae(
 
 
 def rmse(
-    generated: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None = None, convention: str = "plain"
-) -> float:
+    generated: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None = None,
+    spacing_mm: Sequence[float] | None = None, convention: str = "plain",
+) -> float:  # fmt: skip
     """Root mean squared error in the unit of the images; errors as `mae`."""
     x, y = pair(generated, reference, mask, convention, ("plain", "synthrad2025"))
     return float(np.sqrt(((x - y) ** 2).mean()))
 
 
 def nmse(
-    generated: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None = None, convention: str = "plain"
-) -> float:
+    generated: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None = None,
+    spacing_mm: Sequence[float] | None = None, convention: str = "plain",
+) -> float:  # fmt: skip
     """Squared error over squared reference, summed over the whole volume, as fastMRI defines it; errors as `mae`."""
     x, y = pair(generated, reference, mask, convention, ("plain", "fastmri", "synthrad2025"))
     power = float((y**2).sum())
@@ -51,10 +55,7 @@ def psnr(
     generated: ArrayLike, reference: ArrayLike, *, data_range: float, mask: ArrayLike | None = None,
     spacing_mm: Sequence[float] | None = None, convention: str = "plain",
 ) -> float:  # fmt: skip
-    """10 log10(data_range^2 / MSE) in dB; infinite for equal images. Errors as `mae`, and for data_range <= 0.
-
-    `spacing_mm` changes nothing here; it is accepted so that all paired metrics are called alike.
-    """
+    """10 log10(data_range^2 / MSE) in dB; infinite for equal images. Errors as `mae`, and for data_range <= 0."""
     check_range(data_range)
     x, y = pair(generated, reference, mask, convention, ("plain", "skimage", "monai", "fastmri", "synthrad2025"))
     error = float(((x - y) ** 2).mean())
@@ -70,7 +71,7 @@ def ssim(
     wang2004 and monai: Gaussian window of 11 taps, sigma 1.5, population covariance. skimage: that library's default,
     a uniform window of 7 with sample covariance. fastmri: skimage's per slice along axis 0, then averaged.
     synthrad2025: clipped, shifted to be non-negative, skimage's window, inside the mask. 3D arrays have 3D windows.
-    SSIM is meaningless for zero-mean data: shift it first. `spacing_mm` changes nothing: windows count pixels.
+    SSIM is meaningless for zero-mean data: shift it first. Windows count pixels, whatever `spacing_mm`.
     """
     check_range(data_range)
     known = ("wang2004", "monai", "skimage", "fastmri", "synthrad2025")

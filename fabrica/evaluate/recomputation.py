@@ -19,6 +19,7 @@ FILES = ("report.json", "cases.csv", "index.html")
 
 def recomputed(folder: Path, load: Callable[[Path], Mapping[str, Embedding]]) -> str:
     """`load` gives the user's own embedding that lies at a path. A sentence when every byte is the same; raises ValueError naming the input that changed, or the first difference."""
+    folder = folder.resolve()  # reports name each other by paths that must not depend on where one stands
     file = folder / "report.json"
     try:
         plain = json.loads(file.read_text())
@@ -37,7 +38,7 @@ def recomputed(folder: Path, load: Callable[[Path], Mapping[str, Embedding]]) ->
         old = ", ".join(f"{k} {v}" for k, v in plain["versions"].items() if versions().get(k) != v)
         raise ValueError(f"The report was made with {old}, which is not installed here. Install it, then try again.")
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".recompute-") as scratch:
-        again = Path(scratch) / folder.name
+        again = Path(scratch) / (Path(str(plain["run"])).name or "report")  # the folder may have another name by now
         _make(again, asked, paths, folder, plain["made"], load)
         found = json.loads((again / "report.json").read_text())
         _same_inputs(plain["inputs"], found["inputs"])

@@ -7,7 +7,7 @@ import csv
 import importlib.util
 import io as buffers
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -26,7 +26,7 @@ from .honesty import Ledger
 from .outcomes import Measured
 from .pixel import METRICS
 from .realism import Realism
-from .statistics import SMALLEST, interval
+from .statistics import SMALLEST, interval, per_patient
 from .summary import Row
 from .validity import Validity
 
@@ -111,11 +111,16 @@ class Report:
 
     def summaries(self) -> list[dict[str, Any]]:
         """Per stage, contrast, answer and metric: mean over patients, quartiles over cases, interval or its absence."""
+        groups = self._groups()
+        ends = _ends(groups)
+        return [_summary(key, rows, ends.get((key[1], key[3]))) for key, rows in groups.items()]
+
+    def _groups(self) -> dict[tuple[str, str, str, str], list[Row]]:
         groups: dict[tuple[str, str, str, str], list[Row]] = {}
         for stage in self.stages:
             for row in stage.cases:
                 groups.setdefault((stage.name, row.contrast, row.by, row.metric), []).append(row)
-        return [_summary(key, rows) for key, rows in groups.items()]
+        return groups
 
     def sentence(self) -> str:
         """What one may write with this evidence, and no more."""
@@ -135,20 +140,22 @@ class Report:
         )
 
     def undiscriminating(self) -> list[str]:
-        """Check 21: metrics on which a trivial answer does as well as the model, over the same patients."""
-        found, summaries = [], [s for s in self.summaries() if s["value"] is not None and s["metric"] in METRICS]
-        for s in (s for s in summaries if s["by"].startswith("model")):
-            sign = SIGNS[METRICS[s["metric"]].better]
+        """Check 21: metrics on which a trivial answer does as well as the model, over the same cases."""
+        groups = self._groups()
+        ends = _ends(groups)
+        known = {k: _counted(rows, ends.get((k[1], k[3]))).values for k, rows in groups.items() if k[3] in METRICS}
+        found = []
+        for (stage, contrast, by, metric), own in known.items():
+            sign = SIGNS[METRICS[metric].better]
             rivals = [
-                o["by"]
-                for o in summaries
-                if not o["by"].startswith("model") and all(o[k] == s[k] for k in ("stage", "contrast", "metric"))
-                and sign * o["value"] >= sign * s["value"] and sign
+                other for (s, c, other, m), theirs in known.items()
+                if sign and by.startswith("model") and not other.startswith("model") and (s, c, m) == (stage, contrast, metric)
+                and (shared := own.keys() & theirs.keys()) and sign * _mean(theirs, shared) >= sign * _mean(own, shared)
             ]  # fmt: skip
             if rivals:
-                where = f" of {s['contrast']}" if s["contrast"] else ""
+                where = f" of {contrast}" if contrast else ""
                 found.append(
-                    f"{s['metric']}{where} is NOT DISCRIMINATIVE here: {' and '.join(rivals)} does as well as {s['stage']}"
+                    f"{metric}{where} is NOT DISCRIMINATIVE here: {' and '.join(rivals)} does as well as {stage}"
                 )
         return found
 
@@ -173,21 +180,69 @@ class Report:
         return f"Pixels favour {names[0]} ({', '.join(pixel)}), features favour {names[1]} ({', '.join(features)}): no tier stands for the others."
 
 
-def _summary(key: tuple[str, str, str, str], rows: Sequence[Row]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Counted:
+    """What goes into a mean: case -> (value, patient), and how many were filled in or left out."""
+
+    values: dict[str, tuple[float, str]]
+    failed: int
+    lost: int
+
+
+def _ends(groups: Mapping[tuple[str, str, str, str], Sequence[Row]]) -> dict[tuple[str, str], tuple[float, float]]:
+    """(worst, best) finite value of any answer, by contrast and metric with a better direction."""
+    known: dict[tuple[str, str], list[float]] = {}
+    for (_, contrast, _, metric), rows in groups.items():
+        if metric in METRICS and SIGNS[METRICS[metric].better]:
+            known.setdefault((contrast, metric), []).extend(
+                float(r.value) for r in rows if not isinstance(r.value, str) and np.isfinite(r.value)
+            )
+    signs = {key: SIGNS[METRICS[key[1]].better] for key in known}
+    return {
+        k: (s * min(s * v for v in known[k]), s * max(s * v for v in known[k])) for k, s in signs.items() if known[k]
+    }
+
+
+def _counted(rows: Sequence[Row], ends: tuple[float, float] | None) -> _Counted:
+    """Failed cases count as the worst value of any answer, equal images as the best; an answer without a finite value has none."""
+    values: dict[str, tuple[float, str]] = {}
+    failed = lost = 0
+    finite = any(not isinstance(r.value, str) and np.isfinite(r.value) for r in rows)
+    for r in rows:
+        value = r.value
+        if isinstance(value, str) and ends is not None and finite and value.startswith(("failed", "infinite")):
+            failed += value.startswith("failed")
+            value = ends[0] if value.startswith("failed") else ends[1]
+        if isinstance(value, str) or not np.isfinite(value):
+            lost += 1
+        else:
+            values[r.case] = float(value), r.patient
+    return _Counted(values, failed, lost)
+
+
+def _mean(values: Mapping[str, tuple[float, str]], cases: Iterable[str]) -> float:
+    """Over patients."""
+    chosen = [values[case] for case in cases]
+    return float(per_patient([v for v, _ in chosen], [p for _, p in chosen])[0].mean())
+
+
+def _summary(key: tuple[str, str, str, str], rows: Sequence[Row], ends: tuple[float, float] | None) -> dict[str, Any]:
     stage, contrast, by, metric = key
     plain: dict[str, Any] = {"stage": stage, "contrast": contrast, "by": by, "metric": metric, "unit": rows[0].unit}
-    numbers = [(float(r.value), r.patient) for r in rows if not isinstance(r.value, str) and np.isfinite(r.value)]
-    if not numbers:
+    counted = _counted(rows, ends)
+    if not counted.values:
         return {**plain, "value": None, "note": next((str(r.value) for r in rows), "not evaluated"), "n": 0}
-    values, patients = zip(*numbers, strict=True)
+    values, patients = zip(*counted.values.values(), strict=True)
     found = interval(values, patients)
     low, middle, high = (float(q) for q in np.quantile(values, [0.25, 0.5, 0.75]))
-    lost = len(rows) - len(numbers)
-    note = found.convention if found.interval is None else ""
-    note += f"; {lost} case{'s' * (lost > 1)} not evaluated" if lost else ""
+    notes = [found.convention] if found.interval is None else []
+    if counted.failed and ends is not None:
+        notes.append(f"{counted.failed} failed, counted as the worst value, {ends[0]:.4g}")
+    if counted.lost:
+        notes.append(f"{counted.lost} case{'s' * (counted.lost > 1)} not evaluated")
     return {
         **plain, "value": found.value, "interval": found.interval, "n": found.n, "convention": found.convention,
-        "quartiles": [low, middle, high], "note": note, "lost": lost,
+        "quartiles": [low, middle, high], "note": "; ".join(notes), "lost": counted.lost, "failed": counted.failed,
     }  # fmt: skip
 
 
@@ -274,7 +329,8 @@ def _cell(s: Mapping[str, Any]) -> str:
     if s["value"] is None:
         return str(s["note"])
     text = f"{s['value']:.3g}" if abs(s["value"]) < 100 else f"{s['value']:.0f}"
-    lost = f"; {s['lost']} not evaluated" if s["lost"] else ""
+    lost = f"; {s['failed']} failed" if s["failed"] else ""
+    lost += f"; {s['lost']} not evaluated" if s["lost"] else ""
     if s["interval"]:
         return f"{text} [{s['interval'][0]:.3g}, {s['interval'][1]:.3g}]{lost}"
     return f"{text} ({s['quartiles'][0]:.3g} to {s['quartiles'][2]:.3g}){lost}"

@@ -36,6 +36,11 @@ class Result(float):
             object.__setattr__(made, name, known)
         return made
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For processes and copies."""
+        known = self.interval, self.p_value, self.standard_error, dict(self.details)
+        return _restored, (float(self), self.n, self.convention, *known)
+
     @property
     def value(self) -> float:
         return float(self)
@@ -47,3 +52,12 @@ class Result(float):
         known = {"interval": self.interval, "p_value": self.p_value, "standard_error": self.standard_error}
         shown = "".join(f", {k}={v}" for k, v in known.items() if v is not None)
         return f"Result({float(self):.6g}, n={self.n}{shown}, {self.convention!r})"
+
+
+def _restored(
+    value: float, n: int, convention: str, interval: tuple[float, float] | None, p_value: float | None,
+    standard_error: float | None, details: dict[str, Any],
+) -> Result:  # fmt: skip
+    return Result(
+        value, n, convention, interval=interval, p_value=p_value, standard_error=standard_error, details=details
+    )

@@ -7,26 +7,29 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .pairs import Array, images
+from .pairs import Array, Mask, images
 from .result import Result
 
 
 def noise_power_spectrum(
-    generated: ArrayLike, reference: ArrayLike | None = None, *, spacing_mm: Sequence[float]
+    generated: ArrayLike,
+    reference: ArrayLike | None = None,
+    *,
+    spacing_mm: Sequence[float],
+    mask: ArrayLike | None = None,
 ) -> Result:
     """In-plane noise power: |DFT(noise)|^2 dx dy / (Nx Ny), averaged over slices and over rings of frequency.
 
-    The noise is generated - reference, or generated minus its mean in each slice. The value is the integral, which is the
+    The noise is generated - reference, or generated minus its mean in each slice, inside the mask when one is given (zero
+    outside, and divided by the share inside; slices without it are left out). The value is the integral, which is the
     variance; details: `frequency_per_mm`, `power` (unit^2 mm^2) up to Nyquist, `peak_frequency_per_mm`. `spacing_mm`: (y,
     x) or (z, y, x). Raises ValueError as `mae`.
     """
-    x, y, _ = images(generated, np.zeros(np.shape(generated)) if reference is None else reference, None, "plain", ("plain",))  # fmt: skip
-    noise = x - y
-    slices = noise[None] if noise.ndim == 2 else noise
-    slices = slices - slices.mean((1, 2), keepdims=True)
+    x, y, inside = images(generated, np.zeros(np.shape(generated)) if reference is None else reference, mask, "plain", ("plain",))  # fmt: skip
+    slices, share = _centred(x - y, inside)
     dy, dx = _in_plane(spacing_mm, x.ndim)
     rows, columns = slices.shape[1:]
-    power = (np.abs(np.fft.fft2(slices)) ** 2).mean(0) * dx * dy / (rows * columns)
+    power = (np.abs(np.fft.fft2(slices)) ** 2 / share).mean(0) * dx * dy / (rows * columns)
     frequency, radial = _rings(power, dy, dx)
     variance = float(power.sum() / (rows * dy * columns * dx))
     details = {
@@ -36,16 +39,17 @@ def noise_power_spectrum(
     return Result(variance, len(slices), "radial, mean removed a slice", details=details)
 
 
-def modulation_transfer(generated: ArrayLike, reference: ArrayLike, *, spacing_mm: Sequence[float]) -> Result:
+def modulation_transfer(
+    generated: ArrayLike, reference: ArrayLike, *, spacing_mm: Sequence[float], mask: ArrayLike | None = None
+) -> Result:
     """How much of the reference's detail is left at each in-plane frequency: |<G R*>| / <|R|^2> over rings and slices.
 
     The value is the frequency (per mm) at which half is left (Nyquist when more is left everywhere); details:
-    `frequency_per_mm`, `transfer`. A Gaussian blur of deviation s gives exp(-2 pi^2 s^2 f^2). Raises ValueError as `mae`,
+    `frequency_per_mm`, `transfer`. Inside the mask when one is given. A Gaussian blur of deviation s gives exp(-2 pi^2 s^2 f^2). Raises ValueError as `mae`,
     and for a constant reference.
     """
-    x, y, _ = images(generated, reference, None, "plain", ("plain",))
-    g, r = (v[None] if v.ndim == 2 else v for v in (x, y))
-    g, r = (v - v.mean((1, 2), keepdims=True) for v in (g, r))
+    x, y, inside = images(generated, reference, mask, "plain", ("plain",))
+    (g, _), (r, _) = (_centred(v, inside) for v in (x, y))
     if not float((r**2).sum()) > 0:
         raise ValueError("modulation_transfer needs a reference with detail; this one is constant in every slice.")
     window = np.outer(*(np.hanning(n + 2)[1:-1] for n in r.shape[1:]))
@@ -61,6 +65,17 @@ def modulation_transfer(generated: ArrayLike, reference: ArrayLike, *, spacing_m
         step = (transfer[i - 1] - 0.5) / max(transfer[i - 1] - transfer[i], 1e-12)
         half = float(frequency[i - 1] + min(max(step, 0.0), 1.0) * (frequency[i] - frequency[i - 1]))
     return Result(half, len(g), "cross spectrum, radial", details={"frequency_per_mm": frequency, "transfer": transfer})
+
+
+def _centred(image: Array, inside: Mask | None) -> tuple[Array, Array]:
+    """(slices without their mean, zero outside; share inside of each, (slices, 1, 1))."""
+    slices = image[None] if image.ndim == 2 else image
+    region = np.ones(slices.shape, bool) if inside is None else inside.reshape(slices.shape)
+    used = region.any((1, 2))
+    slices, region = slices[used], region[used]
+    share = region.mean((1, 2), keepdims=True)
+    mean = np.where(region, slices, 0.0).mean((1, 2), keepdims=True) / share
+    return np.where(region, slices - mean, 0.0), share
 
 
 def _in_plane(spacing_mm: Sequence[float], axes: int) -> tuple[float, float]:

@@ -23,12 +23,16 @@ Array = NDArray[np.float64]
 
 
 def per_patient(values: ArrayLike, patients: Sequence[str]) -> tuple[Array, tuple[str, ...]]:
-    """Mean per patient, in order of first appearance; raises ValueError when lengths differ or a value is NaN."""
+    """Mean per patient, in order of first appearance; raises ValueError when lengths differ or a value is not finite."""
     numbers = np.asarray(values, np.float64)
     if numbers.shape != (len(patients),) or not len(patients):
         raise ValueError(f"Got {numbers.shape} values for {len(patients)} patients, expected one patient name a value.")
     if np.isnan(numbers).any():
         raise ValueError("A value is NaN. Count failed cases as worst; do not drop them.")
+    if np.isinf(numbers).any():
+        raise ValueError(
+            "A value is infinite, as PSNR is of equal images. Count it as the best finite value, or use mae or ssim."
+        )
     place = {p: i for i, p in enumerate(dict.fromkeys(patients))}
     index = np.array([place[p] for p in patients])
     return np.bincount(index, numbers) / np.bincount(index), tuple(place)
@@ -150,10 +154,14 @@ def sample_size(effect: float, *, alpha: float = 0.05, power: float = 0.8) -> in
         raise ValueError(f"effect is {effect}, expected a standardised difference that is not 0.")
     _check_share("alpha", alpha)
     _check_share("power", power)
-    n = 2
-    while _power(abs(effect), n, alpha) < power:
-        n = n + 1 if n < 400 else int(n * 1.01)
-    return n
+    enough = 2
+    while _power(abs(effect), enough, alpha) < power:
+        enough *= 2
+    few = max(2, enough // 2)  # of which the power is too small, or which is the least
+    while few < enough:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if _power(abs(effect), middle, alpha) >= power else (middle + 1, enough)
+    return enough
 
 
 def minimum_detectable_effect(n: int, *, alpha: float = 0.05, power: float = 0.8) -> Result:

@@ -1,10 +1,12 @@
 """Paired metrics of structure: SSIM's map and scales, edges, wavelets, information. 2D, or volumes.
 
 Reference values are those of the papers' definitions as piq 0.8.0 computes them (that library cannot be installed with
-every PyTorch). gmsd, haarpsi and vif are defined for slices: a volume is averaged over the slices along its first axis.
+every PyTorch). Windows count pixels: `spacing_mm` is accepted and changes nothing. gmsd, haarpsi and vif are defined for slices: a volume is averaged over the slices along its first axis.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,7 +29,10 @@ def _ssim_terms(x: Array, y: Array, data_range: float, gaussian: bool) -> tuple[
     return moments.ssim_terms(x, y, gaussian, (0.01 * data_range) ** 2, (0.03 * data_range) ** 2)
 
 
-def ms_ssim(generated: ArrayLike, reference: ArrayLike, *, data_range: float, mask: ArrayLike | None = None) -> float:
+def ms_ssim(
+    generated: ArrayLike, reference: ArrayLike, *, data_range: float, mask: ArrayLike | None = None,
+    spacing_mm: Sequence[float] | None = None,
+) -> float:  # fmt: skip
     """Multi-scale SSIM (Wang 2003): five scales, luminance at the coarsest alone, exponents on the scales' means.
 
     2D or 3D, Gaussian window of 11 taps; negative means count as 0. Raises ValueError as `ssim`, and for a side below 161.
@@ -64,7 +69,9 @@ def _halved(a: Array) -> Array:
     return a
 
 
-def hfen(generated: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None = None) -> float:
+def hfen(
+    generated: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None = None, spacing_mm: Sequence[float] | None = None
+) -> float:  # fmt: skip
     """High-frequency error norm: |LoG(generated) - LoG(reference)| / |LoG(reference)|, sigma 1.5 (Ravishankar 2011).
 
     Window of 15 taps along each axis. Raises ValueError as `mae`, and for a reference without edges.
@@ -79,17 +86,26 @@ def hfen(generated: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None =
     return float(np.sqrt(laplacian.energy(x - x.mean() - edges, inside))) / norm
 
 
-def gmsd(generated: ArrayLike, reference: ArrayLike, *, data_range: float, mask: ArrayLike | None = None) -> float:
+def gmsd(
+    generated: ArrayLike, reference: ArrayLike, *, data_range: float, mask: ArrayLike | None = None,
+    spacing_mm: Sequence[float] | None = None,
+) -> float:  # fmt: skip
     """Gradient magnitude similarity deviation (Xue 2014): 0 for equal images, more is worse. Errors as `ssim`."""
     return _over_slices("gmsd", generated, reference, data_range, mask, 5)
 
 
-def haarpsi(generated: ArrayLike, reference: ArrayLike, *, data_range: float, mask: ArrayLike | None = None) -> float:
+def haarpsi(
+    generated: ArrayLike, reference: ArrayLike, *, data_range: float, mask: ArrayLike | None = None,
+    spacing_mm: Sequence[float] | None = None,
+) -> float:  # fmt: skip
     """Haar wavelet perceptual similarity (Reisenhofer 2018), C = 30, alpha = 4.2: 1 for equal images. Errors as `ssim`."""
     return _over_slices("haarpsi", generated, reference, data_range, mask, 16)
 
 
-def vif(generated: ArrayLike, reference: ArrayLike, *, data_range: float, mask: ArrayLike | None = None) -> float:
+def vif(
+    generated: ArrayLike, reference: ArrayLike, *, data_range: float, mask: ArrayLike | None = None,
+    spacing_mm: Sequence[float] | None = None,
+) -> float:  # fmt: skip
     """Visual information fidelity in the pixel domain (Sheikh and Bovik 2006), four scales, noise variance 2 at range 255.
 
     1 for equal images, above 1 for a contrast-enhanced one. Errors as `ssim`; sides of at least 41.

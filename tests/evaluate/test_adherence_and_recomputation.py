@@ -1,5 +1,6 @@
 """What was asked against what is read; a report that can be made again to the byte; typed tables."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -96,6 +97,11 @@ def test_the_same_bytes_also_after_a_move(report: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "from 12 files" in done.output
     assert sorted(p.name for p in place.iterdir()) == ["ours", "out", "real"]
+    (place / "out").rename(place / "renamed")
+    assert "The same bytes" in recomputed(place / "renamed", dict)
+    with contextlib.chdir(place / "renamed"):
+        assert "The same bytes" in recomputed(Path("."), dict)
+    (place / "renamed").rename(place / "out")
     assert str(tmp_path) not in (place / "out" / "report.json").read_text()
 
 

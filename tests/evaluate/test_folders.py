@@ -65,7 +65,7 @@ def _patients(folder: Path, seeds: range, blur: float = 0.0, first: str = "p") -
 def _report(tmp_path: Path, **folders: Path) -> dict[str, Any]:
     evaluate_folders(Folders(**folders), tmp_path / "out", Asked(300.0, quick=True), lambda _: None)
     found: dict[str, Any] = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert "NaN" not in (tmp_path / "out" / "report.json").read_text()
+    assert ": NaN" not in (tmp_path / "out" / "report.json").read_text()
     return found
 
 
@@ -150,6 +150,48 @@ def test_masks_and_shifts_and_broken_files(tmp_path: Path, make_image: MAKE) -> 
     assert values["p1.nii.gz", "mae"] == pytest.approx(0, abs=1e-3)  # outside the mask nothing counts
     assert ("p2.nii.gz", "mae") not in values or "failed" in str(values["p2.nii.gz", "mae"])
     assert any("p2.nii.gz" in remark for remark in report["remarks"])
+
+
+def test_failed_and_missing_cases_count_as_the_worst_and_equal_ones_as_the_best(tmp_path: Path) -> None:
+    """24 references: 5 images hold NaN, 5 are missing, 2 are perfect. None of them leaves the mean."""
+    _patients(tmp_path / "real", range(24))
+    _patients(tmp_path / "g", range(24), blur=0.7)
+    for i in range(5):
+        bad = np.load(tmp_path / "g" / f"p{i}" / "slice.npz")["image"]
+        bad[3, 4] = np.nan
+        np.savez(tmp_path / "g" / f"p{i}" / "slice.npz", image=bad)
+        shutil.rmtree(tmp_path / "g" / f"p{5 + i}")
+    for i in (10, 11):
+        shutil.copy(tmp_path / "real" / f"p{i}" / "slice.npz", tmp_path / "g" / f"p{i}" / "slice.npz")
+    report = _report(tmp_path, generated=tmp_path / "g", reference=tmp_path / "real")
+    rows = [c for c in report["stages"][0]["cases"] if c["metric"] == "psnr"]
+    finite = [c["value"] for c in rows if not isinstance(c["value"], str)]
+    own = {c["case"]: c["value"] for c in rows if c["by"] == "model"}
+    assert sum(str(v).startswith("failed") for v in own.values()) == 10
+    psnr = next(s for s in report["summaries"] if s["metric"] == "psnr" and s["by"] == "model")
+    filled = [
+        v if not isinstance(v, str) else min(finite) if v.startswith("failed") else max(finite) for v in own.values()
+    ]
+    assert len(filled) == psnr["n"] == 24
+    assert psnr["value"] == pytest.approx(np.mean(filled))
+    assert (psnr["failed"], psnr["lost"]) == (10, 0)
+    assert f"10 failed, counted as the worst value, {min(finite):.4g}" in psnr["note"]
+    assert any("5 references have no readable image of their name" in r for r in report["remarks"])
+    assert "NOT DISCRIMINATIVE" in json.dumps(report["checks"])  # where 10 of 24 failed, a trivial answer does as well
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "10 failed" in page
+
+
+def test_where_every_case_failed_there_is_no_figure_and_check_19_says_so(tmp_path: Path) -> None:
+    _patients(tmp_path / "real", range(6))
+    for i in range(6):
+        (tmp_path / "g" / f"p{i}").mkdir(parents=True)
+        np.savez(tmp_path / "g" / f"p{i}" / "slice.npz", image=np.full((40, 40), np.nan, np.float32))
+    report = _report(tmp_path, generated=tmp_path / "g", reference=tmp_path / "real")
+    assert all(s["value"] is None for s in report["summaries"] if s["by"] == "model")
+    (check,) = [c for c in report["checks"] if c["number"] == 19]
+    assert check["status"] == "refused"
+    assert "Every case of given images failed" in check["why"]
 
 
 def test_a_claim_is_declared_first_and_judged_on_pairs(tmp_path: Path) -> None:
