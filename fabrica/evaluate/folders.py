@@ -15,7 +15,7 @@ from .. import io
 from ..contracts import Image
 from ..data.prepare import foreground, grid_of, resample, same_grid
 from ..io import Scan, UnreadableError
-from . import temporal
+from . import hounsfield, temporal
 from .adherence import adherence, read_labels
 from .claim import Claim, Verdict, declare, judge
 from .embedding import Embedding, Picture
@@ -231,6 +231,8 @@ def _pairs(
     allowed = [m for m in METRICS if not (m in ("ssim", "ms_ssim") and refused(ledger, 4))]
     span = None if refused(ledger, 3) else asked.data_range
     patients = {n: patient_of(n, theirs[n]) for n in pairs}
+    if any("HU" not in p["units"] and hounsfield.in_hounsfield(p) for p in pairs.values()):
+        report.remark("References reach from -1000 far above 0, as HU do: errors are shown by tissue and window too.")
     rows = side_by_side(lambda n: _pair_rows(n, patients[n], pairs[n] | {"data_range": span}, allowed), list(pairs))
     result.cases += [row for own in rows for row in own]
     if name_of == "given images":
@@ -264,6 +266,8 @@ def _pair_rows(name: str, patient: str, known: Mapping[str, Any], allowed: Seque
     for m, metric in METRICS.items():
         value = measured(metric, known) if m in allowed else "refused: negative values (check 4)"
         rows.append(Row(name, patient, "", "model", m, value, "dB" if metric.unit == "dB" else ""))
+    if hounsfield.in_hounsfield(known):
+        rows += [Row(name, patient, "", "model", m, *found) for m, found in hounsfield.rows_of(known).items()]
     if "series" in known:
         rows += [Row(name, patient, "", "model", m, measured(k, known, True)) for m, k in temporal.METRICS.items()]
     return rows

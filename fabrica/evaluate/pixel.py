@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..contracts import Metric
+from .hounsfield import tissue_errors, window_psnr
 from .pairs import SYNTHRAD_HU, Array, check_range, images, pair
 from .spectrum import modulation_transfer, noise_power_spectrum
 from .structure import gmsd, haarpsi, hfen, ms_ssim, ssim_map, vif
@@ -101,7 +102,7 @@ def _ssim(x: Array, y: Array, data_range: float, inside: NDArray[np.bool_] | Non
 
 __all__ = [
     "METRICS", "gmsd", "haarpsi", "hfen", "mae", "modulation_transfer", "ms_ssim", "nmse", "noise_power_spectrum", "psnr",
-    "rmse", "ssim", "vif",
+    "rmse", "ssim", "tissue_errors", "vif", "window_psnr",
 ]  # fmt: skip
 _PAIRED = ("generated", "reference")
 METRICS = {

@@ -16,7 +16,7 @@ from ..contracts import Field, Image
 from ..data.prepare import GridPreparation, intensity_scale
 from ..data.store import Prepared, Store
 from ..registry import NotEvaluated, measure
-from . import pixel, task
+from . import hounsfield, pixel, task
 from .competitors import JointHistogram, fit_histogram, matched
 from .structure import ssim_map
 
@@ -161,11 +161,11 @@ def _intensity_rows(
         answers["training mean image"] = _on_source(
             torch.from_numpy(competitors.mean[f.name])[None], f, prepared, preparation
         )
-    hounsfield = truth.meaning.unit == "HU"
+    in_hu = truth.meaning.unit == "HU"
     rows = []
     for by, image in answers.items():
         for metric in evidence.metrics:
-            value, unit = _measure(metric, image, reference, mask, scale if hounsfield else None, preparation.axes)
+            value, unit = _measure(metric, image, reference, mask, scale if in_hu else None, preparation.axes)
             rows.append(
                 Row(
                     case,
@@ -174,9 +174,14 @@ def _intensity_rows(
                     by,
                     metric,
                     value,
-                    unit or (truth.meaning.unit if hounsfield else ""),
+                    unit or (truth.meaning.unit if in_hu else ""),
                 )
             )
+    for by, image in answers.items() if in_hu else ():
+        pair = {"generated": image * scale - 1024, "reference": reference * scale - 1024, "mask": mask}
+        rows += [
+            Row(case, prepared.case.patient, f.name, by, m, *found) for m, found in hounsfield.rows_of(pair).items()
+        ]
     if "lesion" in prepared.case.images and f.name != "lesion":
         rows += _lesion_rows(case, prepared, f.name, answers, reference)
     return rows
