@@ -18,6 +18,7 @@ from ..data.split import copies, fingerprint
 from ..io import Scan, UnreadableError
 from ..registry import NotEvaluated, measure
 from .claim import Verdict
+from .embedding import Picture
 from .honesty import (
     BACKGROUND,
     OFF_PIXELS,
@@ -30,12 +31,14 @@ from .honesty import (
     stretched,
 )
 from .pixel import METRICS
+from .report import Report
 from .statistics import SMALLEST
 from .summary import Row, in_words
 from .threads import side_by_side
 from .validity import Validity
 
 Array = NDArray[np.floating[Any]]
+LEVELS = 256
 BLUR = 2.0  # pixels: of the mean image that stands for knowing nothing of the patient
 BY_DESIGN: Mapping[int, str] = {
     10: "Functions of surfaces and dose take spacing_mm and have no default.",
@@ -105,10 +108,14 @@ def _thumbnails(scans: Mapping[str, Scan]) -> dict[str, NDArray[np.float32]]:
     return found
 
 
-def check_pairs(ledger: Ledger, pairs: Mapping[str, Mapping[str, Any]], data_range: float | None) -> None:
-    """Checks 3 to 9 and the left-right flip, on arrays of one grid."""
+def check_pairs(
+    ledger: Ledger, pairs: Mapping[str, Mapping[str, Any]], data_range: float | None, patients: Mapping[str, str]
+) -> None:
+    """Checks 2 to 9 and the left-right flip, on arrays of one grid."""
     if not pairs:
         return
+    if same := _one_image_of_several(pairs, patients):
+        ledger.trigger(2, f"{same}. They are no patients of their own.", "Leave copies out.")
     references = [e["reference"] for e in pairs.values()]
     ledger.looked |= {4, 5, 7, 9} | ({3} if data_range is not None else set()) | ({6} if len(pairs) >= 5 else set())
     if data_range is not None and (why := range_fault(data_range, references)):
@@ -134,6 +141,40 @@ def check_pairs(ledger: Ledger, pairs: Mapping[str, Mapping[str, Any]], data_ran
     for faults in side_by_side(lambda name: _faults_of_pair(name, pairs[name]), list(pairs)):
         for fault in faults:
             ledger.trigger(*fault)
+
+
+def _one_image_of_several(pairs: Mapping[str, Mapping[str, Any]], patients: Mapping[str, str]) -> str:
+    """Patients whose references are the same image, in words; constant images show nobody."""
+    owners: dict[bytes, list[str]] = {}
+    for name, e in pairs.items():
+        if np.ptp(e["reference"]):
+            print_ = hashlib.sha256(np.asarray(e["reference"], np.float32).tobytes()).digest()
+            owners.setdefault(print_, []).append(patients[name])
+    groups = [sorted(set(p)) for p in owners.values() if len(set(p)) > 1]
+    if not groups:
+        return ""
+    shown = ", ".join(groups[0][:4]) + (" and others" if len(groups[0]) > 4 else "")
+    return f"{sum(map(len, groups))} patients share {len(groups)} reference image{'s' * (len(groups) > 1)} ({shown})"
+
+
+def lossy_side(generated: Sequence[Picture], real: Sequence[Picture], report: Report) -> str:
+    """Check 14: JPEG, or 8 bits, on one side alone; '' when neither. Both sides being JPEG is remarked."""
+    sides = {"generated": generated, "reference": real}
+    jpeg = {n: any(p.name.lower().endswith((".jpg", ".jpeg")) for p in side) for n, side in sides.items()}
+    if all(jpeg.values()):
+        report.remark("Both sides are JPEG: what compression removes is seen by nobody.")
+        return ""
+    if any(jpeg.values()):
+        return f"JPEG on the {max(jpeg, key=jpeg.__getitem__)} side alone would be what distances measure."
+    levels = {n: [len(np.unique(_middle(p.values))) for p in side] for n, side in sides.items()}
+    coarse = [n for n, counts in levels.items() if max(counts) <= LEVELS]
+    if len(coarse) == 1 and all(np.median(counts) > LEVELS for n, counts in levels.items() if n not in coarse):
+        return f"At most {LEVELS} grey levels on the {coarse[0]} side alone (8 bits) would be what distances measure."
+    return ""
+
+
+def _middle(values: Array) -> Array:
+    return values[len(values) // 2] if values.ndim == 3 else values
 
 
 def _faults_of_pair(name: str, e: Mapping[str, Any]) -> list[tuple[int, str, str]]:
@@ -162,33 +203,55 @@ def measured(known: Metric, evidence: Mapping[str, Any], whole: bool = False) ->
 
 
 def trivial_rows(
-    pairs: Mapping[str, Mapping[str, Any]], patients: Mapping[str, str], data_range: float | None
-) -> list[Row]:
-    """Check 21's competitors: the blurred mean of other patients' truths, and another patient's truth."""
-    shapes = {e["reference"].shape for e in pairs.values()}
-    if len(shapes) > 1 or len(set(patients.values())) < 2:
-        return []
-    total = _sum_of(pairs, list(pairs))
-    rows = side_by_side(lambda name: _trivial_rows(name, pairs, patients, total, data_range), list(pairs))
+    pairs: Mapping[str, Mapping[str, Any]], patients: Mapping[str, str], data_range: float | None,
+    training: Mapping[str, Array],
+) -> list[Row]:  # fmt: skip
+    """Check 21's competitors, from images of the same shape: the blurred mean of other patients' truths, and the training image,
+    or the other patient, that is most like the truth. A case without such images has none.
+    """
+    totals: dict[tuple[int, ...], Array] = {}
+    for e in pairs.values():
+        shape = e["reference"].shape
+        totals[shape] = totals.get(shape, np.zeros(shape)) + e["reference"]
+    near = _Nearest({n: e["reference"] for n, e in pairs.items()}, patients, training)
+    rows = side_by_side(lambda name: _trivial_rows(name, pairs, patients, totals, near, data_range), list(pairs))
     return [row for own in rows for row in own]
 
 
-def _sum_of(pairs: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> Array:
-    total = np.zeros(pairs[names[0]]["reference"].shape)
-    for name in names:
-        total += pairs[name]["reference"]
-    return total
+class _Nearest:
+    """Of an image of a case: the training image, or else the other patient's image, whose thumbnail is most like it."""
+
+    def __init__(
+        self, references: Mapping[str, Array], patients: Mapping[str, str], training: Mapping[str, Array]
+    ) -> None:
+        self.references, self.patients, self.training = references, patients, training
+        self.by = "nearest training image" if training else "nearest other patient"
+        self.candidates = training or references
+        self.prints = {name: fingerprint(np.asarray(v, np.float32)) for name, v in self.candidates.items()}
+
+    def of(self, name: str) -> Array | None:
+        mine = fingerprint(np.asarray(self.references[name], np.float32))
+        fit = [
+            n for n, v in self.candidates.items() if v.shape == self.references[name].shape and self._foreign(n, name)
+        ]
+        return self.candidates[max(fit, key=lambda n: float(self.prints[n] @ mine))] if fit else None
+
+    def _foreign(self, candidate: str, name: str) -> bool:
+        return bool(self.training) or self.patients[candidate] != self.patients[name]
 
 
 def _trivial_rows(
-    name: str, pairs: Mapping[str, Mapping[str, Any]], patients: Mapping[str, str], total: Array, data_range: float | None
+    name: str, pairs: Mapping[str, Mapping[str, Any]], patients: Mapping[str, str],
+    totals: Mapping[tuple[int, ...], Array], near: _Nearest, data_range: float | None,
 ) -> list[Row]:  # fmt: skip
-    own = [n for n in pairs if patients[n] == patients[name]]
-    others = [n for n in pairs if patients[n] != patients[name]]
-    answers = {
-        "others' mean, blurred": ndimage.gaussian_filter((total - _sum_of(pairs, own)) / len(others), BLUR),
-        "another patient": pairs[others[list(pairs).index(name) % len(others)]]["reference"],
-    }
+    shape, answers = pairs[name]["reference"].shape, dict[str, Array]()
+    alike = [n for n in pairs if pairs[n]["reference"].shape == shape]
+    own = [n for n in alike if patients[n] == patients[name]]
+    if len(own) < len(alike):
+        others = totals[shape] - sum(pairs[n]["reference"].astype(np.float64) for n in own)
+        answers["others' mean, blurred"] = ndimage.gaussian_filter(others / (len(alike) - len(own)), BLUR)
+    if (nearest := near.of(name)) is not None:
+        answers[near.by] = nearest
     rows = []
     for by, image in answers.items():
         evidence = {**pairs[name], "generated": image, "data_range": data_range}

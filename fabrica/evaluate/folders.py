@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from .folder_checks import (
     check_pairs,
     check_shared,
     fingerprints,
+    lossy_side,
     measured,
     patient_of,
     refused,
@@ -120,6 +122,12 @@ class _Shelf:
         if id(scan) not in self.images:
             self.images[id(scan)] = scan, io.read(scan)
         return self.images[id(scan)][1]
+
+    def all(self, scans: Mapping[str, Scan]) -> Iterator[tuple[str, Image]]:
+        """Images of a set by name; what cannot be read is said where the set is judged."""
+        for name, scan in scans.items():
+            with contextlib.suppress(UnreadableError):
+                yield name, self.read(scan)
 
 
 def _given(folders: Folders) -> list[tuple[str, Path]]:
@@ -227,16 +235,22 @@ def _pairs(
         except UnreadableError as error:
             result.cases += _failed(name, theirs[name], error.fault)
             report.remark(f"{name}: {error.fault} {error.next_step}")
-    check_pairs(ledger, pairs, asked.data_range)
+    patients = {n: patient_of(n, theirs[n]) for n in pairs}
+    check_pairs(ledger, pairs, asked.data_range, patients)
     allowed = [m for m in METRICS if not (m in ("ssim", "ms_ssim") and refused(ledger, 4))]
     span = None if refused(ledger, 3) else asked.data_range
-    patients = {n: patient_of(n, theirs[n]) for n in pairs}
     if any("HU" not in p["units"] and hounsfield.in_hounsfield(p) for p in pairs.values()):
         report.remark("References reach from -1000 far above 0, as HU do: errors are shown by tissue and window too.")
     rows = side_by_side(lambda n: _pair_rows(n, patients[n], pairs[n] | {"data_range": span}, allowed), list(pairs))
     result.cases += [row for own in rows for row in own]
     if name_of == "given images":
-        result.cases += trivial_rows(pairs, patients, span)
+        known = {n: image.data[0].numpy() for n, image in shelf.all(found.get("training", {}))}
+        trivial = trivial_rows(pairs, patients, span, known)
+        if lost := len(pairs) - len({row.case for row in trivial}):
+            report.not_evaluated.append(
+                f"trivial answers to {lost} of {len(pairs)} cases: needs images of other patients on the same grid."
+            )
+        result.cases += trivial
     return result
 
 
@@ -339,16 +353,11 @@ def _compare(sets: Mapping[str, list[Picture]], report: Report, asked: Asked) ->
     if len({p.values.ndim for p in (*generated, *real)}) > 1:
         report.not_evaluated.append("distances between sets: needs slices on both sides, or volumes on both.")
         return
-    lossy = [any(p.name.lower().endswith((".jpg", ".jpeg")) for p in side) for side in (generated, real)]
     ledger = report.ledger or Ledger()
     ledger.looked.add(14)
-    if lossy[0] != lossy[1]:
-        why = f"JPEG on the {'generated' if lossy[0] else 'reference'} side alone would be what distances measure."
-        if not ledger.trigger(14, why):
-            report.not_evaluated.append(f"distances between sets: {why}")
-            return
-    elif all(lossy):
-        report.remark("Both sides are JPEG: what compression removes is seen by nobody.")
+    if (why := lossy_side(generated, real, report)) and not ledger.trigger(14, why):
+        report.not_evaluated.append(f"distances between sets: {why}")
+        return
     for side, pictures in sets.items():
         if copies := len(pictures) - len({p.values.tobytes() for p in pictures}):
             report.remark(f"{copies} of {len(pictures)} {side} images are exact copies of another one there.")

@@ -159,9 +159,11 @@ def test_14_compression_is_in_test_folders_and_5_units_here() -> None:
 
     image = np.random.default_rng(0).random((20, 20)) * 1000
     ledger = Ledger()
-    check_pairs(ledger, {"a": {"generated": image, "reference": image, "units": ("a.u.", "HU")}}, None)
+    check_pairs(ledger, {"a": {"generated": image, "reference": image, "units": ("a.u.", "HU")}}, None, {"a": "a"})
     assert ledger.found[5].status == "warned"
-    check_pairs(clean := Ledger(), {"a": {"generated": image, "reference": image, "units": ("HU", "HU")}}, None)
+    check_pairs(
+        clean := Ledger(), {"a": {"generated": image, "reference": image, "units": ("HU", "HU")}}, None, {"a": "a"}
+    )
     assert 5 not in clean.found
 
 
@@ -250,6 +252,60 @@ def test_21_a_blurred_mean_that_does_as_well(tmp_path: Path) -> None:
     report = _judged(tmp_path, generated="ours", reference="real")
     assert report["by_number"][21]["status"] == "warned"
     assert "others' mean, blurred" in report["by_number"][21]["why"]
+
+
+def test_21_the_nearest_training_image_that_does_as_well(tmp_path: Path) -> None:
+    """Training images are the truths with a little noise: whoever copies the nearest beats a blurred model."""
+    for side in ("real", "ours", "seen"):
+        _patients(tmp_path / side, range(6))
+    _change(tmp_path / "ours", lambda i: ndimage.gaussian_filter(i, 3))
+    _change(tmp_path / "seen", lambda i: i + 0.5 * np.random.default_rng(0).normal(size=i.shape))
+    for place in sorted((tmp_path / "seen").iterdir(), reverse=True):
+        place.rename(place.with_name(f"t{place.name}"))
+    asked = Asked(300.0, quick=True, overrides={1: "the copies are planted on purpose"})
+    report = _judged(tmp_path, asked, generated="ours", reference="real", training="seen")
+    assert "nearest training image does as well" in report["by_number"][21]["why"]
+    rows = [c for c in report["stages"][0]["cases"] if c["by"] == "nearest training image" and c["metric"] == "mae"]
+    assert len(rows) == 6
+    assert max(c["value"] for c in rows) < 1  # its own copy was found for every case
+
+
+def test_21_cases_without_a_competitor_are_said(tmp_path: Path) -> None:
+    for k in range(3):
+        for side, noise in (("real", 0.0), ("ours", 1.0)):
+            image = np.random.default_rng(k).normal(size=(40, 40 + k))
+            (tmp_path / side / f"p{k}").mkdir(parents=True)
+            np.savez(tmp_path / side / f"p{k}" / "a.npz", image=image + noise)
+    report = _judged(tmp_path, generated="ours", reference="real")
+    assert any("trivial answers to 3 of 3 cases: needs images of other patients" in n for n in report["not_evaluated"])
+
+
+def test_2_one_image_under_several_names_is_no_several_patients(tmp_path: Path) -> None:
+    """Two images copied to 22 "patients" carry no claim."""
+    for side, blur in (("real", 0.0), ("ours", 0.5), ("theirs", 1.5)):
+        for k in range(22):
+            _patients(tmp_path / side, range(k % 2, k % 2 + 1), blur=blur, first=f"c{k}-")
+    claim = Claim.of({"claim": "Ours is sharper.", "endpoint": "ssim", "verb": "superiority", "population": "blobs"})
+    folders = Folders(tmp_path / "ours", tmp_path / "real", competitor=tmp_path / "theirs")
+    evaluate_folders(folders, tmp_path / "out", Asked(300.0, claim=claim, overrides={}), lambda _: None)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    (check,) = [c for c in report["checks"] if c["number"] == 2]
+    assert check["status"] == "refused"
+    assert "22 patients share 2 reference images" in check["why"]
+    assert report["verdict"]["status"] == "REFUSED"
+    assert "check 2" in report["verdict"]["may"]
+
+
+def test_14_eight_bits_on_one_side_alone(tmp_path: Path) -> None:
+    _patients(tmp_path / "real", range(12))
+    _patients(tmp_path / "ours", range(50, 62), first="g")
+    _patients(tmp_path / "same", range(70, 82), first="h")
+    _change(tmp_path / "ours", lambda i: np.clip(i, 0, 255).round())
+    report = _judged(tmp_path, generated="ours", reference="real")
+    assert report["by_number"][14]["status"] == "refused"
+    assert "256 grey levels on the generated side alone" in report["by_number"][14]["why"]
+    assert report["realism"] is None
+    assert _judged(tmp_path, generated="same", reference="real")["by_number"][14]["status"] == "passed"
 
 
 def test_25_pixels_and_features_favour_different_sets(tmp_path: Path) -> None:
