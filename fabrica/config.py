@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-from .contracts import Codec, Denoiser, Family, Job, Signature
-from .data.prepare import MULTIPLE
+from .chain import check_window, in_order, unmade, words
+from .contracts import Denoiser, Family, Job
 from .data.virtual import VirtualCohort
 from .document import RecipeError, override, parse
 from .evaluate import METRICS
-from .families import FAMILIES, RUNTIME, Latent, latent_signature, sides_of
-from .jobs import JOBS, grid_axes, job_options, reads
-from .networks.transformer import Transformer
-from .networks.unet import UNet, UNetShape
+from .families import FAMILIES, RUNTIME, sides_of
+from .jobs import JOBS, grid_axes, job_options
+from .networks.unet import UNetShape
 from .plan import (
     CohortPlan,
     EvaluatePlan,
@@ -74,7 +71,7 @@ def _recipe(plain: Mapping[str, Any]) -> Recipe:
     built = [_stage(name, value, tuple(cohorts), "" if flat else f"{prefix}{name}") for name, value in stages.items()]
     if not built:
         raise AtError("stages", "there is no stage. Write: stages: {model: {job: ..., family: ...}}")
-    built = _in_order(built)
+    built = in_order(built)
     baseline = plain.get("baseline", "regression")
     if baseline not in ("regression", "none"):
         raise AtError("baseline", f"baseline is {baseline!r}. Write: baseline: regression, or baseline: none")
@@ -90,10 +87,7 @@ def _recipe(plain: Mapping[str, Any]) -> Recipe:
         )
     for count in evaluate.evaluations:
         whole(count, "evaluate.evaluations")
-    window, axes = evaluate.window, {len(grid_axes(stage.build_job())) for stage in built}
-    if window is not None and (axes != {len(window)} or any(side < 16 or side % 16 for side in window)):
-        text = f"evaluate.window is {list(window)}, expected a multiple of 16 for each of {axes.pop()} axes."
-        raise AtError("evaluate.window", text)
+    check_window(evaluate.window, built)
     seed = plain.get("seed", 0)
     guard("seed", lambda: check_type("seed", seed, int))
     split = _split(plain.get("split", {"train": 0.8, "test": 0.2}), list(cohorts))
@@ -114,49 +108,6 @@ def _baselines(stages: Sequence[Stage]) -> list[Stage]:
     ]
 
 
-def _in_order(stages: Sequence[Stage]) -> list[Stage]:
-    """Every stage after the one that it takes its input from; a circle, an unknown stage and an unfit one are refused."""
-    known = {s.name: s for s in stages}
-    for stage in stages:
-        if stage.input is not None:
-            _check_input(stage, stage.input, known)
-        if stage.codec is not None:
-            _check_codec(stage, known)
-    placed: list[Stage] = []
-    while waiting := [s for s in stages if s not in placed]:
-        ready = [s for s in waiting if all(known[n] in placed for n in _needs(s))]
-        if not ready:
-            circle = " and ".join(s.name for s in waiting)
-            raise AtError(
-                f"stages.{waiting[0].name}.input",
-                f"{circle} wait for each other. Take the input out of one of them.",
-            )
-        placed.append(ready[0])
-    return placed
-
-
-def _needs(stage: Stage) -> list[str]:
-    """Stages that have to be trained before."""
-    return [*([stage.input.stage] if stage.input else []), *([stage.codec] if stage.codec else [])]
-
-
-def _check_input(stage: Stage, plan: InputPlan, known: Mapping[str, Stage]) -> None:
-    at = f"stages.{stage.name}.input"
-    if plan.stage not in known:
-        raise AtError(f"{at}.stage", str(unknown("stage", plan.stage, list(known))))
-    made = known[plan.stage].build_job().signature().x
-    used = reads(stage.build_job())
-    names = [f.name for f in made if f.name in used]
-    if not names:
-        raise AtError(
-            at,
-            f"{plan.stage} makes {', '.join(f.name for f in made)}, but {stage.name} is given "
-            f"{', '.join(used) or 'nothing'}. Write: job: {{name: translation, from: [{made[0].name}], x: [...]}}",
-        )
-    if plan.draws == "mean" and any(f.kind == "label" for f in made if f.name in names):
-        raise AtError(f"{at}.draws", "labels have no mean. Write: draws: all, or draws: one")
-
-
 def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
     dot = f"{at}." if at else ""
     _check_name(str(name), at)
@@ -171,14 +122,15 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
     trained = _trained(value, dot)
     codec = _codec(value["family"], f"{dot}family.in")
     family, network = _family_of(trained, made, f"{dot}family") if trained else _family(value["family"], f"{dot}family")
+    kind = FAMILIES.find(family.name)
     if codec is None:
-        _check_kinds(made, FAMILIES.find(family.name), f"{dot}family")
-    paired = _pairing(value.get("pairing", "patient"), FAMILIES.find(family.name), f"{dot}pairing")
-    unmade = None
+        _check_kinds(made, kind, f"{dot}family")
+    paired = _pairing(value.get("pairing", "patient"), kind, f"{dot}pairing")
+    blank = None
     if not trained and codec is None:
-        unmade = guard(f"{dot}family", lambda: _unmade(family, made.signature(), network))
+        blank = guard(f"{dot}family", lambda: unmade(family, made.signature(), network))
     sampler = named(value["sampler"], f"{dot}sampler") if "sampler" in value else None
-    _check_sampler(sampler, FAMILIES.find(family.name), made, f"{dot}sampler")
+    _check_sampler(sampler, kind, made, f"{dot}sampler")
     train = dataclass_of(TrainPlan, value.get("train", {}), f"{dot}train")
     if trained is None:
         _check_train(train, f"{dot}train")
@@ -188,14 +140,10 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
             raise AtError(f"{dot}cohorts", str(unknown("cohort", str(cohort), list(cohorts))))
     prepare = dataclass_of(PreparePlan, value.get("prepare", {}), f"{dot}prepare")
     _check_prepare(prepare, grid_axes(made), f"{dot}prepare")
-    if unmade is not None:
-        _check_multiple(prepare, unmade, f"{dot}prepare")
+    if blank is not None:
+        _check_multiple(prepare, blank, len(grid_axes(made)), f"{dot}prepare")
     given = dataclass_of(InputPlan, value["input"], f"{dot}input") if "input" in value else None
-    guidance = (
-        _guidance(value["guidance"], made, FAMILIES.find(family.name), f"{dot}guidance")
-        if "guidance" in value
-        else None
-    )
+    guidance = _guidance(value["guidance"], made, kind, f"{dot}guidance") if "guidance" in value else None
     return Stage(
         name, job, family, sampler, train, prepare, network, tuple(used), given, trained, guidance, codec, paired
     )
@@ -219,49 +167,6 @@ def _codec(value: Any, at: str) -> str | None:
     if not isinstance(inner, Mapping) or set(inner) != {"stage"}:
         raise AtError(at, f"family.in is {inner!r}. Write: in: {{stage: codec}}")
     return str(inner["stage"])
-
-
-def _check_codec(stage: Stage, known: Mapping[str, Stage]) -> None:
-    """The stage of codes exists, is a codec, and makes what this stage is asked for."""
-    at = f"stages.{stage.name}.family.in"
-    if stage.codec not in known or stage.codec == stage.name:
-        raise AtError(at, str(unknown("stage", str(stage.codec), [n for n in known if n != stage.name])))
-    other = known[str(stage.codec)]
-    if other.codec is not None or other.trained is not None:
-        raise AtError(
-            at, f"{other.name} is no codec of its own. Train one in this recipe: family: {{name: vae, kl: 0.01}}"
-        )
-    if not issubclass(FAMILIES.find(other.family.name), Codec):
-        raise AtError(
-            at, f"{other.name} is {other.family.name}, which has no codes. Write there: family: {{name: vae, kl: 0.01}}"
-        )
-    mine, theirs = stage.build_job().signature(), other.build_job().signature()
-    if mine.x != theirs.x or mine.axes != theirs.axes or theirs.condition:
-        raise AtError(
-            at, f"{other.name} encodes {_words(theirs.x)} given {_words(theirs.condition)}, {stage.name} is asked for {_words(mine.x)}. "
-            f"Write there: job: {{name: synthesis, x: [{', '.join(f.name for f in mine.x)}], axes: {mine.axes}, place: false}}",
-        )  # fmt: skip
-    made = guard(at, lambda: _unmade(other.family, other.build_job().signature(), other.network))
-    kind = FAMILIES.find(stage.family.name)
-    signature = guard(at, lambda: latent_signature(mine, made, kind))
-    prior = guard(f"stages.{stage.name}.family", lambda: _unmade(stage.family, signature, stage.network))
-    step = sides_of(Latent(made, prior, mine.condition))
-    multiple = stage.prepare.multiple
-    if multiple % step and stage.prepare.size is None:
-        raise AtError(
-            at, f"Codes and network together need sides that are multiples of {step}, scans are prepared to multiples of {multiple}. "
-            "Use fewer levels or a smaller patch in one of the two.",
-        )  # fmt: skip
-
-
-def _unmade(family: Named, signature: Signature, network: UNetShape) -> Any:
-    """The family without memory: what it cannot do is said before any data is read."""
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # nothing is initialised there
-        return build(
-            f"family {family.name!r}", FAMILIES.find(family.name), family.options,
-            signature=signature, network=network, precision="fp32",
-        )  # fmt: skip
 
 
 def _pairing(value: Any, family: type[Family], at: str) -> bool:
@@ -341,8 +246,8 @@ def _family_of(trained: TrainedPlan, job: Job, at: str) -> tuple[Named, UNetShap
         if getattr(mine, part) != getattr(other, part):
             raise AtError(
                 at,
-                f"the family of {trained.run} answers another {part}: {_words(getattr(other, part))}, this job has "
-                f"{_words(getattr(mine, part))}. Write its job: job: {dict(stage['job'])}",
+                f"the family of {trained.run} answers another {part}: {words(getattr(other, part))}, this job has "
+                f"{words(getattr(mine, part))}. Write its job: job: {dict(stage['job'])}",
             )
     return _family(stage["family"], at)
 
@@ -365,10 +270,6 @@ def _check_name(name: str, at: str) -> None:
     """Names become folders: letters, digits, '_', '-' and '.', a letter or digit first."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
         raise AtError(at, f"{name!r} cannot name a folder. Use letters, digits, _ and -, such as: to_flair")
-
-
-def _words(part: Any) -> str:
-    return part if isinstance(part, str) else ", ".join(f.name for f in part) or "none"
 
 
 def _check_sampler(sampler: Named | None, family: type[Family], job: Job, at: str) -> None:
@@ -427,12 +328,18 @@ def _check_prepare(prepare: PreparePlan, axes: str, at: str) -> None:
         raise AtError(f"{at}.size", f"prepare.size is {list(prepare.size)}, expected multiples of 8, better of 16.")
 
 
-def _check_multiple(prepare: PreparePlan, family: Family, at: str) -> None:
-    needed = max([sides_of(family), *(m.multiple for m in family.modules() if isinstance(m, UNet | Transformer))])
-    if prepare.multiple != MULTIPLE and prepare.size is None and prepare.multiple % needed:
+def _check_multiple(prepare: PreparePlan, family: Family, axes: int, at: str) -> None:
+    """Sides of the grid, or of training patches, are what the network can be called with."""
+    needed = sides_of(family)
+    if prepare.size is None and prepare.multiple % needed:
         raise AtError(
             f"{at}.multiple", f"prepare.multiple is {prepare.multiple}, and the network needs sides that are multiples of {needed}. "
-            f"Write: multiple: {needed}",
+            f"Write: prepare: {{multiple: {needed}}}, or fewer levels",
+        )  # fmt: skip
+    if prepare.size is not None and any(side % needed for side in prepare.size[-axes:]):
+        raise AtError(
+            f"{at}.size", f"prepare.size is {list(prepare.size)}, and the network needs sides that are multiples of {needed}. "
+            "Round them up, or use fewer levels",
         )  # fmt: skip
 
 

@@ -100,10 +100,10 @@ def drawing_room(family: Family, problem: Problem, most_rows: int, device: str) 
     row = drawing_bytes(family, problem)
     if rows := Need(0, row).most_rows(free, most_rows):
         return rows, None
-    window = list(grid)
-    while row * math.prod(window) / math.prod(grid) > ROOM * free and max(window) > MULTIPLE:
+    window, step = list(grid), math.lcm(MULTIPLE, sides_of(family))
+    while row * math.prod(window) / math.prod(grid) > ROOM * free and max(window) > step:
         longest = window.index(max(window))
-        window[longest] = -(-window[longest] // (2 * MULTIPLE)) * MULTIPLE
+        window[longest] = -(-window[longest] // (2 * step)) * step
     return 1, tuple(window)
 
 

@@ -249,3 +249,35 @@ def test_a_damaged_run_is_one_line(tmp_path: Path, content: str, message: str) -
     del plain["train"]
     with pytest.raises(RecipeError, match=message):
         from_plain(plain)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"family": {"name": "flow", "network": {"channels": [8] * 5, "blocks": 1}}}, r"multiple is 16.* multiples of 32\. Write: prepare: \{multiple: 32\}"),
+        ({"family": {"name": "flow", "network": {"channels": [8] * 5, "blocks": 1}}, "prepare": {"size": [48, 64]}}, "size is .48, 64., and the network needs .* multiples of 32"),
+        ({"family": {"name": "flow", "network": {"channels": [8] * 5, "blocks": 1}}, "prepare": {"multiple": 32}, "evaluate": {"window": [48, 48]}}, "expected a multiple of 32 for each of 2 axes"),
+        ({"family": {"name": "vae", "network": {"channels": [48], "kind": "transformer"}}}, "A codec is made of convolutions, not a transformer. Take kind out"),
+        ({"family": {"name": "vq"}}, "vq needs a stage that draws its words. Add one of the same x"),
+        ({"job": {"name": "outcome", "from": ["T1w"], "x": "age"}, "family": {"name": "regression", "network": {"channels": [48], "kind": "state-space"}}}, "made of convolutions, not a state-space"),
+        ({"guidance": {"strength": 2}}, "hides its condition in training"),
+        ({"job": {"name": "translation", "from": ["T1w", "T2w"], "x": ["FLAIR"], "drop": 0.05}, "guidance": {"strength": 2}}, "hides its condition in training"),
+    ],
+)  # fmt: skip
+def test_what_networks_cannot_do_is_refused_before_training(change: dict, words: str) -> None:
+    plain = {
+        "cohorts": {"all": {"path": "x"}}, "job": {"name": "translation", "from": ["T1w"], "x": ["FLAIR"]},
+        "family": {"name": "flow", "network": {"channels": [8, 16], "blocks": 1}}, "baseline": "none", "train": {"steps": 1},
+    }  # fmt: skip
+    from_plain(plain)
+    with pytest.raises(RecipeError, match=words):
+        from_plain({**plain, **change})
+
+
+def test_a_given_image_can_be_guided() -> None:
+    plain = {
+        "cohorts": {"all": {"path": "x"}}, "job": {"name": "translation", "from": ["T1w", "T2w"], "x": ["FLAIR"], "drop": 0.1},
+        "family": {"name": "flow", "network": {"channels": [8, 16], "blocks": 1}}, "guidance": {"strength": 2}, "baseline": "none", "train": {"steps": 1},
+    }  # fmt: skip
+    recipe = from_plain(plain)
+    assert recipe.stages[0].build_job().hidden == ("given T1w", "given T2w")

@@ -105,8 +105,10 @@ class Latent(Family):
 
 def sides_of(family: Family) -> int:
     """What sides of a grid must be multiples of, so that codes exist and the networks over them can work."""
-    latents = [m for m in family.modules() if isinstance(m, Latent)]
-    steps = [
-        m.factor * max([1, *(n.multiple for n in m.modules() if isinstance(n, UNet | Transformer))]) for m in latents
-    ]
-    return max([1, *steps, *(m.factor for m in family.modules() if isinstance(m, Vae | Fsq))])
+
+    def networks(module: nn.Module) -> int:
+        return max([1, *(n.multiple for n in module.modules() if isinstance(n, UNet | Transformer))])
+
+    steps = [m.factor * networks(m) for m in family.modules() if isinstance(m, Latent)]
+    codecs = [m.factor for m in family.modules() if isinstance(m, Vae | Fsq)]
+    return max([1, *steps, *codecs, 1 if steps else networks(family)])

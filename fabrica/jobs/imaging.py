@@ -14,6 +14,7 @@ from ..data.vocabulary import field_of
 from ..rng import Rng
 
 Axes = Literal["yx", "zyx"]
+RARELY = 0.01  # of the cases: conditions that are hidden less often are no answer to be guided by
 _POSITION = Field("position", "number", 1, "")
 _PLACE = Field("place", "coordinates", 3, "")  # of voxels in the whole patient, so that patches know theirs
 _SCALES = {"age": (50.0, 20.0)}  # value -> (centre, width) before it enters a network
@@ -61,8 +62,8 @@ def _middle(value: Tensor, neighbours: int) -> Tensor:
 class Translation(Job):
     """Given contrasts -> missing contrasts. A name that is both given and asked for is completed when it is missing.
 
-    `drop` is the chance that a given contrast is hidden in training, so that one model serves whatever is missing;
-    `neighbours` adds that many slices on each side of a slice (2.5D); `vary` changes the intensity curve of the inputs
+    `drop` is the chance that a given contrast is hidden in training, so that one model serves whatever is missing, and can be
+    guided where all of them are hidden in at least one of 100 cases; `neighbours` adds that many slices on each side of a slice (2.5D); `vary` changes the intensity curve of the inputs
     in training, which is what makes a model hold on a scanner that it has not seen.
     """
 
@@ -82,6 +83,8 @@ class Translation(Job):
         self.source, self.x, self.axes = tuple(map(field_of, source)), tuple(map(field_of, x)), axes
         self.neighbours, self.drop, self.vary = neighbours, drop, vary
         self.both = tuple(f.name for f in self.x if f.name in {s.name for s in self.source})
+        often = drop ** len(self.source) >= RARELY  # the answer without any of them has to be learned
+        self.hidden = tuple(f"given {f.name}" for f in self.source) if often else ()
 
     def signature(self) -> Signature:
         depth = 2 * self.neighbours + 1

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .blocks import conv
-from .unet import UNetShape
+from .unet import UNetShape, only_convolutions
 
 
 class ChannelNorm(nn.Module):
@@ -47,6 +47,7 @@ class Encoder(nn.Module):
 
     def __init__(self, dimensions: int, inputs: int, outputs: int, shape: UNetShape, precision: str = "fp32") -> None:
         super().__init__()
+        only_convolutions(shape, "A codec")
         self.factor, self.precision, self.dimensions = factor_of(shape), precision, dimensions
         width, stride = shape.channels[0], shape.patch if shape.patch > 1 else 1
         layers: list[nn.Module] = [conv(dimensions, inputs, width, stride if stride > 1 else 3, stride=stride)]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..contracts import Condition, Field
 from .blocks import Down, Stage, conv, embedding, planes_and_vectors, vector_entries, with_planes
-from .unet import UNetShape
+from .unet import UNetShape, only_convolutions
 
 
 class Encoder(nn.Module):
@@ -24,6 +24,7 @@ class Encoder(nn.Module):
         precision: str = "fp32",
     ) -> None:  # fmt: skip
         super().__init__()
+        only_convolutions(shape, "A network from images to numbers")
         self.dimensions, self.precision = dimensions, precision
         self.planes, self.vectors = planes_and_vectors(condition)
         self.width = shape.channels[0]

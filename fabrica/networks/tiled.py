@@ -79,17 +79,29 @@ def windows(grid: Sequence[int], sides: Sequence[int], overlap: float = OVERLAP)
 
 @contextmanager
 def tiled(family: nn.Module, window: Sequence[int] | None) -> Iterator[None]:
-    """Inside the block the family's networks work by windows (codecs by tiles, exactly); None changes nothing."""
-    kinds = () if window is None else (UNet, Transformer, Encoder, Decoder)
-    held = [(m, n, c) for m in family.modules() for n, c in m.named_children() if isinstance(c, kinds)]
-    for parent, name, net in held:
-        made = TiledCodec(net, window or ()) if isinstance(net, Encoder | Decoder) else Tiled(net, window or ())
-        setattr(parent, name, made)
+    """Inside the block the family's networks work by windows (codecs by tiles, exactly); None changes nothing.
+
+    `window` counts voxels of the image: a prior over codes works by windows of as many codes as stand for them.
+    """
+    held = [] if window is None else list(_networks(family, 1))
+    for parent, name, net, factor in held:
+        sides = [max(1, n // factor) for n in window or ()]
+        setattr(parent, name, TiledCodec(net, sides) if isinstance(net, Encoder | Decoder) else Tiled(net, sides))
     try:
         yield
     finally:
-        for parent, name, net in held:
+        for parent, name, net, _ in held:
             setattr(parent, name, net)
+
+
+def _networks(module: nn.Module, factor: int) -> Iterator[tuple[nn.Module, str, nn.Module, int]]:
+    """(parent, name, network, voxels a side of what one of its grid's points stands for)."""
+    for name, child in module.named_children():
+        step = factor * int(getattr(module, "factor", 1)) if name == "prior" else factor
+        if isinstance(child, UNet | Transformer | Encoder | Decoder):
+            yield module, name, child, step
+        else:
+            yield from _networks(child, step)
 
 
 def _ramp(sides: Sequence[int], overlap: float) -> Tensor:

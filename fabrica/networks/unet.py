@@ -32,6 +32,12 @@ class UNetShape:
     recompute: bool = False  # keep no activations inside blocks: less memory, more time
 
 
+def only_convolutions(shape: UNetShape, what: str) -> None:
+    """Raises ValueError where a recipe asks a network for tokens that it has not."""
+    if shape.kind != "unet":
+        raise ValueError(f"{what} is made of convolutions, not a {shape.kind}. Take kind out of its network.")
+
+
 class UNet(nn.Module):
     """x (B, C, *axes), level (B,), condition -> (B, out, *axes), float32.
 

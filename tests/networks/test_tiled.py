@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fabrica.contracts import Condition, Field, Problem, Signature
-from fabrica.families import FAMILIES, Diffusion
+from fabrica.contracts import Codec, Condition, Field, Problem, Signature
+from fabrica.families import FAMILIES, Diffusion, Latent, latent_signature
 from fabrica.networks.tiled import Tiled, TiledCodec, tiled, windows
 from fabrica.networks.unet import UNet, UNetShape
 from fabrica.rng import Rng
@@ -85,6 +85,26 @@ def test_a_family_draws_by_windows(name: str) -> None:
     if name in ("vae", "vq"):
         torch.testing.assert_close(windowed, whole, rtol=1e-4, atol=1e-5)
     assert not any(isinstance(m, Tiled | TiledCodec) for m in family.modules())
+
+
+def test_a_prior_works_by_windows_of_its_codes() -> None:
+    """A window counts voxels of the image: with codes of 4 x 4 voxels it is a quarter as wide there."""
+    torch.manual_seed(0)
+    signature, shape = Signature((Field("T1w"),), "yx"), UNetShape(channels=(8, 16), blocks=1, patch=2)
+    codec = FAMILIES.find("vae")(signature, shape, "fp32", codes=4)
+    assert isinstance(codec, Codec)
+    inner = latent_signature(signature, codec, FAMILIES.find("flow"))
+    prior = FAMILIES.find("flow")(inner, UNetShape(channels=(8,), blocks=1, patch=1), "fp32")
+    latent = Latent(codec, prior, ())
+    seen: set[tuple[int, ...]] = set()
+    (net,) = (m for m in prior.modules() if isinstance(m, UNet))
+    net.register_forward_hook(lambda module, given, out: seen.add(tuple(given[0].shape[2:])))
+    problem = Problem(("a",), (1, 128, 128))
+    latent.eval().sample(problem, Rng([1]))
+    with tiled(latent, (64, 64)):
+        drawn = latent.sample(problem, Rng([1]))
+    assert seen == {(32, 32), (16, 16)}
+    assert drawn.shape == (1, 1, 128, 128)
 
 
 def test_a_draw_by_windows_has_no_seams() -> None:
