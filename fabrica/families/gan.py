@@ -16,9 +16,9 @@ from ..networks.unet import UNetShape
 from ..rng import Rng
 from .critic import fool, teach
 from .losses import ADVERSARIAL
-from .misfit import answer, field_terms
+from .misfit import added_terms, answer, check_losses, field_terms
 
-Adversarial = Literal["relativistic", "hinge", "least squares", "non-saturating"]
+Adversarial = Literal["relativistic", "hinge", "least squares", "non-saturating", "wasserstein"]
 
 
 class Gan(Family):
@@ -26,6 +26,7 @@ class Gan(Family):
 
     Where a condition shows the patient on the grid of x (translation), `pixel` weighs the distance to the paired target and `features` the
     matching of the critic's features (Isola et al. 2017, Wang et al. 2018); without such a condition both are left out.
+    `losses` adds others of the table by weight, for pairs: {structural: 0.5}.
     Without `penalty` the critic's weights are divided by their largest singular value (Miyato et al. 2018).
     """
 
@@ -34,11 +35,17 @@ class Gan(Family):
     def __init__(
         self, signature: Signature, network: UNetShape, precision: str, *, adversarial: Adversarial = "relativistic",
         noise: int = 8, penalty: float = 1.0, pixel: float = 10.0, features: float = 2.0,
+        losses: Mapping[str, float] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.losses = check_losses(losses or {})
         self.fields, self.noise, self.penalty = signature.x, noise, penalty
         paired = bool(signature.axes and shown(signature.condition))
         self.pixel, self.matching = (pixel, features) if paired else (0.0, 0.0)
+        if self.losses and not paired:
+            raise ValueError(
+                "losses compare pairs, and this job has none. Take losses out, or give an image: from: [T1w]"
+            )
         self.critic_form, self.generator_form = ADVERSARIAL[adversarial]
         self.generator = backbone(signature, noise, network, precision)
         self.critic = Discriminator(len(signature.axes), signature.channels, signature.condition, network, not penalty)
@@ -71,7 +78,7 @@ class Gan(Family):
         if self.pixel:
             known = field_terms(problem, output, self.fields)
             terms |= {f"pixel {name}": self.pixel * term for name, term in known.items()}
-        return terms
+        return {**terms, **added_terms(problem, output, self.fields, self.losses)}
 
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:

@@ -129,6 +129,13 @@ def structural(x: Tensor, y: Tensor, data_range: float = 1.0, side: int = 7) -> 
     return 1 - _rows(similar)
 
 
+PAIRED: Mapping[str, Form] = {  # name -> of an image and its target; what a recipe may add: losses: {structural: 0.5}
+    "absolute": absolute, "squared": squared_error, "charbonnier": charbonnier, "frequency": frequency,
+    "gradient difference": gradient_difference, "structural": structural,
+    "total variation": lambda x, y: total_variation(x),
+}  # fmt: skip
+
+
 def edge_agreement(x: Tensor, y: Tensor) -> Tensor:
     """1 - correlation of edge strengths of two images whose grey values mean different things: shape must stay."""
     strengths = []

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..contracts import Field, Problem
+from ..registry import unknown
+from .losses import PAIRED
 from .precondition import wide
 
 
@@ -31,6 +33,27 @@ def field_terms(
             distance = ((output[:, part] - target[:, part]) ** 2 + robust**2).sqrt() - robust
             terms[field.name] = _mean(distance, weight[:, part])
     return terms
+
+
+def check_losses(losses: Mapping[str, float]) -> dict[str, float]:
+    """Weights of added terms by their names in the table of losses. Raises ValueError for other names and negative weights."""
+    for name, weight in losses.items():
+        if name not in PAIRED:
+            raise unknown("loss", name, list(PAIRED))
+        if not weight >= 0:
+            raise ValueError(f"The loss {name} has the weight {weight}, expected 0 or more.")
+    return dict(losses)
+
+
+def added_terms(
+    problem: Problem, output: Tensor, fields: Sequence[Field], losses: Mapping[str, float]
+) -> Mapping[str, Tensor]:
+    """Weighted losses of the table, (B,) each, of all fields together as `answer` gives them; what is unknown is zero on both sides."""
+    if not losses:
+        return {}
+    target, weight = _known(problem)
+    x, y = answer(output, fields).float() * weight, target * weight
+    return {name: share * PAIRED[name](x, y) for name, share in losses.items()}
 
 
 def squared(problem: Problem, output: Tensor, scale: Tensor) -> Tensor:

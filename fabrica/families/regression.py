@@ -12,17 +12,23 @@ from ..networks.backbone import backbone
 from ..networks.blocks import shown
 from ..networks.unet import UNetShape
 from ..rng import Rng
-from .misfit import answer, field_terms
+from .misfit import added_terms, answer, check_losses, field_terms
 
 
 class Regression(Family):
     """The plain baseline: x = network(condition), robust distance per intensity, cross-entropy and Dice per label.
 
-    Its draws are all the same: the spread of an ensemble of draws is zero, and the report says so.
+    `losses` adds others of the table by weight: {structural: 0.5, gradient difference: 1}. Its draws are all the same: the spread
+    of an ensemble of draws is zero, and the report says so.
     """
 
-    def __init__(self, signature: Signature, network: UNetShape, precision: str) -> None:
+    def __init__(
+        self, signature: Signature, network: UNetShape, precision: str, *, losses: Mapping[str, float] | None = None
+    ) -> None:
         super().__init__()
+        self.losses = check_losses(losses or {})
+        if self.losses and not signature.axes:
+            raise ValueError("losses compare images, and this job asks for numbers. Take losses out.")
         if signature.axes and not shown(signature.condition):
             raise ValueError("Regression needs an image to start from. Write: family: {name: flow}")
         self.fields = signature.x
@@ -37,7 +43,11 @@ class Regression(Family):
         return result
 
     def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
-        return field_terms(problem, self._output(problem, next(self.net.parameters()).device), self.fields)
+        output = self._output(problem, next(self.net.parameters()).device)
+        return {
+            **field_terms(problem, output, self.fields),
+            **added_terms(problem, output, self.fields, self.losses),
+        }
 
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:

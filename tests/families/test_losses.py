@@ -6,8 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fabrica.families import losses
-from fabrica.families.losses import ADVERSARIAL, LOSSES
+from fabrica.config import from_plain
+from fabrica.contracts import Condition, Problem
+from fabrica.document import RecipeError
+from fabrica.families import FAMILIES, losses
+from fabrica.families.losses import ADVERSARIAL, LOSSES, PAIRED
+from fabrica.rng import Rng
 
 torch.manual_seed(0)
 REAL, FAKE = torch.randn(3, 5), torch.randn(3, 5)
@@ -112,3 +116,53 @@ def test_rows_do_not_mix(name: str, axes: int) -> None:
     assert together.shape == (3,)
     torch.testing.assert_close(LOSSES[name](x[1:2], y[1:2]), together[1:2])
     assert torch.isfinite(LOSSES[name](torch.zeros_like(x), F.relu(y))).all()
+
+
+@pytest.mark.parametrize("axes", ["yx", "zyx"])
+@pytest.mark.parametrize("name", PAIRED)
+@pytest.mark.parametrize("family", ["regression", "gan"])
+def test_every_paired_loss_is_reached_from_a_recipe(family: str, name: str, axes: str) -> None:
+    """The weighted term is the table's own, of what is known alone; its gradient reaches the network."""
+    plain = {
+        "cohorts": {"all": {"path": "x"}}, "job": {"name": "translation", "from": ["T1w"], "x": ["FLAIR"], "axes": axes},
+        "family": {"name": family, "losses": {name: 0.5}, "network": {"channels": [8, 16], "blocks": 1}},
+        "baseline": "none", "train": {"steps": 1},
+    }  # fmt: skip
+    stage = from_plain(plain).stages[0]
+    made = FAMILIES.find(family)(stage.build_job().signature(), stage.network, "fp32", **stage.family.options)
+    for parameter in made.parameters():  # a network begins at zero, which varies nowhere
+        parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    grid, rng = (16,) * len(axes), Rng([0, 1])
+    known = torch.zeros(2, 1, *grid)
+    known[..., :8] = 1
+    given = {"given T1w": rng.child("t1").uniform(1, *grid), "position": torch.zeros(2)}
+    wanted = rng.child("flair").uniform(1, *grid)
+    problem = Problem(("a", "b"), (1, *grid), Condition(given), target=wanted, weight=known)
+    terms = made.loss(problem, "model", rng, 0.0)
+    output = made._output(problem, torch.device("cpu")) if family == "regression" else made._output(problem, rng)  # type: ignore[operator]
+    torch.testing.assert_close(terms[name], 0.5 * PAIRED[name](output * known, wanted * known))
+    terms[name].sum().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in made.parameters())
+
+
+@pytest.mark.parametrize(
+    ("family", "job", "words"),
+    [
+        ({"name": "regression", "losses": {"structure": 1.0}}, {}, "Unknown loss 'structure'. Did you mean 'structural'"),
+        ({"name": "regression", "losses": {"structural": -1.0}}, {}, "expected 0 or more"),
+        ({"name": "regression", "losses": {"structural": 1.0}}, {"name": "outcome", "from": ["T1w"], "x": "age", "width": 20.0}, "asks for numbers"),
+        ({"name": "gan", "losses": {"structural": 1.0}}, {"name": "synthesis", "x": ["T1w"]}, "compare pairs, and this job has none"),
+        ({"name": "gan", "adversarial": "earth mover"}, {}, "'wasserstein'"),
+    ],
+)  # fmt: skip
+def test_losses_that_cannot_be_are_refused(family: dict, job: dict, words: str) -> None:
+    plain = {
+        "cohorts": {"all": {"path": "x"}}, "job": job or {"name": "translation", "from": ["T1w"], "x": ["FLAIR"]},
+        "family": {**family, "network": {"channels": [8, 16], "blocks": 1}}, "baseline": "none", "train": {"steps": 1},
+    }  # fmt: skip
+    with pytest.raises(RecipeError, match=words):
+        from_plain(plain)
+    good = from_plain(
+        {**plain, "job": {"name": "synthesis", "x": ["T1w"]}, "family": {"name": "gan", "adversarial": "wasserstein"}}
+    )
+    assert good.stages[0].family.options == {"adversarial": "wasserstein"}
