@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import io
-from .contracts import Family, Field, Job
+from .contracts import Codec, Family, Field, Job
 from .costs import evaluations as count_evaluations
 from .costs import with_evaluations
 from .data.cohort import Member
@@ -23,11 +23,14 @@ from .data.store import Layout, Prepared, Store, prepare_case, question_batch, t
 from .drawing import ROWS, Shown, draw, draw_file, drawer, images_of, questions, read_draws, versions, without
 from .evaluate.gallery import Gallery
 from .evaluate.honesty import Ledger
-from .evaluate.outcomes import Answered, Question, case_rows, set_figures
+from .evaluate.outcomes import Answered, Measured, Question, case_rows, set_figures
 from .evaluate.report import Cost, Report, StageResult
 from .evaluate.run_checks import check_distances, check_drawn, check_parts
+from .evaluate.statistics import interval
 from .evaluate.summary import Competitors, Pictures, StageEvidence, competitors_of, evaluate_case
+from .families import Fsq
 from .jobs import asks, reads
+from .jobs.imaging import stack_fields
 from .jobs.outcome import Outcome
 from .plan import Recipe, Stage
 from .train import Trained
@@ -95,6 +98,7 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
         names = f"{asked[0].name} to {asked[-1].name}" if len(asked) > 1 else asked[0].name
         say(f"{stage.name}: {names} drawn {len(asked[0].shown)} times, {seconds:.1f} s a draw.")
     result.pictures = pictures.rows
+    result.figures = codec_figures(ready, trained.family)
     _judge_set(recipe, ready, gallery, result, report)
     check_drawn(ledger, gallery.drawn, gallery.real, bool(reads(job)))
     check_distances(ledger, result.realism)
@@ -104,6 +108,39 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
     if len(known) > 1:  # a family without steps has no such table
         result.costs = [known[n] for n in sorted(known)]
     return result
+
+
+@torch.inference_mode()
+def codec_figures(ready: Ready, codec: Family) -> list[Measured]:
+    """What a codec gives back of the test part's images, and how many of its words they use; nothing of other families."""
+    if not isinstance(codec, Codec):
+        return []
+    device, fields = next(codec.parameters()).device, ready.job.signature().x
+    errors: list[float] = []
+    patients: list[str] = []
+    tokens: list[Tensor] = []
+    for member in ready.split.parts["test"]:
+        case = prepare_case(member, ready.layout.contrasts, ready.reference, ready.preparation)
+        if any(f.name not in case.tensors for f in fields):
+            continue
+        batch = to_device(question_batch(case, ready.layout), device)
+        x = stack_fields(fields, batch)
+        back = codec.eval().decode(codec.encode(x), ready.job.question(batch).condition)
+        errors.append(float((back - x).square().mean().sqrt()))
+        patients.append(case.case.patient)
+        tokens += [codec.tokens(x).cpu()] if isinstance(codec, Fsq) else []
+    if not errors:
+        return []
+    name, found = ready.stage.name, interval(errors, patients)
+    how = f"of the model's scale; {found.convention}"
+    figures = [
+        Measured(name, "model", "images given back: root mean square error", found.value, found.interval, found.n, how)
+    ]
+    if isinstance(codec, Fsq):
+        share, perplexity = codec.used(torch.cat([t.flatten() for t in tokens]))
+        how = f"{codec.levels.size} words; perplexity {perplexity:.1f}"
+        figures.append(Measured(name, "model", "share of the words in use", share, None, found.n, how))
+    return figures
 
 
 def _fewer(ready: Ready, pictures: int) -> int:

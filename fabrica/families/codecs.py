@@ -210,9 +210,9 @@ class Fsq(Codec):
         """(B, *grid) whole numbers below product(levels)."""
         return self.levels.tokens(self.encode(x))
 
-    def used(self, x: Tensor) -> tuple[float, float]:
-        """(share of the words that x uses, perplexity of their use)."""
-        counts = torch.bincount(self.tokens(x).flatten(), minlength=self.levels.size).float()
+    def used(self, tokens: Tensor) -> tuple[float, float]:
+        """(share of the words that are there, perplexity of their use)."""
+        counts = torch.bincount(tokens.flatten(), minlength=self.levels.size).float()
         shares = counts / counts.sum()
         entropy = -(shares * shares.clamp(min=1e-12).log()).sum()
         return float((counts > 0).float().mean()), float(entropy.exp())

@@ -161,7 +161,7 @@ def test_words_are_used() -> None:
     _train(vq, 150)
     x = _images(64, Rng(range(64)))
     with torch.no_grad():
-        share, perplexity = vq.used(x)
+        share, perplexity = vq.used(vq.tokens(x))
         back = vq.decode(vq.encode(x), Condition())
     assert share > 0.5
     assert 3 < perplexity <= 16
@@ -198,6 +198,14 @@ def test_two_stages_from_a_recipe(sampler: dict, kind: str, tmp_path: Path) -> N
     result = run_recipe(from_plain(recipe), tmp_path / "run", say=lambda text: None)
     assert [s.name for s in result.report.stages] == ["codec", "prior"]
     assert any(r.metric == "psnr" and isinstance(r.value, float) for r in result.report.stages[1].cases)
+    given_back, *words = result.report.stages[0].figures
+    assert given_back.name == "images given back: root mean square error"
+    assert isinstance(given_back.value, float)
+    assert 0 < given_back.value < 2
+    assert given_back.n == len({r.patient for r in result.report.stages[0].cases})
+    assert [w.name for w in words] == ["share of the words in use"] * (kind == "vq")
+    assert all(isinstance(w.value, float) and 0 < w.value <= 1 and "perplexity" in w.convention for w in words)
+    assert not result.report.stages[1].figures
     again = run_recipe(from_plain(recipe), tmp_path / "run", say=lambda text: None)
     first, second = (
         {(r.case, r.by, r.metric): r.value for r in x.report.stages[1].cases if r.unit != "s"} for x in (result, again)
