@@ -23,10 +23,12 @@ from .config import from_plain
 from .data import cohort as cohorts
 from .data.split import LeakError
 from .evaluate.honesty import Ledger
+from .evaluate.outcomes import Measured, Question, averaged, paired_figures, read_answers, set_figures
 from .evaluate.report import Report, StageResult, render
 from .evaluate.result import Result
 from .evaluate.statistics import SMALLEST, interval, paired_test
 from .evaluate.summary import Row
+from .jobs.outcome import Outcome
 from .patients import TABLE
 from .plan import Recipe
 from .run import RunResult, find_cohort, patient_hash, run_recipe, split_stage
@@ -94,10 +96,11 @@ def compare_arms(
     for a recipe that cannot be compared, LeakError for a shared patient, RecipeError as `run_recipe`.
     """
     recipes = {(arm, seed): _recipe(plain, arm, seed, real, synthetic) for arm in ARMS for seed in range(seeds)}
+    folders = {arm: [_folder(out, arm, seed) for seed in range(seeds)] for arm in ARMS}
     remarks = [_known_generator(generator, recipes["real", 0])]
     rows: dict[str, list[list[Row]]] = {arm: [] for arm in ARMS}
     for (arm, seed), recipe in recipes.items():
-        folder = out / arm.replace(" ", "_").replace(",", "").replace("+", "and") / str(seed)
+        folder = folders[arm][seed]
         say(f"{arm}, seed {seed}:")
         cases = _cases(folder, recipe) if trainer is None else None
         if cases is None:
@@ -108,8 +111,32 @@ def compare_arms(
             f"{left} test patients were not tested by every arm (their images are copies of training ones) and are left out."
         )
     arms = _judged(rows)
-    page = _page(arms, rows, plain, out, [r for r in remarks if r])
+    job = recipes["real", 0].stages[0].build_job()
+    figures = _figures(job, folders) if isinstance(job, Outcome) and trainer is None else {}
+    if isinstance(job, Outcome) and not figures:
+        remarks.append(
+            "AUC and calibration of the arms need the answers of every arm, which this folder does not hold."
+        )
+    page = _page(arms, rows, plain, out, [r for r in remarks if r], figures)
     return Comparison(arms, page, tuple(r for r in remarks if r))
+
+
+def _folder(out: Path, arm: str, seed: int) -> Path:
+    return out / arm.replace(" ", "_").replace(",", "").replace("+", "and") / str(seed)
+
+
+def _figures(job: Outcome, folders: Mapping[str, Sequence[Path]]) -> dict[str, list[Measured]]:
+    """Per arm what its mean answers over seeds reach on all patients (AUC, calibration, agreement), and AUC beside the arm to beat."""
+    tables = {arm: [f / "answers" / "model.csv" for f in own] for arm, own in folders.items()}
+    if not all(t.is_file() for own in tables.values() for t in own):
+        return {}
+    answers = {arm: averaged([read_answers(t)[1] for t in own]) for arm, own in tables.items()}
+    question, figures = Question(job.name, job.classes, job.unit, 0.0), dict[str, list[Measured]]()
+    for arm, found in answers.items():
+        figures[arm] = set_figures(arm, question, found)
+        if arm != TO_BEAT:
+            figures[arm] += paired_figures(arm, question, found, answers[TO_BEAT], TO_BEAT)
+    return figures
 
 
 def _recipe(plain: Mapping[str, Any], arm: str, seed: int, real: Path, synthetic: Path) -> Recipe:
@@ -293,16 +320,16 @@ def _checked(remarks: Sequence[str], arms: Sequence[Arm]) -> Ledger:
 
 
 def _page(
-    arms: Sequence[Arm], rows: Mapping[str, Sequence[Sequence[Row]]], plain: Mapping[str, Any], out: Path, remarks: Sequence[str]
+    arms: Sequence[Arm], rows: Mapping[str, Sequence[Sequence[Row]]], plain: Mapping[str, Any], out: Path, remarks: Sequence[str],
+    figures: Mapping[str, list[Measured]],
 ) -> Path:  # fmt: skip
     report = Report.start(dict(plain), out.name)
     report.title = "Does synthetic data help?"
     for remark in remarks:
         report.remark(remark)
     for arm, seeds in rows.items():
-        report.stages.append(
-            StageResult(arm, "downstream", "", {}, 0, 0.0, [], cases=[r for cases in seeds for r in cases])
-        )
+        cases, own = [r for found in seeds for r in found], figures.get(arm, [])
+        report.stages.append(StageResult(arm, "downstream", "", {}, 0, 0.0, [], cases=cases, figures=own))
     spread = [f"{a.name}: {min(a.seeds):.3g} to {max(a.seeds):.3g} over {len(a.seeds)} seeds" for a in arms]
     report.remark(f"{arms[0].endpoint} by seed: {'; '.join(spread)}.")
     found = Comparison(tuple(arms), out / "index.html", tuple(remarks))

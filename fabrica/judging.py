@@ -23,7 +23,7 @@ from .data.store import Layout, Prepared, Store, prepare_case, question_batch, t
 from .drawing import ROWS, Shown, draw, draw_file, drawer, images_of, questions, read_draws, versions, without
 from .evaluate.gallery import Gallery
 from .evaluate.honesty import Ledger
-from .evaluate.outcomes import Answered, Measured, Question, case_rows, set_figures
+from .evaluate.outcomes import Answered, Measured, Question, case_rows, set_figures, write_answers
 from .evaluate.report import Cost, Report, StageResult
 from .evaluate.run_checks import check_distances, check_drawn, check_parts
 from .evaluate.statistics import interval
@@ -289,6 +289,7 @@ def _judge_outcome(recipe: Recipe, ready: Ready, job: Outcome, trained: Trained,
             x = torch.stack([next(drawn) for _ in shown]).mean(0).double().numpy()
             found.append(Answered(member.name, member.patient, job.encoded(member.values), job.in_units(x)))
     result.cases, result.figures = case_rows(question, found), set_figures(stage.name, question, found)
+    write_answers(folder / "answers" / f"{stage.name}.csv", question, found)
     say(f"{stage.name}: {len(found)} cases answered.")
     return result
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +49,33 @@ class Measured:
     interval: tuple[float, float] | None
     n: int
     convention: str
+
+
+def write_answers(file: Path, question: Question, found: Sequence[Answered]) -> None:
+    """A table of truths and answers: case, patient, truth (index of the class, or the number), one column an answer."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(["case", "patient", "truth", *(question.classes or [question.name])])
+        for one in found:
+            writer.writerow([one.case, one.patient, repr(one.truth), *map(repr, one.answer.tolist())])
+
+
+def read_answers(file: Path) -> tuple[tuple[str, ...], list[Answered]]:
+    """(names of the answers, rows) of a table that `write_answers` made."""
+    with file.open(newline="") as given:
+        reader = csv.reader(given)
+        names = tuple(next(reader)[3:])
+        return names, [Answered(c, p, float(t), np.array([float(v) for v in a])) for c, p, t, *a in reader]
+
+
+def averaged(seeds: Sequence[Sequence[Answered]]) -> list[Answered]:
+    """Mean answers of several models, of the cases that all of them answered."""
+    by_case = [{a.case: a for a in found} for found in seeds]
+    shared = [a.case for a in seeds[0] if all(a.case in own for own in by_case)]
+    return [
+        replace(by_case[0][c], answer=np.asarray(np.mean([own[c].answer for own in by_case], axis=0))) for c in shared
+    ]
 
 
 def case_rows(question: Question, found: Sequence[Answered]) -> list[Row]:
@@ -95,6 +124,26 @@ def set_figures(stage: str, question: Question, found: Sequence[Answered]) -> li
         for what, function in (("AUC", partial(task.auc_delong, convention="logit")), ("Brier score", task.brier), ("calibration error", task.calibration)):  # fmt: skip
             figures.append(_measured(stage, f"{what}, {name}", lambda f=function, s=scores, y=labels: f(s, y), n))  # type: ignore[misc]
     return figures
+
+
+def paired_figures(
+    stage: str, question: Question, found: Sequence[Answered], other: Sequence[Answered], than: str
+) -> list[Measured]:
+    """AUC of each class minus another model's on the same patients (DeLong, paired); nothing for numbers."""
+    cases = {a.case for a in found} & {a.case for a in other}
+    (truth, ours, mixed), (_, theirs, _) = (
+        _by_patient([a for a in side if a.case in cases]) for side in (found, other)
+    )
+    if mixed or not question.classes:
+        return []
+    classes = list(enumerate(question.classes))[1 if len(question.classes) == 2 else 0 :]
+    return [
+        _measured(
+            stage, f"AUC minus that of {than}, {name}",
+            lambda k=k: task.auc_delong_paired(ours[:, k], theirs[:, k], (truth == k).astype(int)), len(truth),  # type: ignore[misc]
+        )
+        for k, name in classes
+    ]  # fmt: skip
 
 
 def _measured(stage: str, name: str, ask: Callable[[], Result], n: int) -> Measured:

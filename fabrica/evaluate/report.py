@@ -7,6 +7,7 @@ import csv
 import importlib.util
 import io as buffers
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -182,9 +183,9 @@ class Report:
 
 @dataclass(frozen=True)
 class _Counted:
-    """What goes into a mean: case -> (value, patient), and how many were filled in or left out."""
+    """What goes into a mean: (case, which of its rows) -> (value, patient), and how many were filled in or left out."""
 
-    values: dict[str, tuple[float, str]]
+    values: dict[tuple[str, int], tuple[float, str]]
     failed: int
     lost: int
 
@@ -205,22 +206,24 @@ def _ends(groups: Mapping[tuple[str, str, str, str], Sequence[Row]]) -> dict[tup
 
 def _counted(rows: Sequence[Row], ends: tuple[float, float] | None) -> _Counted:
     """Failed cases count as the worst value of any answer, equal images as the best; an answer without a finite value has none."""
-    values: dict[str, tuple[float, str]] = {}
+    values: dict[tuple[str, int], tuple[float, str]] = {}
+    times: Counter[str] = Counter()  # seeds of an arm answer the same cases
     failed = lost = 0
     finite = any(not isinstance(r.value, str) and np.isfinite(r.value) for r in rows)
     for r in rows:
         value = r.value
+        times[r.case] += 1
         if isinstance(value, str) and ends is not None and finite and value.startswith(("failed", "infinite")):
             failed += value.startswith("failed")
             value = ends[0] if value.startswith("failed") else ends[1]
         if isinstance(value, str) or not np.isfinite(value):
             lost += 1
         else:
-            values[r.case] = float(value), r.patient
+            values[r.case, times[r.case]] = float(value), r.patient
     return _Counted(values, failed, lost)
 
 
-def _mean(values: Mapping[str, tuple[float, str]], cases: Iterable[str]) -> float:
+def _mean(values: Mapping[tuple[str, int], tuple[float, str]], cases: Iterable[tuple[str, int]]) -> float:
     """Over patients."""
     chosen = [values[case] for case in cases]
     return float(per_patient([v for v, _ in chosen], [p for _, p in chosen])[0].mean())

@@ -20,6 +20,8 @@ from .misfit import added_terms, answer, check_losses, field_terms
 
 Adversarial = Literal["relativistic", "hinge", "least squares", "non-saturating", "wasserstein"]
 
+NOISE = 8  # channels of it that a draw starts from
+
 
 class Gan(Family):
     """x = generator(noise, condition); the default is R3GAN's relativistic loss with R1 and R2 (Huang et al. 2024).
@@ -34,12 +36,12 @@ class Gan(Family):
 
     def __init__(
         self, signature: Signature, network: UNetShape, precision: str, *, adversarial: Adversarial = "relativistic",
-        noise: int = 8, penalty: float = 1.0, pixel: float = 10.0, features: float = 2.0,
+        penalty: float = 1.0, pixel: float = 10.0, features: float = 2.0,
         losses: Mapping[str, float] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.losses = check_losses(losses or {})
-        self.fields, self.noise, self.penalty = signature.x, noise, penalty
+        self.fields, self.penalty = signature.x, penalty
         paired = bool(signature.axes and shown(signature.condition))
         self.pixel, self.matching = (pixel, features) if paired else (0.0, 0.0)
         if self.losses and not paired:
@@ -47,7 +49,7 @@ class Gan(Family):
                 "losses compare pairs, and this job has none. Take losses out, or give an image: from: [T1w]"
             )
         self.critic_form, self.generator_form = ADVERSARIAL[adversarial]
-        self.generator = backbone(signature, noise, network, precision)
+        self.generator = backbone(signature, NOISE, network, precision)
         self.critic = Discriminator(len(signature.axes), signature.channels, signature.condition, network, not penalty)
 
     def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
@@ -56,7 +58,7 @@ class Gan(Family):
     def _output(self, problem: Problem, rng: Rng) -> Tensor:
         """Logits for labels, values for the rest."""
         device = next(self.generator.parameters()).device
-        noise = rng.child("noise").normal(self.noise, *problem.shape[1:]).to(device)
+        noise = rng.child("noise").normal(NOISE, *problem.shape[1:]).to(device)
         out: Tensor = self.generator(noise, torch.zeros(len(noise), device=device), problem.condition)
         return out
 
