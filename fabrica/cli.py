@@ -260,12 +260,20 @@ def downstream(
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs on the same patients.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the report is written.")],
-    metric: Annotated[str, typer.Option(help="What ranks them.")] = "psnr",
+    metric: Annotated[str, typer.Option(help="What ranks them; of runs that synthesise: 'kernel distance'.")] = "psnr",
 ) -> None:
     """Set several runs side by side: what each reached, what it cost, which differences the patients carry."""
-    from .evaluate.comparison import compare_runs
+    from .evaluate.comparison import compare_runs, names_of
+    from .evaluate.set_comparison import MEASURES, compare_sets
 
     with _errors():
+        if metric in MEASURES:
+            page, sets, sentence = compare_sets(runs, names_of(runs), metric, out)
+            for one in sets:
+                typer.echo(f"{one.name} ({one.family}): {metric} {one.middle:.4g} times its null")
+            typer.echo(sentence)
+            typer.echo(f"Report: {page}")
+            return
         page, standings, sentence = compare_runs(runs, metric, out)
         for s in standings:
             typer.echo(f"{s.contender.name} ({s.contender.family}): {metric} {s.mean:.4g}")

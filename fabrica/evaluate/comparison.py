@@ -13,6 +13,7 @@ from pathlib import Path
 from .pixel import METRICS
 from .report import Cost, Report, StageResult, render
 from .result import Result
+from .set_comparison import MEASURES
 from .statistics import SMALLEST, holm, paired_test, per_patient
 from .summary import Row
 
@@ -54,11 +55,12 @@ def compare_runs(runs: Sequence[Path], metric: str, out: Path) -> tuple[Path, li
     """
     if BETTER.get(metric, "neither") == "neither":
         raise ValueError(
-            f"{metric} has no better direction. Choose one of: {', '.join(n for n, b in BETTER.items() if b != 'neither')}."
+            f"{metric} has no better direction. Choose one of: {', '.join(n for n, b in BETTER.items() if b != 'neither')}; "
+            f"of synthesis: {', '.join(MEASURES)}."
         )
     report = Report.start({"compare": {"runs": [r.name for r in runs], "metric": metric}}, out.name)
     report.title = f"{len(runs)} runs compared by {metric}"
-    names = _names(runs)
+    names = names_of(runs)
     found = [c for run, name in zip(runs, names, strict=True) for c in _contenders(run, name, metric, report)]
     if len(found) < 2:
         raise ValueError(
@@ -95,7 +97,7 @@ def _row(s: Standing) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _names(runs: Sequence[Path]) -> list[str]:
+def names_of(runs: Sequence[Path]) -> list[str]:
     """What runs are called: as short as they differ."""
     parts = [r.resolve().parts for r in runs]
     if len(set(parts)) < len(parts):
