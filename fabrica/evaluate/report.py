@@ -85,6 +85,10 @@ class Report:
     validity: Validity | None = None
     adherence: list[Adherence] = field(default_factory=list)
     standings: list[dict[str, str]] = field(default_factory=list)  # of compared runs, best first
+    ranked_by: str = (
+        "Means over the patients that all share; differences from the best and p values are paired by patient, p values "
+        "adjusted over all pairs."
+    )
 
     @staticmethod
     def start(recipe: Mapping[str, Any], run: str) -> Report:

@@ -54,6 +54,7 @@ def compare_sets(
         raise ValueError("The runs were tested on different patients. Use one split: split: {..., seed: 0}")
     found.sort(key=lambda s: s.middle)
     report.standings = [_row(s) for s in found]
+    report.ranked_by = f"{measure[0].upper()}{measure[1:]} to real patients over the 95th percentile between halves of real patients; less is nearer."
     report.said = _sentence(found, measure)
     return render(report, out), found, report.said
 

@@ -48,6 +48,8 @@ def test_the_nearest_to_real_patients_comes_first_with_its_cost(tmp_path: Path) 
     assert "Distances bear no test between generators" in sentence
     text = page.read_text()
     assert "by radiomics" in text
+    assert "less is nearer" in text
+    assert "paired by patient" not in text
     assert "near/model" in text
 
 
