@@ -15,6 +15,7 @@ from ..networks.transformer import Transformer
 from ..networks.unet import UNet
 from ..rng import Rng
 from .codecs import Fsq, Vae
+from .precondition import wide
 
 SIZE = 0.3  # deviation of the codes as the prior sees them: that of images, which families' defaults are made for
 
@@ -88,13 +89,17 @@ class Latent(Family):
                 f"Training needs targets; {problem.cases[0]} has none. Leave such cases out of the training part."
             )
         self.codec.eval()
+        sound = (
+            problem.target.flatten(1).isfinite().all(1)
+        )  # NaN is no word: its row gets a loss of NaN, which training names
         with torch.no_grad():
-            codes = self._coded(problem.target)
+            codes = self._coded(problem.target.where(wide(sound, problem.target), 0.0))
         inner = self._inner(problem, codes)
         if problem.weight is not None:  # an image that is not wholly known has no code
             whole = problem.weight.flatten(1).amin(1) > 0
             inner = replace(inner, weight=whole.to(codes).reshape(-1, *[1] * (codes.ndim - 1)))
-        return self.prior.loss(inner, group, rng, progress)
+        terms = self.prior.loss(inner, group, rng, progress)
+        return {name: term.where(sound, torch.nan) for name, term in terms.items()}
 
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from fabrica.config import from_plain
-from fabrica.contracts import Condition, Field, Problem, Signature
+from fabrica.contracts import Codec, Condition, Family, Field, Problem, Signature
 from fabrica.document import RecipeError
-from fabrica.families import Autoregressive, Fsq, Latent, Vae, latent_signature, sides_of
+from fabrica.families import Autoregressive, Flow, Fsq, Latent, Vae, latent_signature, sides_of
 from fabrica.networks.blocks import folded
 from fabrica.networks.codec import Levels
 from fabrica.networks.unet import UNetShape
@@ -192,3 +192,18 @@ def test_what_cannot_be_is_said_before_any_training() -> None:
              "family": {"name": "autoregressive"}, "train": {"steps": 1}}  # fmt: skip
     with pytest.raises(RecipeError, match="cannot learn T1w"):
         from_plain(alone)
+
+
+@pytest.mark.parametrize(("codec", "prior"), [(Fsq, Autoregressive), (Vae, Flow)])
+def test_a_voxel_that_is_no_number_spoils_the_loss_of_its_row_alone(codec: type[Codec], prior: type[Family]) -> None:
+    """NaN is no word: training has to be able to name the patient."""
+    torch.manual_seed(0)
+    signature = Signature((Field("FLAIR"),), "yx")
+    made = codec(signature, UNetShape((8, 16), 1), "fp32")
+    inner = prior(latent_signature(signature, made, prior), UNetShape((8,), 1, patch=1), "fp32")
+    family = Latent(made, inner, ())
+    target = torch.rand(3, 1, 16, 16)
+    target[1, 0, 3, 4] = torch.nan
+    problem = Problem(("a", "b", "c"), (1, 16, 16), target=target)
+    for term in family.loss(problem, "model", Rng(range(3)), 0.0).values():
+        assert term.isnan().tolist() == [False, True, False]
