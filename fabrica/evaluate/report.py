@@ -292,7 +292,7 @@ def render(report: Report, folder: Path) -> Path:
 
 def versions() -> dict[str, str]:
     """Of what the figures depend on."""
-    return {name: version(name) for name in ("fabrica", "numpy", "scipy", "scikit-image")}
+    return {name: version(name) for name in ("fabrica", "numpy", "scipy", "scikit-image", "numba", "torch")}
 
 
 def _write_parquet(report: Report, folder: Path) -> None:

@@ -23,7 +23,8 @@ class Cycle(Family):
 
     `cycle` weighs the way back, `structure` the agreement of edges between input and output (a generator that may hide anything in
     its output needs it: Phan et al. 2023), `identity` that an image of the asked kind is left as it is, where both kinds have as
-    many channels. The critics see no condition: pairs are unknown.
+    many channels. The critics see no condition: pairs are unknown; without `penalty` their weights are divided by their largest
+    singular value.
     """
 
     learns = ("intensity",)
@@ -52,8 +53,8 @@ class Cycle(Family):
         self.there = backbone(signature, 0, network, precision)
         self.back = backbone(backwards, 0, network, precision)
         axes = len(signature.axes)
-        self.critic_there = Discriminator(axes, signature.channels, (), network)
-        self.critic_back = Discriminator(axes, given[0].channels, (), network)
+        self.critic_there = Discriminator(axes, signature.channels, (), network, not penalty)
+        self.critic_back = Discriminator(axes, given[0].channels, (), network, not penalty)
 
     def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
         critics = [*self.critic_there.parameters(), *self.critic_back.parameters()]

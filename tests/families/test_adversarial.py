@@ -55,6 +55,13 @@ def test_terms_follow_the_condition() -> None:
     }
 
 
+def test_cycles_without_a_penalty_have_bounded_critics_too() -> None:
+    cycle = Cycle(GIVEN, SMALL, "fp32", penalty=0.0)
+    for critic in (cycle.critic_there, cycle.critic_back):
+        assert any("parametrizations" in name for name, _ in critic.named_parameters())
+    assert not any("parametrizations" in n for n, _ in Cycle(GIVEN, SMALL, "fp32").critic_there.named_parameters())
+
+
 def test_without_a_penalty_weights_are_bounded() -> None:
     gan = Gan(GIVEN, SMALL, "fp32", penalty=0.0)
     for _ in range(20):
