@@ -1,5 +1,7 @@
 """Trained on patches, drawn whole: what belongs where, and no seams."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -28,7 +30,11 @@ def _anatomy(place: torch.Tensor) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def trained() -> Regression:
     torch.manual_seed(0)
-    signature = Synthesis(["T1w"], axes="zyx").signature()
+    asked = Synthesis(["T1w"], axes="zyx").signature()
+    (place_of,) = asked.condition
+    signature = replace(
+        asked, condition=(replace(place_of, kind="displacement"),)
+    )  # regression wants an image: here, of places
     family = Regression(signature, UNetShape((16, 32), 1), "fp32")
     optimiser = torch.optim.Adam(family.parameters(), 3e-3)
     for step in range(250):
