@@ -11,7 +11,7 @@ import torch
 
 from .contracts import Codec, Signature
 from .data.prepare import MULTIPLE
-from .families import FAMILIES, Latent, latent_signature, sides_of
+from .families import FAMILIES, Fsq, Latent, latent_signature, sides_of
 from .jobs import grid_axes, reads
 from .networks.unet import UNetShape
 from .plan import InputPlan, Named, Stage
@@ -133,8 +133,7 @@ def check_window(window: Sequence[int] | None, stages: Sequence[Stage]) -> None:
 
 def _check_alone(stage: Stage, stages: Sequence[Stage]) -> None:
     """What draws nothing by itself has a stage that draws its codes."""
-    kind = FAMILIES.find(stage.family.name)
-    if not getattr(kind, "draws", True) and not any(s.codec == stage.name for s in stages):
+    if issubclass(FAMILIES.find(stage.family.name), Fsq) and not any(s.codec == stage.name for s in stages):
         raise AtError(
             f"stages.{stage.name}.family" if len(stages) > 1 else "family",
             f"{stage.family.name} needs a stage that draws its words. Add one of the same x: family: {{name: autoregressive, in: {{stage: {stage.name}}}}}",

@@ -78,6 +78,7 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
     result = _blank(stage, trained)
     gallery = Gallery(_fewer(ready, recipe.evaluate.realism), ready.preparation.spacing_mm or (1.0, 1.0, 1.0))
     kept: list[_Asked] = []
+    given_back = _GivenBack(ready, trained.family)
     extra = ("lesion", *((recipe.evaluate.mask,) if recipe.evaluate.mask else ()))
     pictures = Pictures()
     for asked in _together(_asked(recipe, ready, folder, draws, extra)):
@@ -92,13 +93,14 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
                 evidence, a.name, a.case, x, competitors, ready.preparation, seconds, a.hidden
             )
             pictures.add(a.name, a.case, x, fields, reads(job), a.hidden)
+            given_back.add(a.case)
             _hang(gallery, job, a, x)
             if recipe.evaluate.evaluations and len(kept) < _fewer(ready, COST_PICTURES):
                 kept.append(replace(a, shown=a.shown[:1]))
         names = f"{asked[0].name} to {asked[-1].name}" if len(asked) > 1 else asked[0].name
         say(f"{stage.name}: {names} drawn {len(asked[0].shown)} times, {seconds:.1f} s a draw.")
     result.pictures = pictures.rows
-    result.figures = codec_figures(ready, trained.family)
+    result.figures = given_back.figures()
     _judge_set(recipe, ready, gallery, result, report)
     check_drawn(ledger, gallery.drawn, gallery.real, bool(reads(job)))
     check_distances(ledger, result.realism)
@@ -110,37 +112,39 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
     return result
 
 
-@torch.inference_mode()
-def codec_figures(ready: Ready, codec: Family) -> list[Measured]:
+class _GivenBack:
     """What a codec gives back of the test part's images, and how many of its words they use; nothing of other families."""
-    if not isinstance(codec, Codec):
-        return []
-    device, fields = next(codec.parameters()).device, ready.job.signature().x
-    errors: list[float] = []
-    patients: list[str] = []
-    tokens: list[Tensor] = []
-    for member in ready.split.parts["test"]:
-        case = prepare_case(member, ready.layout.contrasts, ready.reference, ready.preparation)
-        if any(f.name not in case.tensors for f in fields):
-            continue
-        batch = to_device(question_batch(case, ready.layout), device)
+
+    def __init__(self, ready: Ready, family: Family) -> None:
+        self.ready, self.codec = ready, family if isinstance(family, Codec) else None
+        self.errors: list[float] = []
+        self.patients: list[str] = []
+        self.tokens: list[Tensor] = []
+
+    @torch.inference_mode()
+    def add(self, case: Prepared) -> None:
+        fields, layout = self.ready.job.signature().x, self.ready.layout
+        if self.codec is None or any(f.name not in case.tensors for f in fields):
+            return
+        batch = to_device(question_batch(case, layout), next(self.codec.parameters()).device)
         x = stack_fields(fields, batch)
-        back = codec.eval().decode(codec.encode(x), ready.job.question(batch).condition)
-        errors.append(float((back - x).square().mean().sqrt()))
-        patients.append(case.case.patient)
-        tokens += [codec.tokens(x).cpu()] if isinstance(codec, Fsq) else []
-    if not errors:
-        return []
-    name, found = ready.stage.name, interval(errors, patients)
-    how = f"of the model's scale; {found.convention}"
-    figures = [
-        Measured(name, "model", "images given back: root mean square error", found.value, found.interval, found.n, how)
-    ]
-    if isinstance(codec, Fsq):
-        share, perplexity = codec.used(torch.cat([t.flatten() for t in tokens]))
-        how = f"{codec.levels.size} words; perplexity {perplexity:.1f}"
-        figures.append(Measured(name, "model", "share of the words in use", share, None, found.n, how))
-    return figures
+        back = self.codec.eval().decode(self.codec.encode(x), self.ready.job.question(batch).condition)
+        self.errors.append(float((back - x).square().mean().sqrt()))
+        self.patients.append(case.case.patient)
+        if isinstance(self.codec, Fsq):
+            self.tokens.append(self.codec.tokens(x).flatten().cpu())
+
+    def figures(self) -> list[Measured]:
+        if not self.errors:
+            return []
+        name, found = self.ready.stage.name, interval(self.errors, self.patients)
+        what, how = "images given back: root mean square error", f"of the model's scale; {found.convention}"
+        figures = [Measured(name, "model", what, found.value, found.interval, found.n, how)]
+        if isinstance(self.codec, Fsq):
+            share, perplexity = self.codec.used(torch.cat(self.tokens))
+            how = f"{self.codec.levels.size} words; perplexity {perplexity:.1f}"
+            figures.append(Measured(name, "model", "share of the words in use", share, None, found.n, how))
+        return figures
 
 
 def _fewer(ready: Ready, pictures: int) -> int:

@@ -211,8 +211,8 @@ def trivial_rows(
     """
     totals: dict[tuple[int, ...], Array] = {}
     for e in pairs.values():
-        shape = e["reference"].shape
-        totals[shape] = totals.get(shape, np.zeros(shape)) + e["reference"]
+        total = totals.setdefault(e["reference"].shape, np.zeros(e["reference"].shape))
+        total += e["reference"]
     near = _Nearest({n: e["reference"] for n, e in pairs.items()}, patients, training)
     rows = side_by_side(lambda name: _trivial_rows(name, pairs, patients, totals, near, data_range), list(pairs))
     return [row for own in rows for row in own]
@@ -227,14 +227,14 @@ class _Nearest:
         self.references, self.patients, self.training = references, patients, training
         self.by = "nearest training image" if training else "nearest other patient"
         self.candidates = training or references
-        self.prints = {name: fingerprint(np.asarray(v, np.float32)) for name, v in self.candidates.items()}
+        self.own = {name: fingerprint(np.asarray(v, np.float32)) for name, v in references.items()}
+        self.prints = {n: fingerprint(np.asarray(v, np.float32)) for n, v in training.items()} or self.own
 
     def of(self, name: str) -> Array | None:
-        mine = fingerprint(np.asarray(self.references[name], np.float32))
         fit = [
             n for n, v in self.candidates.items() if v.shape == self.references[name].shape and self._foreign(n, name)
         ]
-        return self.candidates[max(fit, key=lambda n: float(self.prints[n] @ mine))] if fit else None
+        return self.candidates[max(fit, key=lambda n: float(self.prints[n] @ self.own[name]))] if fit else None
 
     def _foreign(self, candidate: str, name: str) -> bool:
         return bool(self.training) or self.patients[candidate] != self.patients[name]

@@ -169,9 +169,10 @@ def _conclude(report: Report, asked: Asked, stamp: str, say: Say) -> None:
         ledger.looked.add(25)
     for sentence in (*report.undiscriminating(), *(report.realism.cheats if report.realism else ())):
         ledger.trigger(21, sentence)
-    for s in report.summaries():
-        if s["value"] is None and s["note"].startswith("failed"):
-            ledger.trigger(19, f"Every case of {s['stage']} failed: there is no value that {s['metric']} could count.")
+    for stage in report.stages:
+        own = [r.value for r in stage.cases if r.by == "model"]
+        if own and all(isinstance(v, str) and v.startswith("failed") for v in own):
+            ledger.trigger(19, f"Every case of {stage.name} failed: there is nothing that could be counted.")
     if disagree := report.disagreement():
         ledger.trigger(25, disagree)
     if asked.claim is None:
@@ -226,29 +227,33 @@ def _pairs(
         report.not_evaluated.append("paired metrics: needs the same relative file name in both folders.")
         return result
     _say_unpaired(ours, theirs, name_of, report, say)
-    for name in sorted(theirs.keys() - ours.keys()):
-        result.cases += _failed(name, theirs[name], "there is no readable image of this name")
+    lost = dict.fromkeys(sorted(theirs.keys() - ours.keys()), "there is no readable image of this name")
     ledger, pairs = report.ledger or Ledger(), dict[str, dict[str, Any]]()
     for name in names:
         try:
             pairs[name] = _evidence(name, found, shelf, report)
         except UnreadableError as error:
-            result.cases += _failed(name, theirs[name], error.fault)
+            lost[name] = error.fault
             report.remark(f"{name}: {error.fault} {error.next_step}")
     patients = {n: patient_of(n, theirs[n]) for n in pairs}
     check_pairs(ledger, pairs, asked.data_range, patients)
     allowed = [m for m in METRICS if not (m in ("ssim", "ms_ssim") and refused(ledger, 4))]
     span = None if refused(ledger, 3) else asked.data_range
-    if any("HU" not in p["units"] and hounsfield.in_hounsfield(p) for p in pairs.values()):
+    in_hu = bool(pairs) and all(hounsfield.in_hounsfield(p) for p in pairs.values())
+    for name, why in lost.items():
+        result.cases += _failed(name, theirs[name], why, in_hu)
+    if in_hu and any("HU" not in p["units"] for p in pairs.values()):
         report.remark("References reach from -1000 far above 0, as HU do: errors are shown by tissue and window too.")
-    rows = side_by_side(lambda n: _pair_rows(n, patients[n], pairs[n] | {"data_range": span}, allowed), list(pairs))
+    rows = side_by_side(
+        lambda n: _pair_rows(n, patients[n], pairs[n] | {"data_range": span, "in_hu": in_hu}, allowed), list(pairs)
+    )
     result.cases += [row for own in rows for row in own]
     if name_of == "given images":
         known = {n: image.data[0].numpy() for n, image in shelf.all(found.get("training", {}))}
         trivial = trivial_rows(pairs, patients, span, known)
-        if lost := len(pairs) - len({row.case for row in trivial}):
+        if alone := len(pairs) - len({row.case for row in trivial}):
             report.not_evaluated.append(
-                f"trivial answers to {lost} of {len(pairs)} cases: needs images of other patients on the same grid."
+                f"trivial answers to {alone} of {len(pairs)} cases: needs images of other patients on the same grid."
             )
         result.cases += trivial
     return result
@@ -266,12 +271,11 @@ def _say_unpaired(ours: Mapping[str, Scan], theirs: Mapping[str, Scan], name_of:
         say(report.remarks[-1])
 
 
-def _failed(name: str, truth: Scan, why: str) -> list[Row]:
+def _failed(name: str, truth: Scan, why: str, in_hu: bool) -> list[Row]:
+    units = {m: "dB" if metric.unit == "dB" else "" for m, metric in METRICS.items()}
+    units |= hounsfield.UNITS if in_hu else {}
     patient = patient_of(name, truth)
-    return [
-        Row(name, patient, "", "model", m, f"failed: {why}", "dB" if metric.unit == "dB" else "")
-        for m, metric in METRICS.items()
-    ]
+    return [Row(name, patient, "", "model", m, f"failed: {why}", unit) for m, unit in units.items()]
 
 
 def _pair_rows(name: str, patient: str, known: Mapping[str, Any], allowed: Sequence[str]) -> list[Row]:
@@ -280,7 +284,7 @@ def _pair_rows(name: str, patient: str, known: Mapping[str, Any], allowed: Seque
     for m, metric in METRICS.items():
         value = measured(metric, known) if m in allowed else "refused: negative values (check 4)"
         rows.append(Row(name, patient, "", "model", m, value, "dB" if metric.unit == "dB" else ""))
-    if hounsfield.in_hounsfield(known):
+    if known["in_hu"]:
         rows += [Row(name, patient, "", "model", m, *found) for m, found in hounsfield.rows_of(known).items()]
     if "series" in known:
         rows += [Row(name, patient, "", "model", m, measured(k, known, True)) for m, k in temporal.METRICS.items()]

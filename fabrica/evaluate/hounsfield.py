@@ -12,11 +12,19 @@ from .pairs import images
 from .result import Result
 
 AIR_BELOW_HU, BONE_ABOVE_HU = -200.0, 250.0
+LEAST_HU = -3100.0  # below air lies what scanners write beside the patient, and what resampling adds
 WINDOWS_HU: Mapping[str, tuple[float, float]] = {
     "soft-tissue": (-160.0, 240.0),
     "lung": (-1350.0, 150.0),
     "bone": (-500.0, 1300.0),
 }
+
+
+UNITS: Mapping[str, str] = {
+    **{f"mae of {tissue}": "HU" for tissue in ("air", "soft tissue", "bone")},
+    **{f"psnr in the {name} window": "dB" for name in WINDOWS_HU},
+}
+BETTER: Mapping[str, str] = {name: "lower" if unit == "HU" else "higher" for name, unit in UNITS.items()}
 
 
 def tissue_errors(
@@ -69,7 +77,7 @@ def in_hounsfield(known: Mapping[str, Any]) -> bool:
     if said := set(known["units"]) - {"", "a.u."}:
         return said == {"HU"} and known["units"][0] == known["units"][1]
     reference = known["reference"]
-    return bool(-1100 <= reference.min() <= -900 and reference.max() >= 100)
+    return bool(LEAST_HU <= reference.min() <= -900 and reference.max() >= 100)
 
 
 def rows_of(known: Mapping[str, object]) -> dict[str, tuple[float | str, str]]:

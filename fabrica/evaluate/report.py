@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from ..data.cohort import Cohort
+from . import hounsfield
 from .adherence import Adherence
 from .claim import Verdict
 from .honesty import Ledger
@@ -151,7 +152,7 @@ class Report:
         known = {k: _counted(rows, ends.get((k[1], k[3]))).values for k, rows in groups.items() if k[3] in METRICS}
         found = []
         for (stage, contrast, by, metric), own in known.items():
-            sign = SIGNS[METRICS[metric].better]
+            sign = _sign(metric)
             rivals = [
                 other for (s, c, other, m), theirs in known.items()
                 if sign and by.startswith("model") and not other.startswith("model") and (s, c, m) == (stage, contrast, metric)
@@ -198,14 +199,18 @@ def _ends(groups: Mapping[tuple[str, str, str, str], Sequence[Row]]) -> dict[tup
     """(worst, best) finite value of any answer, by contrast and metric with a better direction."""
     known: dict[tuple[str, str], list[float]] = {}
     for (_, contrast, _, metric), rows in groups.items():
-        if metric in METRICS and SIGNS[METRICS[metric].better]:
+        if _sign(metric):
             known.setdefault((contrast, metric), []).extend(
                 float(r.value) for r in rows if not isinstance(r.value, str) and np.isfinite(r.value)
             )
-    signs = {key: SIGNS[METRICS[key[1]].better] for key in known}
-    return {
-        k: (s * min(s * v for v in known[k]), s * max(s * v for v in known[k])) for k, s in signs.items() if known[k]
-    }
+    signs = {key: _sign(key[1]) for key, values in known.items() if values}
+    return {k: (s * min(s * v for v in known[k]), s * max(s * v for v in known[k])) for k, s in signs.items()}
+
+
+def _sign(metric: str) -> int:
+    """Of a difference that is a gain; 0 where neither direction is."""
+    better = METRICS[metric].better if metric in METRICS else hounsfield.BETTER.get(metric, "neither")
+    return SIGNS[better]
 
 
 def _counted(rows: Sequence[Row], ends: tuple[float, float] | None) -> _Counted:

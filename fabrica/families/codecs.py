@@ -179,7 +179,6 @@ class Fsq(Codec):
     """
 
     learns = KINDS
-    draws = False  # by itself
 
     def __init__(
         self, signature: Signature, network: UNetShape, precision: str, *, levels: Sequence[int] = (8, 5, 5, 5), frequency: float = 0.1,

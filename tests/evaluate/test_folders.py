@@ -194,6 +194,18 @@ def test_where_every_case_failed_there_is_no_figure_and_check_19_says_so(tmp_pat
     assert "Every case of given images failed" in check["why"]
 
 
+def test_one_failed_case_beside_metrics_that_nothing_allows_is_no_failure_of_all(tmp_path: Path) -> None:
+    """Without --data-range no PSNR can be had; that one image is missing is another matter."""
+    _patients(tmp_path / "real", range(6))
+    _patients(tmp_path / "g", range(1, 6), blur=0.7)
+    folders = Folders(tmp_path / "g", tmp_path / "real")
+    evaluate_folders(folders, tmp_path / "out", Asked(None, quick=True), lambda _: None)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [c["status"] for c in report["checks"] if c["number"] == 19] == ["passed"]
+    found = {s["metric"]: s for s in report["summaries"] if s["by"] == "model"}
+    assert (found["mae"]["failed"], found["psnr"]["value"]) == (1, None)
+
+
 def test_a_claim_is_declared_first_and_judged_on_pairs(tmp_path: Path) -> None:
     for side, blur in (("real", 0.0), ("ours", 0.5), ("theirs", 1.5)):
         _patients(tmp_path / side, range(22), blur=blur)

@@ -1,5 +1,6 @@
 """CT errors by tissue and by window: closed forms, and that the generated image never says what tissue is."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +90,13 @@ def test_a_folder_of_ct_is_measured_by_tissue_and_a_folder_of_mr_is_not(tmp_path
         evaluate_folders(folders, tmp_path / f"out_{kind}", Asked(4095.0, quick=True), lambda _: None)
     assert "as HU do" in (tmp_path / "out_ct" / "report.json").read_text()
     assert "as HU do" not in (tmp_path / "out_mr" / "report.json").read_text()
+    lost = tmp_path / "ct" / "generated" / "p1" / "ct.nii.gz"
+    lost.rename(lost.with_name("elsewhere.nii.gz"))
+    folders = Folders(tmp_path / "ct" / "generated", tmp_path / "ct" / "reference")
+    evaluate_folders(folders, tmp_path / "out_lost", Asked(4095.0, quick=True), lambda _: None)
+    summary = json.loads((tmp_path / "out_lost" / "report.json").read_text())["summaries"]
+    (bone,) = [s for s in summary if s["metric"] == "mae of bone"]
+    assert (bone["n"], bone["failed"], bone["value"]) == (2, 1, 20.0)
     table = (tmp_path / "out_ct" / "cases.csv").read_text()
     assert table.count("mae of bone,20.0,HU") == 2
     assert "in the lung window" in table
