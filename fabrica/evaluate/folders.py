@@ -255,7 +255,7 @@ def _pairs(
             report.not_evaluated.append(
                 f"trivial answers to {alone} of {len(pairs)} cases: needs images of other patients on the same grid."
             )
-        result.cases += trivial
+        result.cases += [row for row in trivial if row.metric in allowed]
     return result
 
 

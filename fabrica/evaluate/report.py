@@ -232,6 +232,12 @@ def _counted(rows: Sequence[Row], ends: tuple[float, float] | None) -> _Counted:
     return _Counted(values, failed, lost)
 
 
+def _reason(rows: Sequence[Row]) -> str:
+    """Why an answer has no value: what all cases lack says more than what one of them failed by."""
+    texts = [str(r.value) for r in rows]
+    return next((text for text in texts if not text.startswith("failed")), texts[0])
+
+
 def _mean(values: Mapping[tuple[str, int], tuple[float, str]], cases: Iterable[tuple[str, int]]) -> float:
     """Over patients."""
     chosen = [values[case] for case in cases]
@@ -243,7 +249,7 @@ def _summary(key: tuple[str, str, str, str], rows: Sequence[Row], ends: tuple[fl
     plain: dict[str, Any] = {"stage": stage, "contrast": contrast, "by": by, "metric": metric, "unit": rows[0].unit}
     counted = _counted(rows, ends)
     if not counted.values:
-        return {**plain, "value": None, "note": next((str(r.value) for r in rows), "not evaluated"), "n": 0}
+        return {**plain, "value": None, "note": _reason(rows), "n": 0}
     values, patients = zip(*counted.values.values(), strict=True)
     found = interval(values, patients)
     low, middle, high = (float(q) for q in np.quantile(values, [0.25, 0.5, 0.75]))

@@ -204,6 +204,7 @@ def test_one_failed_case_beside_metrics_that_nothing_allows_is_no_failure_of_all
     assert [c["status"] for c in report["checks"] if c["number"] == 19] == ["passed"]
     found = {s["metric"]: s for s in report["summaries"] if s["by"] == "model"}
     assert (found["mae"]["failed"], found["psnr"]["value"]) == (1, None)
+    assert "needs data_range" in found["psnr"]["note"]
 
 
 def test_a_claim_is_declared_first_and_judged_on_pairs(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def test_4_negative_values_have_no_ssim(two: Path) -> None:
     assert report["by_number"][4]["status"] == "refused"
     values = {c["metric"]: c["value"] for c in report["stages"][0]["cases"] if c["by"] == "model"}
     assert "refused: negative values" in values["ssim"]
+    assert not any(c["metric"] == "ssim" and c["by"] != "model" for c in report["stages"][0]["cases"])
     assert isinstance(values["psnr"], float)
 
 
