@@ -18,7 +18,7 @@ import torch
 
 from fabrica.checkpoint import load
 from fabrica.config import from_plain
-from fabrica.downstream import compare_arms
+from fabrica.downstream import Terms, compare_arms
 from fabrica.networks import precision
 from fabrica.patients import draw_patients
 from fabrica.run import run_recipe
@@ -66,7 +66,7 @@ def part(name: str, plan: dict[str, Any], options: argparse.Namespace) -> dict[s
     if not (drawn / "patients.csv").is_file():
         draw_patients(work / "generator", drawn, plan["patients"], {})
     task = {**plan["task"], "split": plan["split"], "seed": 0}
-    compared = compare_arms(task, real, drawn, work / "arms", seeds=options.seeds, generator=work / "generator")
+    compared = compare_arms(task, real, drawn, work / "arms", Terms(seeds=options.seeds, generator=work / "generator"))
     arms = json.loads((work / "arms" / "downstream.json").read_text())["arms"]
     return {
         "seeds": options.seeds, "threads": torch.get_num_threads(),

@@ -29,7 +29,7 @@ from fabrica.checkpoint import load
 from fabrica.config import from_plain
 from fabrica.data import cohort
 from fabrica.data.prepare import foreground
-from fabrica.downstream import compare_arms
+from fabrica.downstream import Terms, compare_arms
 from fabrica.evaluate.embedding import Picture
 from fabrica.evaluate.realism import realism
 from fabrica.patients import draw_patients
@@ -168,7 +168,7 @@ def arms(real: Path, drawn: Path, run: Path, options: argparse.Namespace, folder
     for arm in ("real", "real_augmented"):
         if (shared / arm).is_dir() and not (own / arm).exists():
             shutil.copytree(shared / arm, own / arm, copy_function=os.link)
-    compare_arms(TASK, real, drawn, own, seeds=options.seeds, generator=run, say=lambda text: None)
+    compare_arms(TASK, real, drawn, own, Terms(seeds=options.seeds, generator=run), say=lambda text: None)
     for arm in ("real", "real_augmented"):
         if not (shared / arm).is_dir():
             shutil.copytree(own / arm, shared / arm, copy_function=os.link)

@@ -171,6 +171,12 @@ def evaluate(
     training: Annotated[Path | None, typer.Option(metavar="DIR", help="What the generator learned from.")] = None,
     holdout: Annotated[Path | None, typer.Option(metavar="DIR", help="Real patients it never saw.")] = None,
     competitor: Annotated[Path | None, typer.Option(metavar="DIR", help="Another method's images of the same.")] = None,
+    segmentations: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="What a segmentation marked in the generated images.")
+    ] = None,
+    reference_segmentations: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="What the same segmentation marked in the real ones.")
+    ] = None,
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="CSV: folder, name, label that was asked for.")
     ] = None,
@@ -193,10 +199,6 @@ def evaluate(
     ] = None,
 ) -> None:
     """Judge images of any generator: pairs file by file, sets of patients beside real ones."""
-    import yaml
-
-    from .document import parse
-    from .evaluate.claim import Claim
     from .evaluate.folders import Asked, Folders, evaluate_folders
     from .evaluate.honesty import parse_overrides
     from .evaluate.recomputation import recomputed
@@ -209,13 +211,12 @@ def evaluate(
             _fail(
                 "Images, real images and a place for the report are needed: --generated DIR --reference DIR --out DIR"
             )
-        try:
-            declared = Claim.of(parse(claim.read_text())[0]) if claim else None
-        except yaml.YAMLError as error:
-            _fail(f"{claim} is not YAML: {str(error).splitlines()[0]}. Write one key a line: endpoint: ssim")
+        declared = _claim(claim) if claim else None
         networks = tuple(embedding or ())
         own = {name: how for path in networks for name, how in _embedding(path).items()}
-        folders = Folders(generated, reference, masks, training, holdout, competitor)
+        folders = Folders(
+            generated, reference, masks, training, holdout, competitor, segmentations, reference_segmentations
+        )
         asked = Asked(data_range, seed, declared, parse_overrides(override or []), labels, quick, own, networks)
         typer.echo(f"Report: {evaluate_folders(folders, out, asked, typer.echo)}")
 
@@ -235,24 +236,26 @@ def downstream(
     generator: Annotated[
         Path | None, typer.Option(metavar="RUN", help="The run that made the synthetic images.")
     ] = None,
+    claim: Annotated[Path | None, typer.Option(metavar="FILE", help="claim.yaml on an arm, declared first.")] = None,
 ) -> None:
     """Train a task on real, synthetic, both and augmented real images at equal compute; test on unseen real patients."""
     import yaml
 
     from .document import parse
-    from .downstream import compare_arms
+    from .downstream import Terms, compare_arms
 
     with _errors():
         try:
             plain, _ = parse(recipe.read_text())
         except yaml.YAMLError as error:
             _fail(f"{recipe} is not YAML: {str(error).splitlines()[0]}. Check its indentation.")
-        found = compare_arms(
-            plain, real, synthetic, out, seeds=seeds, trainer=trainer, generator=generator, say=typer.echo
-        )
+        terms = Terms(seeds, trainer, generator, _claim(claim) if claim else None)
+        found = compare_arms(plain, real, synthetic, out, terms, say=typer.echo)
         for arm in found.arms:
             typer.echo(f"{arm.name}: {arm.endpoint} {float(arm.value):.4g}")
         typer.echo(found.sentence())
+        if found.verdict is not None:
+            typer.echo(f"{found.verdict.status}: {found.verdict.may}")
         typer.echo(f"Report: {found.page}")
 
 
@@ -296,9 +299,7 @@ def readers(
 
     with _errors():
         if generated is not None and reference is not None:
-            sides = [
-                {str(s.files[0].relative_to(d)): s for s in io.scan_folder(d).scans} for d in (generated, reference)
-            ]
+            sides = [io.by_name(d, io.scan_folder(d).scans) for d in (generated, reference)]
             for page in make_sheets(sides[0], sides[1], out, readers=count, kind=kind, seed=seed):
                 typer.echo(page)
             typer.echo(f"The key is {out / 'key.json'}: readers must not see it.")
@@ -380,6 +381,19 @@ def doctor() -> None:
         f".nii.gz is read by {library}",
     )
     typer.echo("\n".join(lines))
+
+
+def _claim(path: Path) -> Any:
+    """A claim from its file."""
+    import yaml
+
+    from .document import parse
+    from .evaluate.claim import Claim
+
+    try:
+        return Claim.of(parse(path.read_text())[0])
+    except yaml.YAMLError as error:
+        _fail(f"{path} is not YAML: {str(error).splitlines()[0]}. Write one key a line: endpoint: ssim")
 
 
 def _embedding(path: Path) -> Any:

@@ -11,7 +11,7 @@ import json
 import shlex
 import subprocess
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from .checkpoint import load as load_checkpoint
 from .config import from_plain
 from .data import cohort as cohorts
 from .data.split import LeakError
+from .evaluate import endpoints
+from .evaluate.claim import Claim, Verdict, declare, judge, refused
 from .evaluate.honesty import Ledger
 from .evaluate.outcomes import Measured, Question, averaged, paired_figures, read_answers, set_figures
 from .evaluate.report import Report, StageResult, render
@@ -41,9 +43,22 @@ ARMS: Mapping[str, Mapping[str, Any]] = {  # arm -> what it changes in the recip
     "real, augmented": {"cohorts": ["real"], "augment": 1.0},
 }
 TO_BEAT = "real, augmented"
-HIGHER = ("dice", "surface dice", "correct", "auc", "accuracy", "f1", "sensitivity", "specificity")
+SEEDS = 5  # trainings of an arm that carry a claim
 UNKNOWN = "Whether the generator saw the test patients is not known: name its run with --generator."
-LOWER = ("absolute error", "log loss", "hausdorff95", "volume error", "brier", "mae", "rmse")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How arms are trained, and what is claimed of them.
+
+    `trainer`: a command that is called with --train, --test (tables of files), --seed and --out instead of training the recipe's
+    family. `generator`: the run that made the synthetic images; its patients may not test here.
+    """
+
+    seeds: int = SEEDS
+    trainer: str | None = None
+    generator: Path | None = None
+    claim: Claim | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,7 @@ class Comparison:
     arms: tuple[Arm, ...]
     page: Path
     remarks: tuple[str, ...]
+    verdict: Verdict | None = None
 
     def sentence(self) -> str:
         """What one may write."""
@@ -73,11 +89,13 @@ class Comparison:
         if gain is None or gain.interval is None:
             return f"Nothing may be claimed of {best.value.n} test patients: at least {SMALLEST} are needed."
         low, high = gain.interval
-        if _sign(best.endpoint) < 0:  # less of it is better
+        if endpoints.directed(best.endpoint) < 0:  # less of it is better
             low, high = -high, -low
         what = f"{best.endpoint} {float(gain):+.4g} ({gain.interval[0]:.4g} to {gain.interval[1]:.4g}) over real images with augmentation"
-        if (low > 0 or high < 0) and len(best.seeds) < 5:
-            return f"Adding synthetic images changes {what}, on {len(best.seeds)} seeds: at least 5 carry a claim."
+        if (low > 0 or high < 0) and len(best.seeds) < SEEDS:
+            return (
+                f"Adding synthetic images changes {what}, on {len(best.seeds)} seeds: at least {SEEDS} carry a claim."
+            )
         if low > 0 and UNKNOWN in self.remarks:
             return f"Adding synthetic images helps here if their generator saw no test patient, which is not known: {what}."
         if low > 0:
@@ -86,39 +104,77 @@ class Comparison:
 
 
 def compare_arms(
-    plain: Mapping[str, Any], real: Path, synthetic: Path, out: Path, *, seeds: int = 5, trainer: str | None = None,
-    generator: Path | None = None, say: Say = print,
-) -> Comparison:  # fmt: skip
-    """Run every arm of a one-stage recipe with a budget in steps, `seeds` times each; a finished arm is not run again.
+    plain: Mapping[str, Any], real: Path, synthetic: Path, out: Path, terms: Terms = Terms(), say: Say = print
+) -> Comparison:
+    """Run every arm of a one-stage recipe with a budget in steps, as often as `terms` ask; a finished arm is not run again.
 
-    `trainer`: a command that is called with --train, --test (tables of files), --seed and --out instead of training the
-    recipe's family. `generator`: the run that made the synthetic images; refuses when its patients test here. Raises ValueError
-    for a recipe that cannot be compared, LeakError for a shared patient, RecipeError as `run_recipe`.
+    A claim's hash is written before anything is trained. Raises ValueError for a recipe that cannot be compared or a claim that its
+    arms cannot answer, LeakError for a patient of the generator who tests here, RecipeError as `run_recipe`.
     """
-    recipes = {(arm, seed): _recipe(plain, arm, seed, real, synthetic) for arm in ARMS for seed in range(seeds)}
-    folders = {arm: [_folder(out, arm, seed) for seed in range(seeds)] for arm in ARMS}
-    remarks = [_known_generator(generator, recipes["real", 0])]
+    recipes = {(arm, seed): _recipe(plain, arm, seed, real, synthetic) for arm in ARMS for seed in range(terms.seeds)}
+    folders = {arm: [_folder(out, arm, seed) for seed in range(terms.seeds)] for arm in ARMS}
+    job, claim = recipes["real", 0].stages[0].build_job(), terms.claim
+    if claim is not None:
+        _check_answerable(claim, job, terms)
+    stamp = declare(claim, out) if claim is not None else ""
+    remarks = [_known_generator(terms.generator, recipes["real", 0])]
     rows: dict[str, list[list[Row]]] = {arm: [] for arm in ARMS}
     for (arm, seed), recipe in recipes.items():
         folder = folders[arm][seed]
         say(f"{arm}, seed {seed}:")
-        cases = _cases(folder, recipe) if trainer is None else None
+        cases = _cases(folder, recipe) if terms.trainer is None else None
         if cases is None:
-            cases = _foreign(trainer, recipe, folder) if trainer else _trained(recipe, folder, say)
+            cases = _foreign(terms.trainer, recipe, folder) if terms.trainer else _trained(recipe, folder, say)
         rows[arm].append(cases)
     if left := _keep_shared(rows):
         remarks.append(
             f"{left} test patients were not tested by every arm (their images are copies of training ones) and are left out."
         )
-    arms = _judged(rows)
-    job = recipes["real", 0].stages[0].build_job()
-    figures = _figures(job, folders) if isinstance(job, Outcome) and trainer is None else {}
+    arms = _judged(rows, claim.endpoint if claim is not None else "")
+    figures = _figures(job, folders) if isinstance(job, Outcome) and terms.trainer is None else {}
     if isinstance(job, Outcome) and not figures:
         remarks.append(
             "AUC and calibration of the arms need the answers of every arm, which this folder does not hold."
         )
-    page = _page(arms, rows, plain, out, [r for r in remarks if r], figures)
-    return Comparison(arms, page, tuple(r for r in remarks if r))
+    said = [r for r in remarks if r]
+    ledger = _checked(said, arms)
+    verdict = None if claim is None else _verdict(claim, arms, ledger, stamp)
+    found = Comparison(arms, out / "index.html", tuple(said), verdict)
+    return replace(found, page=_page(found, rows, plain, ledger, figures))
+
+
+def _check_answerable(claim: Claim, job: Any, terms: Terms) -> None:
+    """Raise ValueError when no result of these arms could answer the claim, with what to type."""
+    if not claim.arm:
+        raise ValueError(
+            "The claim names no arm. Write: about: utility, arm: real + synthetic, against: real, augmented; claims on images "
+            "are tested by: fabrica evaluate --claim FILE"
+        )
+    answers = ("correct", "log loss") if getattr(job, "classes", 0) else ("absolute error",)
+    known = answers if isinstance(job, Outcome) else endpoints.SEGMENTED
+    if terms.trainer is None and claim.endpoint not in known:
+        raise ValueError(f"{claim.endpoint} is not measured per patient here. Write one of: {', '.join(known)}.")
+    if terms.seeds < SEEDS:
+        raise ValueError(f"A claim on arms needs {SEEDS} seeds at least, got {terms.seeds}. Write: --seeds {SEEDS}")
+    if claim.seeds_started is not None and claim.seeds_started != terms.seeds:
+        raise ValueError(f"The claim says {claim.seeds_started} seeds, --seeds says {terms.seeds}. Write the same.")
+
+
+def _verdict(claim: Claim, arms: Sequence[Arm], ledger: Ledger, stamp: str) -> Verdict:
+    """Of one arm against another on the same patients, means over seeds; it falls with every check that refused."""
+    found = {a.name: a.per_patient for a in arms}
+    rival = f"the model that learned from {claim.against} images"
+    verdict = judge(claim, found[claim.arm], found[claim.against], {p: p for p in found[claim.arm]}, stamp, rival)
+    if claim.verb == "superiority" and "synthetic" in claim.arm and claim.against == "real":
+        ledger.trigger(22, f"More than real images alone may be augmentation alone. Write: against: {TO_BEAT}")
+    if verdict.patients < SMALLEST:
+        ledger.trigger(16, verdict.may)
+    if stamp:
+        ledger.trigger(17, stamp)
+    reasons = [f"check {f.number}: {f.why}" for f in ledger.table() if f.status == "refused" and f.number != 16]
+    if not reasons:
+        return verdict
+    return refused(claim, "; ".join(reasons), verdict.patients, verdict.remarks)
 
 
 def _folder(out: Path, arm: str, seed: int) -> Path:
@@ -254,23 +310,19 @@ def _foreign(trainer: str, recipe: Recipe, folder: Path) -> list[Row]:
     return [Row(r["case"], r["patient"], "", "model", r["metric"], _number(r["value"]), "") for r in rows]
 
 
-def _judged(rows: Mapping[str, Sequence[Sequence[Row]]]) -> tuple[Arm, ...]:
-    endpoint = next(
+def _judged(rows: Mapping[str, Sequence[Sequence[Row]]], endpoint: str = "") -> tuple[Arm, ...]:
+    """By the claim's endpoint, or the first that there is."""
+    endpoint = endpoint or next(
         r.metric for r in rows["real"][0] if r.by.startswith("model") and not r.metric.startswith("seconds")
     )
-    sign = _sign(endpoint)
-    numbers = [
-        float(r.value)
-        for seeds in rows.values()
-        for cases in seeds
-        for r in cases
-        if _is(r, endpoint) and not isinstance(r.value, str)
+    values = [
+        endpoints.number(r.value) for seeds in rows.values() for cases in seeds for r in cases if _is(r, endpoint)
     ]
-    if not numbers:
+    bounds = endpoints.ends(values, endpoints.directed(endpoint))
+    if bounds is None:
         raise ValueError(f"No case of any arm has a number for {endpoint}. Look at the arms' own reports.")
-    worst = sign * min(sign * v for v in numbers)
     everybody = {r.patient for cases in rows["real"] for r in cases}
-    scores = {arm: [_by_patient(cases, endpoint, everybody, worst) for cases in seeds] for arm, seeds in rows.items()}
+    scores = {arm: [_by_patient(cases, endpoint, everybody, bounds) for cases in seeds] for arm, seeds in rows.items()}
     mean = {arm: {p: float(np.mean([s[p] for s in seeds])) for p in seeds[0]} for arm, seeds in scores.items()}
     patients = list(mean[TO_BEAT])
     arms = []
@@ -282,27 +334,19 @@ def _judged(rows: Mapping[str, Sequence[Sequence[Row]]]) -> tuple[Arm, ...]:
     return tuple(arms)
 
 
-def _sign(endpoint: str) -> int:
-    """1 where more is better, -1 where less is; raises ValueError where that is not known."""
-    name = endpoint.lower()
-    if name not in (*HIGHER, *LOWER):
-        raise ValueError(
-            f"Whether more {endpoint} is better is not known. Name the score one of: {', '.join((*HIGHER, *LOWER))}."
-        )
-    return 1 if name in HIGHER else -1
-
-
 def _is(row: Row, metric: str) -> bool:
     return row.metric == metric and row.by.startswith("model")
 
 
-def _by_patient(cases: Sequence[Row], metric: str, everybody: Collection[str], worst: float) -> dict[str, float]:
+def _by_patient(
+    cases: Sequence[Row], metric: str, everybody: Collection[str], bounds: tuple[float, float]
+) -> dict[str, float]:
     """A patient's mean; what failed or was left out counts as the worst value of any arm."""
     found: dict[str, list[float]] = {p: [] for p in everybody}
     for r in cases:
         if _is(r, metric):
-            found[r.patient].append(worst if isinstance(r.value, str) else float(r.value))
-    return {p: float(np.mean(v)) if v else worst for p, v in found.items()}
+            found[r.patient].append(endpoints.filled(endpoints.number(r.value), bounds))
+    return {p: float(np.mean(v)) if v else bounds[0] for p, v in found.items()}
 
 
 def _checked(remarks: Sequence[str], arms: Sequence[Arm]) -> Ledger:
@@ -320,20 +364,20 @@ def _checked(remarks: Sequence[str], arms: Sequence[Arm]) -> Ledger:
 
 
 def _page(
-    arms: Sequence[Arm], rows: Mapping[str, Sequence[Sequence[Row]]], plain: Mapping[str, Any], out: Path, remarks: Sequence[str],
+    found: Comparison, rows: Mapping[str, Sequence[Sequence[Row]]], plain: Mapping[str, Any], ledger: Ledger,
     figures: Mapping[str, list[Measured]],
 ) -> Path:  # fmt: skip
+    arms, out = found.arms, found.page.parent
     report = Report.start(dict(plain), out.name)
-    report.title = "Does synthetic data help?"
-    for remark in remarks:
+    report.title, report.verdict, report.ledger = "Does synthetic data help?", found.verdict, ledger
+    for remark in found.remarks:
         report.remark(remark)
     for arm, seeds in rows.items():
-        cases, own = [r for found in seeds for r in found], figures.get(arm, [])
+        cases, own = [r for seed in seeds for r in seed], figures.get(arm, [])
         report.stages.append(StageResult(arm, "downstream", "", {}, 0, 0.0, [], cases=cases, figures=own))
     spread = [f"{a.name}: {min(a.seeds):.3g} to {max(a.seeds):.3g} over {len(a.seeds)} seeds" for a in arms]
     report.remark(f"{arms[0].endpoint} by seed: {'; '.join(spread)}.")
-    found = Comparison(tuple(arms), out / "index.html", tuple(remarks))
-    report.said, report.ledger = found.sentence(), _checked(remarks, arms)
+    report.said = found.sentence()
     plain_arms = [
         {"arm": a.name, "endpoint": a.endpoint, "value": float(a.value), "interval": a.value.interval, "n": a.value.n, "seeds": list(a.seeds),
          "gain": None if a.gain is None else {"value": float(a.gain), "interval": a.gain.interval, "p_value": a.gain.p_value}}

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from fabrica.cli import app
 from fabrica.config import from_plain
 from fabrica.data.split import LeakError
-from fabrica.downstream import ARMS, UNKNOWN, Arm, Comparison, compare_arms
+from fabrica.downstream import ARMS, UNKNOWN, Arm, Comparison, Terms, compare_arms
+from fabrica.evaluate.claim import Claim
 from fabrica.evaluate.result import Result
 from fabrica.run import run_recipe
 
@@ -42,7 +43,7 @@ def _quiet(text: str) -> None:
 
 def test_arms_share_test_patients_and_budget(tmp_path: Path) -> None:
     real, synthetic = _folders(tmp_path)
-    found = compare_arms(RECIPE, real, synthetic, tmp_path / "out", seeds=2, say=_quiet)
+    found = compare_arms(RECIPE, real, synthetic, tmp_path / "out", Terms(seeds=2), say=_quiet)
     assert [a.name for a in found.arms] == list(ARMS)
     patients = {tuple(sorted(a.per_patient)) for a in found.arms}
     assert len(patients) == 1
@@ -69,13 +70,13 @@ def test_a_finished_arm_is_not_run_again_and_another_recipe_not_mixed_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, synthetic = _folders(tmp_path)
-    first = compare_arms(RECIPE, real, synthetic, tmp_path / "out", seeds=1, say=_quiet)
+    first = compare_arms(RECIPE, real, synthetic, tmp_path / "out", Terms(seeds=1), say=_quiet)
     monkeypatch.setattr("fabrica.downstream.run_recipe", lambda *a, **k: pytest.fail("trained again"))
-    again = compare_arms(RECIPE, real, synthetic, tmp_path / "out", seeds=1, say=_quiet)
+    again = compare_arms(RECIPE, real, synthetic, tmp_path / "out", Terms(seeds=1), say=_quiet)
     assert [float(a.value) for a in again.arms] == [float(a.value) for a in first.arms]
     longer = {**RECIPE, "train": {"steps": 5, "batch": 4}}
     with pytest.raises(ValueError, match="another recipe"):
-        compare_arms(longer, real, synthetic, tmp_path / "out", seeds=1, say=_quiet)
+        compare_arms(longer, real, synthetic, tmp_path / "out", Terms(seeds=1), say=_quiet)
 
 
 TRAINER = """
@@ -106,8 +107,7 @@ def test_a_foreign_trainer(tmp_path: Path) -> None:
         real,
         synthetic,
         tmp_path / "out",
-        seeds=5,
-        trainer=_trainer(tmp_path, "float(o.seed) / 1000"),
+        Terms(trainer=_trainer(tmp_path, "float(o.seed) / 1000")),
         say=_quiet,
     )
     values = {a.name: float(a.value) for a in found.arms}
@@ -131,7 +131,7 @@ def test_a_trainer_that_fails_is_named(tmp_path: Path, line: str, words: str) ->
     real, synthetic = _folders(tmp_path)
     (tmp_path / "bad.py").write_text(line)
     with pytest.raises(ValueError, match=words):
-        compare_arms(RECIPE, real, synthetic, tmp_path / "out", seeds=1, trainer=f"{sys.executable} {tmp_path / 'bad.py'}", say=_quiet)  # fmt: skip
+        compare_arms(RECIPE, real, synthetic, tmp_path / "out", Terms(seeds=1, trainer=f"{sys.executable} {tmp_path / 'bad.py'}"), say=_quiet)  # fmt: skip
 
 
 def test_patients_of_the_generator_may_not_test(tmp_path: Path) -> None:
@@ -139,17 +139,21 @@ def test_patients_of_the_generator_may_not_test(tmp_path: Path) -> None:
     everybody = {**RECIPE, "cohorts": {"all": {"path": str(real)}}, "split": {"train": 0.9, "test": 0.1, "seed": 3}}
     run_recipe(from_plain(everybody), tmp_path / "generator", say=_quiet)
     with pytest.raises(LeakError, match="who tests here"):
-        compare_arms(RECIPE, real, synthetic, tmp_path / "out", seeds=1, generator=tmp_path / "generator", say=_quiet)
+        compare_arms(
+            RECIPE, real, synthetic, tmp_path / "out", Terms(seeds=1, generator=tmp_path / "generator"), say=_quiet
+        )
 
 
 def test_a_generator_that_is_none_is_no_clearance(tmp_path: Path) -> None:
     real, synthetic = _folders(tmp_path)
     with pytest.raises(ValueError, match="is not a run"):
-        compare_arms(RECIPE, real, synthetic, tmp_path / "out", seeds=1, generator=tmp_path / "typo", say=_quiet)
+        compare_arms(RECIPE, real, synthetic, tmp_path / "out", Terms(seeds=1, generator=tmp_path / "typo"), say=_quiet)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, "cohorts": {"all": {"path": str(real)}}}))
     with pytest.raises(ValueError, match="no trained stage"):
-        compare_arms(RECIPE, real, synthetic, tmp_path / "out", seeds=1, generator=tmp_path / "empty", say=_quiet)
+        compare_arms(
+            RECIPE, real, synthetic, tmp_path / "out", Terms(seeds=1, generator=tmp_path / "empty"), say=_quiet
+        )
 
 
 @pytest.mark.parametrize(
@@ -179,7 +183,7 @@ def test_what_may_be_written() -> None:
     assert "at least 5" in _comparison(0.01, 0.05, seeds=3)
     assert "helps here: absolute error -0.03 (-0.05 to -0.01)" in _comparison(-0.05, -0.01, endpoint="absolute error")
     assert "not shown" in _comparison(0.01, 0.05, endpoint="absolute error")
-    with pytest.raises(ValueError, match="is not known"):
+    with pytest.raises(ValueError, match="Unknown endpoint 'loveliness'"):
         _comparison(0.01, 0.05, endpoint="loveliness")
 
 
@@ -204,7 +208,7 @@ def test_a_synthetic_patient_named_like_a_test_patient_is_a_leak(tmp_path: Path)
     (tmp_path / "same").mkdir()
     np.savez(tmp_path / "same" / "made.npz", train_images=images[::-1], train_labels=labels)
     with pytest.raises(LeakError, match="may only train"):
-        compare_arms(RECIPE, real, tmp_path / "same", tmp_path / "out", seeds=1, say=_quiet)
+        compare_arms(RECIPE, real, tmp_path / "same", tmp_path / "out", Terms(seeds=1), say=_quiet)
 
 
 def test_the_verb(tmp_path: Path) -> None:
@@ -226,7 +230,7 @@ def test_copies_are_left_out_of_every_arm_alike(tmp_path: Path) -> None:
         images, labels = made["train_images"], made["train_labels"]
     images[:2] = images[2]
     np.savez(real / "made.npz", train_images=images, train_labels=labels)
-    found = compare_arms({**RECIPE, "seed": 1}, real, synthetic, tmp_path / "out", seeds=1, say=_quiet)
+    found = compare_arms({**RECIPE, "seed": 1}, real, synthetic, tmp_path / "out", Terms(seeds=1), say=_quiet)
     assert len({tuple(sorted(a.per_patient)) for a in found.arms}) == 1
 
 
@@ -242,3 +246,88 @@ def test_arms_on_other_patients_are_refused() -> None:
     assert {r.patient for r in rows["real"][0]} == set("abcdefghijklmnopqrs")
     with pytest.raises(ValueError, match="different patients"):
         _keep_shared({"real": [cases("ab")], "synthetic": [cases("cd")]})
+
+
+CLAIM = {
+    "claim": "Drawn patients help.", "endpoint": "dice", "verb": "superiority", "population": "pictures", "about": "utility",
+    "arm": "real + synthetic", "against": "real, augmented",
+}  # fmt: skip
+
+
+def _claimed(
+    tmp_path: Path, change: dict, named: bool = True, extra: str = "float(o.seed) / 1000", real: int = 60
+) -> Comparison:
+    folders = _folders(tmp_path, real=real, synthetic=10)
+    generator = None
+    if named:
+        generator = tmp_path / "generator"
+        plain = {**RECIPE, "cohorts": {"all": {"path": str(folders[1])}}, "split": {"train": 0.8, "test": 0.2}}
+        run_recipe(from_plain(plain), generator, say=_quiet)
+    terms = Terms(trainer=_trainer(tmp_path, extra), generator=generator, claim=Claim.of({**CLAIM, **change}))
+    return compare_arms(RECIPE, *folders, tmp_path / "out", terms, say=_quiet)
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "words"),
+    [
+        ({}, "SUPPORTED", "the model that learned from real + synthetic images is better than the model that learned from real, augmented"),
+        ({"arm": "synthetic"}, "NOT SUPPORTED", "It was not shown that the model that learned from synthetic images"),
+        ({"arm": "synthetic", "against": "real", "verb": "non-inferiority", "margin": 0.3, "margin_source": "x"}, "SUPPORTED", "by more than 0.3"),
+        ({"arm": "synthetic", "against": "real", "verb": "non-inferiority", "margin": 0.1, "margin_source": "x"}, "NOT SUPPORTED", "not shown"),
+        ({"against": "real"}, "REFUSED", "check 22: More than real images alone may be augmentation alone"),
+    ],
+)  # fmt: skip
+def test_a_claim_on_what_models_learn_from(tmp_path: Path, change: dict, status: str, words: str) -> None:
+    found = _claimed(tmp_path, change)
+    assert found.verdict is not None
+    assert found.verdict.status == status, found.verdict.may
+    assert words in found.verdict.may
+    assert found.verdict.patients == 24
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["verdict"]["status"] == status
+    assert json.loads((tmp_path / "out" / "claim.json").read_text())[0]["arm"] == found.verdict.claim.arm
+    assert status in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_a_claim_falls_when_nobody_knows_whom_the_generator_saw(tmp_path: Path) -> None:
+    found = _claimed(tmp_path, {}, named=False)
+    assert found.verdict is not None
+    assert found.verdict.status == "REFUSED"
+    assert "check 1" in found.verdict.may
+
+
+def test_few_patients_and_late_claims_on_arms(tmp_path: Path) -> None:
+    few = _claimed(tmp_path / "few", {}, real=40)
+    assert few.verdict is not None
+    assert "16 patients, at least 20 are needed" in few.verdict.may
+    real, synthetic = _folders(tmp_path / "late", real=60, synthetic=10)
+    trainer = _trainer(tmp_path)
+    compare_arms(RECIPE, real, synthetic, tmp_path / "late" / "out", Terms(trainer=trainer), say=_quiet)
+    terms = Terms(trainer=trainer, claim=Claim.of(CLAIM))
+    late = compare_arms(RECIPE, real, synthetic, tmp_path / "late" / "out", terms, say=_quiet)
+    assert late.verdict is not None
+    assert "check 17: EXPLORATORY" in late.verdict.may
+
+
+@pytest.mark.parametrize(
+    ("change", "terms", "words"),
+    [
+        ({"arm": "", "against": "competitor", "about": "images"}, {}, "fabrica evaluate --claim FILE"),
+        ({}, {"seeds": 3, "trainer": "x"}, "needs 5 seeds at least, got 3"),
+        ({}, {}, "dice is not measured per patient here. Write one of: correct, log loss"),
+        ({"seeds_started": 7, "seeds_reported": 7}, {"trainer": "x"}, "The claim says 7 seeds, --seeds says 5"),
+    ],
+)
+def test_claims_that_arms_cannot_answer(tmp_path: Path, change: dict, terms: dict, words: str) -> None:
+    """Before anything is trained."""
+    real, synthetic = _folders(tmp_path)
+    asked = Terms(**terms, claim=Claim.of({**CLAIM, **change}))
+    with pytest.raises(ValueError, match=words):
+        compare_arms(RECIPE, real, synthetic, tmp_path / "out", asked, say=_quiet)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_arms_that_a_claim_knows_are_all() -> None:
+    from fabrica.evaluate import claim
+
+    assert tuple(ARMS) == claim.ARMS

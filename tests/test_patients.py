@@ -13,7 +13,7 @@ from fabrica.cli import app
 from fabrica.config import from_plain
 from fabrica.data import cohort
 from fabrica.document import RecipeError
-from fabrica.downstream import compare_arms
+from fabrica.downstream import Terms, compare_arms
 from fabrica.patients import draw_patients
 from fabrica.run import run_recipe
 
@@ -49,7 +49,7 @@ def test_patients_of_asked_classes_that_a_recipe_reads(trained: tuple[Path, Path
     image = io.read_image(tmp_path / "new" / rows[0]["file"])
     assert image.data.shape[-2:] == (32, 32)
     assert image.data.isfinite().all()
-    compared = compare_arms(RECIPE, trained[0], tmp_path / "new", tmp_path / "out", seeds=1, say=_quiet)
+    compared = compare_arms(RECIPE, trained[0], tmp_path / "new", tmp_path / "out", Terms(seeds=1), say=_quiet)
     assert len(compared.arms) == 4
 
 

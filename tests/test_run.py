@@ -233,7 +233,7 @@ def test_segmentation_is_measured_by_dice(tmp_path: Path) -> None:
     del plain["sampler"]
     result = run_recipe(from_plain(plain), tmp_path, say=lambda _: None)
     rows = {r.metric: r for r in result.report.stages[0].cases if r.contrast}
-    assert set(rows) == {"dice", "hausdorff95", "surface dice", "volume error"}
+    assert set(rows) == {"dice", "hausdorff95", "surface dice", "volume error", "pieces found"}
     assert (rows["hausdorff95"].unit, rows["volume error"].unit) == ("mm", "ml")
 
 

@@ -15,12 +15,18 @@ from typing import Any
 import numpy as np
 
 from ..registry import check_type, unknown
-from . import statistics
-from .pixel import METRICS
+from . import endpoints, statistics
 from .statistics import SMALLEST
 
 ABOUT = ("images", "reconstruction", "utility", "privacy", "coverage")
 VERBS = ("superiority", "non-inferiority", "equivalence")
+RIVALS: Mapping[str, str] = {  # what a claim is against -> how sentences name it
+    "competitor": "its competitor",
+    "trivial answers": "the best trivial answer",
+    "goal": "the goal",
+    "real images": "real images",
+}
+ARMS = ("real", "synthetic", "real + synthetic", "real, augmented")  # what a downstream model learns from
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,12 @@ class Claim:
     margin: float | None = None
     margin_source: str = ""
     alpha: float = 0.05
+    against: str = "competitor"  # or trivial answers, goal, real images; of an arm: another arm
+    goal: float | None = None  # in units of the endpoint
+    goal_source: str = ""
+    embedding: str = ""  # of a distance between sets
+    arm: str = ""  # of a claim about utility: what the model learned from
+    exclusions: str = ""  # who was left out, by which rule
     about: str = "images"
     raw_data: str = "measured"  # or simulated: of a claim about reconstruction
     seeds_started: int | None = None  # trainings begun
@@ -53,25 +65,20 @@ class Claim:
         for name in ("claim", "endpoint", "verb", "population"):
             if not isinstance(plain.get(name), str) or not plain[name].strip():
                 raise ValueError(f"The claim lacks {name}. Write: {name}: ...")
-        if "margin" in plain:
-            check_type("margin", plain["margin"], float)
-        check_type("alpha", plain.get("alpha", 0.05), float)
-        check_type("margin_source", plain.get("margin_source", ""), str)
-        margin, alpha = plain.get("margin"), plain.get("alpha", 0.05)
-        made = Claim(
-            plain["claim"], plain["endpoint"], plain["verb"], plain["population"], None if margin is None else float(margin),
-            plain.get("margin_source", ""), float(alpha), **{k: plain[k] for k in ("about", "raw_data", "seeds_started", "seeds_reported") if k in plain},
-        )  # fmt: skip
+        for name in ("margin", "goal", "alpha"):
+            if name in plain:
+                check_type(name, plain[name], float)
+        for name in ("margin_source", "goal_source", "against", "embedding", "arm", "exclusions", "about", "raw_data"):
+            check_type(name, plain.get(name, ""), str)
+        numbers = {name: float(plain[name]) for name in ("margin", "goal", "alpha") if name in plain}
+        made = Claim(**{**plain, **numbers})
         made._check()
         return made
 
     def _check(self) -> None:
-        if self.endpoint not in METRICS:
-            raise unknown("endpoint", self.endpoint, list(METRICS))
+        endpoints.directed(self.endpoint)
         if self.verb not in VERBS:
             raise unknown("verb", self.verb, list(VERBS))
-        if METRICS[self.endpoint].better == "neither":
-            raise ValueError(f"{self.endpoint} has no better direction, so no claim can rest on it.")
         if self.about not in ABOUT:
             raise unknown("subject of a claim", str(self.about), list(ABOUT))
         if self.raw_data not in ("measured", "simulated"):
@@ -87,6 +94,57 @@ class Claim:
         if self.verb != "superiority" and (not self.margin or self.margin <= 0 or not self.margin_source.strip()):
             raise ValueError(
                 f"{self.verb} needs a margin above 0 and where it comes from. Write: margin: 0.02, margin_source: test-retest of ..."
+            )
+        self._check_rival()
+
+    def _check_rival(self) -> None:
+        """Whom the claim is against, and whether that can be asked of its endpoint."""
+        if self.arm:
+            self._check_arms()
+            return
+        if self.against not in RIVALS:
+            raise unknown("rival of a claim", self.against, list(RIVALS))
+        if self.against == "goal" and (self.goal is None or not np.isfinite(self.goal) or not self.goal_source.strip()):
+            raise ValueError(
+                f"A goal is a number with its source. Write: goal: 0.9, goal_source: ... (in units of {self.endpoint})"
+            )
+        if self.against != "goal" and self.goal is not None:
+            raise ValueError("The claim names a goal and is not against it. Write: against: goal")
+        if self.endpoint in endpoints.SETS:
+            self._check_sets()
+        elif self.embedding:
+            raise ValueError(f"{self.endpoint} needs no embedding. Leave embedding out.")
+        elif self.against == "real images" and self.endpoint not in endpoints.SEGMENTED:
+            raise ValueError(
+                f"Real images are the truth that {self.endpoint} is measured by: no image can be as good as its truth "
+                "there. Write: against: goal"
+            )
+        if self.endpoint in endpoints.SCORES:
+            raise ValueError(
+                f"{self.endpoint} is a score of a model that learned from images. Write: arm: real + synthetic, and ask: "
+                "fabrica downstream RECIPE --claim FILE"
+            )
+
+    def _check_arms(self) -> None:
+        for name, arm in (("arm", self.arm), ("against", self.against)):
+            if arm not in ARMS:
+                raise unknown(f"arm ({name})", arm, list(ARMS))
+        if self.arm == self.against or self.about != "utility":
+            raise ValueError(
+                "A claim on what models learn from is about utility, of one arm against another. Write: about: utility, "
+                "arm: real + synthetic, against: real, augmented"
+            )
+
+    def _check_sets(self) -> None:
+        if not self.embedding:
+            raise ValueError(f"A {self.endpoint} is measured by one embedding. Write: embedding: radiomics")
+        if self.against not in ("competitor", "real images"):
+            raise ValueError(
+                f"A {self.endpoint} is claimed against a competitor's set or against real images. Write: against: real images"
+            )
+        if self.against == "real images" and self.verb != "equivalence":
+            raise ValueError(
+                "No set is nearer to real images than they are. Write: verb: equivalence, margin: ..., margin_source: ..."
             )
 
     def digest(self) -> str:
@@ -145,40 +203,51 @@ def judge(
     theirs: Mapping[str, float | None],
     patients: Mapping[str, str],
     stamp: str = "",
+    rival: str = "",
 ) -> Verdict:
-    """The endpoint per case of the model and of its competitor against the same truth; None: failed, infinite: perfect.
+    """The endpoint per case of the model and of its rival against the same truth; None: failed, infinite: perfect.
 
     Units are patients; failed cases count as the worst value that either side reached, never as missing (checks 2 and 19).
+    `rival`: how sentences name it; none = by what the claim is against.
     """
     cases = sorted(ours.keys() | theirs.keys())
     people = [patients[c] for c in cases]
-    n = len(set(people))
-    sign = 1.0 if METRICS[claim.endpoint].better == "higher" else -1.0
+    n, sign = len(set(people)), endpoints.directed(claim.endpoint)
     remarks = [stamp] if stamp else []
-    known = [v for side in (ours, theirs) for v in side.values() if v is not None and np.isfinite(v)]
-    if n < SMALLEST or not known:
-        why = f"{n} patients, at least {SMALLEST} are needed" if known else "no case could be measured"
-        return Verdict(
-            claim, claim.digest(), "REFUSED", f"Nothing may be claimed: {why}.", claim.claim, n, remarks=tuple(remarks)
-        )
-    worst, best = sign * min(sign * v for v in known), sign * max(sign * v for v in known)
-    a, b = (_filled(side, cases, worst, best) for side in (ours, theirs))
+    bounds = endpoints.ends([*ours.values(), *theirs.values()], sign)
+    no_case = bounds is None or endpoints.ends(ours.values(), sign) is None
+    if n < SMALLEST or bounds is None or no_case:
+        why = "no case could be measured" if no_case else f"{n} patients, at least {SMALLEST} are needed"
+        return refused(claim, f"{why}.", n, remarks)
+    a, b = ([endpoints.filled(side.get(c), bounds) for c in cases] for side in (ours, theirs))
     if failed := sum(c not in side or side[c] is None for side in (ours, theirs) for c in cases):
-        remarks.append(f"{failed} failed cases count as the worst value, {worst:.4g}.")
+        remarks.append(f"{failed} failed cases count as the worst value, {bounds[0]:.4g}.")
     if a == b:
-        text = "Nothing may be claimed: both sides are equal in every case. Is one folder a copy of the other?"
-        return Verdict(claim, claim.digest(), "REFUSED", text, claim.claim, n, remarks=tuple(remarks))
-    return _tested(claim, a, b, people, sign, remarks)
+        return refused(claim, "both sides are equal in every case. Is one folder a copy of the other?", n, remarks)
+    return _tested(claim, a, b, people, float(sign), remarks, rival or RIVALS.get(claim.against, claim.against))
 
 
-def _filled(side: Mapping[str, float | None], cases: Sequence[str], worst: float, best: float) -> list[float]:
-    """Failed cases at the worst value, infinitely good ones at the best finite one."""
-    values = [side.get(c) for c in cases]
-    return [worst if v is None or np.isnan(v) else best if np.isinf(v) else float(v) for v in values]
+def refused(claim: Claim, why: str, patients: int, remarks: Sequence[str] = ()) -> Verdict:
+    """Nothing may be claimed, and why."""
+    return Verdict(
+        claim,
+        claim.digest(),
+        "REFUSED",
+        f"Nothing may be claimed: {why}",
+        claim.claim,
+        patients,
+        remarks=tuple(remarks),
+    )
 
 
 def _tested(
-    claim: Claim, a: Sequence[float], b: Sequence[float], people: Sequence[str], sign: float, remarks: list[str]
+    claim: Claim,
+    a: Sequence[float],
+    b: Sequence[float],
+    people: Sequence[str],
+    sign: float,
+    remarks: list[str],
+    rival: str,
 ) -> Verdict:
     test = statistics.paired_test(a, b, people, level=1 - claim.alpha)
     means = statistics.per_patient(np.subtract(a, b), people)[0]
@@ -196,31 +265,30 @@ def _tested(
         bounds, p = found.interval or bounds, float(found.p_value if found.p_value is not None else 1.0)
         good = p < claim.alpha
     figures = f"{claim.endpoint} differs by {test.value:+.4g} ({bounds[0]:.4g} to {bounds[1]:.4g}), {n} patients"
-    may, may_not = _sentences(claim, good, figures, margin)
+    may, may_not = sentences(claim, good, figures, rival)
     return Verdict(
         claim, claim.digest(), "SUPPORTED" if good else "NOT SUPPORTED", may, may_not, n, test.value,
         (float(bounds[0]), float(bounds[1])), None if np.isnan(p) else p, detectable, tuple(remarks),
     )  # fmt: skip
 
 
-def _sentences(claim: Claim, good: bool, figures: str, margin: float) -> tuple[str, str]:
+def sentences(claim: Claim, good: bool, figures: str, rival: str) -> tuple[str, str]:
     """(what may be written, what may not)."""
+    margin = claim.margin or 0.0
     words = {
-        "superiority": ("is better than its competitor", "does as well as its competitor"),
-        "non-inferiority": (
-            f"is not worse than its competitor by more than {margin:g}",
-            "is better than its competitor",
-        ),
-        "equivalence": (f"is equivalent to its competitor within {margin:g}", "is better or worse than its competitor"),
+        "superiority": (f"is better than {rival}", f"does as well as {rival}"),
+        "non-inferiority": (f"is not worse than {rival} by more than {margin:g}", f"is better than {rival}"),
+        "equivalence": (f"is equivalent to {rival} within {margin:g}", f"is better or worse than {rival}"),
     }
     said, other = words[claim.verb]
     where = f"in {claim.population} ({figures})"
+    who = f"the model that learned from {claim.arm} images" if claim.arm else "the model"
     if good:
         return (
-            f"On the endpoint {claim.endpoint} the model {said} {where}.",
-            f"That the model {other}; that this holds elsewhere.",
+            f"On the endpoint {claim.endpoint} {who} {said} {where}.",
+            f"That {who} {other}; that this holds elsewhere.",
         )
     return (
-        f"It was not shown that the model {said} {where}.",
-        f"That the model {said}; nor that there is no difference: a test that finds none proves none.",
+        f"It was not shown that {who} {said} {where}.",
+        f"That {who} {said}; nor that there is no difference: a test that finds none proves none.",
     )

@@ -10,19 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .pixel import METRICS
+from . import endpoints
 from .report import Cost, Report, StageResult, render
 from .result import Result
-from .set_comparison import MEASURES
 from .statistics import SMALLEST, holm, paired_test, per_patient
 from .summary import Row
-
-BETTER = {
-    **{name: m.better for name, m in METRICS.items()},
-    "dice": "higher",
-    "correct": "higher",
-    "absolute error": "lower",
-}
 
 
 @dataclass(frozen=True)
@@ -53,11 +45,7 @@ def compare_runs(runs: Sequence[Path], metric: str, out: Path) -> tuple[Path, li
 
     Raises ValueError for a folder without a report, an unknown metric, fewer than two contenders, or no shared patient.
     """
-    if BETTER.get(metric, "neither") == "neither":
-        raise ValueError(
-            f"{metric} has no better direction. Choose one of: {', '.join(n for n, b in BETTER.items() if b != 'neither')}; "
-            f"of synthesis: {', '.join(MEASURES)}."
-        )
+    endpoints.directed(metric)
     report = Report.start({"compare": {"runs": [r.name for r in runs], "metric": metric}}, out.name)
     report.title = f"{len(runs)} runs compared by {metric}"
     names = names_of(runs)
@@ -132,7 +120,7 @@ def _contenders(run: Path, name_of: str, metric: str, report: Report) -> list[Co
             report.remark(f"{name_of}/{name}: the mean of its draws is compared, which is smoother than any draw.")
         scores: dict[tuple[str, str], float | None] = {}
         for r in measured:
-            scores[r["patient"], f"{r['case']}, {r['contrast']}"] = _number(r["value"])
+            scores[r["patient"], f"{r['case']}, {r['contrast']}"] = endpoints.number(r["value"])
         seconds = [float(r["value"]) for r in own if r["metric"] == "seconds a draw"]
         label = f"{name_of}/{name}"
         cases = [
@@ -142,7 +130,7 @@ def _contenders(run: Path, name_of: str, metric: str, report: Report) -> list[Co
                 r["contrast"],
                 r["by"],
                 r["metric"],
-                n if (n := _number(r["value"])) is not None else r["value"],
+                n if (n := endpoints.number(r["value"])) is not None else r["value"],
                 r["unit"],
             )
             for r in own
@@ -165,34 +153,24 @@ def _contenders(run: Path, name_of: str, metric: str, report: Report) -> list[Co
     return found
 
 
-def _number(text: str) -> float | None:
-    """None for a case that failed; infinite for equal images."""
-    try:
-        return float("inf") if text.startswith("infinite") else float(text)
-    except ValueError:
-        return None
-
-
 def _filled(
     found: Sequence[Contender], shared: Sequence[tuple[str, str]], metric: str, report: Report
 ) -> list[list[float]]:
     """Failed cases at the worst value of any run, infinitely good ones at the best finite one."""
-    sign = 1 if BETTER[metric] == "higher" else -1
-    known = [v for c in found for k in shared if (v := c.scores[k]) is not None and math.isfinite(v)]
-    if not known:
+    bounds = endpoints.ends([c.scores[k] for c in found for k in shared], endpoints.directed(metric))
+    if bounds is None:
         raise ValueError(f"No run has a number for {metric}. Look at the runs' own reports.")
-    worst, best = sign * min(sign * v for v in known), sign * max(sign * v for v in known)
     for c in found:
         if failed := sum(c.scores[k] is None for k in shared):
-            report.remark(f"{c.name}: {failed} failed cases count as the worst value of any run, {worst:.4g}.")
-    return [[worst if (v := c.scores[k]) is None else v if math.isfinite(v) else best for k in shared] for c in found]
+            report.remark(f"{c.name}: {failed} failed cases count as the worst value of any run, {bounds[0]:.4g}.")
+    return [[endpoints.filled(c.scores[k], bounds) for k in shared] for c in found]
 
 
 def _standings(
     found: Sequence[Contender], values: Sequence[Sequence[float]], patients: Sequence[str], metric: str
 ) -> list[Standing]:
     """Ranked by their means over patients; p values of all pairs are adjusted together, as the best was chosen on the same patients."""
-    sign = 1 if BETTER[metric] == "higher" else -1
+    sign = endpoints.directed(metric)
     means = [float(per_patient(v, patients)[0].mean()) for v in values]
     order = sorted(range(len(found)), key=lambda i: -sign * means[i])
     pairs = list(itertools.combinations(order, 2))

@@ -19,6 +19,7 @@ from ..io import Scan, UnreadableError
 from ..registry import NotEvaluated, measure
 from .claim import Verdict
 from .embedding import Picture
+from .endpoints import SEGMENTED, SETS
 from .honesty import (
     BACKGROUND,
     OFF_PIXELS,
@@ -49,14 +50,32 @@ BY_DESIGN: Mapping[int, str] = {
     20: "Only the verbs of a claim are tested; a test that finds nothing is said to prove nothing.",
 }
 RESTS_ON: Mapping[int, tuple[str, ...]] = {  # refused check -> endpoints that fall with it; others fall with every one
-    3: ("psnr", "ssim", "ms_ssim", "gmsd", "haarpsi", "vif"), 4: ("ssim", "ms_ssim"), 11: (), 14: (),
+    3: ("psnr", "ssim", "ms_ssim", "gmsd", "haarpsi", "vif"), 4: ("ssim", "ms_ssim"), 11: (), 14: SETS,
 }  # fmt: skip
 
 
 def patient_of(name: str, scan: Scan) -> str:
-    """As the file says; else its first folder, or its own name where it lies in none."""
-    first, *inner = name.split("/")
-    return scan.patient or (first if inner else first.split(".")[0])
+    """As the file says; else its first folder, or its own name where it lies in none. Images of one file are several patients."""
+    if scan.patient:
+        return scan.patient
+    file, _, member = name.partition("#")
+    first, *inner = file.split("/")
+    return f"{first if inner else io.stem(first)}{'#' + member if member else ''}"
+
+
+def aligned(own: Mapping[str, Scan], reference: Mapping[str, Scan]) -> dict[str, Scan]:
+    """Scans under the names of their references: the same relative name, or the only one that differs in its ending alone."""
+    stems = {names[0] for names in _by_stem(reference).values() if len(names) == 1}
+    others = {io.stem(name): name for name in stems if name not in own}
+    single = {names[0] for names in _by_stem(own).values() if len(names) == 1}
+    return {others.get(io.stem(n), n) if n in single and n not in reference else n: s for n, s in own.items()}
+
+
+def _by_stem(scans: Mapping[str, Scan]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in scans:
+        found.setdefault(io.stem(name), []).append(name)
+    return found
 
 
 def refused(ledger: Ledger, number: int) -> bool:
@@ -269,9 +288,9 @@ def after_checks(verdict: Verdict, ledger: Ledger, validity: Validity | None) ->
         for f in ledger.table()
         if f.status == "refused" and endpoint in RESTS_ON.get(f.number, (endpoint,))
     ]
-    if validity is None:
+    if validity is None and endpoint not in SEGMENTED:
         reasons.append("what the endpoint sees was not tested on these images (--quick)")
-    elif lost := validity.may_support(verdict.claim.endpoint):
+    elif validity is not None and (lost := validity.may_support(endpoint, verdict.claim.embedding)):
         reasons.append(lost)
     reasons += declared_faults(verdict, ledger)
     if verdict.patients < SMALLEST:
@@ -282,7 +301,7 @@ def after_checks(verdict: Verdict, ledger: Ledger, validity: Validity | None) ->
         ledger.trigger(17, "Another claim was declared here first.")
     else:
         ledger.passed(17, "The claim's hash was written before anything was measured.")
-    if not reasons:
+    if not reasons or verdict.status == "REFUSED":  # by what it says itself; the checks stand beside it
         return verdict
     return replace(
         verdict, status="REFUSED", may=f"Nothing may be claimed: {'; '.join(reasons)}.", may_not=verdict.claim.claim

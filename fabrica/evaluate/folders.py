@@ -18,11 +18,12 @@ from ..data.prepare import foreground, grid_of, resample, same_grid
 from ..io import Scan, UnreadableError
 from . import hounsfield, temporal
 from .adherence import adherence, read_labels
-from .claim import Claim, Verdict, declare, judge
+from .claim import Claim, declare
 from .embedding import Embedding, Picture
 from .folder_checks import (
     BY_DESIGN,
     after_checks,
+    aligned,
     check_pairs,
     check_shared,
     fingerprints,
@@ -32,16 +33,20 @@ from .folder_checks import (
     refused,
     trivial_rows,
 )
+from .folder_claim import check_answerable, verdict_on
 from .honesty import Ledger
 from .pixel import METRICS
 from .realism import realism
 from .report import Report, StageResult, render
+from .segmented import segmented_rows
 from .summary import Row
 from .threads import side_by_side
 from .validity import certify
 
 Say = Callable[[str], None]
 
+SETS = ("generated", "reference", "training", "holdout", "competitor")  # folders of images
+OTHERS = ("training", "holdout")  # of other patients than the references: nothing in them makes a pair
 LESION = 0.2  # of the patient: a smaller mask marks something in it
 
 
@@ -55,6 +60,8 @@ class Folders:
     training: Path | None = None
     holdout: Path | None = None
     competitor: Path | None = None
+    segmentations: Path | None = None  # what somebody's segmentation marked in the generated images
+    reference_segmentations: Path | None = None  # and in the real ones
 
 
 @dataclass(frozen=True)
@@ -76,13 +83,12 @@ def evaluate_folders(
 ) -> Path:
     """Tier 1 for every pair, tier 2 for the sets; what the inputs do not allow is listed. Returns the page.
 
-    Pairs have one relative name. Masks too: metrics count inside them. A claim is about generated against competitor images
-    of the same truth; its hash is written before anything is measured. Raises ValueError for an empty folder or a claim without
-    a competitor, HonestyError for what a check refuses to evaluate. `made`: the time that the report bears; none = now. `seen_from`: the
-    folder that the report's paths are relative to; none = `out`.
+    Pairs have one relative name. Masks too: metrics count inside them. A claim's hash is written before anything is measured.
+    Raises ValueError for an empty folder or a claim that these folders cannot answer, HonestyError for what a check refuses to
+    evaluate. `made`: the time that the report bears; none = now. `seen_from`: the folder that the report's paths are relative to; none = `out`.
     """
-    if asked.claim is not None and folders.competitor is None:
-        raise ValueError("A claim compares two sets of images of the same patients. Name the other: --competitor DIR")
+    if asked.claim is not None:
+        check_answerable(asked.claim, {k for k, v in vars(folders).items() if v is not None})
     ledger = Ledger(asked.overrides)
     stamp = declare(asked.claim, out) if asked.claim is not None else ""
     report = Report.start({"evaluate": _plain(folders, asked, seen_from or out)}, out.resolve().name)
@@ -92,12 +98,14 @@ def evaluate_folders(
     report.inputs = {k: fingerprints(v, scans) for (k, v), scans in zip(_given(folders), found.values(), strict=True)}
     check_shared(ledger, found)
     shelf = _Shelf()
-    report.stages.append(_pairs(found, shelf, report, asked, say))
+    named = {side: scans if side in OTHERS else aligned(scans, found["reference"]) for side, scans in found.items()}
+    report.stages.append(_pairs(named, shelf, report, asked, say))
     if "competitor" in found:
-        others = {**found, "generated": found["competitor"]}
+        others = {**named, "generated": named["competitor"]}
         report.stages.append(_pairs(others, shelf, report, asked, say, "competitor"))
-    masks = found.get("masks", {})
-    sets = {side: _pictures(scans, masks, shelf, report) for side, scans in found.items() if side != "masks"}
+    report.stages[0].cases += segmented_rows(named, shelf.read, report)
+    masks = {io.stem(name): scan for name, scan in found.get("masks", {}).items()}
+    sets = {side: _pictures(scans, masks, shelf, report) for side, scans in found.items() if side in SETS}
     _validate(sets, report, asked, say)
     if folders.masks is None:
         report.not_evaluated.append(
@@ -105,7 +113,7 @@ def evaluate_folders(
         )
     _compare(sets, report, asked)
     _adhere(sets, report, asked)
-    _conclude(report, asked, stamp, say)
+    _conclude(report, asked, sets, stamp, say)
     for line in report.not_evaluated:
         say(f"Not evaluated: {line}")
     return render(report, out)
@@ -160,7 +168,7 @@ def _validate(sets: Mapping[str, list[Picture]], report: Report, asked: Asked, s
     say(f"On these real images: {report.validity.sentence()}")
 
 
-def _conclude(report: Report, asked: Asked, stamp: str, say: Say) -> None:
+def _conclude(report: Report, asked: Asked, sets: Mapping[str, Sequence[Picture]], stamp: str, say: Say) -> None:
     """Checks that look at results, and the verdict."""
     ledger = report.ledger or Ledger()
     if any(not r.by.startswith("model") for stage in report.stages for r in stage.cases):
@@ -176,9 +184,9 @@ def _conclude(report: Report, asked: Asked, stamp: str, say: Say) -> None:
     if disagree := report.disagreement():
         ledger.trigger(25, disagree)
     if asked.claim is None:
-        report.not_evaluated.append("a verdict: needs --claim, declared before results, and --competitor.")
+        report.not_evaluated.append("a verdict: needs --claim, declared before results.")
     else:
-        verdict = _judged(asked.claim, report.stages, stamp)
+        verdict = verdict_on(asked.claim, report.stages, sets, asked.embeddings, stamp)
         report.verdict = after_checks(verdict, ledger, report.validity)
         say(f"{report.verdict.status}: {report.verdict.may}")
     for number in BY_DESIGN:
@@ -192,23 +200,10 @@ def _scans(folder: Path, report: Report) -> dict[str, Scan]:
     for oddity in listed.oddities:
         if oddity.severity != "note":
             report.remark(f"{Path(oddity.file).name}: {oddity.fault}")
-    scans = {str(s.files[0].relative_to(folder)) if folder.is_dir() else s.files[0].name: s for s in listed.scans}
+    scans = io.by_name(folder, listed.scans)
     if not scans:
         raise ValueError(f"{folder} holds no readable image. See: fabrica inspect {folder}")
     return scans
-
-
-def _judged(claim: Claim, stages: Sequence[StageResult], stamp: str) -> Verdict:
-    rows = [[r for r in stage.cases if r.metric == claim.endpoint and r.by == "model"] for stage in stages]
-    ours, theirs = ({r.case: _number(r.value) for r in side} for side in rows)
-    return judge(claim, ours, theirs, {r.case: r.patient for side in rows for r in side}, stamp)
-
-
-def _number(value: float | str) -> float | None:
-    """None for a case that failed; an infinite PSNR is a perfect answer, not a failure."""
-    if isinstance(value, str):
-        return float("inf") if value.startswith("infinite") else None
-    return float(value)
 
 
 def _pairs(
@@ -224,7 +219,9 @@ def _pairs(
     names = sorted(ours.keys() & theirs.keys())
     result = StageResult(name_of, "evaluation", "unknown", {}, 0, 0.0, [])
     if not names:
-        report.not_evaluated.append("paired metrics: needs the same relative file name in both folders.")
+        report.not_evaluated.append(
+            "paired metrics: needs the same relative file name in both folders (formats may differ)."
+        )
         return result
     _say_unpaired(ours, theirs, name_of, report, say)
     lost = dict.fromkeys(sorted(theirs.keys() - ours.keys()), "there is no readable image of this name")
@@ -332,10 +329,12 @@ def _pictures(scans: Mapping[str, Scan], masks: Mapping[str, Scan], shelf: _Shel
         values = image.data[0].numpy()  # shared with the pair, if there is one
         inside = _outline(name, image, masks, shelf)
         if not inside.any():
-            report.remark(f"{name}: {'its mask is empty' if name in masks else 'is constant'}. Left out of the set.")
+            report.remark(
+                f"{name}: {'its mask is empty' if io.stem(name) in masks else 'is constant'}. Left out of the set."
+            )
             continue
         spacing = tuple(image.spacing_mm[-values.ndim :])
-        small = name in masks and inside.sum() < LESION * foreground(image.data[0]).numpy().sum()
+        small = io.stem(name) in masks and inside.sum() < LESION * foreground(image.data[0]).numpy().sum()
         pictures.append(
             Picture(name, patient_of(name, scan), values, inside, spacing, frames, inside if small else None)
         )
@@ -343,8 +342,8 @@ def _pictures(scans: Mapping[str, Scan], masks: Mapping[str, Scan], shelf: _Shel
 
 
 def _outline(name: str, image: Image, masks: Mapping[str, Scan], shelf: _Shelf) -> NDArray[np.bool_]:
-    if name in masks:
-        return np.asarray(resample(shelf.read(masks[name]), grid_of(image)).data[0].numpy() > 0.5)
+    if io.stem(name) in masks:
+        return np.asarray(resample(shelf.read(masks[io.stem(name)]), grid_of(image)).data[0].numpy() > 0.5)
     return np.asarray(foreground(image.data[0]).numpy())
 
 

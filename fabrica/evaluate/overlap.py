@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,6 +11,35 @@ from scipy import ndimage
 from .result import Result
 
 Mask = NDArray[np.bool_]
+BETTER: Mapping[str, str] = {
+    "dice": "higher",
+    "surface dice": "higher",
+    "hausdorff95": "lower",
+    "volume error": "lower",
+    "pieces found": "higher",
+}
+UNITS: Mapping[str, str] = {"hausdorff95": "mm", "volume error": "ml", "pieces found": "F1"}
+
+
+def rows_of(generated: ArrayLike, reference: ArrayLike, *, spacing_mm: Sequence[float]) -> dict[str, tuple[float, str]]:
+    """Name -> (value, unit) of two label maps: means over the labels of both. Surfaces within two voxels count as equal.
+
+    Volumes are in ml (of slices: of one slice). Connected pieces of all labels together are found or missed one by one. Both
+    empty: the best value of each. Raises ValueError as `dice` and `normalised_surface_dice`.
+    """
+    x, y = _labels(generated), _labels(reference)
+    found = {"dice": (dice(x, y), "")}
+    labels = [v for v in np.union1d(np.unique(x), np.unique(y)) if v > 0]
+    marks = [side.astype(bool) for side in (x, y)]
+    pairs = [(x == v, y == v) for v in labels] or [(marks[0], marks[1])]
+    tolerance, voxel = 2 * max(spacing_mm), float(np.prod(spacing_mm)) / 1000
+    surfaces = [normalised_surface_dice(a, b, spacing_mm=spacing_mm, tolerance_mm=tolerance) for a, b in pairs]
+    return found | {
+        "hausdorff95": (float(np.mean([hausdorff95(a, b, spacing_mm=spacing_mm) for a, b in pairs])), "mm"),
+        "surface dice": (float(np.mean(surfaces)), f"within {tolerance:.3g} mm"),
+        "volume error": (float(np.mean([abs(float(a.sum()) - float(b.sum())) * voxel for a, b in pairs])), "ml"),
+        "pieces found": (lesion_detection(*marks).value, "F1"),
+    }
 
 
 def dice(generated: ArrayLike, reference: ArrayLike) -> float:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from ..data.cohort import Cohort
-from . import hounsfield
+from . import endpoints
 from .adherence import Adherence
 from .claim import Verdict
 from .honesty import Ledger
@@ -32,7 +32,7 @@ from .statistics import SMALLEST, interval, per_patient
 from .summary import Row
 from .validity import Validity
 
-SIGNS = {"higher": 1, "lower": -1, "neither": 0}  # of a difference that is a gain
+REAL = "the same segmentation of real images"  # answers beside the model's that are no rivals
 PANEL = 176  # pixels a side in the page
 
 
@@ -149,21 +149,26 @@ class Report:
         """Check 21: metrics on which a trivial answer does as well as the model, over the same cases."""
         groups = self._groups()
         ends = _ends(groups)
-        known = {k: _counted(rows, ends.get((k[1], k[3]))).values for k, rows in groups.items() if k[3] in METRICS}
-        found = []
+        known = {
+            k: _counted(rows, ends.get((k[1], k[3]))).values
+            for k, rows in groups.items()
+            if k[3] in (*METRICS, *endpoints.SEGMENTED)
+        }
+        lost: dict[tuple[str, str, str], list[str]] = {}
         for (stage, contrast, by, metric), own in known.items():
-            sign = _sign(metric)
+            sign = endpoints.sign_of(metric)
             rivals = [
                 other for (s, c, other, m), theirs in known.items()
-                if sign and by.startswith("model") and not other.startswith("model") and (s, c, m) == (stage, contrast, metric)
+                if sign and by.startswith("model") and not other.startswith(("model", REAL)) and (s, c, m) == (stage, contrast, metric)
                 and (shared := own.keys() & theirs.keys()) and sign * _mean(theirs, shared) >= sign * _mean(own, shared)
             ]  # fmt: skip
             if rivals:
-                where = f" of {contrast}" if contrast else ""
-                found.append(
-                    f"{metric}{where} is NOT DISCRIMINATIVE here: {' and '.join(rivals)} does as well as {stage}"
-                )
-        return found
+                lost.setdefault((stage, contrast, " and ".join(rivals)), []).append(metric)
+        return [
+            f"{', '.join(metrics)}{f' of {contrast}' if contrast else ''} {'is' if len(metrics) == 1 else 'are'} NOT DISCRIMINATIVE "
+            f"here: {rivals} does as well as {stage}"
+            for (stage, contrast, rivals), metrics in lost.items()
+        ]
 
     def disagreement(self) -> str:
         """Check 25: what pixels and features say of two sets of images, when they say the opposite."""
@@ -174,7 +179,7 @@ class Report:
             for stage in self.stages[:2]
         )
         both = [m for m in METRICS if ours.get(m) is not None and theirs.get(m) is not None and ours[m] != theirs[m]]
-        pixel = {m: SIGNS[METRICS[m].better] * np.sign(ours[m] - theirs[m]) for m in both}
+        pixel = {m: endpoints.sign_of(m) * np.sign(ours[m] - theirs[m]) for m in both}
         features = {r.embedding: float(np.sign(r.competitor - r.generated)) for r in self.realism.rivals}
         if not pixel or not features or np.sign(sum(pixel.values())) * np.sign(sum(features.values())) >= 0:
             return ""
@@ -199,18 +204,12 @@ def _ends(groups: Mapping[tuple[str, str, str, str], Sequence[Row]]) -> dict[tup
     """(worst, best) finite value of any answer, by contrast and metric with a better direction."""
     known: dict[tuple[str, str], list[float]] = {}
     for (_, contrast, _, metric), rows in groups.items():
-        if _sign(metric):
+        if endpoints.sign_of(metric):
             known.setdefault((contrast, metric), []).extend(
-                float(r.value) for r in rows if not isinstance(r.value, str) and np.isfinite(r.value)
+                float(r.value) for r in rows if not isinstance(r.value, str)
             )
-    signs = {key: _sign(key[1]) for key, values in known.items() if values}
-    return {k: (s * min(s * v for v in known[k]), s * max(s * v for v in known[k])) for k, s in signs.items()}
-
-
-def _sign(metric: str) -> int:
-    """Of a difference that is a gain; 0 where neither direction is."""
-    better = METRICS[metric].better if metric in METRICS else hounsfield.BETTER.get(metric, "neither")
-    return SIGNS[better]
+    found = {key: endpoints.ends(values, endpoints.sign_of(key[1])) for key, values in known.items()}
+    return {key: bounds for key, bounds in found.items() if bounds is not None}
 
 
 def _counted(rows: Sequence[Row], ends: tuple[float, float] | None) -> _Counted:

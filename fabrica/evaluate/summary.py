@@ -16,7 +16,7 @@ from ..contracts import Field, Image
 from ..data.prepare import GridPreparation, intensity_scale
 from ..data.store import Prepared, Store
 from ..registry import NotEvaluated, measure
-from . import hounsfield, pixel, task
+from . import hounsfield, overlap, pixel, task
 from .competitors import JointHistogram, fit_histogram, matched
 from .structure import ssim_map
 
@@ -125,23 +125,8 @@ def _label_rows(
     drawn = part.mean(0).argmax(0, keepdim=True).float()
     generated = _on_source(drawn, f, prepared, preparation)
     by = "model: mean of draws" if len(part) > 1 else "model"
-    found = {"dice": (task.dice(generated, reference), ""), **_surfaces(generated, reference, truth.spacing_mm)}
+    found = overlap.rows_of(generated, reference, spacing_mm=truth.spacing_mm)
     return [Row(case, prepared.case.patient, f.name, by, m, value, unit) for m, (value, unit) in found.items()]
-
-
-def _surfaces(generated: Array, reference: Array, spacing_mm: Sequence[float]) -> dict[str, tuple[float, str]]:
-    """Distances and volumes, means over the labels of both; surfaces within two voxels count as equal."""
-    labels = [v for v in np.union1d(np.unique(generated), np.unique(reference)) if v > 0]
-    if not labels:
-        return {}
-    masks = [(generated == v, reference == v) for v in labels]
-    tolerance, voxel = 2 * max(spacing_mm), float(np.prod(spacing_mm)) / 1000
-    nsd = [task.normalised_surface_dice(a, b, spacing_mm=spacing_mm, tolerance_mm=tolerance) for a, b in masks]
-    return {
-        "hausdorff95": (float(np.mean([task.hausdorff95(a, b, spacing_mm=spacing_mm) for a, b in masks])), "mm"),
-        "surface dice": (float(np.mean(nsd)), f"within {tolerance:.3g} mm"),
-        "volume error": (float(np.mean([abs(float(a.sum()) - float(b.sum())) * voxel for a, b in masks])), "ml"),
-    }
 
 
 def _intensity_rows(

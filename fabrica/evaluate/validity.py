@@ -17,8 +17,9 @@ from scipy.stats import binom
 
 from ..registry import NotEvaluated, measure
 from ..rng import derive
-from . import feature
+from . import feature, hounsfield
 from .embedding import Changed, Embedding, Picture, bin_width, read, standardised, usable
+from .endpoints import SEGMENTED, SETS
 from .pixel import METRICS
 from .threads import side_by_side
 
@@ -131,17 +132,32 @@ class Validity:
                 found.setdefault(sight.name, []).append(sight.corruption)
         return found
 
-    def may_support(self, metric: str) -> str:
-        """Why a pixel metric may not support a claim here; '' when it may."""
+    def may_support(self, endpoint: str, embedding: str = "") -> str:
+        """Why an endpoint may not support a claim here; '' when it may. Figures of masks rest on no metric of images."""
+        if endpoint in SEGMENTED:
+            return ""
+        if endpoint in SETS:
+            return self._may_tell_sets(endpoint, embedding)
+        metric = {"HU": "mae", "dB": "rmse"}[hounsfield.UNITS[endpoint]] if endpoint in hounsfield.UNITS else endpoint
         tried = {s.corruption for s in self.metrics if s.name == metric}
         if not {"blur", "noise"} <= tried:
-            return f"{metric} could not be tested on these images"
+            return f"{endpoint} could not be tested on these images"
         lost = [
             s.corruption
             for s in self.metrics
             if s.name == metric and not s.ordered and s.corruption in ("blur", "noise")
         ]
-        return f"{metric} is not ordered by {' and '.join(lost)} on these very images" if lost else ""
+        return f"{endpoint} is not ordered by {' and '.join(lost)} on these very images" if lost else ""
+
+    def _may_tell_sets(self, endpoint: str, embedding: str) -> str:
+        seen = {s.corruption: s.ordered for s in self.sets if s.name == embedding}
+        if not {"blur", "noise"} <= seen.keys():
+            return f"{endpoint} by {embedding} could not be tested on these images: it needs 10 real patients"
+        rate, calibrated = self.null[embedding]
+        if not calibrated:
+            return f"{embedding} calls {rate:.0%} of real halves different on these very images"
+        lost = [c for c in ("blur", "noise") if not seen[c]]
+        return f"{embedding} does not see {' and '.join(lost)} on these very images" if lost else ""
 
     def sentence(self) -> str:
         """The blind spots in words."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..contracts import Image
 from .scan import Listing, Oddity, Scan, UnreadableError
 
-__all__ = ["Listing", "Oddity", "Scan", "UnreadableError", "read", "read_image", "scan_folder", "write_nifti"]
+__all__ = [
+    "Listing", "Oddity", "Scan", "UnreadableError", "by_name", "read", "read_image", "scan_folder", "stem", "write_nifti",
+]  # fmt: skip
 
 _TEXT = (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".yaml", ".yml", ".bval", ".bvec", ".html", ".pdf", ".rst")
 _OTHER = {  # ending -> what it is; each comes with a job of its own
@@ -69,6 +72,23 @@ def scan_folder(folder: Path) -> Listing:
         raise UnreadableError(f"{folder} is empty.", "Give the folder that holds the scans: --data DIR.")
     found, odd = dicom.listing(dicom_files)
     return Listing(tuple(scans + found), tuple(oddities + odd))
+
+
+def by_name(folder: Path, scans: Iterable[Scan]) -> dict[str, Scan]:
+    """Path below the folder -> scan; of a file with several images each is named FILE#MEMBER."""
+    scans = list(scans)
+    several = {files for files, n in Counter(s.files for s in scans).items() if n > 1}
+    names = [str(s.files[0].relative_to(folder)) if folder.is_dir() else s.files[0].name for s in scans]
+    return {f"{n}#{s.member}" if s.files in several else n: s for n, s in zip(names, scans, strict=True)}
+
+
+def stem(name: str) -> str:
+    """A name as `by_name` gives it, without the ending of its format: a.nii.gz and a.png are both a."""
+    from . import nifti, raster
+
+    file, hash_, member = name.partition("#")
+    fitting = [e for e in (*nifti.ENDINGS, *raster.ENDINGS, ".dcm") if file.lower().endswith(e)]
+    return f"{file[: len(file) - max(map(len, fitting), default=0)]}{hash_}{member}"
 
 
 def read(scan: Scan) -> Image:
