@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
+
+from .terminal import INTERRUPTED, bars, errors, fail
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -19,7 +19,6 @@ Data = Annotated[
     typer.Option("--data", metavar="[NAME=]DIR", help="Folder of scans for the recipe's cohort (or the named one)."),
 ]
 Device = Annotated[str, typer.Option(help="auto (a CUDA card where there is one), cpu or cuda.")]
-WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 
 @app.command()
@@ -46,11 +45,11 @@ def run(
     from .run import common_folder, run_recipe
     from .train import Interrupted
 
-    with _errors(), joined() as processes:
+    with errors(), joined() as processes:
         existing = recipe.is_dir()
         file = recipe / "recipe.yaml" if existing else recipe
         if existing and not file.exists():
-            _fail(f"{recipe} is not a run: it holds no recipe.yaml. Start one: fabrica run recipes/translation.yaml")
+            fail(f"{recipe} is not a run: it holds no recipe.yaml. Start one: fabrica run recipes/translation.yaml")
         checked = config.load(file, settings or [], data or [])
         if dry_run:
             typer.echo(yaml.safe_dump(checked.plain(), sort_keys=False), nl=False)
@@ -60,7 +59,7 @@ def run(
         if processes.first:
             typer.echo(f"Run {folder}")
         try:
-            with _bars() as watch:
+            with bars() as watch:
                 result = run_recipe(checked, folder, only=only, say=typer.echo, watch=watch, device=device)
         except (Interrupted, KeyboardInterrupt) as error:
             typer.echo(f"\n{error or 'Stopped.'}\nGo on with: fabrica run {folder}", err=True)
@@ -81,7 +80,7 @@ def generate(
     """Apply a trained run to new scans; NIfTI on the grid of each scan."""
     from .run import generate_images
 
-    with _errors():
+    with errors():
         written = generate_images(run, data, out, draws, stage, typer.echo, device)
         typer.echo(f"{len(written)} file{'s' * (len(written) > 1)} in {out}")
 
@@ -103,10 +102,10 @@ def patients(
     """Draw patients who do not exist, with a table of what each was asked to be."""
     from .patients import draw_patients
 
-    with _errors():
+    with errors():
         pairs = [text.partition("=") for text in value or []]
         if wrong := next((text for text, (_, equals, _) in zip(value or [], pairs, strict=True) if not equals), None):
-            _fail(f"{wrong!r} gives no value. Write: --value class=1")
+            fail(f"{wrong!r} gives no value. Write: --value class=1")
         fixed = {name: given for name, _, given in pairs}
         typer.echo(draw_patients(run, out, count, fixed, seed=seed, device=device, depth=depth, say=typer.echo))
 
@@ -125,11 +124,11 @@ def paint(
     """Paint a lesion of stated place and size into scans; all else stays as it is."""
     from .painting import Lesion, paint_lesion
 
-    with _errors():
+    with errors():
         try:
             right, anterior, superior = (float(v) for v in at.split(","))
         except ValueError:
-            _fail(f"--at {at!r} is no place. Write three numbers in mm: --at 20,-10,30")
+            fail(f"--at {at!r} is no place. Write three numbers in mm: --at 20,-10,30")
         lesion = Lesion((right, anterior, superior), radius_mm)
         written = paint_lesion(run, data, out, lesion, label=label, draws=draws, device=device, say=typer.echo)
         typer.echo(f"{len(written)} files in {out}")
@@ -147,7 +146,7 @@ def inspect(
     """Show what is in a folder: patients, contrasts, grids, units, oddities, before anything is trained."""
     from .data import cohort, inspection
 
-    with _errors():
+    with errors():
         found = cohort.find(folder, table)
         for line in inspection.lines(found):
             typer.echo(line)
@@ -203,14 +202,12 @@ def evaluate(
     from .evaluate.honesty import parse_overrides
     from .evaluate.recomputation import recomputed
 
-    with _errors():
+    with errors():
         if recompute is not None:
             typer.echo(recomputed(recompute, _embedding))
             return
         if generated is None or reference is None or out is None:
-            _fail(
-                "Images, real images and a place for the report are needed: --generated DIR --reference DIR --out DIR"
-            )
+            fail("Images, real images and a place for the report are needed: --generated DIR --reference DIR --out DIR")
         declared = _claim(claim) if claim else None
         networks = tuple(embedding or ())
         own = {name: how for path in networks for name, how in _embedding(path).items()}
@@ -244,11 +241,11 @@ def downstream(
     from .document import parse
     from .downstream import Terms, compare_arms
 
-    with _errors():
+    with errors():
         try:
             plain, _ = parse(recipe.read_text())
         except yaml.YAMLError as error:
-            _fail(f"{recipe} is not YAML: {str(error).splitlines()[0]}. Check its indentation.")
+            fail(f"{recipe} is not YAML: {str(error).splitlines()[0]}. Check its indentation.")
         terms = Terms(seeds, trainer, generator, _claim(claim) if claim else None)
         found = compare_arms(plain, real, synthetic, out, terms, say=typer.echo)
         for arm in found.arms:
@@ -269,7 +266,7 @@ def compare(
     from .evaluate.comparison import compare_runs, names_of
     from .evaluate.set_comparison import MEASURES, compare_sets
 
-    with _errors():
+    with errors():
         if metric in MEASURES:
             page, sets, sentence = compare_sets(runs, names_of(runs), metric, out)
             for one in sets:
@@ -286,18 +283,27 @@ def compare(
 
 @app.command()
 def readers(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where sheets, key and answers lie.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where sheets, key and answers lie.")] = None,
     generated: Annotated[Path | None, typer.Option(metavar="DIR", help="Generated images: makes sheets.")] = None,
     reference: Annotated[Path | None, typer.Option(metavar="DIR", help="Real images.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Readers.")] = 3,
     kind: Annotated[str, typer.Option(help="pairs (which is generated?) or ratings (1 to 5).")] = "pairs",
     seed: Annotated[int, typer.Option()] = 0,
+    table: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CSV of a study: reader, case, modality, truth, score.")
+    ] = None,
 ) -> None:
-    """Make sheets for a reader study, or without images analyse the answers in DIR."""
+    """Make sheets for a reader study; without images analyse the answers in DIR, or a table of ratings of two modalities."""
     from . import io
-    from .evaluate.reading import analyse, make_sheets
+    from .evaluate.reading import analyse, in_words, make_sheets, read_study
 
-    with _errors():
+    with errors():
+        if table is not None:
+            for line in in_words(read_study(table)):
+                typer.echo(line)
+            return
+        if out is None:
+            fail("A study lies somewhere: --out DIR; a table of ratings: --table FILE")
         if generated is not None and reference is not None:
             sides = [io.by_name(d, io.scan_folder(d).scans) for d in (generated, reference)]
             for page in make_sheets(sides[0], sides[1], out, readers=count, kind=kind, seed=seed):
@@ -305,16 +311,31 @@ def readers(
             typer.echo(f"The key is {out / 'key.json'}: readers must not see it.")
             return
         if generated is not None or reference is not None:
-            _fail("Sheets need images of both sides: --generated DIR --reference DIR")
-        for name, found in analyse(out).items():
-            bounds = f" ({found.interval[0]:.3f} to {found.interval[1]:.3f})" if found.interval else ""
-            typer.echo(f"{name}: {float(found):.3f}{bounds}, {found.convention}; .5 is guessing")
-            for reader, own in found.details.get("readers", {}).items():
-                typer.echo(
-                    f"  {reader}: {own['share']:.3f} ({own['interval'][0]:.3f} to {own['interval'][1]:.3f}), {own['pairs']} pairs"
-                )
-            if "equivalent" in found.details:
-                typer.echo(f"  within .1 of guessing: p {found.details['equivalent']:.3g}")
+            fail("Sheets need images of both sides: --generated DIR --reference DIR")
+        for line in in_words(analyse(out)):
+            typer.echo(line)
+
+
+@app.command()
+def observer(
+    present: Annotated[Path, typer.Option(metavar="DIR", help="Images with the signal in their middle.")],
+    absent: Annotated[Path, typer.Option(metavar="DIR", help="The same without the signal.")],
+    width_px: Annotated[float, typer.Option(help="Deviation of the signal (a disc of radius r: r / 1.5), pixels.")],
+    channels: Annotated[int, typer.Option(min=1, help="Laguerre-Gauss channels.")] = 5,
+    signal: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The signal itself, without noise: the ideal observer too.")
+    ] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Would a reader find the signal? Detectability by a channelised Hotelling observer, and by the ideal one."""
+    from . import io
+    from .evaluate.reading import planes, watch
+
+    with errors():
+        sides = [planes(io.by_name(d, io.scan_folder(d).scans)) for d in (present, absent)]
+        known = None if signal is None else io.read_image(signal).data[0].numpy()
+        for line in watch(sides[0], sides[1], known, width_px=width_px, channels=channels, seed=seed):
+            typer.echo(line)
 
 
 @app.command()
@@ -331,7 +352,7 @@ def virtual(
     from .data.virtual import VirtualCohort
     from .data.virtual.export import write_cohort
 
-    with _errors():
+    with errors():
         plan = VirtualCohort(patients, seed, spacing, disease, visits, skull=skull)
         typer.echo(f"{write_cohort(plan, out, typer.echo)} files in {out}")
 
@@ -348,7 +369,7 @@ def list_names(
     from .sampling import SAMPLERS
 
     tables: dict[str, Table[Any]] = {t.noun: t for t in (FAMILIES, JOBS, SAMPLERS, METRICS)}
-    with _errors():
+    with errors():
         if noun is not None and noun not in tables:
             raise unknown("noun", noun, list(tables))
         for name, table in tables.items():
@@ -393,7 +414,7 @@ def _claim(path: Path) -> Any:
     try:
         return Claim.of(parse(path.read_text())[0])
     except yaml.YAMLError as error:
-        _fail(f"{path} is not YAML: {str(error).splitlines()[0]}. Write one key a line: endpoint: ssim")
+        fail(f"{path} is not YAML: {str(error).splitlines()[0]}. Write one key a line: endpoint: ssim")
 
 
 def _embedding(path: Path) -> Any:
@@ -409,70 +430,6 @@ def _embedding(path: Path) -> Any:
     from .evaluate.network import from_onnx
 
     return from_onnx(path)
-
-
-def _fail(text: str, code: int = WRONG_INPUT) -> NoReturn:
-    typer.echo(text, err=True)
-    raise typer.Exit(code)
-
-
-class _errors:  # noqa: N801 (reads as a block)
-    """Known errors become one line and an exit code: 2 for wrong input, 1 for a run that failed."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, typer.Exit | SystemExit | KeyboardInterrupt):
-            return
-        from .checkpoint import CheckpointError
-        from .io import UnreadableError
-        from .train import TrainingError
-
-        if isinstance(error, TrainingError | CheckpointError):
-            _fail(str(error), FAILED)
-        if isinstance(error, ValueError | UnreadableError):
-            _fail(str(error), WRONG_INPUT)
-        if isinstance(error, OSError):
-            _fail(
-                f"{error.filename or 'A file'}: {error.strerror}. Check the path, its permissions and the free space.",
-                FAILED,
-            )
-
-
-class _bars:  # noqa: N801
-    """A progress bar per stage on a terminal; a line every ten seconds elsewhere."""
-
-    def __enter__(self) -> Callable[[str, Any], None]:
-        self.last, self.bar = 0.0, None
-        if sys.stderr.isatty():
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-            words = TextColumn(
-                "{task.description} {task.completed}/{task.total} loss {task.fields[loss]:.4f} {task.fields[rate]:.1f} images/s"
-            )
-            self.bar = Progress(words, BarColumn(), TimeRemainingColumn(), transient=True)
-            self.bar.start()
-            self.tasks: dict[str, Any] = {}
-        return self.watch
-
-    def watch(self, stage: str, p: Any) -> None:
-        import time
-
-        if self.bar is not None:
-            if stage not in self.tasks:
-                self.tasks[stage] = self.bar.add_task(stage, total=p.total, loss=p.loss, rate=p.images_per_second)
-            self.bar.update(self.tasks[stage], completed=p.step, loss=p.loss, rate=p.images_per_second)
-        elif time.monotonic() - self.last > 10 or p.step == p.total:
-            self.last = time.monotonic()
-            typer.echo(
-                f"{stage} {p.step}/{p.total} loss {p.loss:.4f} {p.images_per_second:.1f} images/s, {p.seconds_left:.0f} s left",
-                err=True,
-            )
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
 
 
 def main() -> None:

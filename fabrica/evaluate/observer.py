@@ -13,6 +13,7 @@ from .result import Result
 
 Array = NDArray[np.float64]
 SPLITS = 20
+FEWEST_IMAGES = 8
 
 
 def laguerre_gauss(shape: Sequence[int], *, width_px: float, count: int = 5) -> Array:
@@ -55,6 +56,54 @@ def hotelling_observer(present: ArrayLike, absent: ArrayLike, *, channels: Array
     return Result(
         middle, len(a) + len(b), f"{len(u)} channels, hold-out to resubstitution", interval=(low, high), details=areas
     )
+
+
+def ideal_observer(signal: ArrayLike, noise: ArrayLike) -> Result:
+    """Detectability d' of a known signal in stationary Gaussian noise by the best of all observers (ICRU 54, 4.4): the prewhitening
+    matched filter, d'^2 = sum |S|^2 / P over frequencies. No reader and no other observer does better.
+
+    `signal`: (*shape) without noise; `noise`: (images, *shape) without signal, from which the mean image is taken and the noise power
+    P is estimated (its inverse is corrected for the number of images). details: AUC; `npw`, the observer who does not know P
+    (matched filter without whitening). The interval is a jackknife over images. Raises ValueError for fewer than 8 images, other
+    shapes, a signal that is zero, or noise-free images.
+    """
+    s, n = np.asarray(signal, np.float64), np.asarray(noise, np.float64)
+    if n.ndim != s.ndim + 1 or n.shape[1:] != s.shape or not np.isfinite(s).all() or not np.isfinite(n).all():
+        raise ValueError(
+            f"Got a signal of {s.shape} and noise of {n.shape}, expected finite (images, *shape of the signal)."
+        )
+    if len(n) < FEWEST_IMAGES:
+        raise ValueError(f"Got {len(n)} images of noise, expected at least {FEWEST_IMAGES}.")
+    if not s.any():
+        raise ValueError("The signal is zero everywhere: there is nothing to detect.")
+    power = np.abs(np.fft.fftn(n - n.mean(0), axes=tuple(range(1, n.ndim)))) ** 2
+    if not (power.sum(0) > 1e-12 * power.sum() / power[0].size).all():
+        raise ValueError(
+            "The noise has no power at some frequency: a filtered or noise-free image has no such observer."
+        )
+    energy = np.abs(np.fft.fftn(s)) ** 2
+    value, plain = _whitened(energy, power.sum(0), len(n)), _unwhitened(energy, power.sum(0), len(n))
+    without = [_whitened(energy, power.sum(0) - one, len(n) - 1) for one in power]
+    error = float(np.sqrt((len(n) - 1) * np.var(without)))
+    areas = {
+        "auc": float(stats.norm.cdf(value / 2**0.5)),
+        "npw": plain,
+        "npw_auc": float(stats.norm.cdf(plain / 2**0.5)),
+    }
+    return Result(
+        value, len(n), "prewhitening matched filter, stationary Gaussian noise", interval=(value - 1.96 * error, value + 1.96 * error),
+        standard_error=error, details=areas,
+    )  # fmt: skip
+
+
+def _whitened(energy: Array, power: Array, images: int) -> float:
+    """Inverse power is too large by (n - 1) / (n - 2) where n - 1 complex Gaussians estimate it."""
+    estimate = power / (images - 1)
+    return float(np.sqrt((energy / estimate).sum() * (images - 2) / (images - 1)))
+
+
+def _unwhitened(energy: Array, power: Array, images: int) -> float:
+    return float(energy.sum() / np.sqrt((energy * power / (images - 1)).sum()))
 
 
 def _template(a: Array, b: Array) -> Array:

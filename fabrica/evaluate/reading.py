@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import csv
 import io as buffers
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,11 +23,13 @@ from PIL import Image as Picture
 from .. import io
 from ..io import Scan, UnreadableError
 from ..rng import derive
-from .readers import forced_choice
+from .observer import hotelling_observer, ideal_observer, laguerre_gauss
+from .readers import forced_choice, obuchowski_rockette
 from .result import Result
 from .task import auc_delong
 
 PRACTICE = 3  # first items of a sheet, which are not counted
+STUDY = ("reader", "case", "modality", "truth", "score")
 SIDE = 320  # pixels of a picture on the page
 Pixels = NDArray[np.floating[Any]]
 
@@ -165,6 +168,113 @@ def analyse(folder: Path) -> dict[str, Result]:
         names = [name for name, items in answers.items() for _ in items]
         return {"all readers": forced_choice(right, names)}
     return {name: _rated(items) for name, items in answers.items()}
+
+
+def read_study(table: Path) -> dict[str, Result]:
+    """Areas of every reader and modality of a CSV (reader, case, modality, truth 0 or 1, score), and of every two modalities the
+    difference over readers and cases (Obuchowski-Rockette, DeLong covariance).
+
+    Every reader scores every case in every modality. Raises ValueError for a table that lacks that, with the first gap.
+    """
+    if not table.is_file():
+        raise ValueError(f"There is no table at {table}. Write a CSV with the columns {', '.join(STUDY)}.")
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not set(STUDY) <= set(rows[0]):
+        raise ValueError(
+            f"{table} lacks some of the columns {', '.join(STUDY)}. Write one row a reader, case and modality."
+        )
+    modalities, readers, cases = (list(dict.fromkeys(r[k] for r in rows)) for k in ("modality", "reader", "case"))
+    scores = {(r["modality"], r["reader"], r["case"]): _score(r, table) for r in rows}
+    if gap := next((k for k in itertools.product(modalities, readers, cases) if k not in scores), None):
+        raise ValueError(
+            f"{table}: {gap[1]} has no score of {gap[2]} by {gap[0]}. Every reader scores every case in every modality."
+        )
+    if len(scores) != len(rows):
+        raise ValueError(f"{table} scores a case twice. Keep one row a reader, case and modality.")
+    labels = _truths(rows, table)
+    y = [labels[c] for c in cases]
+    block = np.array([[[scores[m, r, c] for c in cases] for r in readers] for m in modalities])
+    found = {
+        f"{m}, {r}": auc_delong(block[i, j], y, convention="logit")
+        for i, m in enumerate(modalities)
+        for j, r in enumerate(readers)
+    }
+    if len(readers) > 1:
+        for i, j in itertools.combinations(range(len(modalities)), 2):
+            found[f"{modalities[i]} minus {modalities[j]}"] = obuchowski_rockette(block[[i, j]], y)
+    return found
+
+
+def _score(row: Mapping[str, str], table: Path) -> float:
+    try:
+        value = float(row["score"])
+    except (TypeError, ValueError):
+        value = float("nan")
+    if not np.isfinite(value):
+        raise ValueError(f"{table}: {row['reader']} scores {row['case']} {row['score']!r}, expected a number.")
+    return value
+
+
+def _truths(rows: Sequence[Mapping[str, str]], table: Path) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for row in rows:
+        if row["truth"] not in ("0", "1") or found.setdefault(row["case"], int(row["truth"])) != int(row["truth"]):
+            raise ValueError(
+                f"{table}: the truth of {row['case']} is {row['truth']!r}, expected 0 or 1, the same in every row."
+            )
+    return found
+
+
+def in_words(found: Mapping[str, Result]) -> list[str]:
+    """Lines for a terminal."""
+    lines = []
+    for name, result in found.items():
+        bounds = f" ({result.interval[0]:.3f} to {result.interval[1]:.3f})" if result.interval else ""
+        chance = f", p {result.p_value:.3g}" if result.p_value is not None else ""
+        usual = "0 is no difference" if " minus " in name else ".5 is guessing"
+        lines.append(f"{name}: {float(result):.3f}{bounds}{chance}, {result.convention}; {usual}")
+        lines += [
+            f"  {reader}: {own['share']:.3f} ({own['interval'][0]:.3f} to {own['interval'][1]:.3f}), {own['pairs']} pairs"
+            for reader, own in result.details.get("readers", {}).items()
+        ]
+        if "equivalent" in result.details:
+            lines.append(f"  within .1 of guessing: p {result.details['equivalent']:.3g}")
+    return lines
+
+
+def planes(scans: Mapping[str, Scan]) -> Pixels:
+    """(images, y, x): the middle slice of every readable image. Raises ValueError for none, and for slices of several sizes."""
+    found = list(_planes(scans).values())
+    shapes = {p.shape for p in found}
+    if len(shapes) != 1:
+        raise ValueError(f"Got {len(found)} images of the sizes {sorted(shapes)}, expected images of one size.")
+    return np.stack(found)
+
+
+def watch(
+    present: Pixels, absent: Pixels, signal: Pixels | None, *, width_px: float, channels: int = 5, seed: int = 0
+) -> list[str]:
+    """What model observers make of images with and without a signal in their middle, in lines for a terminal."""
+    if not width_px > 0:
+        raise ValueError(f"width_px is {width_px}, expected the signal's deviation in pixels, above 0.")
+    u = laguerre_gauss(present.shape[1:], width_px=width_px * float(np.sqrt(2 * np.pi)), count=channels)
+    found = hotelling_observer(present, absent, channels=u, seed=seed)
+    low, high = found.interval or (found.value, found.value)
+    lines = [
+        f"channelised Hotelling observer: d' {found.value:.3f} ({low:.3f} hold-out to {high:.3f} resubstitution), AUC "
+        f"{found.details['auc']:.3f} ({found.details['auc_low']:.3f} to {found.details['auc_high']:.3f}), {found.convention}, {found.n} images"
+    ]
+    if signal is None:
+        return [*lines, "ideal observer: not evaluated: needs --signal FILE, the signal itself without noise."]
+    plane = signal if signal.ndim == 2 else signal[len(signal) // 2]
+    best = ideal_observer(plane, absent)
+    low, high = best.interval or (best.value, best.value)
+    return [
+        *lines,
+        f"ideal observer: d' {best.value:.3f} ({low:.3f} to {high:.3f}), AUC {best.details['auc']:.3f}, {best.convention}; without "
+        f"whitening d' {best.details['npw']:.3f}, AUC {best.details['npw_auc']:.3f}",
+    ]
 
 
 def _rated(items: Sequence[tuple[dict[str, Any], str]]) -> Result:

@@ -10,14 +10,14 @@ from ..contracts import Metric
 from .agreement import bland_altman, concordance_correlation, intraclass_correlation
 from .discrimination import auc_delong, auc_delong_paired, brier, calibration, concordance_index
 from .dose import dose_volume_histogram, gamma_pass_rate, openkbp_scores
-from .observer import hotelling_observer, laguerre_gauss
+from .observer import hotelling_observer, ideal_observer, laguerre_gauss
 from .overlap import dice, hausdorff95, lesion_detection, normalised_surface_dice
 from .readers import forced_choice, obuchowski_rockette
 
 __all__ = [
     "METRICS", "auc_delong", "auc_delong_paired", "bland_altman", "brier", "calibration", "concordance_correlation",
     "concordance_index", "dice", "dose_volume_histogram", "forced_choice", "gamma_pass_rate", "hausdorff95", "hotelling_observer",
-    "intraclass_correlation", "laguerre_gauss", "lesion_contrast", "lesion_detection", "normalised_surface_dice",
+    "ideal_observer",    "intraclass_correlation", "laguerre_gauss", "lesion_contrast", "lesion_detection", "normalised_surface_dice",
     "obuchowski_rockette", "openkbp_scores",
 ]  # fmt: skip
 

@@ -1,8 +1,12 @@
 """The channelised observer finds a known signal as well as theory says, inside its bias band."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from fabrica.cli import app
 from fabrica.evaluate import task
 
 SIDE, WIDTH, NOISE, HEIGHT = 32, 4.0, 10.0, 2.0
@@ -49,3 +53,74 @@ def test_channels_are_orthogonal() -> None:
     u = task.laguerre_gauss((65, 65), width_px=12.0).reshape(5, -1)
     gram = u @ u.T
     assert np.abs(gram - np.diag(np.diag(gram))).max() < 1e-3 * gram.max()
+
+
+def _signal() -> np.ndarray:
+    at = np.arange(SIDE) - (SIDE - 1) / 2
+    return np.asarray(HEIGHT * np.exp(-(at[:, None] ** 2 + at**2) / (2 * WIDTH**2)))
+
+
+def test_the_ideal_observer_in_white_noise_is_the_closed_form() -> None:
+    """d' = A w sqrt(pi) / sigma (EVALUATION, section 5), without bias whatever the number of images, and no interval too narrow."""
+    for n in (16, 400):
+        found = [task.ideal_observer(_signal(), _images(n, s)[1]) for s in range(60)]
+        assert np.mean(found) == pytest.approx(IDEAL, rel=0.015)
+        assert np.mean([f.details["npw"] for f in found]) == pytest.approx(
+            IDEAL, rel=0.03
+        )  # white: whitening changes nothing
+        covered = [f.interval is not None and f.interval[0] <= IDEAL <= f.interval[1] for f in found]
+        assert np.mean(covered) > 0.85
+    assert found[0].details["auc"] == pytest.approx(0.84199, abs=0.02)
+
+
+def test_whitening_helps_in_coloured_noise() -> None:
+    """Noise whose power is known: the sum over frequencies by hand; an observer who does not know it does worse."""
+    rng = np.random.default_rng(0)
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(SIDE), np.fft.fftfreq(SIDE)))
+    gain = 5 / (0.05 + frequency)
+    noise = np.fft.ifft2(np.fft.fft2(rng.normal(size=(3000, SIDE, SIDE))) * gain).real
+    found = task.ideal_observer(_signal(), noise)
+    energy = np.abs(np.fft.fft2(_signal())) ** 2
+    assert found.value == pytest.approx(np.sqrt((energy / (gain**2 * SIDE**2)).sum()), rel=0.02)
+    assert found.details["npw"] < 0.9 * found.value
+    cho = task.hotelling_observer(noise[:1000] + _signal(), noise[1000:2000], channels=_images(1, 0)[2])
+    assert cho.interval is not None
+    assert cho.interval[0] < found.value  # nobody beats the ideal one
+
+
+@pytest.mark.parametrize(
+    ("signal", "noise", "words"),
+    [
+        (np.ones((8, 8)), np.ones((9, 8, 7)), "expected finite"),
+        (np.ones((8, 8)), np.random.default_rng(0).normal(size=(7, 8, 8)), "expected at least 8"),
+        (np.zeros((8, 8)), np.random.default_rng(0).normal(size=(9, 8, 8)), "nothing to detect"),
+        (np.ones((8, 8)), np.ones((9, 8, 8)), "no power at some frequency"),
+        (np.full((8, 8), np.nan), np.ones((9, 8, 8)), "expected finite"),
+    ],
+)
+def test_what_the_ideal_observer_refuses(signal: np.ndarray, noise: np.ndarray, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        task.ideal_observer(signal, noise)
+
+
+def test_the_verb(tmp_path: Path) -> None:
+    present, absent, _ = _images(40, 0)
+    for side, images in (("with", present), ("without", absent)):
+        (tmp_path / side).mkdir()
+        for k, image in enumerate(images):
+            np.savez(tmp_path / side / f"{k:03d}.npz", image=image.astype(np.float32))
+    np.savez(tmp_path / "signal.npz", image=_signal().astype(np.float32))
+    call = ["observer", "--present", str(tmp_path / "with"), "--absent", str(tmp_path / "without"), "--width-px", "4"]
+    plain = CliRunner().invoke(app, call)
+    assert plain.exit_code == 0, plain.output
+    assert "channelised Hotelling observer: d'" in plain.output
+    assert "80 images" in plain.output
+    assert "needs --signal FILE" in plain.output
+    known = CliRunner().invoke(app, [*call, "--signal", str(tmp_path / "signal.npz")])
+    assert "ideal observer: d' 1." in known.output
+    for wrong, words in ((["--width-px", "0"], "above 0"), (["--channels", "30"], "expected 64 for 30 channels")):
+        failed = CliRunner().invoke(app, [*call, *wrong])
+        assert failed.exit_code == 2
+        assert words in failed.output
+    np.savez(tmp_path / "with" / "x.npz", image=np.ones((8, 8), np.float32))
+    assert "expected images of one size" in CliRunner().invoke(app, call).output

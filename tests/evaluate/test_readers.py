@@ -5,6 +5,7 @@ import csv
 import io as buffers
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from fabrica.cli import app
-from fabrica.evaluate.reading import PRACTICE, analyse
+from fabrica.evaluate.reading import PRACTICE, analyse, read_study
 from fabrica.evaluate.task import auc_delong_paired, forced_choice, obuchowski_rockette
 
 from .test_folders import _patients
@@ -202,3 +203,52 @@ def test_sheets_that_cannot_be_made(tmp_path: Path) -> None:
     assert "at least 5 are needed" in few.output
     kind = CliRunner().invoke(app, [*call, "--generated", str(tmp_path / "real"), "--kind", "stars"])
     assert "expected pairs or ratings" in kind.output
+
+
+def _study(path: Path, scores: np.ndarray, labels: np.ndarray, names: tuple[str, ...] = ("ours", "theirs")) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["reader", "case", "modality", "truth", "score"])
+        for m, name in enumerate(names):
+            for r in range(scores.shape[1]):
+                for c, label in enumerate(labels):
+                    writer.writerow([f"dr{r}", f"case{c}", name, label, scores[m, r, c]])
+    return path
+
+
+def test_a_table_of_ratings_is_a_multi_reader_study(tmp_path: Path) -> None:
+    scores, labels = _ratings(np.random.default_rng(4), gain=0.8)
+    table = _study(tmp_path / "study.csv", scores, labels)
+    found = read_study(table)
+    own = obuchowski_rockette(scores, labels)
+    assert found["ours minus theirs"].value == pytest.approx(own.value)
+    assert found["ours minus theirs"].interval == pytest.approx(own.interval)
+    assert len(found) == 2 * 4 + 1
+    shown = CliRunner().invoke(app, ["readers", "--table", str(table)])
+    assert shown.exit_code == 0, shown.output
+    assert "ours minus theirs: " in shown.output
+    assert "0 is no difference" in shown.output
+    three = np.concatenate([scores, scores[:1]])
+    pairs = read_study(_study(tmp_path / "three.csv", three, labels, ("a", "b", "c")))
+    assert [n for n in pairs if " minus " in n] == ["a minus b", "a minus c", "b minus c"]
+    assert pairs["a minus c"].value == 0
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda lines: [lines[0].replace("truth", "label"), *lines[1:]], "lacks some of the columns"),
+        (lambda lines: lines[:-1], "dr3 has no score of case59 by theirs"),
+        (lambda lines: [*lines, lines[-1]], "scores a case twice"),
+        (lambda lines: [*lines[:-1], lines[-1].rpartition(",")[0] + ",high"], "scores case59 'high'"),
+        (lambda lines: [*lines[:-1], lines[-1].replace("theirs,1", "theirs,0")], "the same in every row"),
+        (lambda lines: [lines[0]], "lacks some of the columns"),
+    ],
+)
+def test_tables_that_are_no_study(tmp_path: Path, harm: Callable[[list[str]], list[str]], words: str) -> None:
+    table = _study(tmp_path / "study.csv", *_ratings(np.random.default_rng(0)))
+    table.write_text("\n".join(harm(table.read_text().splitlines())))
+    with pytest.raises(ValueError, match=words):
+        read_study(table)
+    assert CliRunner().invoke(app, ["readers", "--table", str(tmp_path / "none.csv")]).exit_code == 2
+    assert CliRunner().invoke(app, ["readers"]).exit_code == 2
