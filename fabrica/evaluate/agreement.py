@@ -39,12 +39,12 @@ def concordance_correlation(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) 
 
 
 def intraclass_correlation(
-    ratings: ArrayLike, *, level: float = 0.95, convention: Literal["shrout-fleiss", "generalised"] = "shrout-fleiss"
+    ratings: ArrayLike, *, level: float = 0.95, convention: Literal["generalised", "shrout-fleiss"] = "generalised"
 ) -> Result:
     """ICC(2,1): two-way random effects, absolute agreement, one rater (Shrout and Fleiss 1979).
 
-    `ratings`: (subjects, raters). Intervals: theirs, which covers too little where raters differ, or the `generalised` one
-    (Tian and Cappelleri 2004), which keeps its level. Raises ValueError for fewer than two of either, NaN, no variation at all, or
+    `ratings`: (subjects, raters). Intervals: the `generalised` one (Tian and Cappelleri 2004), which keeps its level, or
+    `shrout-fleiss`, which covers too little where raters differ. Raises ValueError for fewer than two of either, NaN, no variation at all, or
     another convention.
     """
     if convention not in ("shrout-fleiss", "generalised"):

@@ -142,9 +142,11 @@ class Claim:
             raise ValueError(
                 f"A {self.endpoint} is claimed against a competitor's set or against real images. Write: against: real images"
             )
-        if self.against == "real images" and self.verb != "equivalence":
+        asked = "equivalence" if self.against == "real images" else "superiority"
+        if self.verb != asked:
             raise ValueError(
-                "No set is nearer to real images than they are. Write: verb: equivalence, margin: ..., margin_source: ..."
+                f"Of a {self.endpoint}, {self.verb} against {self.against} keeps no level that was simulated. Write: verb: superiority "
+                "(against a competitor), or: verb: equivalence, margin: ..., margin_source: ... (against real images)"
             )
 
     def digest(self) -> str:

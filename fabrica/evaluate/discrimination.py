@@ -15,12 +15,12 @@ Array = NDArray[np.float64]
 
 
 def auc_delong(
-    scores: ArrayLike, labels: ArrayLike, *, level: float = 0.95, convention: Literal["plain", "logit"] = "plain"
+    scores: ArrayLike, labels: ArrayLike, *, level: float = 0.95, convention: Literal["logit", "plain"] = "logit"
 ) -> Result:
     """Area under the ROC curve with DeLong's interval (DeLong 1988, midranks of Sun and Xu 2014); p against .5.
 
-    Labels are 0 or 1, higher scores mean 1. Intervals: `plain` as in the literature, cut at [0, 1], which covers too little
-    for few cases and high areas; `logit` is symmetric there (Qin and Hotilovac 2008), and is what reports use. Scores that
+    Labels are 0 or 1, higher scores mean 1. Intervals: `logit`, symmetric on that scale, keeps its level
+    (Qin and Hotilovac 2008); `plain`, as pROC has it, is cut at [0, 1] and covers too little for few cases and high areas. Scores that
     separate the labels have no variance: no interval, and p by exact permutation. Raises
     ValueError for other labels, fewer than two of either, lengths that differ, NaN, or another convention.
     """

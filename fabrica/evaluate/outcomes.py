@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +120,7 @@ def set_figures(stage: str, question: Question, found: Sequence[Answered]) -> li
         if len(question.classes) == 2 and k == 0:
             continue  # the same figure as of the second
         scores, labels = answers[:, k], (truth == k).astype(int)
-        for what, function in (("AUC", partial(task.auc_delong, convention="logit")), ("Brier score", task.brier), ("calibration error", task.calibration)):  # fmt: skip
+        for what, function in (("AUC", task.auc_delong), ("Brier score", task.brier), ("calibration error", task.calibration)):  # fmt: skip
             figures.append(_measured(stage, f"{what}, {name}", lambda f=function, s=scores, y=labels: f(s, y), n))  # type: ignore[misc]
     return figures
 

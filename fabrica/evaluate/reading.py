@@ -195,11 +195,7 @@ def read_study(table: Path) -> dict[str, Result]:
     labels = _truths(rows, table)
     y = [labels[c] for c in cases]
     block = np.array([[[scores[m, r, c] for c in cases] for r in readers] for m in modalities])
-    found = {
-        f"{m}, {r}": auc_delong(block[i, j], y, convention="logit")
-        for i, m in enumerate(modalities)
-        for j, r in enumerate(readers)
-    }
+    found = {f"{m}, {r}": auc_delong(block[i, j], y) for i, m in enumerate(modalities) for j, r in enumerate(readers)}
     if len(readers) > 1:
         for i, j in itertools.combinations(range(len(modalities)), 2):
             found[f"{modalities[i]} minus {modalities[j]}"] = obuchowski_rockette(block[[i, j]], y)
@@ -279,4 +275,4 @@ def watch(
 
 def _rated(items: Sequence[tuple[dict[str, Any], str]]) -> Result:
     labels = [int(item["right"] == "generated") for item, _ in items]
-    return auc_delong([-float(answer) for _, answer in items], labels, convention="logit")
+    return auc_delong([-float(answer) for _, answer in items], labels)

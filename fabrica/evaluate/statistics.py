@@ -108,7 +108,7 @@ def equivalence_test(
         raise ValueError(f"Equivalence needs two patients or more, got {n}.")
     error = float(differences.std(ddof=1)) / n**0.5
     if error == 0:
-        p, reach = float(abs(value) >= margin), 0.0
+        p, reach = 1.0 if abs(value) >= margin else 0.5**n, 0.0  # no spread to go by: each patient by itself is a sign
     else:
         p = max(float(stats.t.sf((value + margin) / error, n - 1)), float(stats.t.cdf((value - margin) / error, n - 1)))
         reach = float(stats.t.ppf(level, n - 1)) * error

@@ -10,7 +10,7 @@ SHROUT_FLEISS = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5,
 
 def test_the_published_intraclass_correlation() -> None:
     """Shrout and Fleiss 1979, table 2: ICC(2,1) = .29, 95 % interval .02 to .76."""
-    found = task.intraclass_correlation(SHROUT_FLEISS)
+    found = task.intraclass_correlation(SHROUT_FLEISS, convention="shrout-fleiss")
     assert found.value == pytest.approx(0.2898, abs=5e-5)
     assert found.interval == pytest.approx((0.019, 0.761), abs=2e-3)
 
