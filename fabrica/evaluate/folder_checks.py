@@ -50,7 +50,7 @@ BY_DESIGN: Mapping[int, str] = {
     20: "Only the verbs of a claim are tested; a test that finds nothing is said to prove nothing.",
 }
 RESTS_ON: Mapping[int, tuple[str, ...]] = {  # refused check -> endpoints that fall with it; others fall with every one
-    3: ("psnr", "ssim", "ms_ssim", "gmsd", "haarpsi", "vif"), 4: ("ssim", "ms_ssim"), 11: (), 14: SETS,
+    3: ("psnr", "ssim", "ms_ssim", "gmsd", "haarpsi", "vif"), 4: ("ssim", "ms_ssim"), 10: ("hausdorff95", "surface dice", "volume error"), 11: (), 14: SETS,
 }  # fmt: skip
 
 

@@ -37,7 +37,7 @@ from .folder_claim import check_answerable, verdict_on
 from .honesty import Ledger
 from .pixel import METRICS
 from .realism import realism
-from .report import Report, StageResult, render
+from .report import REAL, Report, StageResult, render
 from .segmented import segmented_rows
 from .summary import Row
 from .threads import side_by_side
@@ -171,7 +171,7 @@ def _validate(sets: Mapping[str, list[Picture]], report: Report, asked: Asked, s
 def _conclude(report: Report, asked: Asked, sets: Mapping[str, Sequence[Picture]], stamp: str, say: Say) -> None:
     """Checks that look at results, and the verdict."""
     ledger = report.ledger or Ledger()
-    if any(not r.by.startswith("model") for stage in report.stages for r in stage.cases):
+    if any(not r.by.startswith(("model", REAL)) for stage in report.stages for r in stage.cases):
         ledger.looked.add(21)
     if report.realism is not None and report.realism.rivals and all(stage.cases for stage in report.stages[:2]):
         ledger.looked.add(25)

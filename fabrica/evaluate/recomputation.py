@@ -15,6 +15,7 @@ from .folders import Asked, Folders, evaluate_folders
 from .report import versions
 
 FILES = ("report.json", "cases.csv", "index.html")
+TABLES = ("cases.parquet",)  # where the extra `tables` is installed
 
 
 def recomputed(folder: Path, load: Callable[[Path], Mapping[str, Embedding]]) -> str:
@@ -42,12 +43,13 @@ def recomputed(folder: Path, load: Callable[[Path], Mapping[str, Embedding]]) ->
         _make(again, asked, paths, folder, plain["made"], load)
         found = json.loads((again / "report.json").read_text())
         _same_inputs(plain["inputs"], found["inputs"])
-        for name in FILES:
+        files = [*FILES, *(name for name in TABLES if (folder / name).is_file() and (again / name).is_file())]
+        for name in files:
             if (again / name).read_bytes() != (folder / name).read_bytes():
                 raise ValueError(
                     f"{name} differs: the report in {folder} was changed, or this machine computes differently."
                 )
-    return f"The same bytes: {', '.join(FILES)} of {folder}, from {sum(map(len, plain['inputs'].values()))} files."
+    return f"The same bytes: {', '.join(files)} of {folder}, from {sum(map(len, plain['inputs'].values()))} files."
 
 
 def _make(

@@ -19,11 +19,14 @@ from ..data.split import fingerprint
 from ..io import Scan, UnreadableError
 from . import overlap
 from .folder_checks import patient_of
+from .honesty import Ledger
 from .report import REAL, Report
 from .summary import Row
 
 Labels = NDArray[np.floating[Any]]
 Read = Callable[[Scan], Image]
+IN_MM = ("hausdorff95", "surface dice", "volume error")
+UNCALIBRATED = "pixel sizes in mm"
 TRIVIAL = "mask of the patient most alike"
 
 
@@ -44,6 +47,7 @@ def segmented_rows(found: Mapping[str, Mapping[str, Scan]], read: Read, report: 
             "what a segmentation finds in the images: needs --masks with the true masks by relative name."
         )
         return []
+    _check_spacing(truths, report)
     rows, prints = [], {name: _print(image) for name, (image, _) in truths.items()}
     sides = {"model": "segmentations", REAL: "reference_segmentations"}
     for name, (truth, labels) in truths.items():
@@ -53,7 +57,7 @@ def segmented_rows(found: Mapping[str, Mapping[str, Scan]], read: Read, report: 
                 rows += _rows(name, patient, by, labels, truth, found[side].get(name), read)
         nearest = _most_alike(name, truths, found, prints)
         if nearest is not None:
-            rows += _measured(name, patient, TRIVIAL, truths[nearest][1], labels, truth.spacing_mm)
+            rows += _measured(name, patient, TRIVIAL, truths[nearest][1], labels, truth)
     if "reference_segmentations" not in found:
         report.not_evaluated.append(
             "what the same segmentation finds in real images: needs --reference-segmentations, its masks of them."
@@ -95,14 +99,26 @@ def _rows(name: str, patient: str, by: str, labels: Labels, truth: Image, scan: 
         marked = _labels(read(scan), truth)
     except UnreadableError as error:
         return _failed(name, patient, by, f"its segmentation {error.fault}")
-    return _measured(name, patient, by, marked, labels, truth.spacing_mm)
+    return _measured(name, patient, by, marked, labels, truth)
 
 
-def _measured(
-    name: str, patient: str, by: str, marked: Labels, labels: Labels, spacing_mm: tuple[float, float, float]
-) -> list[Row]:
-    found = overlap.rows_of(marked, labels, spacing_mm=spacing_mm)
+def _measured(name: str, patient: str, by: str, marked: Labels, labels: Labels, truth: Image) -> list[Row]:
+    found: dict[str, tuple[float | str, str]] = dict(overlap.rows_of(marked, labels, spacing_mm=truth.spacing_mm))
+    if not truth.calibrated:
+        found |= {m: (f"not evaluated: needs {UNCALIBRATED}", overlap.UNITS.get(m, "")) for m in IN_MM}
     return [Row(name, patient, "", by, metric, value, unit) for metric, (value, unit) in found.items()]
+
+
+def _check_spacing(truths: Mapping[str, tuple[Image, Labels]], report: Report) -> None:
+    """Check 10: surfaces and volumes are not measured in pixels of unknown size."""
+    ledger = report.ledger or Ledger()
+    ledger.looked.add(10)
+    if unknown := sorted(name for name, (image, _) in truths.items() if not image.calibrated):
+        ledger.trigger(
+            10,
+            f"{len(unknown)} of {len(truths)} references ({unknown[0]}) state no pixel size.",
+            f"Surfaces and volumes need {UNCALIBRATED}: give NIfTI or DICOM.",
+        )
 
 
 def _failed(name: str, patient: str, by: str, why: str) -> list[Row]:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -28,6 +29,17 @@ def _masks(folder: Path, seeds: range, moved: int = 0, first: str = "p") -> None
         path = folder / f"{first}{seed}" / "slice.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, image=((y - cy) ** 2 + (x - cx - moved) ** 2 < 36).astype(np.float32))
+
+
+def _as_nifti(folder: Path, spacing_mm: tuple[float, float, float]) -> None:
+    """The same files with their pixel sizes."""
+    for file in sorted(folder.glob("*/slice.npz")):
+        with np.load(file) as stored:
+            nibabel.save(
+                nibabel.Nifti1Image(stored["image"].T[..., None], np.diag([*spacing_mm, 1])),
+                file.with_name("slice.nii.gz"),
+            )  # type: ignore[attr-defined]
+        file.unlink()
 
 
 def _judged(tmp_path: Path, claim: dict[str, Any], quick: bool = False, **names: str) -> dict[str, Any]:
@@ -120,19 +132,42 @@ def test_what_a_segmentation_finds(tmp_path: Path, moved: int, claim: dict[str, 
 
 
 def test_values_of_masks_are_those_of_their_functions(tmp_path: Path) -> None:
-    report = _judged(tmp_path, {"endpoint": "dice", **GOAL, "goal": 0.1}, quick=True, **_segmented(tmp_path, 3, 20))
     from fabrica.evaluate import task
 
+    folders = _segmented(tmp_path, 3, 20)
+    masks = {s: [np.load(tmp_path / s / f"p{k}" / "slice.npz")["image"] for k in range(20)] for s in ("found", "masks")}
+    for side in ("real", "ours", "masks", "found", "found_real"):
+        _as_nifti(tmp_path / side, (0.5, 2.0, 3.0))
+    report = _judged(tmp_path, {"endpoint": "hausdorff95", **GOAL, "goal": 9}, quick=True, **folders)
     for k in (0, 7):
-        a, b = (np.load(tmp_path / side / f"p{k}" / "slice.npz")["image"] for side in ("found", "masks"))
+        a, b = (masks[side][k][None] for side in ("found", "masks"))
         own = {
             c["metric"]: c["value"]
             for c in report["stages"][0]["cases"]
-            if c["case"] == f"p{k}/slice.npz" and c["by"] == "model"
+            if c["case"] == f"p{k}/slice.nii.gz" and c["by"] == "model"
         }
         assert own["dice"] == pytest.approx(task.dice(a, b))
         assert own["volume error"] == 0
-        assert own["hausdorff95"] == pytest.approx(task.hausdorff95(a, b, spacing_mm=(1, 1)))
+        assert own["hausdorff95"] == pytest.approx(task.hausdorff95(a, b, spacing_mm=(3.0, 2.0, 0.5)))
+    assert report["verdict"]["status"] == "SUPPORTED", report["verdict"]["may"]
+    assert next(c for c in report["checks"] if c["number"] == 10)["status"] == "passed"
+
+
+def test_10_surfaces_need_pixel_sizes(tmp_path: Path) -> None:
+    """Arrays without geometry: overlap is measured, millimetres are not, and no claim on them stands."""
+    folders = _segmented(tmp_path)
+    report = _judged(tmp_path, {"endpoint": "hausdorff95", **GOAL, "goal": 9}, quick=True, **folders)
+    assert report["verdict"]["status"] == "REFUSED"
+    (check,) = [c for c in report["checks"] if c["number"] == 10]
+    assert check["status"] == "refused"
+    assert "22 of 22 references (p0/slice.npz) state no pixel size" in check["why"]
+    values = {
+        c["metric"]: c["value"]
+        for c in report["stages"][0]["cases"]
+        if (c["case"], c["by"]) == ("p0/slice.npz", "model")
+    }
+    assert values["hausdorff95"] == values["volume error"] == "not evaluated: needs pixel sizes in mm"
+    assert values["dice"] > 0.5
 
 
 def test_missing_and_damaged_segmentations_are_the_worst(tmp_path: Path) -> None:
@@ -148,6 +183,32 @@ def test_missing_and_damaged_segmentations_are_the_worst(tmp_path: Path) -> None
     assert any("2 failed cases count as the worst value" in r for r in report["verdict"]["remarks"])
     (summary,) = [s for s in report["summaries"] if (s["by"], s["metric"]) == ("model", "dice")]
     assert summary["failed"] == 2
+
+
+def test_21_real_images_are_no_trivial_answer(tmp_path: Path) -> None:
+    """Images of other sizes have no trivial answers; what the reader finds in real ones is a ceiling, not a rival."""
+    from fabrica.evaluate.report import REAL
+
+    for side, kind in (
+        ("real", "images"),
+        ("ours", "images"),
+        ("masks", "masks"),
+        ("found", "masks"),
+        ("found_real", "masks"),
+    ):
+        for k in range(3):
+            shape = (40, 40 + k)
+            image = np.random.default_rng(k).random(shape) if kind == "images" else np.indices(shape)[0] > 20
+            (tmp_path / side / f"p{k}").mkdir(parents=True)
+            np.savez(tmp_path / side / f"p{k}" / "slice.npz", image=image.astype(np.float32))
+    folders = Folders(
+        tmp_path / "ours", tmp_path / "real", tmp_path / "masks", segmentations=tmp_path / "found",
+        reference_segmentations=tmp_path / "found_real",
+    )  # fmt: skip
+    evaluate_folders(folders, tmp_path / "out", Asked(1.0, quick=True), lambda _: None)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {c["by"] for c in report["stages"][0]["cases"]} == {"model", REAL}
+    assert next(c for c in report["checks"] if c["number"] == 21)["status"] == "not asked"
 
 
 def test_segmentations_without_masks_are_said(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from fabrica.evaluate import honesty
+from fabrica.evaluate import feature, honesty
 from fabrica.evaluate.claim import Claim
+from fabrica.evaluate.embedding import standardised
 from fabrica.evaluate.folders import Asked, Folders, evaluate_folders
 from fabrica.evaluate.honesty import HonestyError, Ledger, parse_overrides
 
@@ -295,6 +296,89 @@ def test_2_one_image_under_several_names_is_no_several_patients(tmp_path: Path) 
     assert "22 patients share 2 reference images" in check["why"]
     assert report["verdict"]["status"] == "REFUSED"
     assert "check 2" in report["verdict"]["may"]
+
+
+def test_2_many_images_of_a_patient_are_one_patient(tmp_path: Path) -> None:
+    """Twenty-two patients of four images each: figures and verdict count 22, and so does the width of the interval."""
+    for side, blur in (("real", 0.0), ("ours", 0.5), ("theirs", 1.5)):
+        for image in range(4):
+            _patients(tmp_path / "once" / side, range(22), blur=blur)
+            for place in sorted((tmp_path / "once" / side).iterdir()):
+                (tmp_path / side / place.name).mkdir(parents=True, exist_ok=True)
+                with np.load(place / "slice.npz") as stored:
+                    shifted = np.roll(stored["image"], image, 1)
+                np.savez(tmp_path / side / place.name / f"{image}.npz", image=shifted)
+    asked = Asked(300.0, claim=Claim.of({**CLAIM, "endpoint": "mae"}), quick=True)
+    report = _judged(tmp_path, asked, generated="ours", reference="real", competitor="theirs")
+    (mae,) = [s for s in report["summaries"] if (s["stage"], s["metric"], s["by"]) == ("given images", "mae", "model")]
+    assert (mae["n"], report["verdict"]["patients"]) == (22, 22)
+    values = [c["value"] for c in report["stages"][0]["cases"] if (c["metric"], c["by"]) == ("mae", "model")]
+    assert len(values) == 88
+    as_images = 2 * 1.96 * np.std(values, ddof=1) / len(values) ** 0.5  # the fault: 88 independent images
+    assert mae["interval"][1] - mae["interval"][0] > 1.3 * as_images
+    assert report["by_number"][2]["status"] == "passed"
+
+
+def test_12_distances_bear_no_interval_from_resampling(tmp_path: Path) -> None:
+    """Nothing in the report calls itself an interval of a distance; the error of a kernel distance is not the spread over subsets."""
+    _patients(tmp_path / "real", range(24))
+    _patients(tmp_path / "ours", range(100, 124), blur=1.0, first="g")
+    report = _judged(tmp_path, generated="ours", reference="real")
+    for distance in report["realism"]["distances"]:
+        assert set(distance) == {"embedding", "measure", "value", "null", "null_range", "patients", "few"}
+    rng = np.random.default_rng(0)
+    truth, own, subsets = [], [], []
+    for _ in range(60):
+        x, y = rng.normal(size=(60, 4)), rng.normal(size=(60, 4)) + 0.5
+        found = feature.kernel_distance(x, y)
+        truth.append(found.value)
+        own.append(found.standard_error)
+        parts = [
+            feature.kernel_distance(x[rng.permutation(60)[:20]], y[rng.permutation(60)[:20]]).value for _ in range(20)
+        ]
+        subsets.append(np.std(parts))  # the fault: what is called "KID std"
+    assert np.mean(own) == pytest.approx(np.std(truth), rel=0.35)
+    assert np.mean(subsets) > 1.3 * np.std(truth)
+
+
+def test_13_sets_are_scaled_together(tmp_path: Path) -> None:
+    """Scaling by one side alone would tell two samples of one source apart, and would depend on which side is called real."""
+    _patients(tmp_path / "real", range(24))
+    _patients(tmp_path / "ours", range(100, 112), first="g")
+    one = _judged(tmp_path, generated="ours", reference="real")
+    other = _judged(tmp_path, generated="real", reference="ours")
+    values = [{(t["embedding"], t["test"]): t["value"] for t in r["realism"]["tests"]} for r in (one, other)]
+    kernel = [k for k in values[0] if k[1].startswith("kernel")]
+    assert len(kernel) >= 3
+    for key in kernel:
+        assert values[0][key] == pytest.approx(values[1][key], rel=1e-6), key
+    sides = {
+        "real": np.random.default_rng(0).normal(size=(24, 3)),
+        "ours": np.random.default_rng(1).normal(size=(12, 3)),
+    }
+    scaled = np.concatenate(list(standardised(sides, "x").values()))
+    assert np.abs(scaled.mean(0)).max() < 1e-9
+    assert np.abs(scaled.std(0) - 1).max() < 1e-9
+    assert one["by_number"][13]["status"] == "passed"
+
+
+def test_20_no_difference_found_is_not_no_difference(tmp_path: Path) -> None:
+    """Two methods that are alike: superiority is not shown, and nothing says that they are equal."""
+    for side in ("real", "ours", "theirs"):
+        _patients(tmp_path / side, range(22))
+    for side, seed in (("ours", 1), ("theirs", 2)):
+        rng = np.random.default_rng(seed)
+        _change(tmp_path / side, lambda image, rng=rng: image + 5 * rng.normal(size=image.shape))
+    asked = Asked(300.0, claim=Claim.of({**CLAIM, "endpoint": "mae"}))
+    report = _judged(tmp_path, asked, generated="ours", reference="real", competitor="theirs")
+    verdict = report["verdict"]
+    assert verdict["status"] == "NOT SUPPORTED"
+    assert verdict["p_value"] > 0.05
+    assert verdict["may"].startswith("It was not shown")
+    assert "equivalent" not in verdict["may"]
+    assert "a test that finds none proves none" in verdict["may_not"]
+    with pytest.raises(ValueError, match="needs a margin above 0"):
+        Claim.of({**CLAIM, "verb": "equivalence"})  # likeness is claimed with a margin alone
 
 
 def test_14_eight_bits_on_one_side_alone(tmp_path: Path) -> None:
