@@ -69,7 +69,7 @@ def _check_codec(stage: Stage, known: Mapping[str, Stage]) -> None:
     if stage.codec not in known or stage.codec == stage.name:
         raise AtError(at, str(unknown("stage", str(stage.codec), [n for n in known if n != stage.name])))
     other = known[str(stage.codec)]
-    if other.codec is not None or other.trained is not None:
+    if other.codec is not None:
         raise AtError(
             at, f"{other.name} is no codec of its own. Train one in this recipe: family: {{name: vae, kl: 0.01}}"
         )
@@ -82,6 +82,12 @@ def _check_codec(stage: Stage, known: Mapping[str, Stage]) -> None:
         raise AtError(
             at, f"{other.name} encodes {words(theirs.x)} given {words(theirs.condition)}, {stage.name} is asked for {words(mine.x)}. "
             f"Write there: job: {{name: synthesis, x: [{', '.join(f.name for f in mine.x)}], axes: {mine.axes}, place: false}}",
+        )  # fmt: skip
+    mine_mm, theirs_mm = (list(s.prepare.spacing_mm or ()) for s in (stage, other))
+    if other.trained is None and mine_mm != theirs_mm:
+        raise AtError(
+            at, f"{other.name} is prepared to voxels of {theirs_mm or 'the scans'} mm and {stage.name} to {mine_mm or 'the scans'}: its codes "
+            "would mean something else. Write the same prepare: {spacing_mm: [...]} in both.",
         )  # fmt: skip
     step = guard(at, lambda: _sides(stage, known))
     multiple = stage.prepare.multiple

@@ -18,6 +18,10 @@ Data = Annotated[
     list[str] | None,
     typer.Option("--data", metavar="[NAME=]DIR", help="Folder of scans for the recipe's cohort (or the named one)."),
 ]
+Value = Annotated[
+    list[str] | None,
+    typer.Option("--value", metavar="NAME=VALUE", help="A class, a covariate or words for all of them."),
+]
 Device = Annotated[str, typer.Option(help="auto (a CUDA card where there is one), cpu or cuda.")]
 
 
@@ -75,13 +79,14 @@ def generate(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where CASE/CONTRAST-N.nii.gz are written.")],
     draws: Annotated[int, typer.Option(min=1, help="Draws per case.")] = 1,
     stage: Annotated[str | None, typer.Option(help="Which stage draws; the last when left out.")] = None,
+    value: Value = None,
     device: Device = "auto",
 ) -> None:
     """Apply a trained run to new scans; NIfTI on the grid of each scan."""
     from .run import generate_images
 
     with errors():
-        written = generate_images(run, data, out, draws, stage, typer.echo, device)
+        written = generate_images(run, data, out, draws, stage, typer.echo, device, _fixed(value))
         typer.echo(f"{len(written)} file{'s' * (len(written) > 1)} in {out}")
 
 
@@ -92,9 +97,7 @@ def patients(
         Path, typer.Option(metavar="DIR", help="Where PATIENT/CONTRAST.nii.gz and patients.csv are written.")
     ],
     count: Annotated[int, typer.Option(min=1, help="How many.")] = 16,
-    value: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A class or covariate for all of them.")
-    ] = None,
+    value: Value = None,
     depth: Annotated[int, typer.Option(min=1, help="Slices of a patient, where the model draws slices.")] = 1,
     seed: Annotated[int, typer.Option()] = 0,
     device: Device = "auto",
@@ -103,11 +106,7 @@ def patients(
     from .patients import draw_patients
 
     with errors():
-        pairs = [text.partition("=") for text in value or []]
-        if wrong := next((text for text, (_, equals, _) in zip(value or [], pairs, strict=True) if not equals), None):
-            fail(f"{wrong!r} gives no value. Write: --value class=1")
-        fixed = {name: given for name, _, given in pairs}
-        typer.echo(draw_patients(run, out, count, fixed, seed=seed, device=device, depth=depth, say=typer.echo))
+        typer.echo(draw_patients(run, out, count, _fixed(value), seed=seed, device=device, depth=depth, say=typer.echo))
 
 
 @app.command()
@@ -402,6 +401,14 @@ def doctor() -> None:
         f".nii.gz is read by {library}",
     )
     typer.echo("\n".join(lines))
+
+
+def _fixed(value: list[str] | None) -> dict[str, str]:
+    """--value NAME=VALUE, as often as given."""
+    pairs = [text.partition("=") for text in value or []]
+    if wrong := next((text for text, (_, equals, _) in zip(value or [], pairs, strict=True) if not equals), None):
+        fail(f"{wrong!r} gives no value. Write: --value class=1")
+    return {name: given for name, _, given in pairs}
 
 
 def _claim(path: Path) -> Any:

@@ -118,6 +118,11 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
     need(value, at, "family", "family: {name: flow}")
     job = named(value["job"], f"{dot}job")
     job_class = guard(f"{dot}job.name", lambda: JOBS.find(job.name))
+    if job.name == "synthesis" and "from" in job.options:
+        raise AtError(
+            f"{dot}job.from", "synthesis is given no image. Write: job: {name: translation, from: [...], x: [...]}, with classes, covariates "
+            "and words in its values: {by: ..., covariates: ..., text: ...}",
+        )  # fmt: skip
     made = guard(f"{dot}job", lambda: build(f"job {job.name!r}", job_class, job_options(job.options)))
     trained = _trained(value, dot)
     codec = _codec(value["family"], f"{dot}family.in")

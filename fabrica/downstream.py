@@ -31,9 +31,10 @@ from .evaluate.result import Result
 from .evaluate.statistics import SMALLEST, interval, paired_test
 from .evaluate.summary import Row
 from .jobs.outcome import Outcome
+from .lineage import patient_hash
 from .patients import TABLE
 from .plan import Recipe
-from .run import RunResult, find_cohort, patient_hash, run_recipe, split_stage
+from .run import RunResult, find_cohort, run_recipe, split_stage
 
 Say = Callable[[str], None]
 ARMS: Mapping[str, Mapping[str, Any]] = {  # arm -> what it changes in the recipe

@@ -72,19 +72,11 @@ def draw_patients(
 
 def _values(job: Synthesis, fixed: Mapping[str, str], count: int) -> list[dict[str, float | str]]:
     """What each patient is asked to be."""
-    for name, value in fixed.items():
-        if name not in (*job.by, *job.covariates, *job.text):
-            known = ", ".join((*job.by, *job.covariates, *job.text)) or "nothing"
-            raise ValueError(f"The run knows no {name}. It knows: {known}.")
-        if name in job.by and value not in job.by[name]:
-            raise ValueError(f"{name} {value} is none of {', '.join(job.by[name])}.")
+    asked = job.values.asked(fixed)
     for name in job.covariates:
-        if name not in fixed:
+        if name not in asked:
             raise ValueError(f"The run asks for {name}. Write: --value {name}=60")
-    try:
-        numbers = {name: float(fixed[name]) for name in job.covariates}
-    except ValueError as error:
-        raise ValueError(f"A covariate is a number: {error}.") from error
+    numbers = {name: asked[name] for name in job.covariates}
     turns = {name: [fixed[name]] if name in fixed else list(classes) for name, classes in job.by.items()}
     found = []
     for i in range(count):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 import platform
@@ -27,25 +26,26 @@ from .data import cohort as cohorts
 from .data.cohort import Cohort, Member
 from .data.prepare import GridPreparation
 from .data.prepare import fit as fit_preparation
-from .data.split import PARTS, LeakError, Split, check_leakage, copies, fingerprint, may_train, split_cohort
+from .data.split import PARTS, Split, check_leakage, copies, fingerprint, may_train, split_cohort
 from .data.store import Loader, Store, build_store, load_aligned, prepare_case, to_device
 from .drawing import (
     Answering,
     build_family,
     drawer,
     plain_preparation,
-    preparation_from,
     with_codec,
 )
 from .evaluate.report import Report, paint, render
 from .evaluate.run_checks import conclude
 from .jobs import asks, grid_axes, has_values, layout_of, reads
 from .jobs.outcome import Outcome
+from .jobs.values import Values, wide_covariates
 from .judging import Ready, judge_stage
+from .lineage import check_codec, patient_hash, trained_before, trained_elsewhere
 from .machine import find_device, free_bytes
 from .memory import check, training_need
 from .networks import precision
-from .plan import Recipe, Stage, TrainedPlan
+from .plan import Recipe, Stage
 from .processes import Processes, joined
 from .rng import Rng, derive
 from .train import Progress, Trained, fit
@@ -228,9 +228,11 @@ def prepare_stage(
     axes = grid_axes(job)
     reference = (asked or reads(job))[0]
     train = split.parts["train"]
+    if fault := wide_covariates(getattr(job, "values", None), [m.values for m in train]):
+        raise ValueError(fault)
     started = time.perf_counter()
     if stage.trained:
-        preparation = _trained_elsewhere(stage.trained, split)
+        preparation = trained_elsewhere(stage.trained, split)
     else:
         preparation = fit_preparation(
             _aligned(train, contrasts, reference), reference, axes, stage.prepare.spacing_mm, stage.prepare.multiple
@@ -264,22 +266,6 @@ def _aligned(members: Sequence[Member], contrasts: Sequence[str], reference: str
         case, _ = load_aligned(member, contrasts, reference)
         if reference in case.images:
             yield case
-
-
-def _trained_elsewhere(trained: TrainedPlan, split: Split) -> GridPreparation:
-    """The preparation of another run's stage; raises LeakError when that run was trained on patients that test here."""
-    known = load_checkpoint(trained.folder)
-    if known is None:
-        raise ValueError(f"{trained.folder} is not trained yet. Type: fabrica run {trained.run}")
-    seen = set(known[1]["trained_on"])
-    if leaked := sorted({m.patient for m in split.parts["test"] if patient_hash(m.patient) in seen}):
-        raise LeakError(f"{trained.run} was trained on {', '.join(leaked)}, who test here. Name others: split.test.")
-    return preparation_from(known[1]["preparation"])
-
-
-def patient_hash(patient: str) -> str:
-    """Enough to recognise a patient in another run, and no name in a checkpoint that travels."""
-    return hashlib.sha256(patient.encode()).hexdigest()[:16]
 
 
 def _without_copies(
@@ -324,6 +310,8 @@ def train_stage(
     )
     torch.manual_seed(derive(recipe.seed, "weights", stage.name) % 2**32)
     family = with_codec(build_family(stage, ready.job, chosen, recipe), stage, folder, recipe).to(device)
+    if stage.codec is not None:
+        check_codec(stage, recipe.stage(stage.codec), folder, ready.preparation, ready.split)
     if known and known[1]["step"] >= known[1]["total"]:
         load_weights(family, place)
         return Trained(family, known[1]["step"], known[1]["seconds"], [tuple(c) for c in known[1]["curve"]])
@@ -342,7 +330,7 @@ def train_stage(
         "stage": stage.name, "precision": chosen, "batch": batch, "device": device, "threads": torch.get_num_threads(), "seed": recipe.seed,
         "preparation": plain_preparation(ready.preparation), "reference": ready.reference,
         "size": list(ready.layout.size), "parameters": sum(p.numel() for p in family.parameters()),
-        "trained_on": sorted({patient_hash(m.patient) for m in ready.split.parts["train"]} | _trained_before(recipe, stage, folder)),
+        "trained_on": sorted({patient_hash(m.patient) for m in ready.split.parts["train"]} | trained_before(recipe, stage, folder)),
     }  # fmt: skip
     if known:
         say(f"{stage.name}: goes on at step {known[1]['step']} of {known[1]['total']}.")
@@ -358,14 +346,6 @@ def train_stage(
 
 def batch_of(asked: int | None) -> int:
     return BATCH if asked is None else asked
-
-
-def _trained_before(recipe: Recipe, stage: Stage, folder: Path) -> set[str]:
-    """Hashes of the patients whom the codec or the weights that training starts from have seen."""
-    places = [recipe.stage(stage.codec).home(folder)] if stage.codec else []
-    places += [Path(stage.train.start)] if stage.train.start else []
-    found = [load_checkpoint(place) for place in places]
-    return {p for known in found if known for p in known[1].get("trained_on", ())}
 
 
 def _batch_that_fits(stage: Stage, ready: Ready, family: Family, asked: int | None, device: str, say: Say) -> int:
@@ -410,11 +390,12 @@ def _sample_picture(ready: Ready, family: Family, path: Path, seed: int) -> None
 
 
 def generate_images(
-    run: Path, data: Path, out: Path, draws: int = 1, stage: str | None = None, say: Say = print, device: str = "auto"
-) -> list[Path]:
+    run: Path, data: Path, out: Path, draws: int = 1, stage: str | None = None, say: Say = print, device: str = "auto",
+    values: Mapping[str, str] | None = None,
+) -> list[Path]:  # fmt: skip
     """Apply a trained run to new scans: NIfTI on their grids, under out/CASE/, or out/answers.csv. Returns the files written.
 
-    Raises ValueError when the folder is no run, CheckpointError when it is not trained, UnreadableError for the scans.
+    `values` stand for those that the cases say (a class, a covariate, words). Raises ValueError when the folder is no run, CheckpointError when it is not trained, UnreadableError for the scans.
     """
     plain = yaml.safe_load((run / "recipe.yaml").read_text()) if (run / "recipe.yaml").is_file() else None
     if plain is None:
@@ -424,7 +405,9 @@ def generate_images(
     job, written = answering.job, list[Path]()
     if isinstance(job, Outcome):
         return [_write_answers(answering, job, data, out / "answers.csv", draws, say)]
-    for member in cohorts.find(data).members:
+    asked = getattr(job, "values", Values({}, {}, {})).asked(values or {})
+    for found in cohorts.find(data).members:
+        member = cohorts.overlaid(found, {}, asked)
         if not answering.can(member):
             say(f"{member.name}: has none of {', '.join(reads(job))}; left out.")
             continue

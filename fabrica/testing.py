@@ -5,17 +5,22 @@ Each check raises AssertionError that names the member and the law.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from .contracts import (
     Batch,
     Codec,
+    Condition,
     Denoiser,
     Density,
     Family,
+    Field,
     Job,
     Metric,
     Noise,
@@ -23,7 +28,9 @@ from .contracts import (
     Problem,
     Reconstructor,
     Sampler,
+    Signature,
 )
+from .families import sides_of
 from .operators import LinearOperator
 from .registry import NotEvaluated, measure
 from .rng import Rng
@@ -85,10 +92,15 @@ def check_noise(noise: Noise, mean: Tensor, draws: int = 2000) -> None:
 
 
 def check_family(family: Family, problem: Problem) -> None:
-    """Losses, seeds, rows, independence of the batch, and the promises of the capability; B >= 2."""
+    """Losses, seeds, rows, conditions, NaN, save and reload, devices, and the promises of the capability; B >= 2.
+
+    Of a family that has learned a few steps: heads that start at zero use nothing of their condition.
+    """
     name, seeds = type(family).__name__, list(range(len(problem.cases)))
     for group in family.groups():
         _check_loss(family, problem, group)
+        if problem.target is not None:
+            _check_nan(family, problem, group)
     draw = family.sample(problem, Rng(seeds))
     assert draw.shape == (len(seeds), *problem.shape), f"{name}.sample gave {tuple(draw.shape)}"
     again = family.sample(problem, Rng(seeds))
@@ -96,7 +108,94 @@ def check_family(family: Family, problem: Problem) -> None:
     alone = family.sample(problem.rows(torch.tensor([1])), Rng(seeds[1:2]))
     gap = float((alone - draw[1:2]).abs().max()) / max(1.0, float(draw.abs().max()))
     assert gap < BATCH_TOLERANCE, f"{name}: a row's draw depends on its batch ({gap:.2g})"
+    _check_conditions(family, problem, draw)
+    _check_reload(family, problem, draw)
+    _check_devices(family, problem, draw)
     _check_capability(family, problem, draw)
+
+
+def check_family_shapes(make: Callable[[Signature], Family], axes: str) -> None:
+    """1 to 3 channels on grids whose sides differ; odd sides are drawn or refused with what they must be multiples of.
+
+    `make`: the family for a signature of one image given and one asked for, each of so many channels.
+    """
+    for channels in (1, 2, 3):
+        family = make(Signature((Field("x", "intensity", channels),), axes, (Field("given y", "intensity", channels),)))
+        step = sides_of(family)
+        sides = tuple((k + 1) * max(4, step) for k in range(len(axes)))
+        problem = _asked(channels, sides)
+        for group in family.groups():
+            _check_loss(family, problem, group)
+        drawn = family.sample(replace(problem, target=None), Rng([0, 1]))
+        name = f"{type(family).__name__} with {channels} channels"
+        assert drawn.shape == (2, channels, *sides), f"{name} gave {tuple(drawn.shape)}"
+        assert torch.isfinite(drawn).all(), f"{name} drew what is no number"
+    odd = tuple(n + 1 for n in sides)
+    try:
+        shape = family.sample(replace(_asked(3, odd), target=None), Rng([0, 1])).shape
+    except ValueError as error:
+        assert "multiple" in str(error), (
+            f"{type(family).__name__} refuses odd sides without saying which it wants: {error}"
+        )
+    else:
+        assert shape == (2, 3, *odd), f"{type(family).__name__} gave {tuple(shape)} for sides of {odd}"
+
+
+def _asked(channels: int, sides: tuple[int, ...]) -> Problem:
+    given, target = (Rng([0, 1]).child(name).uniform(channels, *sides) for name in ("given", "target"))
+    return Problem(("a", "b"), (channels, *sides), Condition({"given y": given}), target=target)
+
+
+def _check_nan(family: Family, problem: Problem, group: str) -> None:
+    """A voxel that is no number spoils the loss of its row, so that training can name the patient."""
+    assert problem.target is not None
+    name, target = type(family).__name__, problem.target.clone()
+    target[1].view(-1)[0] = torch.nan
+    terms = family.loss(replace(problem, target=target), group, Rng(range(len(problem.cases))), 0.5)
+    total = torch.stack([t.mean() for t in terms.values()]).sum()
+    assert not torch.isfinite(total), f"{name}: NaN in a target leaves the loss of {group!r} finite"
+    for term, value in terms.items():
+        others = [bool(torch.isfinite(v)) for k, v in enumerate(value) if k != 1] if value.ndim else []
+        assert family.unpaired or not others or any(others), f"{name}: NaN in one row spoils {term!r} of every row"
+
+
+def _check_conditions(family: Family, problem: Problem, draw: Tensor) -> None:
+    """A row's draw follows its own condition, and another condition gives another draw."""
+    name, rows = type(family).__name__, len(problem.cases)
+    turned = torch.arange(rows).roll(1)
+    together = family.sample(problem.rows(turned), Rng(turned.tolist()))
+    gap = float((together - draw[turned]).abs().max()) / max(1.0, float(draw.abs().max()))
+    assert gap < BATCH_TOLERANCE, f"{name}: rows in another order draw something else ({gap:.2g})"
+    if problem.condition.values:
+        other = replace(problem, condition=problem.rows(turned).condition)
+        assert not torch.equal(family.sample(other, Rng(range(rows))), draw), f"{name}: the condition changes nothing"
+
+
+def _check_reload(family: Family, problem: Problem, draw: Tensor) -> None:
+    """What is saved and read back draws the same, to the bit."""
+    kept = save({n: v.contiguous().clone() for n, v in family.state_dict().items()})
+    copy = deepcopy(family)
+    with torch.no_grad():
+        for parameter in copy.parameters():
+            parameter.add_(1.0)
+    copy.load_state_dict(load(kept))
+    again = copy.sample(problem, Rng(range(len(problem.cases))))
+    assert torch.equal(again, draw), f"{type(family).__name__}: saved and read back, it draws something else"
+
+
+def _check_devices(family: Family, problem: Problem, draw: Tensor) -> None:
+    """Where there is a card it draws what the CPU draws, but for rounding."""
+    if not torch.cuda.is_available() or draw.is_cuda:
+        return
+    values = {n: v.cuda() for n, v in problem.condition.values.items()}
+    present = {n: v.cuda() for n, v in problem.condition.present.items()}
+    there = (
+        deepcopy(family)
+        .cuda()
+        .sample(replace(problem, condition=Condition(values, present), target=None), Rng(range(len(draw))))
+    )
+    gap = float((there.cpu() - draw).abs().mean()) / max(1.0, float(draw.abs().max()))
+    assert gap < 0.01, f"{type(family).__name__}: the card draws something else ({gap:.2g})"
 
 
 def _check_loss(family: Family, problem: Problem, group: str) -> None:

@@ -281,3 +281,8 @@ def test_a_given_image_can_be_guided() -> None:
     }  # fmt: skip
     recipe = from_plain(plain)
     assert recipe.stages[0].build_job().hidden == ("given T1w", "given T2w")
+
+
+def test_synthesis_of_a_given_image_says_where_that_is_asked() -> None:
+    with pytest.raises(RecipeError, match="synthesis is given no image. Write: job: {name: translation, from:"):
+        from_plain({**yaml.safe_load(GOOD), "job": {"name": "synthesis", "from": ["T1w"], "x": ["FLAIR"]}})

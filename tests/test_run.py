@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
 import yaml
 
 import fabrica
@@ -19,7 +20,7 @@ from fabrica.data.split import LeakError
 from fabrica.data.virtual import VirtualCohort
 from fabrica.data.virtual.export import write_cohort
 from fabrica.memory import MemoryShortage
-from fabrica.run import continue_run, new_folder, run_recipe
+from fabrica.run import continue_run, generate_images, new_folder, run_recipe
 
 from .torchrun import two_processes
 
@@ -423,3 +424,31 @@ def test_two_processes_make_one_run(tmp_path: Path) -> None:
     assert stdout.count("index.html") == 1, stdout
     assert (tmp_path / "runs" / "0001" / "report" / "report.json").is_file()
     assert len(list((tmp_path / "runs" / "0001" / "stages").rglob("*.safetensors"))) == 1
+
+
+def test_values_of_new_scans_can_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan of a person of 30, drawn as if they were 81; a class that the run does not know is refused."""
+    from fabrica.jobs import Translation
+
+    recipe = from_plain({
+        "cohorts": {"all": {"virtual": {"patients": 4, "spacing_mm": 4, "planes": [16, 20]}}}, "split": {"train": 0.5, "test": 0.5},
+        "job": {"name": "translation", "from": ["T1w"], "x": ["FLAIR"], "drop": 0.2, "values": {"covariates": ["age"]}},
+        "family": {"name": "flow", "network": {"channels": [8, 16], "blocks": 1}}, "guidance": {"strength": 2}, "baseline": "none",
+        "train": {"steps": 2, "batch": 2, "precision": "fp32"}, "evaluate": {"draws": 1},
+    })  # fmt: skip
+    run_recipe(recipe, tmp_path / "run", say=lambda text: None)
+    write_cohort(VirtualCohort(1, 9, 4), tmp_path / "new", lambda text: None)
+    seen = []
+    asked = Translation.question
+    monkeypatch.setattr(Translation, "question", lambda self, batch: seen.append(asked(self, batch)) or seen[-1])
+    for number, values in enumerate(({}, {"age": "81"})):
+        files = generate_images(
+            tmp_path / "run", tmp_path / "new", tmp_path / str(number), say=lambda text: None, values=values
+        )
+        assert len(files) == 1
+    first, second = (seen[0].condition, seen[-1].condition)
+    assert torch.allclose(second.values["age"], torch.tensor((81 - 50) / 20))
+    assert not torch.allclose(first.values["age"], second.values["age"])  # what their table says
+    assert bool(second.present.get("age", torch.tensor(True)).all())
+    with pytest.raises(ValueError, match="knows no sex. It knows: age"):
+        generate_images(tmp_path / "run", tmp_path / "new", tmp_path / "x", say=lambda text: None, values={"sex": "F"})

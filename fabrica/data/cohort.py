@@ -279,9 +279,10 @@ def _demographics(folder: Path) -> dict[str, dict[str, float | str]]:
     return found
 
 
-def overlaid(member: Member, images: Mapping[str, Image]) -> Member:
-    """The same patient and visit with some images replaced or added: what an earlier stage has drawn."""
-    return _Overlaid(member.patient, member.visit, member.site, member.days, member.values, member, images)
+def overlaid(member: Member, images: Mapping[str, Image], values: Mapping[str, float | str] | None = None) -> Member:
+    """The same patient and visit with some images or values replaced or added: what an earlier stage has drawn, or somebody asks."""
+    known = {**member.values, **(values or {})}
+    return _Overlaid(member.patient, member.visit, member.site, member.days, known, member, images)
 
 
 @dataclass(frozen=True)
@@ -300,4 +301,5 @@ class _Overlaid(Member):
     def load(self, contrasts: Iterable[str]) -> Case:
         wanted = list(contrasts)
         case = self.under.load([n for n in wanted if n not in self.over])
-        return replace(case, images={**case.images, **{n: i for n, i in self.over.items() if n in wanted}})
+        shown = {**case.images, **{n: i for n, i in self.over.items() if n in wanted}}
+        return replace(case, images=shown, values=self.values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from ..contracts import Batch, Condition, Field, Job, Problem, Signature
 from ..data.vocabulary import field_of
 from ..rng import Rng
+from .values import Covariates, Values
 
 Axes = Literal["yx", "zyx"]
 RARELY = 0.01  # of the cases: conditions that are hidden less often are no answer to be guided by
 _POSITION = Field("position", "number", 1, "")
 _PLACE = Field("place", "coordinates", 3, "")  # of voxels in the whole patient, so that patches know theirs
-_SCALES = {"age": (50.0, 20.0)}  # value -> (centre, width) before it enters a network
 
 
 def stack_fields(fields: Sequence[Field], batch: Batch) -> Tensor:
@@ -64,14 +64,16 @@ class Translation(Job):
 
     `drop` is the chance that a given contrast is hidden in training, so that one model serves whatever is missing, and can be
     guided where all of them are hidden in at least one of 100 cases; `neighbours` adds that many slices on each side of a slice (2.5D); `vary` changes the intensity curve of the inputs
-    in training, which is what makes a model hold on a scanner that it has not seen.
+    in training, which is what makes a model hold on a scanner that it has not seen. `values` are of the case
+    ({by: {sex: [F, M]}, covariates: [age], text: {report: 64}}, as `Synthesis` has them) and stand beside the images: `drop` hides them
+    together, and guidance then strengthens them alone.
     """
 
     metrics = ("mae", "rmse", "nmse", "psnr", "ssim")
 
     def __init__(
         self, source: Sequence[str], x: Sequence[str], *, axes: Axes = "yx", neighbours: int = 0, drop: float = 0.0,
-        vary: float = 0.1,
+        vary: float = 0.1, values: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         _check_share("translation", drop)
         if neighbours and axes != "yx":
@@ -83,13 +85,17 @@ class Translation(Job):
         self.source, self.x, self.axes = tuple(map(field_of, source)), tuple(map(field_of, x)), axes
         self.neighbours, self.drop, self.vary = neighbours, drop, vary
         self.both = tuple(f.name for f in self.x if f.name in {s.name for s in self.source})
+        self.values = Values.within("translation", values)
+        self.by, self.text = self.values.by, self.values.text
         often = drop ** len(self.source) >= RARELY  # the answer without any of them has to be learned
-        self.hidden = tuple(f"given {f.name}" for f in self.source) if often else ()
+        images = tuple(f"given {f.name}" for f in self.source) if often else ()
+        self.hidden = (self.values.names if drop else ()) or images
 
     def signature(self) -> Signature:
         depth = 2 * self.neighbours + 1
         given = tuple(Field(f"given {f.name}", f.kind, f.channels * depth, f.unit) for f in self.source)
-        return Signature(self.x, self.axes, (*given, *((_POSITION,) if self.axes == "yx" else ())))
+        position = (_POSITION,) if self.axes == "yx" else ()
+        return Signature(self.x, self.axes, (*given, *self.values.fields(), *position))
 
     def problem(self, batch: Batch, rng: Rng) -> Problem:
         rows = len(batch.cases)
@@ -107,9 +113,10 @@ class Translation(Job):
         weight = torch.cat([a.float()[:, None].expand(-1, f.channels) for a, f in zip(asked, self.x, strict=True)], 1)
         images = {f.name: varied(batch.images[f.name], f, self.vary, rng) for f in self.source}
         problem = self._ask(batch, hidden, images)
+        condition = self.values.hidden(problem.condition, batch, self.drop, rng)
         target = stack_fields(self.x, self._centred(batch))
         wide = weight.reshape(*weight.shape, *[1] * (target.ndim - 2))
-        return Problem(problem.cases, problem.shape, problem.condition, target=target, weight=wide)
+        return Problem(problem.cases, problem.shape, condition, target=target, weight=wide)
 
     def question(self, batch: Batch) -> Problem:
         return self._ask(batch, {}, {f.name: batch.images[f.name] for f in self.source})
@@ -122,6 +129,8 @@ class Translation(Job):
             present[name] = _present(batch, field.name)
             if field.name in hidden:
                 present[name] = present[name] & ~hidden[field.name]
+        given |= self.values.given(batch)
+        present |= {n: batch.present[n] for n in self.values.names if n in batch.present}
         if self.axes == "yx":
             given["position"] = batch.values["position"]
         grid = next(iter(batch.images.values())).shape[2:]
@@ -136,8 +145,9 @@ class Translation(Job):
 class Synthesis(Job):
     """Patients that do not exist: x of one or several fields, unconditional, by class and by covariates.
 
-    `by` names categorical values of the cases with their classes ({class: [Hand, CXR]}); `covariates` are numbers; `text` names
-    columns of words with the length of the vector that they become ({report: 64});
+    `by` names categorical values of the cases with their classes ({class: [Hand, CXR]}); `covariates` are numbers, with centre and
+    width where they are not small ({weight_kg: [70, 15]}); `text` names columns of words with the length of the vector that they become
+    ({report: 64});
     `drop` is the chance that training hides all of them, which guidance needs. Slices are told where they lie, and every voxel of
     a volume, so that patches of training (`prepare: {size: ...}`) draw whole patients; `place: false`: not, as a codec wants it.
     """
@@ -146,44 +156,28 @@ class Synthesis(Job):
 
     def __init__(
         self, x: Sequence[str], *, axes: Axes = "yx", by: Mapping[str, Sequence[str]] | None = None,
-        covariates: Sequence[str] = (), text: Mapping[str, int] | None = None, drop: float = 0.0, place: bool = True,
+        covariates: Covariates = (), text: Mapping[str, int] | None = None, drop: float = 0.0, place: bool = True,
     ) -> None:  # fmt: skip
         _check_share("synthesis", drop)
-        self.text = dict(text or {})
-        if short := [name for name, width in self.text.items() if width < 8]:
-            raise ValueError(
-                f"synthesis.text gives {short[0]} a vector of {self.text[short[0]]}, expected at least 8, such as 64."
-            )
+        self.values = Values.of("synthesis", by, covariates, text)
         self.x, self.axes, self.drop, self.place = tuple(map(field_of, x)), axes, drop, place
-        self.by = {name: tuple(map(str, classes)) for name, classes in (by or {}).items()}
-        self.covariates = tuple(covariates)
-        self.hidden = (*self.by, *self.covariates, *self.text) if drop else ()
+        self.by, self.covariates, self.text = self.values.by, tuple(self.values.covariates), self.values.text
+        self.hidden = self.values.names if drop else ()
 
     def signature(self) -> Signature:
-        classes = [Field(name, "class", len(known)) for name, known in self.by.items()]
-        numbers = [field_of(name) if name in _SCALES else Field(name, "number") for name in self.covariates]
         position = () if not self.place else (_POSITION,) if self.axes == "yx" else (_PLACE,)
-        words = [Field(name, "embedding", width) for name, width in self.text.items()]
-        return Signature(self.x, self.axes, (*classes, *numbers, *words, *position))
+        return Signature(self.x, self.axes, (*self.values.fields(), *position))
 
     def problem(self, batch: Batch, rng: Rng) -> Problem:
         question = self.question(batch)
         target = stack_fields(self.x, batch)
         shown = torch.cat([_present(batch, f.name).float()[:, None].expand(-1, f.channels) for f in self.x], 1)
         weight = shown.reshape(*shown.shape, *[1] * (target.ndim - 2))
-        condition = question.condition
-        if self.hidden:
-            kept = rng.child("drop").uniform().to(batch.affine.device) >= self.drop
-            present = {n: condition.present.get(n, kept) & kept for n in self.hidden}
-            condition = Condition(condition.values, {**condition.present, **present})
+        condition = self.values.hidden(question.condition, batch, self.drop, rng)
         return Problem(question.cases, question.shape, condition, target=target, weight=weight)
 
     def question(self, batch: Batch) -> Problem:
-        given: dict[str, Tensor] = {}
-        for name in (*self.by, *self.covariates):
-            centre, width = _SCALES.get(name, (0.0, 1.0)) if name in self.covariates else (0.0, 1.0)
-            given[name] = (batch.values[name] - centre) / width
-        given |= {name: batch.values[name] for name in self.text}
+        given = self.values.given(batch)
         if self.place and self.axes == "yx":
             given["position"] = batch.values["position"]
         elif self.place:

@@ -7,6 +7,7 @@ import torch
 
 from fabrica.config import from_plain
 from fabrica.contracts import Condition, Field, Problem, Signature
+from fabrica.data.split import LeakError
 from fabrica.document import RecipeError
 from fabrica.families import Flow, Fsq, Latent, Vae, latent_signature
 from fabrica.networks.codec import Decoder, Encoder, Levels, by_tiles
@@ -327,6 +328,51 @@ def test_a_prior_waits_for_its_codec_and_remembers_its_patients(tmp_path: Path) 
     nested["stages"]["prior"] = {**STAGES["prior"], "family": {**STAGES["prior"]["family"], "in": {"stage": "more"}}}
     with pytest.raises(RecipeError, match="is no codec of its own"):
         from_plain(nested)
+
+
+def _borrowing(run: Path, **split: object) -> dict:
+    stages = {
+        "codec": {"job": STAGES["codec"]["job"], "family": {"run": str(run), "stage": "codec"}},
+        "prior": {**STAGES["prior"], "family": {**STAGES["prior"]["family"], "name": "diffusion"}},
+    }
+    return {**_recipe(), "stages": stages, **split}
+
+
+def test_a_codec_of_another_run_is_shared(tmp_path: Path) -> None:
+    """One codec, several priors: trained once, its patients never test, its weights are not touched."""
+    from fabrica.checkpoint import load
+
+    run_recipe(from_plain(_recipe()), tmp_path / "first", say=lambda text: None)
+    home = tmp_path / "first" / "stages" / "codec"
+    before = {f.name: f.read_bytes() for f in home.glob("checkpoint*")}
+    result = run_recipe(from_plain(_borrowing(tmp_path / "first")), tmp_path / "second", say=lambda text: None)
+    assert before == {f.name: f.read_bytes() for f in home.glob("checkpoint*")}
+    assert [s.name for s in result.report.stages] == ["codec", "prior"]
+    assert not list((tmp_path / "second" / "stages" / "codec").glob("checkpoint*"))
+    shared, own = load(home), load(tmp_path / "second" / "stages" / "prior")
+    assert shared is not None
+    assert own is not None
+    assert set(shared[1]["trained_on"]) <= set(own[1]["trained_on"])
+    mine = {n: v for n, v in own[0].items() if n.startswith("average/codec.")}
+    same = [torch.equal(v, shared[0][n.replace("codec.", "", 1)]) for n, v in mine.items()]
+    assert len(same) > 10
+    assert all(same)
+    other = _borrowing(tmp_path / "first", split={"train": 0.5, "test": 0.5, "seed": 7})
+    with pytest.raises(LeakError, match="who test here"):
+        run_recipe(from_plain(other), tmp_path / "third", say=lambda text: None)
+    with pytest.raises(LeakError, match="codec was trained on"):  # nor when its own stage is not looked at
+        run_recipe(from_plain(other), tmp_path / "fourth", only="prior", say=lambda text: None)
+
+
+def test_codes_of_other_voxels_are_refused(tmp_path: Path) -> None:
+    coarse = _recipe(prepare={"spacing_mm": [8, 8]})
+    with pytest.raises(RecipeError, match=r"prepared to voxels of the scans mm and prior to \[8, 8\]"):
+        from_plain(coarse)
+    run_recipe(from_plain(_recipe()), tmp_path / "first", only="codec", say=lambda text: None)
+    shared = _borrowing(tmp_path / "first")
+    shared["stages"]["prior"]["prepare"] = {"spacing_mm": [8, 8]}
+    with pytest.raises(ValueError, match="codec learned voxels of the scans mm, prior is prepared to"):
+        run_recipe(from_plain(shared), tmp_path / "second", say=lambda text: None)
 
 
 def test_unknown_fields_neither_teach_nor_fool() -> None:

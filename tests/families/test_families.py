@@ -11,7 +11,9 @@ from fabrica.families.misfit import field_terms
 from fabrica.networks.unet import UNetShape
 from fabrica.rng import Rng
 from fabrica.sampling import SAMPLERS
-from fabrica.testing import check_family
+from fabrica.testing import check_family, check_family_shapes
+
+from .gaussians import check_moments, taught
 
 IMAGES = [n for n in FAMILIES.names() if "intensity" in FAMILIES.find(n).learns]
 SMALL = UNetShape(channels=(8, 16), blocks=1, patch=2)
@@ -59,6 +61,13 @@ def test_laws(name: str, axes: str) -> None:
     check_family(family, problem)
 
 
+@pytest.mark.parametrize("axes", ["yx", "zyx"])
+@pytest.mark.parametrize("name", IMAGES)
+def test_channels_and_odd_sides(name: str, axes: str) -> None:
+    torch.manual_seed(0)
+    check_family_shapes(lambda signature: FAMILIES.find(name)(signature, SMALL, "fp32"), axes)
+
+
 @pytest.mark.parametrize("name", IMAGES)
 def test_training_lowers_the_loss(name: str) -> None:
     torch.manual_seed(1)
@@ -72,6 +81,12 @@ def test_training_lowers_the_loss(name: str) -> None:
     before = loss()
     _trained(family, problem, 40)
     assert loss() < 0.8 * before
+
+
+@pytest.mark.parametrize("family_class", [Diffusion, Flow])
+def test_moments_of_two_classes(family_class: type) -> None:
+    """What is learned is the distribution given the class: its means and its spread, not an average of both."""
+    check_moments(taught(family_class, 500), 0.06, 0.05)
 
 
 @pytest.mark.parametrize("family_class", [Diffusion, Flow])

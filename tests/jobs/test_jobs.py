@@ -18,6 +18,7 @@ from fabrica.jobs import (
     reads,
 )
 from fabrica.jobs.imaging import one_hot
+from fabrica.jobs.values import wide_covariates
 from fabrica.rng import Rng
 from fabrica.testing import check_job
 
@@ -47,6 +48,15 @@ EXAMPLES: list[tuple[Job, Batch]] = [
     (Translation(["T1w", "T2w"], ["FLAIR"], neighbours=1), _batch(depth=3)),
     (Translation(["T1w", "T2w", "FLAIR"], ["T1w", "T2w", "FLAIR"], drop=0.3), _batch()),
     (Translation(["T1w", "lesion"], ["FLAIR"], axes="zyx"), _batch("zyx")),
+    (
+        Translation(
+            ["lesion"],
+            ["FLAIR"],
+            drop=0.3,
+            values={"by": {"class": ["a", "b", "c"]}, "covariates": {"age": [50, 10]}, "text": {"report": 16}},
+        ),
+        _batch(),
+    ),
     (Synthesis(["T1w", "lesion"]), _batch()),
     (Synthesis(["FLAIR"], text={"report": 16}, drop=0.2), _batch()),
     (Synthesis(["FLAIR"], axes="zyx", by={"class": ["a", "b", "c"]}, covariates=["age"]), _batch("zyx")),
@@ -77,6 +87,67 @@ def test_completion_asks_for_what_is_hidden_and_only_for_that() -> None:
         asked = [bool(w) for w in problem.weight[row].flatten()]
         assert hidden == asked
         assert any(hidden)
+
+
+VALUES = {"by": {"class": ["a", "b", "c"]}, "covariates": ["age"], "text": {"report": 16}}
+
+
+def test_values_stand_beside_images_and_are_hidden_together() -> None:
+    job, batch = Translation(["lesion"], ["FLAIR"], drop=0.5, values=VALUES), _batch()
+    assert [f.name for f in job.signature().condition] == ["given lesion", "class", "age", "report", "position"]
+    assert job.hidden == ("class", "age", "report")  # guidance strengthens them, and keeps the image
+    assert Translation(["lesion"], ["FLAIR"], drop=0.5).hidden == ("given lesion",)
+    assert Translation(["lesion"], ["FLAIR"], values=VALUES).hidden == ()
+    shown = set()
+    for seed in range(12):
+        problem = job.problem(batch, Rng(range(ROWS * seed, ROWS * (seed + 1))))
+        present = torch.stack([problem.condition.present[n] for n in job.hidden])
+        assert bool((present == present[0]).all())
+        shown |= set(present[0].tolist())
+        assert torch.allclose(problem.condition.values["age"], torch.tensor([-1.5, -0.5, 0.5, 1.5]))
+    assert shown == {True, False}
+    asked = job.question(batch).condition
+    assert not set(asked.present) & set(job.hidden)  # drawing shows all of them
+    known = replace(batch, present={"age": torch.tensor([True, False, True, True])})
+    assert job.question(known).condition.present["age"].tolist() == [True, False, True, True]
+
+
+def test_covariates_have_a_scale() -> None:
+    batch = replace(_batch(), values={**_batch().values, "weight_kg": torch.tensor([55.0, 70, 85, 100])})
+    job = Synthesis(["FLAIR"], covariates={"weight_kg": [70, 15]})
+    assert torch.allclose(job.question(batch).condition.values["weight_kg"], torch.tensor([-1.0, 0, 1, 2]))
+    cases = [{"weight_kg": v} for v in (55.0, 70.0, 85.0, 100.0)]
+    assert wide_covariates(job.values, cases) == ""
+    bare = Synthesis(["FLAIR"], covariates=["weight_kg"])
+    assert "Write: covariates: {weight_kg: [70, 19.4]}" in wide_covariates(bare.values, cases)
+    assert wide_covariates(bare.values, [{"weight_kg": 0.3}, {"weight_kg": "unknown"}, {}]) == ""
+    assert wide_covariates(None, cases) == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"classes": {}}, "Unknown key of translation.values 'classes'"),
+        ({"by": ["a"]}, "translation.values.by is"),
+        ({"covariates": {"age": [50]}}, "expected its centre and a width above 0"),
+        ({"covariates": {"age": [50, 0]}}, "expected its centre and a width above 0"),
+        ({"text": {"report": 4}}, "expected at least 8"),
+    ],
+)
+def test_values_that_are_none(values: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Translation(["T1w"], ["FLAIR"], values=values)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "words"),
+    [({"size": "3"}, "knows no size. It knows: class, age, report"), ({"class": "d"}, "class d is none of a, b, c"), ({"age": "old"}, "A covariate is a number")],
+)  # fmt: skip
+def test_values_that_cannot_be_asked_for(fixed: dict, words: str) -> None:
+    values = Translation(["T1w"], ["FLAIR"], values=VALUES).values
+    assert values.asked({"class": "b", "age": "61", "report": "x"}) == {"class": "b", "age": 61.0, "report": "x"}
+    with pytest.raises(ValueError, match=words):
+        values.asked(fixed)
 
 
 def test_missing_targets_weigh_nothing() -> None:

@@ -1,0 +1,115 @@
+"""Values of a case that a draw is given beside its images: classes, numbers, words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..contracts import Batch, Condition, Field
+from ..data.vocabulary import field_of
+from ..registry import check_type, unknown
+from ..rng import Rng
+
+_SCALES: Mapping[str, tuple[float, float]] = {"age": (50.0, 20.0), "days": (365.0, 365.0)}  # value -> (centre, width)
+NARROWEST = 8  # numbers that words become
+Covariates = Sequence[str] | Mapping[str, Sequence[float]]
+KEYS: Mapping[str, Any] = {"by": Mapping[str, Sequence[str]], "covariates": Covariates, "text": Mapping[str, int]}
+
+
+@dataclass(frozen=True)
+class Values:
+    """`by`: classes by name; `covariates`: numbers by name with centre and width; `text`: columns of words with the length of their vector."""
+
+    by: Mapping[str, tuple[str, ...]]
+    covariates: Mapping[str, tuple[float, float]]
+    text: Mapping[str, int]
+    unscaled: tuple[str, ...] = ()  # covariates that enter as they are, because nothing says their centre and width
+
+    @staticmethod
+    def of(
+        job: str, by: Mapping[str, Sequence[str]] | None, covariates: Covariates, text: Mapping[str, int] | None
+    ) -> Values:
+        """From a recipe's options; raises ValueError for a scale that is none and for words of too few numbers."""
+        if short := [name for name, width in (text or {}).items() if width < NARROWEST]:
+            raise ValueError(
+                f"{job}.text gives {short[0]} a vector of {(text or {})[short[0]]}, expected at least {NARROWEST}, such as 64."
+            )
+        scales = (
+            dict(covariates) if isinstance(covariates, Mapping) else {n: _SCALES.get(n, (0.0, 1.0)) for n in covariates}
+        )
+        for name, scale in scales.items():
+            if len(scale) != 2 or not scale[1] > 0:
+                raise ValueError(
+                    f"{job}.covariates gives {name} the scale {list(scale)}, expected its centre and a width above 0: "
+                    f"covariates: {{{name}: [70, 15]}}"
+                )
+        bare = () if isinstance(covariates, Mapping) else tuple(n for n in covariates if n not in _SCALES)
+        return Values(
+            {name: tuple(map(str, classes)) for name, classes in (by or {}).items()},
+            {name: (float(centre), float(width)) for name, (centre, width) in scales.items()},
+            dict(text or {}), bare,
+        )  # fmt: skip
+
+    @staticmethod
+    def within(job: str, plain: Mapping[str, Any] | None) -> Values:
+        """From one block of a recipe: values: {by: ..., covariates: ..., text: ...}; raises ValueError for another key."""
+        given = dict(plain or {})
+        for key in given:
+            if key not in KEYS:
+                raise unknown(f"key of {job}.values", str(key), list(KEYS))
+            check_type(f"{job}.values.{key}", given[key], KEYS[key])
+        return Values.of(job, given.get("by"), given.get("covariates", ()), given.get("text"))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*self.by, *self.covariates, *self.text)
+
+    def asked(self, fixed: Mapping[str, str]) -> dict[str, float | str]:
+        """Values as somebody typed them, checked; raises ValueError for a name, class or number that is none."""
+        found: dict[str, float | str] = {}
+        for name, value in fixed.items():
+            if name not in self.names:
+                raise ValueError(f"The run knows no {name}. It knows: {', '.join(self.names) or 'nothing'}.")
+            if name in self.by and value not in self.by[name]:
+                raise ValueError(f"{name} {value} is none of {', '.join(self.by[name])}.")
+            try:
+                found[name] = float(value) if name in self.covariates else value
+            except ValueError as error:
+                raise ValueError(f"A covariate is a number: {error}.") from error
+        return found
+
+    def fields(self) -> tuple[Field, ...]:
+        """As a signature's conditions."""
+        classes = [Field(name, "class", len(known)) for name, known in self.by.items()]
+        numbers = [field_of(name) if name in _SCALES else Field(name, "number") for name in self.covariates]
+        return (*classes, *numbers, *(Field(name, "embedding", width) for name, width in self.text.items()))
+
+    def given(self, batch: Batch) -> dict[str, Tensor]:
+        """Name -> value per row, on the scale of a network."""
+        found = {name: batch.values[name] for name in self.names}
+        return found | {n: (found[n] - centre) / width for n, (centre, width) in self.covariates.items()}
+
+    def hidden(self, condition: Condition, batch: Batch, drop: float, rng: Rng) -> Condition:
+        """The condition as training sees it: at times all values are hidden together, so that the answer without them is learned."""
+        if not drop or not self.names:
+            return condition
+        kept = rng.child("drop").uniform().to(batch.affine.device) >= drop
+        present = {n: condition.present.get(n, kept) & kept for n in self.names}
+        return Condition(condition.values, {**condition.present, **present})
+
+
+def wide_covariates(values: Values | None, cases: Sequence[Mapping[str, float | str]]) -> str:
+    """Why covariates cannot enter as they are, with the line to type; '' when all of them are small numbers or have a scale."""
+    for name in values.unscaled if values else ():
+        numbers = torch.tensor([float(v) for c in cases if isinstance(v := c.get(name), int | float)]).double()
+        if len(numbers) and float(numbers.abs().quantile(0.9)) > 5:
+            centre, width = float(numbers.median()), float(numbers.std()) if len(numbers) > 1 else 1.0
+            return (
+                f"{name} runs from {float(numbers.min()):g} to {float(numbers.max()):g}: networks want numbers near 1. Write: "
+                f"covariates: {{{name}: [{centre:.3g}, {max(width, 1e-3):.3g}]}} (its centre and width)"
+            )
+    return ""

@@ -1,0 +1,142 @@
+"""The laws can fail: a family with each fault, and the law that names it."""
+
+from collections.abc import Iterable, Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fabrica.contracts import Condition, Family, Problem, Signature
+from fabrica.rng import Rng
+from fabrica.testing import check_family, check_family_shapes
+
+
+class Sound(Family):
+    """Noise about a multiple of its condition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(0.7))
+
+    def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
+        return {"model": self.parameters()}
+
+    def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
+        assert problem.target is not None
+        return {"square": ((self.gain * problem.condition.values["given"] - problem.target) ** 2).flatten(1).mean(1)}
+
+    def sample(self, problem: Problem, rng: Rng) -> Tensor:
+        return (self.gain * problem.condition.values["given"] + rng.normal(*problem.shape)).detach()
+
+
+class Unseeded(Sound):
+    def sample(self, problem: Problem, rng: Rng) -> Tensor:
+        return super().sample(problem, rng) + torch.rand(1)
+
+
+class Batched(Sound):
+    def sample(self, problem: Problem, rng: Rng) -> Tensor:
+        drawn = super().sample(problem, rng)
+        return drawn - drawn.mean(0)
+
+
+class Deaf(Sound):
+    def sample(self, problem: Problem, rng: Rng) -> Tensor:
+        return rng.normal(*problem.shape)
+
+
+class Placed(Sound):
+    """What a row draws depends on where it stands."""
+
+    def sample(self, problem: Problem, rng: Rng) -> Tensor:
+        drawn = super().sample(problem, rng)
+        return drawn if len(drawn) == 1 else drawn + torch.tensor([0.0, 0.0, 1.0]).reshape(-1, 1, 1, 1)
+
+
+class Forgetful(Sound):
+    """Something that was learned is not saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.secret = nn.Parameter(torch.tensor(0.3))
+        self._register_state_dict_hook(lambda module, state, prefix, _: (state.pop(prefix + "secret"), None)[1])
+
+    def load_state_dict(self, state: Mapping[str, Tensor], strict: bool = True, assign: bool = False):  # type: ignore[no-untyped-def]
+        return super().load_state_dict(state, strict=False, assign=assign)
+
+    def sample(self, problem: Problem, rng: Rng) -> Tensor:
+        return (super().sample(problem, rng) + self.secret).detach()
+
+
+class Careless(Sound):
+    """NaN counts as 0, and nobody hears of it."""
+
+    def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
+        return {n: t.nan_to_num() for n, t in super().loss(problem, group, rng, progress).items()}
+
+
+class Mixing(Sound):
+    """The loss of every row holds that of all."""
+
+    def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
+        return {n: t.mean().expand(len(t)) for n, t in super().loss(problem, group, rng, progress).items()}
+
+
+class Silent(Sound):
+    def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
+        return {n: t.detach() + 0 * self.gain for n, t in super().loss(problem, group, rng, progress).items()}
+
+
+def _problem() -> Problem:
+    rng = Rng([0, 1, 2])
+    given, target = (rng.child(n).uniform(1, 8, 8) for n in ("given", "target"))
+    return Problem(("a", "b", "c"), (1, 8, 8), Condition({"given": given}), target=target)
+
+
+def test_a_sound_family_passes() -> None:
+    check_family(Sound(), _problem())
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Unseeded, "depends on more than rng"), (Batched, "depends on its batch"), (Deaf, "the condition changes nothing"),
+        (Placed, "depends on its batch|rows in another order"), (Forgetful, "saved and read back, it draws something else"),
+        (Careless, "leaves the loss of 'model' finite"), (Mixing, "spoils 'square' of every row"), (Silent, "gets no gradient"),
+    ],
+)  # fmt: skip
+def test_each_fault_is_named(kind: type[Sound], words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_family(kind(), _problem())
+
+
+class Shaped(Sound):
+    """Of a signature; draws 2 channels whatever was asked for, or dies on odd sides without a word."""
+
+    fault = ""
+
+    def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
+        return {"square": ((self.gain - problem.target) ** 2).flatten(1).mean(1)}  # type: ignore[operator]
+
+    def sample(self, problem: Problem, rng: Rng) -> Tensor:
+        channels, *sides = problem.shape
+        if self.fault == "odd" and any(n % 2 for n in sides):
+            raise ValueError("shapes differ")
+        return rng.normal(2 if self.fault == "channels" else channels, *sides)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"), [("channels", "with 1 channels gave"), ("odd", "without saying which it wants"), ("", "")]
+)
+@pytest.mark.parametrize("axes", ["yx", "zyx"])
+def test_shapes_that_are_wrong(fault: str, words: str, axes: str) -> None:
+    def make(signature: Signature) -> Family:
+        family = Shaped()
+        family.fault = fault
+        return family
+
+    if not fault:
+        check_family_shapes(make, axes)
+        return
+    with pytest.raises(AssertionError, match=words):
+        check_family_shapes(make, axes)
