@@ -15,9 +15,9 @@ JOBS: Mapping[tuple[str, str], str] = {  # section -> the job that does it; none
     ("Conditional Synthesis", "Image-to-Image Synthesis"): "translation",
     ("Conditional Synthesis", "Anatomically-Guided Image Synthesis"): "translation",
     ("Denoising and Artifact Removal", ""): "translation",
+    ("Conditional Synthesis", "Text-to-Image Synthesis"): "synthesis, text: {report: 64}",
 }
 LATER: Mapping[str, str] = {
-    "Conditional Synthesis": "text as a condition",
     "Image Reconstruction": "the job reconstruction with its physics",
     "Super-Resolution": "operators of sampling and frames between frames",
     "Treatment Planning and Dynamic Intervention": "dose, respiration and registration fields",
@@ -64,6 +64,7 @@ def judge(row: Mapping[str, str]) -> tuple[str, str]:
     unpaired = "cycle" in row["losses"].lower() and family == "gan"
     how = f"`job: {job}`, `family: {'cycle' if unpaired else family}`"
     how += f", `network: {{kind: {network}}}`" if network else ""
+    how += "; words become a hashed vector, no language model" if "text" in job else ""
     found, without = losses(row["losses"])
     how += f"; of its losses: {', '.join(found)}" if found else ""
     return "equivalent", how + (f"; without {', '.join(without)}" if without else "")
