@@ -24,10 +24,10 @@ from fabrica.evaluate.set_claim import relative_kernel_distance
 
 Draw = np.random.Generator
 OUTSIDE = (
-    'Outside: the published intervals of a single area (`convention="plain"`, as pROC has it) and of the intraclass correlation',
-    '(`"shrout-fleiss"`) hold too little: they are there by name, for comparison with other tools, and the defaults are in the band.',
-    "Obuchowski-Rockette with three readers rests on few degrees of freedom and finds a difference a little too often; with six it does not.",
-    "Conservative ones lose power, not honesty: a forced choice is never narrower than guessing.",
+    "Outside: Obuchowski-Rockette with three readers rests on few degrees of freedom and finds a difference a little too often (.0675 of 6,000);",
+    'with six it does not. At the edge, by 20,000 repetitions: the published intervals of a single area (`convention="plain"`, as pROC has it, .941)',
+    'and of the intraclass correlation (`"shrout-fleiss"`, .941); the defaults hold .948 and .956. Conservative procedures lose power, not honesty:',
+    "a forced choice is never narrower than guessing, and one kernel distance has its error bounded from above.",
 )
 Procedure = Callable[[Draw, int], bool]
 

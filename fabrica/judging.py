@@ -107,7 +107,7 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
     ask = _Asking(recipe, ready, evidence, competitors, gallery, noted)
     costs = (ask.cost(family, kept, n) for n in (*recipe.evaluate.evaluations, 0))
     known = {c.evaluations: c for c in costs if c is not None}  # as the recipe draws comes last, and stays
-    if len(known) > 1:  # a family without steps has no such table
+    if recipe.evaluate.evaluations:  # a family without steps has one row
         result.costs = [known[n] for n in sorted(known)]
     return result
 

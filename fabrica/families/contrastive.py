@@ -1,8 +1,10 @@
-"""A small encoder that learns from images alone (VICReg, Bardes et al. 2022): two views of a patient agree, features do not collapse."""
+"""A small encoder that learns from images alone: two views of a patient agree, features do not collapse (VICReg, Bardes et al. 2022), or
+are told from those of the other patients (InfoNCE, van den Oord et al. 2018)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,22 +14,24 @@ from ..data.augment import augmented
 from ..networks.backbone import backbone
 from ..networks.unet import UNetShape
 from ..rng import Rng
+from .losses import contrastive
 
 
 class Contrastive(Family):
     """x = features of the condition's images. Views: turns, scalings, noise and a change of the intensity curve.
 
-    The loss holds distance between views, spread of each feature, and covariance between features; its rows mix. What is
-    given back is the features before nothing else: they have no scale of their own, and are compared after standardising.
+    `form: vicreg` holds distance between views, spread of each feature, and covariance between features; `form: infonce` tells a
+    patient's view from those of the others in the batch. Rows mix. What is given back is the features before nothing else: they have no scale of their own, and are compared after standardising.
     """
 
     learns = ("embedding",)
 
     def __init__(
-        self, signature: Signature, network: UNetShape, precision: str, *, noise: float = 0.05, turn: float = 1.0
-    ) -> None:
+        self, signature: Signature, network: UNetShape, precision: str, *, noise: float = 0.05, turn: float = 1.0,
+        form: Literal["vicreg", "infonce"] = "vicreg",
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.noise, self.turn = noise, turn
+        self.noise, self.turn, self.form = noise, turn, form
         self.images = tuple(f.name for f in signature.condition if f.kind in ("intensity", "label"))
         self.labels = tuple(f.name for f in signature.condition if f.kind == "label")
         self.net = backbone(signature, 0, network, precision)
@@ -55,6 +59,8 @@ class Contrastive(Family):
 
     def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
         one, other = (self._features(problem, self._view(problem.condition, rng.child("view", k))) for k in (0, 1))
+        if self.form == "infonce":
+            return {"views": (contrastive(one, other) + contrastive(other, one)) / 2}
         terms = {"views": 25 * ((one - other) ** 2).flatten(1).mean(1)}
         spread = [torch.relu(1 - (z.var(0, unbiased=False) + 1e-4).sqrt()).mean() for z in (one, other)]
         return {**terms, "spread": 25 * (spread[0] + spread[1]), "covariance": _covariance(one) + _covariance(other)}

@@ -96,8 +96,13 @@ def squared_error(x: Tensor, y: Tensor) -> Tensor:
 
 
 def charbonnier(x: Tensor, y: Tensor, small: float = 0.01) -> Tensor:
-    """sqrt((x - y)^2 + small^2) - small (Charbonnier et al. 1994)."""
-    return _rows(((x - y) ** 2 + small**2).sqrt() - small)
+    """Mean of `robust_distance` (Charbonnier et al. 1994)."""
+    return _rows(robust_distance(x, y, small))
+
+
+def robust_distance(x: Tensor, y: Tensor, small: float = 0.01) -> Tensor:
+    """sqrt((x - y)^2 + small^2) - small of every voxel: squared near 0, absolute beyond `small`."""
+    return ((x - y) ** 2 + small**2).sqrt() - small
 
 
 def gradient_difference(x: Tensor, y: Tensor) -> Tensor:

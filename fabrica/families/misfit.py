@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..contracts import Field, Problem
 from ..registry import unknown
-from .losses import PAIRED
+from .losses import PAIRED, robust_distance
 from .precondition import wide
 
 
@@ -30,8 +30,7 @@ def field_terms(
         if field.kind in ("label", "class"):
             terms[field.name] = _label_term(output[:, part], target[:, part], weight[:, part])
         else:
-            distance = ((output[:, part] - target[:, part]) ** 2 + robust**2).sqrt() - robust
-            terms[field.name] = _mean(distance, weight[:, part])
+            terms[field.name] = _mean(robust_distance(output[:, part], target[:, part], robust), weight[:, part])
     return terms
 
 

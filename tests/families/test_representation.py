@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -33,11 +34,14 @@ RECIPE = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["vicreg", "infonce"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = _pictures(tmp_path_factory.mktemp("pictures") / "data", 48, 0)
     folder = tmp_path_factory.mktemp("runs") / "0001"
-    run_recipe(from_plain({**RECIPE, "cohorts": {"all": {"path": str(data)}}}), folder, say=lambda text: None)
+    family = {**RECIPE["family"], "form": request.param}  # type: ignore[dict-item]
+    run_recipe(
+        from_plain({**RECIPE, "family": family, "cohorts": {"all": {"path": str(data)}}}), folder, say=lambda text: None
+    )
     return folder
 
 
@@ -65,11 +69,12 @@ def test_the_run_says_how_to_use_it(trained: Path) -> None:
     assert any("--embedding 0001" in line for line in report["not_evaluated"])
 
 
+@pytest.mark.parametrize("form", ["vicreg", "infonce"])
 @pytest.mark.parametrize("given", ["yx", "zyx"])
-def test_laws(given: str) -> None:
+def test_laws(given: str, form: Literal["vicreg", "infonce"]) -> None:
     torch.manual_seed(0)
     signature = Signature((Field("features", "embedding", 6),), "", (Field("given T1w"),), given_axes=given)
-    family = Contrastive(signature, UNetShape((8, 16), 1), "fp32")
+    family = Contrastive(signature, UNetShape((8, 16), 1), "fp32", form=form)
     values = {"given T1w": torch.rand(3, 1, *[16] * len(given))}
     check_family(family, Problem(("a", "b", "c"), (6,), Condition(values)))
 
