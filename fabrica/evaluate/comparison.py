@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import endpoints
-from .report import Cost, Report, StageResult, render
+from .report import Cost, Report, StageResult, read_run, render
 from .result import Result
+from .set_comparison import MEASURES
 from .statistics import SMALLEST, holm, paired_test, per_patient
 from .summary import Row
 
@@ -45,7 +44,11 @@ def compare_runs(runs: Sequence[Path], metric: str, out: Path) -> tuple[Path, li
 
     Raises ValueError for a folder without a report, an unknown metric, fewer than two contenders, or no shared patient.
     """
-    endpoints.directed(metric)
+    if not endpoints.sign_of(metric):
+        known = ", ".join(n for n, better in endpoints.BETTER.items() if better != "neither" and n not in MEASURES)
+        raise ValueError(
+            f"{metric} has no better direction. Choose one of: {known}; of synthesis: {', '.join(MEASURES)}."
+        )
     report = Report.start({"compare": {"runs": [r.name for r in runs], "metric": metric}}, out.name)
     report.title = f"{len(runs)} runs compared by {metric}"
     names = names_of(runs)
@@ -95,12 +98,8 @@ def names_of(runs: Sequence[Path]) -> list[str]:
 
 
 def _contenders(run: Path, name_of: str, metric: str, report: Report) -> list[Contender]:
-    file, table = run / "report" / "report.json", run / "report" / "cases.csv"
-    if not file.is_file() or not table.is_file():
-        raise ValueError(f"{run} has no report. Finish it: fabrica run {run}")
-    stages = {s["name"]: s for s in json.loads(file.read_text())["stages"]}
-    with table.open(newline="") as opened:
-        rows = [r for r in csv.DictReader(opened) if r["by"].startswith("model")]
+    listed, every = read_run(run)
+    stages, rows = {s["name"]: s for s in listed}, [r for r in every if r["by"].startswith("model")]
     found = []
     for name, stage in stages.items():
         own = [r for r in rows if r["stage"] == name]

@@ -263,6 +263,15 @@ def _summary(key: tuple[str, str, str, str], rows: Sequence[Row], ends: tuple[fl
     }  # fmt: skip
 
 
+def read_run(run: Path) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """(stages, rows of cases.csv) of a finished run; raises ValueError when it has no report."""
+    file, table = run / "report" / "report.json", run / "report" / "cases.csv"
+    if not file.is_file() or not table.is_file():
+        raise ValueError(f"{run} has no report. Finish it: fabrica run {run}")
+    with table.open(newline="") as opened:
+        return json.loads(file.read_text())["stages"], list(csv.DictReader(opened))
+
+
 def render(report: Report, folder: Path) -> Path:
     """Write index.html, report.json and cases.csv; returns the page."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -5,14 +5,12 @@ The unit is the 95th percentile of distances between halves of real patients: th
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from .report import Cost, Report, StageResult, render
+from .report import Cost, Report, StageResult, read_run, render
 
 MEASURES = ("kernel distance", "Fréchet distance")  # whose size beside the null says how far
 
@@ -60,13 +58,9 @@ def compare_sets(
 
 
 def _standings(run: Path, name_of: str, measure: str, report: Report) -> list[SetStanding]:
-    file, table = run / "report" / "report.json", run / "report" / "cases.csv"
-    if not file.is_file() or not table.is_file():
-        raise ValueError(f"{run} has no report. Finish it: fabrica run {run}")
-    with table.open(newline="") as opened:
-        rows = list(csv.DictReader(opened))
+    stages, rows = read_run(run)
     found = []
-    for stage in json.loads(file.read_text())["stages"]:
+    for stage in stages:
         own = [d for d in (stage.get("realism") or {}).get("distances", ()) if d["measure"] == measure]
         multiples = {d["embedding"]: d["value"] / d["null_range"][1] for d in own if d["null_range"][1] > 0}
         if not multiples:
