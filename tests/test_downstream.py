@@ -285,6 +285,8 @@ def test_a_claim_on_what_models_learn_from(tmp_path: Path, change: dict, status:
     assert found.verdict.patients == 24
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["verdict"]["status"] == status
+    states = {c["number"]: c["status"] for c in report["checks"]}
+    assert states[16] == states[17] == "passed"
     assert json.loads((tmp_path / "out" / "claim.json").read_text())[0]["arm"] == found.verdict.claim.arm
     assert status in (tmp_path / "out" / "index.html").read_text()
 
