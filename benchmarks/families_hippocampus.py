@@ -40,6 +40,12 @@ PATIENTS = 90
 PREPARE = {"spacing_mm": [2, 2, 2], "multiple": 8}
 SPLIT = {"train": 0.6, "test": 0.4, "seed": 0}
 WIDE = {"channels": [16, 32, 64], "blocks": 1}
+DEEP = {
+    "kind": "transformer",
+    "channels": [192],
+    "blocks": 4,
+    "patch": 4,
+}
 CODEC = {"channels": [16, 32], "blocks": 1}
 PRIOR = {"channels": [32, 64], "blocks": 1, "patch": 1}
 TASK = {
@@ -64,12 +70,14 @@ def two(codec: dict[str, Any], prior: dict[str, Any], times: float = 1.0) -> dic
 FAMILIES: dict[str, dict[str, Any]] = {
     "vae, flow in its codes": two({"name": "vae", "kl": 0.01, "codes": 4}, {"name": "flow"}),
     "vq, autoregressive in its codes": two({"name": "vq"}, {"name": "autoregressive"}),
-    "flow": one({"name": "flow", "network": WIDE}),
-    "shortcut, 4 steps": one({"name": "shortcut", "steps": 4, "network": WIDE}),
-    "consistency, 2 steps": one({"name": "consistency", "steps": 2, "network": WIDE}),
+    "flow": one({"name": "flow", "network": DEEP}),
+    "shortcut, 4 steps": one({"name": "shortcut", "steps": 4, "network": DEEP}),
+    "consistency, 2 steps": one({"name": "consistency", "steps": 2, "network": DEEP}),
     "gan": one({"name": "gan", "network": WIDE}, learning_rate=5e-4),
     "vae": one({"name": "vae", "codes": 16, "network": WIDE}),
-    "diffusion": one({"name": "diffusion", "network": WIDE}),
+    "diffusion": one({"name": "diffusion", "network": DEEP}),
+    "flow, U-Net": one({"name": "flow", "network": WIDE}),
+    "diffusion, U-Net": one({"name": "diffusion", "network": WIDE}),
     "vae, flow in its codes, four times as long": two({"name": "vae", "kl": 0.01, "codes": 4}, {"name": "flow"}, 4.0),
 }  # fmt: skip
 

@@ -227,7 +227,10 @@ def downstream(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where arms and the report are written.")],
     seeds: Annotated[int, typer.Option(min=1, help="Trainings per arm.")] = 5,
     trainer: Annotated[
-        str | None, typer.Option(metavar="COMMAND", help="Your own trainer instead of the recipe's family.")
+        str | None,
+        typer.Option(
+            metavar="COMMAND", help="Your own trainer: called with --train --test --seed --steps --augment --out."
+        ),
     ] = None,
     generator: Annotated[
         Path | None, typer.Option(metavar="RUN", help="The run that made the synthetic images.")

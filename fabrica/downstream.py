@@ -23,7 +23,7 @@ from .config import from_plain
 from .data import cohort as cohorts
 from .data.split import LeakError
 from .evaluate import endpoints
-from .evaluate.claim import Claim, Verdict, declare, judge, refused
+from .evaluate.claim import FEW_FAILED, Claim, Verdict, declare, judge, refused
 from .evaluate.honesty import Ledger
 from .evaluate.outcomes import Measured, Question, averaged, paired_figures, read_answers, set_figures
 from .evaluate.report import Report, StageResult, render
@@ -52,8 +52,8 @@ UNKNOWN = "Whether the generator saw the test patients is not known: name its ru
 class Terms:
     """How arms are trained, and what is claimed of them.
 
-    `trainer`: a command that is called with --train, --test (tables of files), --seed and --out instead of training the recipe's
-    family. `generator`: the run that made the synthetic images; its patients may not test here.
+    `trainer`: a command that is called with --train, --test (tables of files), --seed, --steps, --augment (strength; 0 in all arms but
+    one) and --out instead of training the recipe's family. `generator`: the run that made the synthetic images; its patients may not test here.
     """
 
     seeds: int = SEEDS
@@ -138,8 +138,8 @@ def compare_arms(
             "AUC and calibration of the arms need the answers of every arm, which this folder does not hold."
         )
     said = [r for r in remarks if r]
-    ledger = _checked(said, arms)
-    verdict = None if claim is None else _verdict(claim, arms, ledger, stamp)
+    ledger = _checked(said, arms, terms.trainer is not None)
+    verdict = None if claim is None else _verdict(claim, arms, _failures(claim, rows), ledger, stamp)
     found = Comparison(arms, out / "index.html", tuple(said), verdict)
     return replace(found, page=_page(found, rows, plain, ledger, figures))
 
@@ -161,7 +161,20 @@ def _check_answerable(claim: Claim, job: Any, terms: Terms) -> None:
         raise ValueError(f"The claim says {claim.seeds_started} seeds, --seeds says {terms.seeds}. Write the same.")
 
 
-def _verdict(claim: Claim, arms: Sequence[Arm], ledger: Ledger, stamp: str) -> Verdict:
+def _failures(claim: Claim, rows: Mapping[str, Sequence[Sequence[Row]]]) -> str:
+    """Why the claimed arms cannot be compared: too many patients without a number; '' when they can."""
+    everybody = {r.patient for cases in rows["real"] for r in cases}
+    for arm in (claim.arm, claim.against):
+        sides = [
+            {r.patient for r in cases if _is(r, claim.endpoint) and endpoints.number(r.value) is not None}
+            for cases in rows[arm]
+        ]
+        if (lost := sum(len(everybody - known) for known in sides)) > FEW_FAILED * len(everybody) * len(sides):
+            return f"{lost} of {len(everybody) * len(sides)} answers of the arm {arm} have no {claim.endpoint}: at most {FEW_FAILED:.0%} may."
+    return ""
+
+
+def _verdict(claim: Claim, arms: Sequence[Arm], failures: str, ledger: Ledger, stamp: str) -> Verdict:
     """Of one arm against another on the same patients, means over seeds; it falls with every check that refused."""
     found = {a.name: a.per_patient for a in arms}
     rival = f"the model that learned from {claim.against} images"
@@ -175,6 +188,7 @@ def _verdict(claim: Claim, arms: Sequence[Arm], ledger: Ledger, stamp: str) -> V
     ledger.passed(16, f"{verdict.patients} patients.")
     ledger.passed(17, "The claim's hash was written before anything was trained.")
     reasons = [f"check {f.number}: {f.why}" for f in ledger.table() if f.status == "refused" and f.number != 16]
+    reasons += [failures] if failures else []
     if not reasons:
         return verdict
     return refused(claim, "; ".join(reasons), verdict.patients, verdict.remarks)
@@ -279,11 +293,10 @@ def _cases(folder: Path, recipe: Recipe) -> list[Row] | None:
         ]
 
 
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def _number(text: str | None) -> float | str:
+    """A cell of a table: a number, or the words why there is none."""
+    value = endpoints.number(text or "")
+    return (text or "failed: no value was written") if value is None or np.isnan(value) else value
 
 
 def _foreign(trainer: str, recipe: Recipe, folder: Path) -> list[Row]:
@@ -292,8 +305,11 @@ def _foreign(trainer: str, recipe: Recipe, folder: Path) -> list[Row]:
     parts = _split_of(recipe)
     for part in ("train", "test"):
         cohorts.write_table(cohorts.Cohort(tuple(parts[part])), folder / f"{part}.csv", Path("/"))
+    train = recipe.stages[0].train
     call = [*shlex.split(trainer), "--train", str(folder / "train.csv"), "--test", str(folder / "test.csv")]
-    call += ["--seed", str(recipe.seed), "--out", str(folder / "scores.csv")]
+    call += ["--seed", str(recipe.seed), "--steps", str(train.steps), "--augment", f"{train.augment:g}"]
+    call += ["--out", str(folder / "scores.csv")]
+    (folder / "scores.csv").unlink(missing_ok=True)  # an older one would pass for this one's
     done = subprocess.run(call, check=False)
     if done.returncode or not (folder / "scores.csv").is_file():
         raise ValueError(
@@ -310,6 +326,10 @@ def _foreign(trainer: str, recipe: Recipe, folder: Path) -> list[Row]:
         raise ValueError(
             f"The trainer scored no case of {sorted(missing)[0]}: failed cases need their worst value, not silence."
         )
+    if strangers := sorted({str(r["patient"]) for r in rows} - {m.patient for m in parts["test"]}):
+        raise ValueError(
+            f"The trainer scored {strangers[0]}, who does not test. Write scores of the patients of --test alone."
+        )
     return [Row(r["case"], r["patient"], "", "model", r["metric"], _number(r["value"]), "") for r in rows]
 
 
@@ -321,7 +341,8 @@ def _judged(rows: Mapping[str, Sequence[Sequence[Row]]], endpoint: str = "") -> 
     values = [
         endpoints.number(r.value) for seeds in rows.values() for cases in seeds for r in cases if _is(r, endpoint)
     ]
-    bounds = endpoints.ends(values, endpoints.directed(endpoint))
+    endpoints.directed(endpoint)
+    bounds = endpoints.bounds_of(endpoint, values)
     if bounds is None:
         raise ValueError(f"No case of any arm has a number for {endpoint}. Look at the arms' own reports.")
     everybody = {r.patient for cases in rows["real"] for r in cases}
@@ -348,11 +369,11 @@ def _by_patient(
     found: dict[str, list[float]] = {p: [] for p in everybody}
     for r in cases:
         if _is(r, metric):
-            found[r.patient].append(endpoints.filled(endpoints.number(r.value), bounds))
+            found[r.patient].append(endpoints.filled(endpoints.number(r.value), bounds, endpoints.directed(metric)))
     return {p: float(np.mean(v)) if v else bounds[0] for p, v in found.items()}
 
 
-def _checked(remarks: Sequence[str], arms: Sequence[Arm]) -> Ledger:
+def _checked(remarks: Sequence[str], arms: Sequence[Arm], foreign: bool) -> Ledger:
     """The honesty checks that this comparison answers by the way it is made."""
     ledger = Ledger()
     if UNKNOWN in remarks:
@@ -362,7 +383,10 @@ def _checked(remarks: Sequence[str], arms: Sequence[Arm]) -> Ledger:
     ledger.passed(18, f"All {len(arms[0].seeds)} seeds of every arm are shown.")
     ledger.passed(19, "What failed or was left out counts as the worst value of any arm.")
     ledger.passed(20, "A gain that was not found is said to prove nothing.")
-    ledger.passed(22, f"Equal steps in every arm; gains are over {TO_BEAT}.")
+    who = (
+        "The trainer was told equal steps for every arm, and to augment one" if foreign else "Equal steps in every arm"
+    )
+    ledger.passed(22, f"{who}; gains are over {TO_BEAT}.")
     return ledger
 
 

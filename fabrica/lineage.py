@@ -35,6 +35,13 @@ def trained_before(recipe: Recipe, stage: Stage, folder: Path) -> set[str]:
     return {p for known in found if known for p in known[1].get("trained_on", ())}
 
 
+def check_start(start: str, split: Split) -> None:
+    """Raise LeakError when the weights that training starts from have seen patients who test here."""
+    known = load_checkpoint(Path(start))
+    if known is not None:
+        _check_unseen(start, known[1].get("trained_on", ()), split)
+
+
 def check_codec(stage: Stage, codec: Stage, folder: Path, preparation: GridPreparation, split: Split) -> None:
     """Codes mean what they did in the codec's training: the same voxels, and patients whom it did not see test here."""
     known = load_checkpoint(codec.home(folder))

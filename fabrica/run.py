@@ -41,7 +41,7 @@ from .jobs import asks, grid_axes, has_values, layout_of, reads
 from .jobs.outcome import Outcome
 from .jobs.values import Values, wide_covariates
 from .judging import Ready, judge_stage
-from .lineage import check_codec, patient_hash, trained_before, trained_elsewhere
+from .lineage import check_codec, check_start, patient_hash, trained_before, trained_elsewhere
 from .machine import find_device, free_bytes
 from .memory import check, training_need
 from .networks import precision
@@ -310,6 +310,8 @@ def train_stage(
     )
     torch.manual_seed(derive(recipe.seed, "weights", stage.name) % 2**32)
     family = with_codec(build_family(stage, ready.job, chosen, recipe), stage, folder, recipe).to(device)
+    if plan.start:
+        check_start(plan.start, ready.split)
     if stage.codec is not None:
         check_codec(stage, recipe.stage(stage.codec), folder, ready.preparation, ready.split)
     if known and known[1]["step"] >= known[1]["total"]:
@@ -403,14 +405,19 @@ def generate_images(
     recipe = from_plain(plain, str(run / "recipe.yaml"))
     answering = Answering(run, recipe, _last_stage(recipe, stage), find_device(device))
     job, written = answering.job, list[Path]()
+    known = getattr(job, "values", Values({}, {}, {}))
+    asked = known.asked(values or {})
     if isinstance(job, Outcome):
         return [_write_answers(answering, job, data, out / "answers.csv", draws, say)]
-    asked = getattr(job, "values", Values({}, {}, {})).asked(values or {})
     for found in cohorts.find(data).members:
         member = cohorts.overlaid(found, {}, asked)
         if not answering.can(member):
             say(f"{member.name}: has none of {', '.join(reads(job))}; left out.")
             continue
+        if missing := [name for name in known.names if name not in member.values]:
+            say(
+                f"{member.name}: drawn without its {', '.join(missing)}, which nothing says. Name it: --value {missing[0]}=..."
+            )
         for number, images in enumerate(answering.draws(member, draws, say)):
             for name, image in images.items():
                 path = out / member.name / f"{name}-{number}.nii.gz"

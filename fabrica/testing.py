@@ -91,10 +91,10 @@ def check_noise(noise: Noise, mean: Tensor, draws: int = 2000) -> None:
         assert z < 5, f"{type(noise).__name__}: draw and nll disagree about {what}, {z:.1f} standard errors"
 
 
-def check_family(family: Family, problem: Problem) -> None:
+def check_family(family: Family, problem: Problem, make: Callable[[], Family] | None = None) -> None:
     """Losses, seeds, rows, conditions, NaN, save and reload, devices, and the promises of the capability; B >= 2.
 
-    Of a family that has learned a few steps: heads that start at zero use nothing of their condition.
+    `make`: a new family of the same kind, into which the saved weights are read; none = a copy with other weights. Of a family that has learned a few steps: heads that start at zero use nothing of their condition.
     """
     name, seeds = type(family).__name__, list(range(len(problem.cases)))
     for group in family.groups():
@@ -109,7 +109,7 @@ def check_family(family: Family, problem: Problem) -> None:
     gap = float((alone - draw[1:2]).abs().max()) / max(1.0, float(draw.abs().max()))
     assert gap < BATCH_TOLERANCE, f"{name}: a row's draw depends on its batch ({gap:.2g})"
     _check_conditions(family, problem, draw)
-    _check_reload(family, problem, draw)
+    _check_reload(family, problem, draw, make)
     _check_devices(family, problem, draw)
     _check_capability(family, problem, draw)
 
@@ -173,10 +173,10 @@ def _check_conditions(family: Family, problem: Problem, draw: Tensor) -> None:
         assert not torch.equal(family.sample(other, Rng(range(rows))), draw), f"{name}: the condition changes nothing"
 
 
-def _check_reload(family: Family, problem: Problem, draw: Tensor) -> None:
+def _check_reload(family: Family, problem: Problem, draw: Tensor, make: Callable[[], Family] | None) -> None:
     """What is saved and read back draws the same, to the bit."""
     kept = save({n: v.contiguous().clone() for n, v in family.state_dict().items()})
-    copy = deepcopy(family)
+    copy = deepcopy(family) if make is None else make().train(family.training)
     with torch.no_grad():
         for parameter in copy.parameters():
             parameter.add_(1.0)

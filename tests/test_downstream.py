@@ -82,7 +82,7 @@ def test_a_finished_arm_is_not_run_again_and_another_recipe_not_mixed_in(
 TRAINER = """
 import argparse, csv
 p = argparse.ArgumentParser()
-for n in ("train", "test", "seed", "out"):
+for n in ("train", "test", "seed", "steps", "augment", "out"):
     p.add_argument("--" + n)
 o = p.parse_args()
 train, test = (list(csv.DictReader(open(f))) for f in (o.train, o.test))
@@ -123,8 +123,8 @@ def test_a_foreign_trainer(tmp_path: Path) -> None:
     ("line", "words"),
     [
         ("import sys; sys.exit(3)", "ended with 3"),
-        ("import sys; open(sys.argv[8], 'w').write('a,b\\n1,2\\n')", "needs the columns"),
-        ("import sys; open(sys.argv[8], 'w').write('case,patient,metric,value\\nx,x,dice,1\\n')", "scored no case of"),
+        ("import sys; open(sys.argv[-1], 'w').write('a,b\\n1,2\\n')", "needs the columns"),
+        ("import sys; open(sys.argv[-1], 'w').write('case,patient,metric,value\\nx,x,dice,1\\n')", "scored no case of"),
     ],
 )
 def test_a_trainer_that_fails_is_named(tmp_path: Path, line: str, words: str) -> None:
@@ -187,7 +187,7 @@ def test_what_may_be_written() -> None:
         _comparison(0.01, 0.05, endpoint="loveliness")
 
 
-@pytest.mark.parametrize(("metric", "worst"), [("dice", 0.2), ("absolute error", 0.9)])
+@pytest.mark.parametrize(("metric", "worst"), [("dice", 0.0), ("absolute error", 0.9)])
 def test_failures_count_as_the_worst_of_any_arm(metric: str, worst: float) -> None:
     from fabrica.downstream import _judged
     from fabrica.evaluate.summary import Row
@@ -333,3 +333,54 @@ def test_the_arms_that_a_claim_knows_are_all() -> None:
     from fabrica.evaluate import claim
 
     assert tuple(ARMS) == claim.ARMS
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("w.writerow(['x', 'stranger', 'dice', 1])", "scored stranger, who does not test"),
+        ("", "without scores"),
+    ],
+)
+def test_scores_are_of_this_call_and_of_those_who_test(tmp_path: Path, line: str, words: str) -> None:
+    """A stranger is refused; a trainer that writes nothing is not answered for by the file of an earlier call."""
+    real, synthetic = _folders(tmp_path)
+    script = tmp_path / "trainer.py"
+    body = TRAINER.replace("{extra}", "0")
+    script.write_text(f"{body}    {line}\n" if line else body)
+    command = f"{sys.executable} {script}"
+    if not line:
+        compare_arms(RECIPE, real, synthetic, tmp_path / "out", Terms(seeds=1, trainer=command), say=_quiet)
+        script.write_text("")
+    with pytest.raises(ValueError, match=words):
+        compare_arms(RECIPE, real, synthetic, tmp_path / "out", Terms(seeds=1, trainer=command), say=_quiet)
+
+
+def test_a_trainer_hears_of_steps_and_augmentation(tmp_path: Path) -> None:
+    real, synthetic = _folders(tmp_path, real=60, synthetic=10)
+    terms = Terms(seeds=1, trainer=_trainer(tmp_path, "float(o.augment) + float(o.steps) / 1000"))
+    found = {
+        a.name: float(a.value) for a in compare_arms(RECIPE, real, synthetic, tmp_path / "out", terms, say=_quiet).arms
+    }
+    assert found["real"] == pytest.approx(0.363)  # 3 steps
+    assert found["real, augmented"] == pytest.approx(1.363)
+    assert found["synthetic"] == pytest.approx(0.103)
+
+
+def test_an_arm_without_numbers_is_not_beaten(tmp_path: Path) -> None:
+    """The arm to beat wrote nothing for most patients: filled in with the worst, it would lose."""
+    found = _claimed(tmp_path, {}, extra="0 if float(o.augment) == 0 or r['patient'] < 'p' else float('nan')")
+    assert found.verdict is not None
+    assert found.verdict.status == "REFUSED"
+    assert "of the arm real, augmented have no dice" in found.verdict.may
+
+
+def test_arms_that_were_finished_before_the_claim(tmp_path: Path) -> None:
+    """An interrupted comparison leaves scores: whoever read them declares nothing first."""
+    real, synthetic = _folders(tmp_path, real=60, synthetic=10)
+    (tmp_path / "out" / "real" / "0").mkdir(parents=True)
+    (tmp_path / "out" / "real" / "0" / "scores.csv").write_text("case,patient,metric,value\n")
+    terms = Terms(trainer=_trainer(tmp_path), claim=Claim.of(CLAIM))
+    late = compare_arms(RECIPE, real, synthetic, tmp_path / "out", terms, say=_quiet)
+    assert late.verdict is not None
+    assert "check 17: EXPLORATORY: results lay here" in late.verdict.may

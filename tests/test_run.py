@@ -452,3 +452,13 @@ def test_values_of_new_scans_can_be_asked_for(tmp_path: Path, monkeypatch: pytes
     assert bool(second.present.get("age", torch.tensor(True)).all())
     with pytest.raises(ValueError, match="knows no sex. It knows: age"):
         generate_images(tmp_path / "run", tmp_path / "new", tmp_path / "x", say=lambda text: None, values={"sex": "F"})
+
+
+def test_weights_to_start_from_have_not_seen_who_tests(tmp_path: Path) -> None:
+    run_recipe(from_plain(_plain(baseline="none")), tmp_path / "first", say=lambda text: None)
+    start = str(tmp_path / "first" / "stages" / "model")
+    train = {"steps": 2, "batch": 2, "precision": "fp32", "start": start}
+    run_recipe(from_plain(_plain(baseline="none", train=train)), tmp_path / "same", say=lambda text: None)
+    other = _plain(baseline="none", train=train, split={"train": 0.5, "test": 0.5, "seed": 3})
+    with pytest.raises(LeakError, match="who test here"):
+        run_recipe(from_plain(other), tmp_path / "leak", say=lambda text: None)

@@ -140,3 +140,18 @@ def test_shapes_that_are_wrong(fault: str, words: str, axes: str) -> None:
         return
     with pytest.raises(AssertionError, match=words):
         check_family_shapes(make, axes)
+
+
+class Remembering(Sound):
+    """What it learned lies outside of what is saved."""
+
+    def sample(self, problem: Problem, rng: Rng) -> Tensor:
+        return super().sample(problem, rng) + getattr(self, "learned", 0.0)
+
+
+def test_what_is_not_saved_is_found_by_a_new_family() -> None:
+    family = Remembering()
+    family.learned = 0.5
+    check_family(family, _problem())  # a copy remembers
+    with pytest.raises(AssertionError, match="saved and read back"):
+        check_family(family, _problem(), Remembering)

@@ -26,6 +26,7 @@ RIVALS: Mapping[str, str] = {  # what a claim is against -> how sentences name i
     "goal": "the goal",
     "real images": "real images",
 }
+MOST_FAILED, FEW_FAILED = 0.5, 0.05  # of the cases: where failing has a worst value, and where it has none
 ARMS = ("real", "synthetic", "real + synthetic", "real, augmented")  # what a downstream model learns from
 
 
@@ -91,6 +92,8 @@ class Claim:
             raise ValueError(f"alpha is {self.alpha}, expected a share such as 0.05.")
         if self.verb == "superiority" and self.margin is not None:
             raise ValueError("Superiority has no margin. Leave margin out, or write: verb: non-inferiority")
+        if self.margin is not None and not np.isfinite(self.margin):
+            raise ValueError(f"margin is {self.margin}, expected a number.")
         if self.verb != "superiority" and (not self.margin or self.margin <= 0 or not self.margin_source.strip()):
             raise ValueError(
                 f"{self.verb} needs a margin above 0 and where it comes from. Write: margin: 0.02, margin_source: test-retest of ..."
@@ -176,13 +179,14 @@ def declare(claim: Claim, folder: Path) -> str:
     before = _declared(ledger)
     if claim.digest() not in [entry["sha256"] for entry in before]:
         folder.mkdir(parents=True, exist_ok=True)
-        late = (folder / "report.json").is_file()
+        results = ("report.json", "*/*/report/cases.csv", "*/*/scores.csv")  # of folders, and of arms
+        late = any(next(folder.glob(pattern), None) is not None for pattern in results)
         entry = {"sha256": claim.digest(), **claim.__dict__, "after_results": late}
         before = [*before, entry]
         ledger.write_text(json.dumps(before, indent=1))
     own = next(entry for entry in before if entry["sha256"] == claim.digest())
     if own.get("after_results"):
-        return "EXPLORATORY: a report lay here before the claim was declared; its results were known."
+        return "EXPLORATORY: results lay here before the claim was declared: they were known."
     if before and before[0]["sha256"] != claim.digest():
         return "EXPLORATORY: another claim was declared here first; results were known before this one."
     return ""
@@ -216,17 +220,46 @@ def judge(
     people = [patients[c] for c in cases]
     n, sign = len(set(people)), endpoints.directed(claim.endpoint)
     remarks = [stamp] if stamp else []
-    bounds = endpoints.ends([*ours.values(), *theirs.values()], sign)
-    no_case = bounds is None or endpoints.ends(ours.values(), sign) is None
-    if n < SMALLEST or bounds is None or no_case:
-        why = "no case could be measured" if no_case else f"{n} patients, at least {SMALLEST} are needed"
-        return refused(claim, f"{why}.", n, remarks)
-    a, b = ([endpoints.filled(side.get(c), bounds) for c in cases] for side in (ours, theirs))
-    if failed := sum(c not in side or side[c] is None for side in (ours, theirs) for c in cases):
+    bounds = endpoints.bounds_of(claim.endpoint, [*ours.values(), *theirs.values()])
+    if why := _no_verdict(claim, ours, theirs, cases, n):
+        return refused(claim, why, n, remarks)
+    assert bounds is not None
+    a, b = ([endpoints.filled(side.get(c), bounds, sign) for c in cases] for side in (ours, theirs))
+    if failed := sum(_failed(side, cases) for side in (ours, theirs)):
         remarks.append(f"{failed} failed cases count as the worst value, {bounds[0]:.4g}.")
     if a == b:
         return refused(claim, "both sides are equal in every case. Is one folder a copy of the other?", n, remarks)
     return _tested(claim, a, b, people, float(sign), remarks, rival or RIVALS.get(claim.against, claim.against))
+
+
+def _failed(side: Mapping[str, float | None], cases: Sequence[str]) -> int:
+    return sum((v := side.get(c)) is None or np.isnan(v) for c in cases)
+
+
+def _no_verdict(
+    claim: Claim,
+    ours: Mapping[str, float | None],
+    theirs: Mapping[str, float | None],
+    cases: Sequence[str],
+    patients: int,
+) -> str:
+    """Why these values carry no verdict; '' when they do."""
+    sign = endpoints.directed(claim.endpoint)
+    for side, name in ((ours, "the model"), (theirs, RIVALS.get(claim.against, claim.against))):
+        if endpoints.ends(side.values(), sign) is None:
+            return f"no case of {name} could be measured. Are its files named as the references?"
+    if patients < SMALLEST:
+        return f"{patients} patients, at least {SMALLEST} are needed."
+    most = MOST_FAILED if claim.endpoint in endpoints.WORST else FEW_FAILED
+    for side, name in ((ours, "the model"), (theirs, RIVALS.get(claim.against, claim.against))):
+        if (failed := _failed(side, cases)) > most * len(cases):
+            scale = (
+                ""
+                if claim.endpoint in endpoints.WORST
+                else f", and {claim.endpoint} has no worst value that they could count as"
+            )
+            return f"{failed} of {len(cases)} cases of {name} failed{scale}: at most {most:.0%} may."
+    return ""
 
 
 def refused(claim: Claim, why: str, patients: int, remarks: Sequence[str] = ()) -> Verdict:

@@ -156,13 +156,13 @@ def _filled(
     found: Sequence[Contender], shared: Sequence[tuple[str, str]], metric: str, report: Report
 ) -> list[list[float]]:
     """Failed cases at the worst value of any run, infinitely good ones at the best finite one."""
-    bounds = endpoints.ends([c.scores[k] for c in found for k in shared], endpoints.directed(metric))
+    bounds, sign = endpoints.bounds_of(metric, [c.scores[k] for c in found for k in shared]), endpoints.directed(metric)
     if bounds is None:
         raise ValueError(f"No run has a number for {metric}. Look at the runs' own reports.")
     for c in found:
         if failed := sum(c.scores[k] is None for k in shared):
-            report.remark(f"{c.name}: {failed} failed cases count as the worst value of any run, {bounds[0]:.4g}.")
-    return [[endpoints.filled(c.scores[k], bounds) for k in shared] for c in found]
+            report.remark(f"{c.name}: {failed} failed cases count as the worst value, {bounds[0]:.4g}.")
+    return [[endpoints.filled(c.scores[k], bounds, sign) for k in shared] for c in found]
 
 
 def _standings(

@@ -26,6 +26,12 @@ BETTER: Mapping[str, str] = {
 }
 
 
+WORST: Mapping[str, float] = dict.fromkeys(  # where a scale has an end
+    ("ssim", "ms_ssim", "haarpsi", "vif", "dice", "surface dice", "pieces found", "correct", "auc", "accuracy", "f1", "sensitivity", "specificity"),
+    0.0,
+)  # fmt: skip
+
+
 def sign_of(endpoint: str) -> int:
     """1 where more is better, -1 where less is, 0 where neither or not known."""
     return SIGNS[BETTER.get(endpoint, "neither")]
@@ -46,9 +52,18 @@ def ends(values: Iterable[float | None], sign: int) -> tuple[float, float] | Non
     return (sign * min(known), sign * max(known)) if known else None
 
 
-def filled(value: float | None, bounds: tuple[float, float]) -> float:
-    """A failed case at the worst value, an infinitely good one at the best finite one (check 19)."""
-    if value is None or np.isnan(value):
+def bounds_of(endpoint: str, values: Iterable[float | None]) -> tuple[float, float] | None:
+    """As `ends`, with the endpoint's own worst value where it has one: failing is never as good as the worst of the others."""
+    sign = sign_of(endpoint)
+    found = ends(values, sign) if sign else None
+    if found is None or endpoint not in WORST:
+        return found
+    return sign * min(sign * WORST[endpoint], sign * found[0]), found[1]
+
+
+def filled(value: float | None, bounds: tuple[float, float], sign: int) -> float:
+    """A failed case, and one that is infinitely bad, at the worst value; an infinitely good one at the best finite one (check 19)."""
+    if value is None or np.isnan(value) or sign * value == -np.inf:
         return bounds[0]
     return bounds[1] if np.isinf(value) else float(value)
 
@@ -58,6 +73,7 @@ def number(text: float | str) -> float | None:
     if isinstance(text, str) and text.startswith("infinite"):
         return float("inf")
     try:
-        return float(text)
-    except ValueError:
+        value = float(text)
+    except (TypeError, ValueError):
         return None
+    return None if np.isnan(value) else value

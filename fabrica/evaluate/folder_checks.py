@@ -55,12 +55,18 @@ RESTS_ON: Mapping[int, tuple[str, ...]] = {  # refused check -> endpoints that f
 
 
 def patient_of(name: str, scan: Scan) -> str:
-    """As the file says; else its first folder, or its own name where it lies in none. Images of one file are several patients."""
+    """As the file says; else its first folder, or its own name where it lies in none. A row of an array file is a patient of its own,
+    a picture of an archive belongs to its folder there, or to the archive."""
     if scan.patient:
         return scan.patient
-    file, _, member = name.partition("#")
-    first, *inner = file.split("/")
-    return f"{first if inner else io.stem(first)}{'#' + member if member else ''}"
+    suffix = f"#{scan.member}"
+    member = scan.member if scan.member and name.endswith(suffix) else ""
+    first, *inner = (name.removesuffix(suffix) if member else name).split("/")
+    patient = first if inner else io.stem(first)
+    if member and scan.files[0].suffix.lower() == ".npz":
+        return f"{patient}#{member}"
+    folder, *deeper = member.split("/")
+    return folder if deeper else patient
 
 
 def aligned(own: Mapping[str, Scan], reference: Mapping[str, Scan]) -> dict[str, Scan]:
@@ -176,9 +182,9 @@ def _one_image_of_several(pairs: Mapping[str, Mapping[str, Any]], patients: Mapp
     return f"{sum(map(len, groups))} patients share {len(groups)} reference image{'s' * (len(groups) > 1)} ({shown})"
 
 
-def lossy_side(generated: Sequence[Picture], real: Sequence[Picture], report: Report) -> str:
-    """Check 14: JPEG, or 8 bits, on one side alone; '' when neither. Both sides being JPEG is remarked."""
-    sides = {"generated": generated, "reference": real}
+def lossy_side(generated: Sequence[Picture], real: Sequence[Picture], report: Report, name: str = "generated") -> str:
+    """Check 14: JPEG, or 8 bits, on one side alone; '' when neither. Both sides being JPEG is remarked. `name`: of the first side."""
+    sides = {name: generated, "reference": real}
     jpeg = {n: any(p.name.lower().endswith((".jpg", ".jpeg")) for p in side) for n, side in sides.items()}
     if all(jpeg.values()):
         report.remark("Both sides are JPEG: what compression removes is seen by nobody.")
@@ -282,7 +288,9 @@ def _trivial_rows(
 
 def after_checks(verdict: Verdict, ledger: Ledger, validity: Validity | None) -> Verdict:
     """A verdict falls when a check refused what it rests on, or its endpoint failed on the user's own images."""
-    endpoint = verdict.claim.endpoint
+    endpoint, stamp = verdict.claim.endpoint, next((r for r in verdict.remarks if "EXPLORATORY" in r), "")
+    if stamp:
+        ledger.trigger(17, stamp)
     reasons = [
         f"check {f.number}: {f.why}"
         for f in ledger.table()
@@ -297,10 +305,7 @@ def after_checks(verdict: Verdict, ledger: Ledger, validity: Validity | None) ->
         ledger.trigger(16, verdict.may)
     else:
         ledger.passed(16, f"{verdict.patients} patients.")
-    if any("EXPLORATORY" in r for r in verdict.remarks):
-        ledger.trigger(17, "Another claim was declared here first.")
-    else:
-        ledger.passed(17, "The claim's hash was written before anything was measured.")
+    ledger.passed(17, "The claim's hash was written before anything was measured.")
     if not reasons or verdict.status == "REFUSED":  # by what it says itself; the checks stand beside it
         return verdict
     return replace(

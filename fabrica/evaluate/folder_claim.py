@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -72,8 +73,13 @@ def _against_trivial(
         where = "masks of other patients" if TRIVIAL in answers else "images of other patients on the same grid"
         return refused(claim, f"no trivial answer could be made: it needs {where}.", len(set(patients.values())))
     best = max(sorted(known), key=lambda by: known[by])
-    own = {case: value for case, value in ours.items() if case in answers[best]}
-    verdict = judge(claim, own, answers[best], patients, stamp, f"the best trivial answer ({best})")
+    theirs = dict(answers[best])
+    usual = float(np.median([v for v in theirs.values() if v is not None and np.isfinite(v)]))
+    own = {case: value for case, value in ours.items() if case in theirs or value is None}
+    theirs |= {case: usual for case in own if case not in theirs}  # ours failed: a trivial answer could have been made
+    verdict = judge(claim, own, theirs, patients, stamp, f"the best trivial answer ({best})")
+    if left := len(ours) - len(own):
+        return replace(verdict, remarks=(*verdict.remarks, f"{left} cases have no trivial answer and are left out."))
     return verdict
 
 

@@ -358,7 +358,10 @@ def _compare(sets: Mapping[str, list[Picture]], report: Report, asked: Asked) ->
         return
     ledger = report.ledger or Ledger()
     ledger.looked.add(14)
-    if (why := lossy_side(generated, real, report)) and not ledger.trigger(14, why):
+    every = [*real, *sets.get("holdout", ())]
+    sides = [(name, sets[name]) for name in ("generated", "competitor") if sets.get(name)]
+    faults = [why for name, pictures in sides if (why := lossy_side(pictures, every, report, name))]
+    if (why := " ".join(faults)) and not ledger.trigger(14, why):
         report.not_evaluated.append(f"distances between sets: {why}")
         return
     for side, pictures in sets.items():

@@ -208,7 +208,7 @@ def _ends(groups: Mapping[tuple[str, str, str, str], Sequence[Row]]) -> dict[tup
             known.setdefault((contrast, metric), []).extend(
                 float(r.value) for r in rows if not isinstance(r.value, str)
             )
-    found = {key: endpoints.ends(values, endpoints.sign_of(key[1])) for key, values in known.items()}
+    found = {key: endpoints.bounds_of(key[1], values) for key, values in known.items()}
     return {key: bounds for key, bounds in found.items() if bounds is not None}
 
 

@@ -47,6 +47,10 @@ def segmented_rows(found: Mapping[str, Mapping[str, Scan]], read: Read, report: 
             "what a segmentation finds in the images: needs --masks with the true masks by relative name."
         )
         return []
+    if without := len(found["reference"]) - len(truths):
+        report.remark(
+            f"{without} of {len(found['reference'])} references have no readable true mask: no segmentation of them was judged."
+        )
     _check_spacing(truths, report)
     rows, prints = [], {name: _print(image) for name, (image, _) in truths.items()}
     sides = {"model": "segmentations", REAL: "reference_segmentations"}

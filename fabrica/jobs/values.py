@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,8 @@ class Values:
                 found[name] = float(value) if name in self.covariates else value
             except ValueError as error:
                 raise ValueError(f"A covariate is a number: {error}.") from error
+            if name in self.covariates and not math.isfinite(float(found[name])):
+                raise ValueError(f"A covariate is a number: {name} is {value}.")
         return found
 
     def fields(self) -> tuple[Field, ...]:

@@ -139,3 +139,62 @@ def test_planted_faults(change: dict[str, Any], message: str) -> None:
 def test_no_claim_is_a_list() -> None:
     with pytest.raises(ValueError, match="block of keys"):
         Claim.of(["ssim"])
+
+
+def test_whoever_has_no_value_is_nobody_to_beat() -> None:
+    """A competitor, or our own side, of whom nothing could be measured: no verdict, however good the other is."""
+    ours, theirs, patients = _values(30, 0.02)
+    for a, b, name in (
+        (ours, {}, "competitor"),
+        (ours, dict.fromkeys(theirs), "competitor"),
+        (dict.fromkeys(ours), theirs, "the model"),
+    ):
+        verdict = judge(Claim.of(GOOD), a, b, patients)
+        assert verdict.status == "REFUSED"
+        assert "could be measured" in verdict.may
+        assert name in verdict.may
+    half = {c: (v if i < 14 else None) for i, (c, v) in enumerate(theirs.items())}
+    assert "16 of 30 cases of its competitor failed: at most 50% may" in judge(Claim.of(GOOD), ours, half, patients).may
+
+
+def test_a_failed_case_never_meets_a_goal() -> None:
+    """Eight cases at .9, seventeen failed, and a goal of .6: the failed count as 0, not as the goal."""
+    cases = [f"p{i}" for i in range(25)]
+    goal = {**GOOD, "endpoint": "dice", "against": "goal", "goal": 0.6, "goal_source": "planted"}
+    ours = {c: (0.9 if i < 13 else None) for i, c in enumerate(cases)}
+    verdict = judge(Claim.of(goal), ours, dict.fromkeys(cases, 0.6), {c: c for c in cases})
+    assert verdict.status == "NOT SUPPORTED"
+    assert verdict.difference == pytest.approx(13 / 25 * 0.9 - 0.6)
+    assert "12 failed cases count as the worst value, 0" in verdict.remarks[0]
+    few = judge(
+        Claim.of(goal),
+        {c: (0.9 if i < 8 else None) for i, c in enumerate(cases)},
+        dict.fromkeys(cases, 0.6),
+        {c: c for c in cases},
+    )
+    assert few.status == "REFUSED"
+
+
+def test_without_a_worst_value_few_cases_may_fail() -> None:
+    ours, theirs, patients = _values(40, -0.05)
+    claim = Claim.of({**GOOD, "endpoint": "mae", "verb": "non-inferiority", **MARGIN})
+    lost = {c: (None if i < 3 else v) for i, (c, v) in enumerate(ours.items())}
+    verdict = judge(claim, lost, theirs, patients)
+    assert verdict.status == "REFUSED"
+    assert "3 of 40 cases of the model failed, and mae has no worst value" in verdict.may
+    one = {c: (None if i < 1 else v) for i, (c, v) in enumerate(ours.items())}
+    assert judge(claim, one, theirs, patients).status == "SUPPORTED"
+
+
+def test_an_infinite_loss_is_no_perfect_answer() -> None:
+    ours, theirs, patients = _values(25, -0.01)
+    wild = {c: (float("inf") if i == 0 else v) for i, (c, v) in enumerate(ours.items())}
+    verdict = judge(Claim.of({**GOOD, "endpoint": "mae"}), wild, theirs, patients)
+    sound = judge(Claim.of({**GOOD, "endpoint": "mae"}), ours, theirs, patients)
+    assert (verdict.difference or 0) > (sound.difference or 0)  # further from better
+
+
+@pytest.mark.parametrize("margin", [float("inf"), float("nan")])
+def test_a_margin_is_a_number(margin: float) -> None:
+    with pytest.raises(ValueError, match="margin is (inf|nan), expected a number"):
+        Claim.of({**GOOD, "verb": "equivalence", "margin": margin, "margin_source": "x"})

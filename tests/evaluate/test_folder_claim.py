@@ -331,3 +331,71 @@ def test_images_of_one_file_are_several(tmp_path: Path) -> None:
     mae = [c for c in report["stages"][0]["cases"] if (c["by"], c["metric"]) == ("model", "mae")]
     assert len({c["patient"] for c in mae}) == len(mae) == 5
     assert all(c["value"] == pytest.approx(0.1, rel=1e-4) for c in mae)
+
+
+def test_a_competitor_with_other_names_is_not_beaten(tmp_path: Path) -> None:
+    for side, blur in (("real", 0.0), ("ours", 1.5)):
+        _patients(tmp_path / side, range(22), blur=blur)
+    _patients(tmp_path / "theirs", range(22), blur=0.2, first="q")
+    report = _judged(tmp_path, {}, generated="ours", reference="real", competitor="theirs")
+    assert report["verdict"]["status"] == "REFUSED"
+    assert "no case of its competitor could be measured" in report["verdict"]["may"]
+
+
+def test_cases_that_failed_stay_when_trivial_answers_are_the_rival(tmp_path: Path) -> None:
+    """Three of 25 generated images are missing: they count, as the worst, and no case leaves the verdict unsaid."""
+    for side, blur in (("real", 0.0), ("ours", 0.5)):
+        _patients(tmp_path / side, range(25), blur=blur)
+    for k in range(3):
+        (tmp_path / "ours" / f"p{k}" / "slice.npz").unlink()
+    report = _judged(tmp_path, {"against": "trivial answers", "endpoint": "ssim"}, generated="ours", reference="real")
+    assert report["verdict"]["patients"] == 25
+    assert "3 failed cases count as the worst value, 0" in report["verdict"]["remarks"][0]
+    mae = _judged(tmp_path / "again", {"against": "trivial answers"}, generated="../ours", reference="../real")
+    assert mae["verdict"]["status"] == "REFUSED"
+    assert "3 of 25 cases of the model failed" in mae["verdict"]["may"]
+
+
+def test_pictures_of_an_archive_are_of_its_patient(tmp_path: Path) -> None:
+    """Two archives of twelve slices are two patients, not twenty-four; folders inside one archive are its patients."""
+    import io as buffers
+    import zipfile
+
+    from PIL import Image as Picture
+
+    rng = np.random.default_rng(0)
+
+    def picture() -> bytes:
+        buffer = buffers.BytesIO()
+        Picture.fromarray(rng.integers(0, 255, (40, 40)).astype(np.uint8)).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    for side in ("real", "ours"):
+        (tmp_path / side).mkdir()
+        for patient in ("p01", "p02"):
+            with zipfile.ZipFile(tmp_path / side / f"{patient}.zip", "w") as archive:
+                for k in range(3):
+                    archive.writestr(f"{k}.png", picture())
+        with zipfile.ZipFile(tmp_path / side / "all.zip", "w") as archive:
+            for name in ("a/0.png", "a/1.png", "b/0.png"):
+                archive.writestr(name, picture())
+    evaluate_folders(
+        Folders(tmp_path / "ours", tmp_path / "real"), tmp_path / "out", Asked(255.0, quick=True), lambda _: None
+    )
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    mae = [c for c in report["stages"][0]["cases"] if (c["by"], c["metric"]) == ("model", "mae")]
+    assert len(mae) == 9
+    assert {c["patient"] for c in mae} == {"p01", "p02", "a", "b"}
+
+
+def test_a_hash_in_a_folder_is_no_member(tmp_path: Path) -> None:
+    for side in ("real", "ours"):
+        for k in range(3):
+            path = tmp_path / side / "p#1" / f"{k}.npz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(path, image=np.random.default_rng(k).random((40, 40)).astype(np.float32))
+    evaluate_folders(
+        Folders(tmp_path / "ours", tmp_path / "real"), tmp_path / "out", Asked(1.0, quick=True), lambda _: None
+    )
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {c["patient"] for c in report["stages"][0]["cases"]} == {"p#1"}

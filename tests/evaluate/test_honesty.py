@@ -202,6 +202,20 @@ def test_17_a_claim_after_the_results(tmp_path: Path) -> None:
     for _ in range(2):  # it stays late, however often it is asked
         report = _judged(tmp_path, late, generated="ours", reference="real", competitor="theirs")
         assert report["by_number"][17]["status"] == "refused"
+        assert report["verdict"]["status"] == "REFUSED"
+        assert "results lay here before the claim" in report["verdict"]["may"]
+
+
+def test_14_eight_bits_of_the_competitor_alone(tmp_path: Path) -> None:
+    """What distances between sets would measure of it is its compression: no claim on them stands."""
+    for side in ("real", "ours", "theirs"):
+        _patients(tmp_path / side, range(22), blur=0.5 * (side != "real"))
+    _change(tmp_path / "theirs", lambda image: np.round(image / 4) * 4)
+    claim = Claim.of({**CLAIM, "endpoint": "kernel distance", "embedding": "spectrum"})
+    report = _judged(tmp_path, Asked(300.0, claim=claim), generated="ours", reference="real", competitor="theirs")
+    assert report["by_number"][14]["status"] == "refused"
+    assert "on the competitor side alone" in report["by_number"][14]["why"]
+    assert report["verdict"]["status"] == "REFUSED"
 
 
 def test_a_claim_falls_with_what_it_rests_on_alone(tmp_path: Path) -> None:

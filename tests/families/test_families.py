@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fabrica.contracts import Condition, Field, Problem, Signature
+from fabrica.contracts import Condition, Family, Field, Problem, Signature
 from fabrica.families import FAMILIES, Diffusion, Drawn, Flow, Regression
 from fabrica.families.misfit import field_terms
 from fabrica.networks.unet import UNetShape
@@ -55,10 +55,15 @@ def _trained(family: torch.nn.Module, problem: Problem, steps: int = 3) -> None:
 @pytest.mark.parametrize("name", IMAGES)
 def test_laws(name: str, axes: str) -> None:
     torch.manual_seed(0)
-    family = FAMILIES.find(name)(_signature(axes), SMALL, "fp32")
     problem = _problem(axes)
+
+    def make() -> Family:
+        made: Family = FAMILIES.find(name)(_signature(axes), SMALL, "fp32")
+        return made
+
+    family = make()
     _trained(family, problem)
-    check_family(family, problem)
+    check_family(family, problem, make)
 
 
 @pytest.mark.parametrize("axes", ["yx", "zyx"])

@@ -141,7 +141,7 @@ def test_values_that_are_none(values: dict, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("fixed", "words"),
-    [({"size": "3"}, "knows no size. It knows: class, age, report"), ({"class": "d"}, "class d is none of a, b, c"), ({"age": "old"}, "A covariate is a number")],
+    [({"size": "3"}, "knows no size. It knows: class, age, report"), ({"class": "d"}, "class d is none of a, b, c"), ({"age": "old"}, "A covariate is a number"), ({"age": "nan"}, "age is nan")],
 )  # fmt: skip
 def test_values_that_cannot_be_asked_for(fixed: dict, words: str) -> None:
     values = Translation(["T1w"], ["FLAIR"], values=VALUES).values
