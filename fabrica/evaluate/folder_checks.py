@@ -46,7 +46,7 @@ BY_DESIGN: Mapping[int, str] = {
     2: "Images of a patient are averaged before anything is inferred.",
     12: "Distances bear no bootstrap interval; a kernel distance has a jackknife error.",
     13: "All sets together scale the features.",
-    19: "Failed cases count as the worst value of either side.",
+    19: "Failed cases count as 0 where a scale ends there, else as the worst value of either side.",
     20: "Only the verbs of a claim are tested; a test that finds nothing is said to prove nothing.",
 }
 RESTS_ON: Mapping[int, tuple[str, ...]] = {  # refused check -> endpoints that fall with it; others fall with every one
