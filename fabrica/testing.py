@@ -152,7 +152,7 @@ def _check_nan(family: Family, problem: Problem, group: str) -> None:
     """A voxel that is no number spoils the loss of its row, so that training can name the patient."""
     assert problem.target is not None
     name, target = type(family).__name__, problem.target.clone()
-    target[1].view(-1)[0] = torch.nan
+    target[(1, *[0] * (target.ndim - 1))] = torch.nan
     terms = family.loss(replace(problem, target=target), group, Rng(range(len(problem.cases))), 0.5)
     total = torch.stack([t.mean() for t in terms.values()]).sum()
     assert not torch.isfinite(total), f"{name}: NaN in a target leaves the loss of {group!r} finite"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from fabrica.evaluate import realism, validity
 from fabrica.evaluate.claim import Claim
 from fabrica.evaluate.folder_claim import check_answerable
 from fabrica.evaluate.folders import Asked, Folders, evaluate_folders
@@ -18,6 +19,13 @@ from .test_folders import _patients
 BASE: dict[str, Any] = {"claim": "Ours is good.", "endpoint": "mae", "verb": "superiority", "population": "blobs"}
 GOAL = {"against": "goal", "goal_source": "planted"}
 MARGIN = {"margin": 0.1, "margin_source": "planted"}
+
+
+@pytest.fixture(autouse=True)
+def _few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The certificate has tests of its own (test_validity): here five splits of the patients do."""
+    monkeypatch.setattr(validity, "TRIALS", 5)
+    monkeypatch.setattr(realism, "SPLITS", 5)
 
 
 def _masks(folder: Path, seeds: range, moved: int = 0, first: str = "p") -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from fabrica.evaluate import feature, honesty
+from fabrica.evaluate import feature, honesty, realism, validity
 from fabrica.evaluate.claim import Claim
 from fabrica.evaluate.embedding import standardised
 from fabrica.evaluate.folders import Asked, Folders, evaluate_folders
@@ -21,6 +21,13 @@ from fabrica.evaluate.honesty import HonestyError, Ledger, parse_overrides
 from .test_folders import _patients
 
 CLAIM = {"claim": "Ours is sharper.", "endpoint": "psnr", "verb": "superiority", "population": "blobs"}
+
+
+@pytest.fixture(autouse=True)
+def _few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The certificate has tests of its own (test_validity): here five splits of the patients do."""
+    monkeypatch.setattr(validity, "TRIALS", 5)
+    monkeypatch.setattr(realism, "SPLITS", 5)
 
 
 def _change(folder: Path, change: Any, names: str = "image") -> None:

@@ -68,7 +68,10 @@ def test_equivalence_is_not_the_absence_of_a_difference() -> None:
     assert vague.interval is not None
     inside = vague.interval[0] > -0.2 and vague.interval[1] < 0.2
     assert inside == (vague.p_value < 0.05)
-    assert statistics.equivalence_test(a, a, _names(30), margin=0.2).p_value == 0
+    assert statistics.equivalence_test(a, a, _names(30), margin=0.2).p_value < 1e-6
+    assert (
+        statistics.equivalence_test(a[:2], a[:2], _names(2), margin=0.2).p_value == 0.25
+    )  # two patients prove nothing
     assert statistics.equivalence_test(a + 1, a, _names(30), margin=0.2).p_value == pytest.approx(1)
     with pytest.raises(ValueError, match="margin is 0"):
         statistics.equivalence_test(a, a, _names(30), margin=0)
