@@ -78,6 +78,7 @@ def families(axes: str, side: int, batch: int, chosen: str, rounds: int) -> dict
         "diffusion",
         "flow",
         "shortcut",
+        "consistency",
         "autoregressive",
         "flow in codes",
     ]
