@@ -154,7 +154,7 @@ class Report:
             for k, rows in groups.items()
             if k[3] in (*METRICS, *endpoints.SEGMENTED)
         }
-        lost: dict[tuple[str, str, str], list[str]] = {}
+        lost: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
         for (stage, contrast, by, metric), own in known.items():
             sign = endpoints.sign_of(metric)
             rivals = [
@@ -163,10 +163,13 @@ class Report:
                 and (shared := own.keys() & theirs.keys()) and sign * _mean(theirs, shared) >= sign * _mean(own, shared)
             ]  # fmt: skip
             if rivals:
-                lost.setdefault((stage, contrast, " and ".join(rivals)), []).append(metric)
+                answer = by.removeprefix("model").removeprefix(": ")
+                lost.setdefault((f"{stage}{f' ({answer})' if answer else ''}", contrast, tuple(rivals)), []).append(
+                    metric
+                )
         return [
             f"{', '.join(metrics)}{f' of {contrast}' if contrast else ''} {'is' if len(metrics) == 1 else 'are'} NOT DISCRIMINATIVE "
-            f"here: {rivals} does as well as {stage}"
+            f"here: {' and '.join(rivals)} {'does' if len(rivals) == 1 else 'do'} as well as {stage}"
             for (stage, contrast, rivals), metrics in lost.items()
         ]
 
