@@ -210,7 +210,7 @@ def page(found: list[dict[str, Any]], rounds: int) -> list[str]:
     lines = [
         "# Metrics beside their peers", "",
         f"`python benchmarks/evaluation_speed.py --rounds {rounds}`. {machine()}. Medians of interleaved rounds; ratio: time over Fabrica's, median.",
-        "torchmetrics 1.9.0, prdc 0.2, fastrad 1.0.0 and MIRP 2.7.0 are installed by hand beside the extra `bench`.", "",
+        "prdc 0.2, fastrad 1.0.0 and MIRP 2.7.0 are installed by hand beside the extras `test` and `bench`.", "",
         "| what | who | ms | ratio | asked | reached |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for one in (f for f in found if "times_ms" in f):

@@ -4,7 +4,7 @@
 
 Untrained networks, made-up images, batches of 4 (2D) and 1 (3D); `--large` adds 128 x 128 and 64^3. A training step: all groups of
 the family, forward, backward and AdamW. Memory: bytes of live tensors of that step, counted. Writes results/families_speed.md.
-Run nothing beside it. Extra `bench`: MONAI.
+Run nothing beside it. Extra `test`: MONAI.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py [--rounds 7] [--only reading|store|network|training|memory|growth|drawing]
 
-Peers (extra `bench`): pydicom, SimpleITK, nibabel, MONAI; untrained networks, made-up scans, warm page cache. Each
+Peers (extras `test` and `bench`): pydicom, SimpleITK, nibabel, MONAI; untrained networks, made-up scans, warm page cache. Each
 finished section is written at once to results/speed.json, and results/speed.md is made from it: machine, versions,
 medians, spreads, the target of each line and whether it was reached. Run nothing beside it.
 """

@@ -160,7 +160,8 @@ def inspect(
 def evaluate(
     generated: Annotated[Path | None, typer.Option(metavar="DIR", help="Images to judge.")] = None,
     reference: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Real images; the same relative name makes a pair.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Real images; the same relative name makes a pair, formats may differ."),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the report is written.")] = None,
     masks: Annotated[
@@ -295,7 +296,7 @@ def readers(
         Path | None, typer.Option(metavar="FILE", help="CSV of a study: reader, case, modality, truth, score.")
     ] = None,
 ) -> None:
-    """Make sheets for a reader study; without images analyse the answers in DIR, or a table of ratings of two modalities."""
+    """Make sheets for a reader study; without images analyse the answers in DIR, or a table of ratings of several modalities."""
     from . import io
     from .evaluate.reading import analyse, in_words, make_sheets, read_study
 
@@ -322,7 +323,7 @@ def readers(
 def observer(
     present: Annotated[Path, typer.Option(metavar="DIR", help="Images with the signal in their middle.")],
     absent: Annotated[Path, typer.Option(metavar="DIR", help="The same without the signal.")],
-    width_px: Annotated[float, typer.Option(help="Deviation of the signal (a disc of radius r: r / 1.5), pixels.")],
+    width_px: Annotated[float, typer.Option(help="Deviation of the signal, pixels.")],
     channels: Annotated[int, typer.Option(min=1, help="Laguerre-Gauss channels.")] = 5,
     signal: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The signal itself, without noise: the ideal observer too.")

@@ -296,7 +296,7 @@ def _cases(folder: Path, recipe: Recipe) -> list[Row] | None:
 def _number(text: str | None) -> float | str:
     """A cell of a table: a number, or the words why there is none."""
     value = endpoints.number(text or "")
-    return (text or "failed: no value was written") if value is None or np.isnan(value) else value
+    return (text or "failed: no value was written") if value is None else value
 
 
 def _foreign(trainer: str, recipe: Recipe, folder: Path) -> list[Row]:

@@ -220,45 +220,43 @@ def judge(
     people = [patients[c] for c in cases]
     n, sign = len(set(people)), endpoints.directed(claim.endpoint)
     remarks = [stamp] if stamp else []
-    bounds = endpoints.bounds_of(claim.endpoint, [*ours.values(), *theirs.values()])
-    if why := _no_verdict(claim, ours, theirs, cases, n):
+    rival = rival or RIVALS.get(claim.against, claim.against)
+    failures = {"the model": _failed(ours, cases), rival: _failed(theirs, cases)}
+    if why := _no_verdict(claim, failures, len(cases), n):
         return refused(claim, why, n, remarks)
-    assert bounds is not None
+    bounds = endpoints.bounds_of(claim.endpoint, [*ours.values(), *theirs.values()])
+    if bounds is None:
+        return refused(
+            claim, f"no case has a finite {claim.endpoint}: are the images copies of their references?", n, remarks
+        )
     a, b = ([endpoints.filled(side.get(c), bounds, sign) for c in cases] for side in (ours, theirs))
-    if failed := sum(_failed(side, cases) for side in (ours, theirs)):
+    if failed := sum(failures.values()):
         remarks.append(f"{failed} failed cases count as the worst value, {bounds[0]:.4g}.")
     if a == b:
         return refused(claim, "both sides are equal in every case. Is one folder a copy of the other?", n, remarks)
-    return _tested(claim, a, b, people, float(sign), remarks, rival or RIVALS.get(claim.against, claim.against))
+    return _tested(claim, a, b, people, float(sign), remarks, rival)
 
 
 def _failed(side: Mapping[str, float | None], cases: Sequence[str]) -> int:
     return sum((v := side.get(c)) is None or np.isnan(v) for c in cases)
 
 
-def _no_verdict(
-    claim: Claim,
-    ours: Mapping[str, float | None],
-    theirs: Mapping[str, float | None],
-    cases: Sequence[str],
-    patients: int,
-) -> str:
-    """Why these values carry no verdict; '' when they do."""
-    sign = endpoints.directed(claim.endpoint)
-    for side, name in ((ours, "the model"), (theirs, RIVALS.get(claim.against, claim.against))):
-        if endpoints.ends(side.values(), sign) is None:
+def _no_verdict(claim: Claim, failures: Mapping[str, int], cases: int, patients: int) -> str:
+    """Why so many cases of so many patients carry no verdict; '' when they do. `failures`: whose, how many."""
+    for name, failed in failures.items():
+        if failed == cases:
             return f"no case of {name} could be measured. Are its files named as the references?"
     if patients < SMALLEST:
         return f"{patients} patients, at least {SMALLEST} are needed."
-    most = MOST_FAILED if claim.endpoint in endpoints.WORST else FEW_FAILED
-    for side, name in ((ours, "the model"), (theirs, RIVALS.get(claim.against, claim.against))):
-        if (failed := _failed(side, cases)) > most * len(cases):
-            scale = (
-                ""
-                if claim.endpoint in endpoints.WORST
-                else f", and {claim.endpoint} has no worst value that they could count as"
-            )
-            return f"{failed} of {len(cases)} cases of {name} failed{scale}: at most {most:.0%} may."
+    ends = claim.endpoint in endpoints.WORST
+    most, scale = (
+        (MOST_FAILED, "")
+        if ends
+        else (FEW_FAILED, f", and {claim.endpoint} has no worst value that they could count as")
+    )
+    for name, failed in failures.items():
+        if failed > most * cases:
+            return f"{failed} of {cases} cases of {name} failed{scale}: at most {most:.0%} may."
     return ""
 
 

@@ -15,7 +15,7 @@ SETS = ("kernel distance",)  # of a whole set of patients
 SEGMENTED = tuple(overlap.BETTER)  # of masks found in images
 SCORES: Mapping[str, str] = {  # of a task that a model does, beside those of masks
     **dict.fromkeys(("correct", "auc", "accuracy", "f1", "sensitivity", "specificity"), "higher"),
-    **dict.fromkeys(("absolute error", "log loss", "brier", "rmse"), "lower"),
+    **dict.fromkeys(("absolute error", "log loss", "brier"), "lower"),
 }
 BETTER: Mapping[str, str] = {
     **{name: metric.better for name, metric in METRICS.items()},

@@ -238,12 +238,12 @@ def trivial_rows(
     for e in pairs.values():
         total = totals.setdefault(e["reference"].shape, np.zeros(e["reference"].shape))
         total += e["reference"]
-    near = _Nearest({n: e["reference"] for n, e in pairs.items()}, patients, training)
+    near = Nearest({n: e["reference"] for n, e in pairs.items()}, patients, training)
     rows = side_by_side(lambda name: _trivial_rows(name, pairs, patients, totals, near, data_range), list(pairs))
     return [row for own in rows for row in own]
 
 
-class _Nearest:
+class Nearest:
     """Of an image of a case: the training image, or else the other patient's image, whose thumbnail is most like it."""
 
     def __init__(
@@ -256,10 +256,13 @@ class _Nearest:
         self.prints = {n: fingerprint(np.asarray(v, np.float32)) for n, v in training.items()} or self.own
 
     def of(self, name: str) -> Array | None:
-        fit = [
-            n for n, v in self.candidates.items() if v.shape == self.references[name].shape and self._foreign(n, name)
-        ]
-        return self.candidates[max(fit, key=lambda n: float(self.prints[n] @ self.own[name]))] if fit else None
+        nearest = self.name_of(name)
+        return None if nearest is None else self.candidates[nearest]
+
+    def name_of(self, name: str) -> str | None:
+        shape = self.references[name].shape
+        fit = [n for n, v in self.candidates.items() if v.shape == shape and self._foreign(n, name)]
+        return max(fit, key=lambda n: float(self.prints[n] @ self.own[name]), default=None)
 
     def _foreign(self, candidate: str, name: str) -> bool:
         return bool(self.training) or self.patients[candidate] != self.patients[name]
@@ -267,7 +270,7 @@ class _Nearest:
 
 def _trivial_rows(
     name: str, pairs: Mapping[str, Mapping[str, Any]], patients: Mapping[str, str],
-    totals: Mapping[tuple[int, ...], Array], near: _Nearest, data_range: float | None,
+    totals: Mapping[tuple[int, ...], Array], near: Nearest, data_range: float | None,
 ) -> list[Row]:  # fmt: skip
     shape, answers = pairs[name]["reference"].shape, dict[str, Array]()
     alike = [n for n in pairs if pairs[n]["reference"].shape == shape]

@@ -45,7 +45,7 @@ from .validity import certify
 
 Say = Callable[[str], None]
 
-SETS = ("generated", "reference", "training", "holdout", "competitor")  # folders of images
+IMAGES = ("generated", "reference", "training", "holdout", "competitor")  # folders of images
 OTHERS = ("training", "holdout")  # of other patients than the references: nothing in them makes a pair
 LESION = 0.2  # of the patient: a smaller mask marks something in it
 
@@ -105,7 +105,7 @@ def evaluate_folders(
         report.stages.append(_pairs(others, shelf, report, asked, say, "competitor"))
     report.stages[0].cases += segmented_rows(named, shelf.read, report)
     masks = {io.stem(name): scan for name, scan in found.get("masks", {}).items()}
-    sets = {side: _pictures(scans, masks, shelf, report) for side, scans in found.items() if side in SETS}
+    sets = {side: _pictures(scans, masks, shelf, report) for side, scans in found.items() if side in IMAGES}
     _validate(sets, report, asked, say)
     if folders.masks is None:
         report.not_evaluated.append(

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from ..contracts import Image
 from ..data.prepare import grid_of, resample
-from ..data.split import fingerprint
 from ..io import Scan, UnreadableError
 from . import overlap
-from .folder_checks import patient_of
+from .folder_checks import Nearest, patient_of
 from .honesty import Ledger
 from .report import REAL, Report
 from .summary import Row
@@ -52,15 +51,15 @@ def segmented_rows(found: Mapping[str, Mapping[str, Scan]], read: Read, report: 
             f"{without} of {len(found['reference'])} references have no readable true mask: no segmentation of them was judged."
         )
     _check_spacing(truths, report)
-    rows, prints = [], {name: _print(image) for name, (image, _) in truths.items()}
+    patients = {name: patient_of(name, found["reference"][name]) for name in truths}
+    near, rows = Nearest({name: image.data[0].numpy() for name, (image, _) in truths.items()}, patients, {}), []
     sides = {"model": "segmentations", REAL: "reference_segmentations"}
     for name, (truth, labels) in truths.items():
-        patient = patient_of(name, found["reference"][name])
+        patient = patients[name]
         for by, side in sides.items():
             if side in found:
                 rows += _rows(name, patient, by, labels, truth, found[side].get(name), read)
-        nearest = _most_alike(name, truths, found, prints)
-        if nearest is not None:
+        if (nearest := near.name_of(name)) is not None:
             rows += _measured(name, patient, TRIVIAL, truths[nearest][1], labels, truth)
     if "reference_segmentations" not in found:
         report.not_evaluated.append(
@@ -90,9 +89,8 @@ def _labels(mask: Image, image: Image) -> Labels:
     moved = resample(replace(mask, meaning=replace(mask.meaning, kind="label")), grid_of(image)).data[0].numpy()
     if not np.isfinite(moved).all() or (moved != np.round(moved)).any() or (moved < 0).any():
         raise UnreadableError("holds values that are no labels.", "Write whole numbers, 0 for what is not marked.")
-    values = (
-        np.where(moved > 0, 1.0, 0.0) if set(np.unique(moved)) == {0.0, 255.0} else moved
-    )  # a mask saved as a picture
+    picture = set(np.unique(moved)) == {0.0, 255.0}
+    values = np.where(moved > 0, 1.0, 0.0) if picture else moved
     return values if values.ndim == 3 else values[None]
 
 
@@ -127,22 +125,3 @@ def _check_spacing(truths: Mapping[str, tuple[Image, Labels]], report: Report) -
 
 def _failed(name: str, patient: str, by: str, why: str) -> list[Row]:
     return [Row(name, patient, "", by, m, f"failed: {why}", overlap.UNITS.get(m, "")) for m in overlap.BETTER]
-
-
-def _most_alike(
-    name: str, truths: Mapping[str, tuple[Image, Labels]], found: Mapping[str, Mapping[str, Scan]],
-    prints: Mapping[str, NDArray[np.float32]],
-) -> str | None:  # fmt: skip
-    """Another patient with a mask of the same shape, whose reference image looks most like this one."""
-    own = patient_of(name, found["reference"][name])
-    labels = truths[name][1]
-    others = [
-        other
-        for other, (_, marked) in truths.items()
-        if marked.shape == labels.shape and patient_of(other, found["reference"][other]) != own
-    ]
-    return max(others, key=lambda other: float(prints[other] @ prints[name]), default=None)
-
-
-def _print(image: Image) -> NDArray[np.float32]:
-    return fingerprint(np.asarray(image.data[0].numpy(), np.float32))

@@ -198,3 +198,25 @@ def test_an_infinite_loss_is_no_perfect_answer() -> None:
 def test_a_margin_is_a_number(margin: float) -> None:
     with pytest.raises(ValueError, match="margin is (inf|nan), expected a number"):
         Claim.of({**GOOD, "verb": "equivalence", "margin": margin, "margin_source": "x"})
+
+
+def test_every_pixel_metric_can_be_claimed() -> None:
+    """Whatever has a better direction, one by one: no name of a task's score takes a metric of images away."""
+    from fabrica.evaluate.endpoints import SCORES
+    from fabrica.evaluate.pixel import METRICS
+
+    for name, metric in METRICS.items():
+        if metric.better != "neither":
+            assert Claim.of({**GOOD, "endpoint": name}).endpoint == name
+    assert not set(SCORES) & set(METRICS)
+
+
+def test_perfect_answers_are_no_missing_ones() -> None:
+    """Infinite PSNR in every case: as good as the best finite one; on both sides there is nothing to compare."""
+    _, theirs, patients = _values(25)
+    perfect = dict.fromkeys(theirs, float("inf"))
+    claim = Claim.of({**GOOD, "endpoint": "psnr"})
+    assert judge(claim, perfect, theirs, patients).status == "SUPPORTED"
+    both = judge(claim, perfect, dict(perfect), patients)
+    assert both.status == "REFUSED"
+    assert "no case has a finite psnr" in both.may

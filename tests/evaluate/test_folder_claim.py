@@ -73,6 +73,9 @@ def test_pixels_without_a_competitor(tmp_path: Path, claim: dict[str, Any], stat
         _patients(tmp_path / side, range(22), blur=blur)
     report = _judged(tmp_path, claim, generated="ours", reference="real")
     assert report["verdict"]["status"] == status, report["verdict"]["may"]
+    html = (tmp_path / "out" / "index.html").read_text()
+    assert f"against {claim['against']}" in html
+    assert ("(planted)" in html) == (claim["against"] == "goal")  # where a goal comes from stands on the page
     if claim["against"] == "trivial answers":
         assert "the best trivial answer (nearest other patient)" in report["verdict"]["may"]
     else:
