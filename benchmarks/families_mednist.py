@@ -37,7 +37,7 @@ from fabrica.rng import Rng, derive
 from fabrica.run import run_recipe
 
 CLASSES = ("AbdomenCT", "BreastMRI", "CXR", "ChestCT", "Hand", "HeadCT")
-HELD_OUT, DRAWS, SIDE, BATCH = 200, 252, 64, 16
+HELD_OUT, DRAWS, SIDE, BATCH, PEER_BATCH = 200, 252, 64, 8, 16
 RESULTS = Path(__file__).parent / "results"
 WIDE = {"channels": [32, 64, 128], "blocks": 1}
 CODEC = {"channels": [32, 64], "blocks": 1}
@@ -68,9 +68,10 @@ OURS: dict[str, dict[str, Any]] = {
     "vae, flow in its codes": two({"name": "vae", "kl": 0.01, "codes": 4, "network": CODEC}, {"name": "flow", "network": PRIOR}),
     "vq, autoregressive in its codes": two({"name": "vq", "network": CODEC}, {"name": "autoregressive", "network": PRIOR}),
 }  # fmt: skip
-HOUR = {
-    f"{name}, an hour": OURS[name] for name in ("flow", "vae, flow in its codes")
-}  # the same, whatever --minutes says
+LONG = {
+    f"{name}, {minutes:g} minutes of both cores": (minutes, OURS[name])
+    for name, minutes in (("flow", 15.0), ("vae, flow in its codes", 15.0), ("flow", 60.0))
+}  # whatever --minutes and --threads say
 PEERS = [f"MONAI DDPM, learning rate {rate:g}" for rate in LEARNING_RATES]
 
 
@@ -85,7 +86,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
     train, held = pictures(options.data / "images_2d" / "mednist", options.work)
-    for name in (*OURS, *HOUR, *PEERS):
+    for name in (*OURS, *LONG, *PEERS):
         done = options.work / place(name) / ("trained.json" if name in PEERS else "facts.json")
         if options.only in ("", name) and not done.is_file():
             (peer if name in PEERS else ours)(name, options, train)
@@ -129,8 +130,10 @@ def ours(name: str, options: argparse.Namespace, train: dict[str, NDArray[Any]])
     """Train by a recipe as a user would, then draw."""
     folder = options.work / place(name)
     classes = {"class": [str(k) for k in range(len(CLASSES))]}
-    stages, minutes = {}, 60.0 if name in HOUR else options.minutes
-    for stage, plan in (OURS | HOUR)[name].items():
+    minutes, plans = LONG.get(name) or (options.minutes, OURS[name])
+    stages, threads = {}, 2 if name in LONG else options.threads
+    torch.set_num_threads(threads)
+    for stage, plan in plans.items():
         by = {"by": classes} if stage == "model" else {}
         stages[stage] = {
             "job": {"name": "synthesis", "x": ["image"], **by, **({} if by else {"place": False})},
@@ -164,7 +167,7 @@ def ours(name: str, options: argparse.Namespace, train: dict[str, NDArray[Any]])
         hook.remove()
     keep(folder, name, torch.cat(images).numpy(), labels, {
         "train_s": sum(f["seconds"] for f in facts), "steps": [f["step"] for f in facts], "calls": calls[0] // -(-DRAWS // 42),
-        "draw_s": seconds, "threads": options.threads, "precision": facts[-1]["precision"], "run": str(made.folder),
+        "draw_s": seconds, "threads": threads, "precision": facts[-1]["precision"], "run": str(made.folder),
         "parameters": facts[-1]["parameters"],
     })  # fmt: skip
 
@@ -219,7 +222,7 @@ def peer(name: str, options: argparse.Namespace, train: dict[str, NDArray[Any]])
     began, step = time.perf_counter(), 0
     while time.perf_counter() - began < 60 * options.minutes:
         optimiser.zero_grad()
-        loss(net, torch.randint(0, len(images), (BATCH,))).backward()
+        loss(net, torch.randint(0, len(images), (PEER_BATCH,))).backward()
         optimiser.step()
         step += 1
         decay = min(0.999, (1 + step) / (10 + step))
@@ -231,7 +234,9 @@ def peer(name: str, options: argparse.Namespace, train: dict[str, NDArray[Any]])
     torch.manual_seed(5)
     with torch.inference_mode():
         reached = float(
-            torch.stack([loss(average, torch.arange(i, i + BATCH)) for i in range(0, 16 * BATCH, BATCH)]).mean()
+            torch.stack(
+                [loss(average, torch.arange(i, i + PEER_BATCH)) for i in range(0, 16 * PEER_BATCH, PEER_BATCH)]
+            ).mean()
         )
     for kind, used in (("net", net), ("average", average)):
         save_file(used.state_dict(), folder / f"{kind}.safetensors")

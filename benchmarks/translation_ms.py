@@ -37,6 +37,7 @@ SETTINGS: dict[str, dict[str, Any]] = {  # what was tried beside crops of 112 x 
     "as the other cells": {},
     "twice the variation of intensity": {"job": {"vary": 0.2}},
     "three times the learning rate": {"train": {"learning_rate": 0.003}},
+    "orthogonal steps": {"train": {"learning_rate": 0.003, "optimiser": "muon"}},  # what runs have by default
     "no neighbouring slices": {"job": {"neighbours": 0}},
     "slices of 224 x 176, batch of 3": {"prepare": {"size": [224, 176]}, "train": {"batch": 3}},
 }
@@ -103,7 +104,13 @@ def recipe(plan: dict[str, Any], data: Path, steps: int, start: str | None) -> d
     if plan.get("any"):
         job = {"name": "translation", "from": both, "x": both, "drop": 0.2}
     change = plan.get("change", {})
-    budget = {"steps": plan.get("steps", steps), "batch": 8, **({"start": start} if start else {})}
+    budget = {
+        "steps": plan.get("steps", steps),
+        "batch": 8,
+        "learning_rate": 0.001,
+        "optimiser": "adamw",
+        **({"start": start} if start else {}),
+    }
     return {
         "cohorts": {"ms": {"path": str(data)}}, "split": {"train": [train], "test": [test]}, "baseline": "none",
         "job": job | change.get("job", {}), "family": {"name": plan["family"], "network": NETWORK},

@@ -17,6 +17,7 @@ from . import checkpoint
 from .contracts import Family, Job, Problem
 from .data.store import Loader, to_device
 from .networks.average import Average
+from .optimiser import Muon, matrices
 from .plan import TrainPlan
 from .rng import Rng, derive
 
@@ -134,10 +135,8 @@ class _Loop:
 
     def _set_up(self) -> None:
         groups = self.family.groups()
-        optimisers = [
-            torch.optim.AdamW(list(p), self.plan.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
-            for p in groups.values()
-        ]
+        turned = matrices(self.family) if self.plan.optimiser == "muon" else set[nn.Parameter]()
+        optimisers = [Muon(p, turned, self.plan.learning_rate) for p in groups.values()]
         module = _Loss(self.family)
         wrapped, *ready = self.fabric.setup(module, *optimisers)
         self.module, self.optimisers = wrapped, dict(zip(groups, ready, strict=True))

@@ -17,7 +17,7 @@ from fabrica.sampling import SAMPLERS
 ROOT = Path(fabrica.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
-    ("rng",), ("contracts",), ("operators", "registry", "machine"), ("io", "networks", "physics"), ("data", "sampling"),
+    ("rng",), ("contracts",), ("operators", "registry", "machine", "optimiser"), ("io", "networks", "physics"), ("data", "sampling"),
     ("families", "jobs", "evaluate"), ("safeguards", "deliver"), ("document",), ("plan",), ("strict",), ("chain",), ("config",), ("checkpoint",), ("train",),
     ("memory",), ("drawing", "costs", "processes"), ("lineage",), ("judging",), ("run",), ("painting", "patients"), ("downstream",), ("testing", "serve", "web"), ("terminal",), ("cli",), ("__main__",),
 ]  # fmt: skip

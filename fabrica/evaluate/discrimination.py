@@ -104,19 +104,20 @@ def calibration(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 10) 
 
 
 def _recalibration(p: Array, y: Array) -> tuple[float | None, float | None]:
-    """(slope, intercept), or None for both when one outcome is missing or they are separated."""
+    """(slope, intercept), or None for both when one outcome is missing or a threshold parts them, either way round."""
     if len(np.unique(y)) < 2 or len(np.unique(p)) < 2:
+        return None, None
+    if p[y == 0].max() <= p[y == 1].min() or p[y == 1].max() <= p[y == 0].min():  # the likelihood has no maximum
         return None, None
     logit = np.log(np.clip(p, 1e-9, 1 - 1e-9)) - np.log1p(-np.clip(p, 1e-9, 1 - 1e-9))
 
     def loss(b: Array) -> tuple[float, Array]:
         z = b[0] * logit + b[1]
-        miss = 1 / (1 + np.exp(-z)) - y
+        miss = special.expit(z) - y
         return float((np.logaddexp(0, z) - y * z).sum()), np.array([(miss * logit).sum(), miss.sum()])
 
     found = optimize.minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS")
-    separated = y[p > p[y == 0].max()].size == y.sum() or y[p < p[y == 1].min()].size == (1 - y).sum()
-    return (None, None) if separated else (float(found.x[0]), float(found.x[1]))
+    return float(found.x[0]), float(found.x[1])
 
 
 def _chances(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:

@@ -102,6 +102,13 @@ def test_calibration_at_its_edges() -> None:
     assert task.calibration([1.0, 0.0, 1.0], [1, 0, 1]).value == 0
     assert task.calibration([0.2, 0.4], [1, 1]).details["slope"] is None
     assert task.calibration([0.2, 0.4, 0.6, 0.8], [0, 0, 1, 1]).details["slope"] is None, "separated"
+    assert task.calibration([0.2, 0.4, 0.6, 0.8], [1, 1, 0, 0]).details["slope"] is None, (
+        "separated, the wrong way round"
+    )
+    assert task.calibration([0.2, 0.4, 0.4, 0.8], [0, 0, 1, 1]).details["slope"] is None, "parted at a tie"
+    assert task.calibration([0.0, 0.0, 1.0, 1.0], [0, 0, 1, 1]).details["slope"] is None, "certain"
+    certain = task.calibration([0.0, 1.0, 0.0, 1.0, 0.5, 0.5], [0, 1, 1, 0, 1, 0])
+    assert certain.details["slope"] == pytest.approx(0, abs=1e-6), "certain, and half of it wrong"
     with pytest.raises(ValueError, match="must lie in"):
         task.calibration([1.2], [1])
     with pytest.raises(ValueError, match="must lie in"):

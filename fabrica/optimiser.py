@@ -1,0 +1,94 @@
+"""How weights move: matrices by orthogonalised momentum (Muon, Jordan et al. 2024), everything else by AdamW."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+
+THIN = 16  # rows or columns below which a matrix belongs to an end of a network (pixels, classes), which AdamW moves
+MOMENTUM = 0.95
+STEPS = 5
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic, which sends singular values in (0, 1] to about .7 to 1.2
+SIZE = 0.2  # root mean square of an update at learning rate 1: about that of AdamW's (Liu et al. 2025)
+BETAS, EPSILON, DECAY = (0.9, 0.99), 1e-8, 1e-4
+
+
+def matrices(module: nn.Module) -> set[nn.Parameter]:
+    """Weights of dense layers and of convolutions that mix channels; not those that a parametrisation makes."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    layers = (m for m in module.modules() if isinstance(m, kinds) and getattr(m, "groups", 1) == 1)
+    weights = (m._parameters.get("weight") for m in layers)
+    return {w for w in weights if w is not None and min(len(w), w[0].numel()) >= THIN}
+
+
+class Muon(torch.optim.Optimizer):
+    """One learning rate for all: matrices take steps whose singular values are all one, of the size that AdamW's have.
+
+    A kernel is the matrix (outputs, inputs * positions). What orthogonal steps are for: a gradient's few large directions
+    do not starve the many small ones (Bernstein and Newhouse 2024).
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], matrices: set[nn.Parameter], learning_rate: float) -> None:
+        known = list(parameters)
+        groups = [{"params": [p for p in known if (p in matrices) == turned]} for turned in (False, True)]
+        super().__init__(groups, {"lr": learning_rate})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Moves every parameter that has a gradient."""
+        rest, matrices = self.param_groups
+        self._adamw([p for p in rest["params"] if p.grad is not None], rest["lr"])
+        for p in matrices["params"]:
+            if p.grad is not None:
+                self._orthogonal(p, matrices["lr"])
+
+    def _adamw(self, parameters: list[Tensor], learning_rate: float) -> None:
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p] = {
+                    "step": torch.zeros((), device=p.device),
+                    "exp_avg": torch.zeros_like(p),
+                    "exp_avg_sq": torch.zeros_like(p),
+                }
+        states = [self.state[p] for p in parameters]
+        first, second, steps = ([s[name] for s in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        adamw(
+            parameters, gradients, first, second, [], steps, fused=True, amsgrad=False, beta1=BETAS[0], beta2=BETAS[1],
+            lr=learning_rate, weight_decay=DECAY, eps=EPSILON, maximize=False,
+        )  # fmt: skip
+
+    def _orthogonal(self, p: Tensor, learning_rate: float) -> None:
+        if not self.state[p]:
+            self.state[p] = {"momentum": torch.zeros_like(p)}
+        momentum, gradient = self.state[p]["momentum"], p.grad
+        assert gradient is not None
+        momentum.lerp_(gradient, 1 - MOMENTUM)
+        ahead = gradient.lerp(momentum, MOMENTUM).flatten(1)  # Nesterov
+        update = orthogonalised(ahead) * (SIZE * max(ahead.shape) ** 0.5)
+        p.mul_(1 - learning_rate * DECAY).add_(update.reshape(p.shape), alpha=-learning_rate)
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """About U V^T of U S V^T, without its decomposition: Newton and Schulz's iteration as a quintic.
+
+    The iterates are P X with P a polynomial of X X^T, so that all but the first and the last product are of the short side's
+    square. Float32; singular values below 1e-3 of the largest stay small.
+    """
+    x = matrix.float()
+    if tall := x.shape[0] > x.shape[1]:
+        x = x.T
+    x = x / x.norm().clamp(min=1e-12)
+    square, product = x @ x.T, None
+    linear, cubic, quintic = COEFFICIENTS
+    for _ in range(STEPS):
+        step = torch.addmm(cubic * square, square, square, alpha=quintic)
+        step.diagonal().add_(linear)
+        product = step if product is None else step @ product
+        square = step @ square @ step
+    assert product is not None
+    turned: Tensor = product @ x
+    return (turned.T if tall else turned).to(matrix.dtype)

@@ -1,0 +1,113 @@
+"""Steps of the optimiser: what is orthogonal, what is AdamW's, and which weights are which."""
+
+import pytest
+import torch
+from torch import nn
+
+from fabrica.contracts import Field, Signature
+from fabrica.families.gan import Gan
+from fabrica.networks.transformer import Transformer
+from fabrica.networks.unet import UNet, UNetShape
+from fabrica.optimiser import COEFFICIENTS, MOMENTUM, SIZE, STEPS, Muon, matrices, orthogonalised
+
+SHAPES = [(16, 16), (24, 200), (200, 24), (64, 63)]
+
+
+def by_definition(matrix: torch.Tensor) -> torch.Tensor:
+    """The quintic on singular values, in float64."""
+    u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
+    s, (a, b, c) = s / s.norm(), COEFFICIENTS
+    for _ in range(STEPS):
+        s = a * s + b * s**3 + c * s**5
+    return u @ s.diag() @ v
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_step_is_the_quintic_of_singular_values(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(orthogonalised(matrix).double(), by_definition(matrix), atol=3e-5, rtol=0)
+
+
+def test_a_step_turns_large_directions_and_small_ones_alike() -> None:
+    u, _, v = torch.linalg.svd(torch.randn(40, 90, generator=torch.Generator().manual_seed(2)), full_matrices=False)
+    values = torch.linalg.svdvals(orthogonalised(u @ torch.logspace(0, -2, 40).diag() @ v))
+    assert values.min() > 0.6
+    assert values.max() < 1.25
+
+
+def test_no_gradient_is_no_step_and_not_a_number() -> None:
+    assert orthogonalised(torch.zeros(20, 30)).abs().max() == 0
+
+
+def test_the_library_takes_the_same_steps() -> None:
+    """torch.optim.Muon rounds to bfloat16 inside."""
+    start = torch.randn(32, 48, generator=torch.Generator().manual_seed(3))
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    one = Muon([ours], {ours}, 0.02)
+    other = torch.optim.Muon([theirs], 0.02, weight_decay=1e-4, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw")
+    for k in range(5):
+        gradient = torch.randn(32, 48, generator=torch.Generator().manual_seed(10 + k))
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        one.step()
+        other.step()
+    moved, wanted = ours.detach() - start, theirs.detach() - start
+    assert (moved - wanted).norm() < 0.02 * wanted.norm()
+
+
+def test_what_is_no_matrix_moves_as_the_library_has_it() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 8, 3), nn.GroupNorm(2, 8), nn.Conv2d(8, 2, 3)).to(
+        memory_format=torch.channels_last
+    )
+    same = nn.Sequential(nn.Conv2d(2, 8, 3), nn.GroupNorm(2, 8), nn.Conv2d(8, 2, 3)).to(
+        memory_format=torch.channels_last
+    )
+    same.load_state_dict(net.state_dict())
+    assert matrices(net) == set()
+    one = Muon(net.parameters(), matrices(net), 3e-3)
+    other = torch.optim.AdamW(same.parameters(), 3e-3, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+    for k in range(4):
+        x = torch.randn(3, 2, 9, 9, generator=torch.Generator().manual_seed(k))
+        for optimiser, module in ((one, net), (other, same)):
+            optimiser.zero_grad()
+            module(x).square().mean().backward()
+            optimiser.step()
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), same.parameters(), strict=True))
+
+
+def test_an_update_has_the_size_of_adams_whatever_the_shape() -> None:
+    for shape in SHAPES:
+        p = nn.Parameter(torch.zeros(shape))
+        p.grad = torch.randn(shape, generator=torch.Generator().manual_seed(4)) * 1e-4
+        Muon([p], {p}, 1.0).step()
+        assert 0.6 * SIZE < p.detach().square().mean().sqrt() < 1.25 * SIZE
+
+
+def test_parameters_without_a_gradient_stay() -> None:
+    p, q = nn.Parameter(torch.ones(20, 20)), nn.Parameter(torch.ones(5))
+    Muon([p, q], {p}, 1.0).step()
+    assert p.detach().eq(1).all()
+    assert q.detach().eq(1).all()
+
+
+def test_ends_norms_tables_and_depthwise_kernels_are_no_matrices() -> None:
+    shape = UNetShape(channels=(16, 32), blocks=1)
+    net = UNet(2, 1, 1, (Field("class", "class", 40),), shape)
+    named = {id(p): n for n, p in net.named_parameters()}
+    turned = {named[id(p)] for p in matrices(net)}
+    assert {"down.0.conv1.weight", "middle.attention.qkv.weight", "embed.0.weight"} <= turned
+    assert not turned & {"stem.weight", "head.weight", "gain.weight", "entries.0.weight"}
+    assert not any("norm" in name or name.endswith("bias") for name in turned)
+    volume = Transformer(3, 1, 1, (), UNetShape(channels=(96,), blocks=1, patch=2, kind="state-space"))
+    inside = matrices(volume)
+    depthwise = [m for m in volume.modules() if isinstance(m, nn.Conv3d) and m.groups > 1]
+    assert depthwise
+    assert inside
+    assert not any(m.weight in inside for m in depthwise)
+
+
+def test_weights_that_a_parametrisation_makes_are_left_to_adamw() -> None:
+    gan = Gan(Signature((Field("image"),), "yx"), UNetShape(channels=(16, 32), blocks=1), "fp32", penalty=0.0)
+    names = {id(p): n for n, p in gan.named_parameters()}
+    turned = {names[id(p)] for p in matrices(gan)}
+    assert any(n.startswith("generator") for n in turned)
+    assert not any("parametrizations" in n for n in turned)
