@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from .chain import check_window, in_order, unmade, words
-from .contracts import Denoiser, Family, Job
+from .contracts import Denoiser, Density, Family, Job
 from .data.virtual import VirtualCohort
 from .document import RecipeError, override, parse
 from .evaluate import METRICS
@@ -85,6 +85,7 @@ def _recipe(plain: Mapping[str, Any]) -> Recipe:
         raise AtError(
             "evaluate.realism", f"{evaluate.realism!r} is no number of pictures. Write: realism: 60, or 0 for none"
         )
+    _check_likelihood(evaluate.likelihood, built)
     for count in evaluate.evaluations:
         whole(count, "evaluate.evaluations")
     check_window(evaluate.window, built)
@@ -290,6 +291,15 @@ def _check_sampler(sampler: Named | None, family: type[Family], job: Job, at: st
         )
     if reason := refusal(family, known, measured):
         raise AtError(at, f"{reason} Leave the sampler out, or write: family: {{name: flow}}")
+
+
+def _check_likelihood(cases: int, stages: Sequence[Stage]) -> None:
+    at = "evaluate.likelihood"
+    if type(cases) is not int or cases < 0:
+        raise AtError(at, f"{cases!r} is no number of cases. Write: likelihood: 8, or 0 for none")
+    if cases and not any(issubclass(FAMILIES.find(s.family.name), Density) for s in stages):
+        known = ", ".join(sorted({s.family.name for s in stages}))
+        raise AtError(at, f"{known} knows no chances. Leave likelihood out, or write: family: {{name: autoregressive}}")
 
 
 def _check_train(train: TrainPlan, at: str) -> None:

@@ -26,7 +26,7 @@ class Field:
     name: str  # "T1w", "lesion", "age"
     kind: Kind = "intensity"
     channels: int = 1  # number of classes for "class", "label", "token"; width for "embedding"
-    unit: str = "a.u."  # "HU", "SUV", "Gy", "mm", "year"; "a.u." = arbitrary, as in most MR
+    unit: str = "a.u."  # "HU", "SUV", "Gy", "mm", "year", "grey" (0 to 255); "a.u." = arbitrary, as in most MR
 
 
 @dataclass(frozen=True, slots=True)

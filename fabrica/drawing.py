@@ -85,7 +85,8 @@ def preparation_from(plain: Mapping[str, Any]) -> GridPreparation:
     spacing = plain["spacing_mm"]
     scales = {k: (float(v[0]), float(v[1])) for k, v in plain["scales"].items()}
     size, multiple = tuple(plain["size"]), plain.get("multiple", MULTIPLE)
-    return GridPreparation(plain["axes"], tuple(spacing) if spacing else None, size, scales, multiple)
+    units = {str(k): str(v) for k, v in plain.get("units", {}).items()}
+    return GridPreparation(plain["axes"], tuple(spacing) if spacing else None, size, scales, multiple, units)
 
 
 def drawer(stage: Stage, family: Family) -> Family:

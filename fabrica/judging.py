@@ -28,7 +28,7 @@ from .evaluate.report import Cost, Report, StageResult
 from .evaluate.run_checks import check_distances, check_drawn, check_parts
 from .evaluate.statistics import interval
 from .evaluate.summary import Competitors, Pictures, StageEvidence, competitors_of, evaluate_case
-from .families import Fsq
+from .families import Fsq, density_of, surprise
 from .jobs import asks, reads
 from .jobs.imaging import stack_fields
 from .jobs.outcome import Outcome
@@ -78,7 +78,7 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
     result = _blank(stage, trained)
     gallery = Gallery(_fewer(ready, recipe.evaluate.realism), ready.preparation.spacing_mm or (1.0, 1.0, 1.0))
     kept: list[_Asked] = []
-    given_back = _GivenBack(ready, trained.family)
+    given_back, chances = _GivenBack(ready, trained.family), _Chances(ready, trained.family, recipe.evaluate.likelihood)
     extra = ("lesion", *((recipe.evaluate.mask,) if recipe.evaluate.mask else ()))
     pictures = Pictures()
     for asked in _together(_asked(recipe, ready, folder, draws, extra)):
@@ -94,13 +94,14 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
             )
             pictures.add(a.name, a.case, x, fields, reads(job), a.hidden)
             given_back.add(a.case)
+            chances.add(a)
             _hang(gallery, job, a, x)
             if recipe.evaluate.evaluations and len(kept) < _fewer(ready, COST_PICTURES):
                 kept.append(replace(a, shown=a.shown[:1]))
         names = f"{asked[0].name} to {asked[-1].name}" if len(asked) > 1 else asked[0].name
         say(f"{stage.name}: {names} drawn {len(asked[0].shown)} times, {seconds:.1f} s a draw.")
     result.pictures = pictures.rows
-    result.figures = given_back.figures()
+    result.figures = given_back.figures() + chances.figures()
     _judge_set(recipe, ready, gallery, result, report)
     check_drawn(ledger, gallery.drawn, gallery.real, bool(reads(job)))
     check_distances(ledger, result.realism)
@@ -145,6 +146,38 @@ class _GivenBack:
             how = f"{self.codec.levels.size} words; perplexity {perplexity:.1f}"
             figures.append(Measured(name, "model", "share of the words in use", share, None, found.n, how))
         return figures
+
+
+class _Chances:
+    """How likely a family that knows chances finds the truth of some test cases; nothing of other families."""
+
+    def __init__(self, ready: Ready, family: Family, cases: int) -> None:
+        self.ready, self.cases = ready, cases
+        self.family = None if density_of(family) is None else family.eval()
+        self.found: list[tuple[str, float]] = []
+        self.how = ""
+
+    def add(self, asked: _Asked) -> None:
+        fields, layout = self.ready.job.signature().x, self.ready.layout
+        if (
+            self.family is None
+            or len(self.found) >= self.cases
+            or any(f.name not in asked.case.tensors for f in fields)
+        ):
+            return
+        device = next(self.family.parameters()).device
+        x = stack_fields(fields, to_device(question_batch(asked.case, layout), device))
+        condition = self.ready.job.question(to_device(question_batch(asked.shown[0], layout), device)).condition
+        told = surprise(self.family, x, condition, [f.channels for f in fields])
+        self.found.append((asked.case.case.patient, float(told.nats.mean()) / told.words))
+        self.how = f"{told.words} words a case; guessing evenly: {told.guessing / told.words:.3f}"
+
+    def figures(self) -> list[Measured]:
+        if not self.found:
+            return []
+        found = interval([nats for _, nats in self.found], [patient for patient, _ in self.found])
+        what, how = "surprise at the truth (nats a word)", f"{self.how}; {found.convention}"
+        return [Measured(self.ready.stage.name, "model", what, found.value, found.interval, found.n, how)]
 
 
 def _fewer(ready: Ready, pictures: int) -> int:

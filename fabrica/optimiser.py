@@ -82,13 +82,19 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     if tall := x.shape[0] > x.shape[1]:
         x = x.T
     x = x / x.norm().clamp(min=1e-12)
-    square, product = x @ x.T, None
-    linear, cubic, quintic = COEFFICIENTS
-    for _ in range(STEPS):
-        step = torch.addmm(cubic * square, square, square, alpha=quintic)
-        step.diagonal().add_(linear)
-        product = step if product is None else step @ product
+    square = x @ x.T
+    step = product = _polynomial(square)
+    for _ in range(STEPS - 1):
         square = step @ square @ step
-    assert product is not None
+        step = _polynomial(square)
+        product = step @ product
     turned: Tensor = product @ x
     return (turned.T if tall else turned).to(matrix.dtype)
+
+
+def _polynomial(square: Tensor) -> Tensor:
+    """What the quintic multiplies X with, given X X^T."""
+    linear, cubic, quintic = COEFFICIENTS
+    found = torch.addmm(square, square, square, beta=cubic, alpha=quintic)
+    found.diagonal().add_(linear)
+    return found

@@ -104,7 +104,7 @@ def _blank(answering: Answering, job: Synthesis, name: str, values: Mapping[str,
             torch.zeros(1, *grid.shape),
             "zyx",
             affine,
-            replace(field, channels=1),
+            replace(field, channels=1, unit=preparation.units.get(field.name, field.unit)),
             calibrated=preparation.spacing_mm is not None,
         )
         traces[field.name] = preparation.forward(blank, grid)[1]

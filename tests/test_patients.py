@@ -49,6 +49,7 @@ def test_patients_of_asked_classes_that_a_recipe_reads(trained: tuple[Path, Path
     image = io.read_image(tmp_path / "new" / rows[0]["file"])
     assert image.data.shape[-2:] == (32, 32)
     assert image.data.isfinite().all()
+    assert (image.meaning.unit, image.calibrated) == ("grey", False), "as the pictures that it was learned from"
     compared = compare_arms(RECIPE, trained[0], tmp_path / "new", tmp_path / "out", Terms(seeds=1), say=_quiet)
     assert len(compared.arms) == 4
 

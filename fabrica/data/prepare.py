@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..contracts import Case, Image, Preparation, Trace
 
 MULTIPLE = 16  # sides of a prepared grid: what a U-Net with a stem of 2 and three levels needs
-_HU = (-1024.0, 1024.0)  # offset and scale of CT: air is 0, water is 1
+_FIXED = {"HU": (-1024.0, 1024.0), "grey": (0.0, 255.0)}  # offset and scale: of CT air is 0, water is 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +138,14 @@ def foreground(volume: Tensor) -> Tensor:
 
 
 def intensity_scale(image: Image, percentile: float = 99.5) -> tuple[float, float]:
-    """(offset, scale) that bring an image to about [0, 1]; fixed for HU, the foreground's percentile otherwise.
+    """(offset, scale) that bring an image to about [0, 1]; fixed for HU and grey levels, the foreground's percentile otherwise.
 
     One number per image holds across scanners that differ by a gain, needs no setting, and keeps contrasts.
     """
     if image.meaning.kind == "label":
         return 0.0, 1.0
-    if image.meaning.unit == "HU":
-        return _HU
+    if image.meaning.unit in _FIXED:
+        return _FIXED[image.meaning.unit]
     values = image.data[foreground(image.data)]
     if not len(values):
         return 0.0, 1.0
@@ -165,9 +165,10 @@ class GridPreparation(Preparation):
     size: tuple[int, int, int]  # smallest box (z, y, x) in voxels; z is free for slices
     scales: Mapping[str, tuple[float, float]]
     multiple: int = MULTIPLE  # of which sides are multiples; z is free for slices
+    units: Mapping[str, str] = field(default_factory=dict)  # per contrast, where they are no arbitrary ones
 
     def grid(self, image: Image, crop: bool = True) -> Grid:
-        """The box around the patient on this preparation's spacing, at least `size`."""
+        """The box around the patient on this preparation's spacing, at least `size`; pictures keep the frame they were given."""
         source = grid_of(image)
         volume = image.data[0] if image.axes == "zyx" else image.data[:1]
         affine, shape = _canonical(source)
@@ -177,7 +178,8 @@ class GridPreparation(Preparation):
             wanted = torch.stack([spacing[0], *wanted[1:]])
         step = wanted / spacing
         extent = [max(1, round(float((n - 1) / s)) + 1) for n, s in zip(shape, step.tolist(), strict=True)]
-        low, high = _box(volume, source, affine, step, extent) if crop else ([0, 0, 0], extent)
+        boxed = crop and image.calibrated
+        low, high = _box(volume, source, affine, step, extent) if boxed else ([0, 0, 0], extent)
         size = [max(h - n, own) for n, h, own in zip(low, high, self.size, strict=True)]
         size = [
             n if self.axes == "yx" and k == 0 else -(-n // self.multiple) * self.multiple for k, n in enumerate(size)
@@ -223,6 +225,7 @@ def fit(
     Cases are looked at one by one: a cohort may be larger than memory.
     """
     spacings, extents_mm = [], []
+    units: dict[str, set[str]] = {}
     found: dict[str, list[tuple[float, float]]] = {}
     blank = GridPreparation(axes, None, (1, 1, 1), {}, 1 if multiple < MULTIPLE else MULTIPLE)
     for case in cases:
@@ -232,6 +235,7 @@ def fit(
         extents_mm.append((own * torch.tensor(grid.shape)).tolist())
         for name, image in case.images.items():
             found.setdefault(name, []).append(intensity_scale(image))
+            units.setdefault(name, set()).add(image.meaning.unit)
     if not spacings:
         raise ValueError(
             "There is nothing to train on: the training part holds no readable cases. See: fabrica inspect DIR."
@@ -246,7 +250,9 @@ def fit(
     step = np.array(chosen) if chosen is not None else middle
     sides = [-(-int(n) // multiple) * multiple for n in np.ceil(np.array(extents_mm).max(0) / step - 0.1)]
     scales = {n: (float(np.median([o for o, _ in v])), float(np.median([s for _, s in v]))) for n, v in found.items()}
-    return GridPreparation(axes, chosen, (1 if axes == "yx" else sides[0], sides[1], sides[2]), scales, multiple)
+    size = (1 if axes == "yx" else sides[0], sides[1], sides[2])
+    fixed = {name: min(own) for name, own in units.items() if len(own) == 1 and own <= _FIXED.keys()}
+    return GridPreparation(axes, chosen, size, scales, multiple, fixed)
 
 
 def _canonical(grid: Grid) -> tuple[Tensor, tuple[int, int, int]]:

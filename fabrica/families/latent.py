@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from ..contracts import Codec, Condition, Family, Field, Problem, Signature
+from ..contracts import Codec, Condition, Density, Family, Field, Problem, Signature
 from ..networks.blocks import PLANES, folded
 from ..networks.codec import Levels
 from ..networks.transformer import Transformer
@@ -63,14 +64,18 @@ class Latent(Family):
     def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
         return self.prior.groups()
 
+    def _given(self, condition: Condition) -> Condition:
+        """As the prior sees it."""
+        values = {n: folded(v.float(), self.factor) if n in self.planes else v for n, v in condition.values.items()}
+        return Condition(values, condition.present)
+
     def _inner(self, problem: Problem, target: Tensor | None) -> Problem:
-        given, words = problem.condition, self._words
-        values = {n: folded(v.float(), self.factor) if n in self.planes else v for n, v in given.values.items()}
+        words = self._words
         channels = self.codec.latent_shape[0] if words is None else sum(count for _, count in words.places)
         return replace(
             problem,
             shape=(channels, *(n // self.factor for n in problem.shape[1:])),
-            condition=Condition(values, given.present),
+            condition=self._given(problem.condition),
             target=target,
             weight=None,
         )
@@ -101,11 +106,45 @@ class Latent(Family):
         terms = self.prior.loss(inner, group, rng, progress)
         return {name: term.where(sound, torch.nan) for name, term in terms.items()}
 
+    def told(self, x: Tensor, condition: Condition) -> tuple[Tensor, Condition, list[int]]:
+        """(words of x one-hot, the condition as the prior sees it, how many values each kind of word has)."""
+        if (words := self._words) is None:
+            raise TypeError(f"{type(self.prior).__name__} draws no words.")
+        codes = self.codec.eval().encode(x)
+        return words.one_hot(codes), self._given(condition), [count for _, count in words.places]
+
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:
         drawn = self.prior.sample(self._inner(problem, None), rng)
         codes = drawn * (self.spread / SIZE) if self._words is None else self._words.from_one_hot(drawn)
         return self.codec.decode(codes, problem.condition)
+
+
+@dataclass(frozen=True)
+class Surprise:
+    """How unlikely rows were: -log p in nats (B,), in how many words, and what guessing evenly would cost a row."""
+
+    nats: Tensor
+    words: int
+    guessing: float
+
+
+def density_of(family: Family) -> Density | None:
+    """What knows chances: the family itself, or the prior over its codes; None where nothing does."""
+    inner = family.prior if isinstance(family, Latent) else family
+    return inner if isinstance(inner, Density) else None
+
+
+@torch.no_grad()
+def surprise(family: Family, x: Tensor, condition: Condition, kinds: Sequence[int]) -> Surprise:
+    """x (B, C, *axes) as targets are, of fields with so many values each; raises TypeError where nothing knows chances."""
+    if (density := density_of(family)) is None:
+        raise TypeError(f"{type(family).__name__} knows no chances.")
+    if isinstance(family, Latent):
+        x, condition, kinds = family.told(x, condition)
+    places = math.prod(x.shape[2:])
+    guessing = places * sum(math.log(n) for n in kinds)
+    return Surprise(-density.log_prob(x, condition), places * len(kinds), guessing)
 
 
 def sides_of(family: Family) -> int:

@@ -1,4 +1,7 @@
-"""PNG and JPEG pictures, npz arrays and zip archives of pictures: 2D, grey or colour, of unknown pixel size."""
+"""PNG and JPEG pictures, npz arrays and zip archives of pictures: 2D, grey or colour, of unknown pixel size.
+
+Eight bits are what a screen shows: their unit is "grey" (0 to 255). Other numbers keep arbitrary units.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,8 @@ def read(scan: Scan) -> Image:
         data = _pixels(path.read_bytes())
     check_values(data)
     tensor = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32))
-    field = Field(Path(scan.member or path.name).stem, scan.kind, len(tensor), scan.unit)
+    unit = "grey" if data.dtype == np.uint8 and scan.kind == "intensity" and scan.unit == "a.u." else scan.unit
+    field = Field(Path(scan.member or path.name).stem, scan.kind, len(tensor), unit)
     affine = torch.from_numpy(scan.affine)
     return Image(tensor, scan.axes, affine, field, source=scan.name, calibrated=False)
 

@@ -174,6 +174,30 @@ def test_pictures_without_a_pixel_size(make_image: MAKE) -> None:
     assert preparation.back(tensor, trace).data.shape == (1, 28, 30)
 
 
+def test_pictures_keep_their_frame_and_their_greys(make_image: MAKE) -> None:
+    """Whoever made a picture chose both: a dark one stays dark, a corner stays a corner. Scans are cropped and scaled."""
+    data = torch.zeros(1, 40, 48)
+    data[0, 20:25, 20:25] = 51.0
+    scan = replace(make_image((40, 48)), data=data)
+    picture = replace(scan, meaning=replace(scan.meaning, unit="grey"), calibrated=False)
+    assert intensity_scale(picture) == (0.0, 255.0)
+    found = {}
+    for name, image in (("picture", picture), ("scan", scan)):
+        preparation = fit(iter([Case("p", {"T1w": image})]), "T1w", "yx", None)
+        tensor, trace = preparation.forward(image)
+        found[name] = (tuple(tensor.shape), float(tensor.max()), preparation.units)
+        torch.testing.assert_close(preparation.back(tensor, trace).data, data)
+    assert found["picture"] == ((1, 1, 48, 48), pytest.approx(0.2), {"T1w": "grey"})
+    assert found["scan"] == ((1, 1, 16, 16), pytest.approx(1.0), {})
+
+
+def test_units_that_differ_are_no_unit(make_image: MAKE) -> None:
+    scan = make_image((20, 20))
+    picture = replace(scan, meaning=replace(scan.meaning, unit="grey"), calibrated=False)
+    mixed = fit(iter([Case("p", {"T1w": scan}), Case("q", {"T1w": picture})]), "T1w", "yx", None)
+    assert mixed.units == {}
+
+
 def test_misregistration_is_measured(make_image: MAKE) -> None:
     """A shift of known size between contrasts that share edges only; none where there is none."""
     image = make_image((40, 48, 44), (2.0, 1.0, 1.5))

@@ -11,7 +11,17 @@ from torch.nn import functional as F
 from fabrica.config import from_plain
 from fabrica.contracts import Codec, Condition, Family, Field, Problem, Signature
 from fabrica.document import RecipeError
-from fabrica.families import Autoregressive, Flow, Fsq, Latent, Vae, latent_signature, sides_of
+from fabrica.families import (
+    Autoregressive,
+    Flow,
+    Fsq,
+    Latent,
+    Vae,
+    density_of,
+    latent_signature,
+    sides_of,
+    surprise,
+)
 from fabrica.networks.blocks import folded
 from fabrica.networks.codec import Levels
 from fabrica.networks.unet import UNetShape
@@ -48,6 +58,46 @@ def test_chances_of_all_answers_add_up_to_one(fields: tuple[Field, ...]) -> None
     assert len(every) == math.prod(f.channels for f in fields) ** (side * side)
     assert float(chance.sum()) == pytest.approx(1.0, abs=1e-5)
     assert float(chance.std()) > 0.01  # not merely the uniform distribution
+
+
+def test_surprise_is_that_of_guessing_until_something_is_learned() -> None:
+    """A network whose head is zero finds every word equally likely: log 3 and log 2 for each of 6 places."""
+    fields = (Field("a", "label", 3), Field("b", "label", 2))
+    family = Autoregressive(Signature(fields, "yx"), PLAIN, "fp32")
+    x = torch.cat([F.one_hot(torch.randint(0, n, (4, 2, 3)), n).movedim(-1, 1) for n in (3, 2)], 1).float()
+    told = surprise(family, x, Condition(), [3, 2])
+    assert told.words == 12
+    assert told.guessing == pytest.approx(6 * math.log(6))
+    torch.testing.assert_close(told.nats, torch.full((4,), told.guessing))
+    settled = surprise(_settled(family), x, Condition(), [3, 2])
+    torch.testing.assert_close(settled.nats, -family.log_prob(x, Condition()))
+    assert not torch.allclose(settled.nats, told.nats)
+
+
+def test_surprise_of_codes_counts_their_words() -> None:
+    torch.manual_seed(0)
+    signature = Signature((Field("FLAIR"),), "yx", (Field("T1w"),))
+    codec = Fsq(Signature((Field("FLAIR"),), "yx"), UNetShape((8, 16), 1), "fp32", levels=(4, 3))
+    prior = Autoregressive(latent_signature(signature, codec, Autoregressive), PLAIN, "fp32")
+    model = Latent(codec, prior, signature.condition)
+    x, given = torch.rand(2, 1, 8, 8), Condition({"T1w": torch.rand(2, 1, 8, 8)})
+    told = surprise(model, x, given, [1])
+    assert told.words == 2 * 2 * 2
+    torch.testing.assert_close(told.nats, torch.full((2,), 4 * math.log(12)))
+    _settled(prior)
+    words = codec.levels.one_hot(codec.encode(x))
+    inner = Condition({"T1w": folded(given.values["T1w"], 4)})
+    torch.testing.assert_close(surprise(model, x, given, [1]).nats, -prior.log_prob(words, inner))
+
+
+def test_what_knows_no_chances_is_not_asked() -> None:
+    flow = Flow(Signature((Field("FLAIR"),), "yx"), PLAIN, "fp32")
+    vae = Vae(Signature((Field("FLAIR"),), "yx"), UNetShape((8, 16), 1), "fp32")
+    assert density_of(flow) is None
+    assert density_of(Latent(vae, flow, ())) is None
+    for family in (flow, Latent(vae, flow, ())):
+        with pytest.raises(TypeError, match="knows no chances"):
+            surprise(family, torch.zeros(1, 1, 8, 8), Condition(), [1])
 
 
 def test_draws_follow_the_chain_rule() -> None:
@@ -181,6 +231,32 @@ def test_translation_by_words_from_a_recipe(tmp_path: Path) -> None:
     values = [r.value for r in result.report.stages[1].cases if r.metric == "psnr" and r.by.startswith("model")]
     assert values
     assert all(isinstance(v, float) for v in values)
+
+
+def test_chances_stand_in_the_report(tmp_path: Path) -> None:
+    recipe = _words()
+    recipe["evaluate"] = {"draws": 1, "likelihood": 1, "realism": 0}
+    result = run_recipe(from_plain(recipe), tmp_path / "run", say=lambda text: None)
+    (found,) = result.report.stages[1].figures
+    assert found.name == "surprise at the truth (nats a word)"
+    guessed = float(found.convention.split("guessing evenly: ")[1].split(";")[0])
+    assert guessed == pytest.approx((math.log(8) + 3 * math.log(5)) / 4, abs=1e-3)
+    assert isinstance(found.value, float)
+    assert found.value == pytest.approx(guessed, rel=0.3)
+    assert found.value != guessed
+    assert found.n == 1
+    assert "surprise" not in str(result.report.stages[0].figures)
+
+
+@pytest.mark.parametrize("likelihood", [-1, 2.0, True])
+def test_a_number_of_cases_is_a_number_of_cases(likelihood: object) -> None:
+    with pytest.raises(RecipeError, match="likelihood"):
+        from_plain({**_words(), "evaluate": {"likelihood": likelihood}})
+
+
+def test_chances_that_nobody_knows_are_refused_before_any_training() -> None:
+    with pytest.raises(RecipeError, match="knows no chances. Leave likelihood out"):
+        from_plain({**_words(), "stages": STAGES, "evaluate": {"likelihood": 1}})
 
 
 def test_what_cannot_be_is_said_before_any_training() -> None:

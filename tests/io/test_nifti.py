@@ -1,6 +1,7 @@
 """Geometry and values survive the round trip, and SimpleITK agrees about where every voxel is."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -143,3 +144,19 @@ def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
         io.scan_folder(tmp_path / "nothing")
     with pytest.raises(UnreadableError, match="is empty"):
         io.scan_folder(tmp_path)
+
+
+def test_grey_levels_stay_a_picture(make_image: MAKE, tmp_path: Path) -> None:
+    """A drawn picture is read as the pictures were that it was learned from; a scan is not taken for one."""
+    scan = make_image((8, 9))
+    picture = replace(scan, meaning=replace(scan.meaning, unit="grey"), calibrated=False)
+    for name, image in (("picture", picture), ("scan", scan)):
+        io.write_nifti(image, tmp_path / f"{name}.nii.gz")
+    back, other = (io.read_image(tmp_path / f"{name}.nii.gz") for name in ("picture", "scan"))
+    assert (back.meaning.unit, back.calibrated) == ("grey", False)
+    assert (other.meaning.unit, other.calibrated) == ("a.u.", True)
+    assert torch.equal(back.data, other.data)
+    stamped = nibabel.load(tmp_path / "scan.nii.gz")
+    stamped.header["intent_name"], stamped.header["intent_code"] = b"grey", 1001  # somebody else's statistic
+    nibabel.save(stamped, tmp_path / "statistic.nii")
+    assert io.read_image(tmp_path / "statistic.nii").calibrated

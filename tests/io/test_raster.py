@@ -31,6 +31,9 @@ def test_grey_colour_and_sixteen_bit(tmp_path: Path) -> None:
     assert read["colour"].data.shape == (3, 6, 8)
     assert float(read["deep"].data.max()) == 47 * 500
     assert not read["grey"].calibrated
+    assert {n: i.meaning.unit for n, i in read.items()} == {
+        "grey": "grey", "equal": "grey", "colour": "grey", "deep": "a.u."
+    }  # fmt: skip
 
 
 def test_archives(tmp_path: Path) -> None:
@@ -53,6 +56,9 @@ def test_arrays(tmp_path: Path) -> None:
     assert [s.values["class"] for s in scans] == list("01234")
     assert scans[0].values["part"] == "train"
     assert torch.equal(io.read(scans[3]).data[0], torch.tensor(images[3]).float())
+    assert io.read(scans[3]).meaning.unit == "grey"
+    np.savez(tmp_path / "set.npz", images=images.astype(np.float32))
+    assert io.read(io.scan_folder(tmp_path).scans[0]).meaning.unit == "a.u."
 
 
 def test_objects_and_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
