@@ -28,7 +28,7 @@ from .evaluate.report import Cost, Report, StageResult
 from .evaluate.run_checks import check_distances, check_drawn, check_parts
 from .evaluate.statistics import interval
 from .evaluate.summary import Competitors, Pictures, StageEvidence, competitors_of, evaluate_case
-from .families import Fsq, density_of, surprise
+from .families import Fsq, density_of, words_of
 from .jobs import asks, reads
 from .jobs.imaging import stack_fields
 from .jobs.outcome import Outcome
@@ -94,7 +94,7 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
             )
             pictures.add(a.name, a.case, x, fields, reads(job), a.hidden)
             given_back.add(a.case)
-            chances.add(a)
+            chances.add(a, say)
             _hang(gallery, job, a, x)
             if recipe.evaluate.evaluations and len(kept) < _fewer(ready, COST_PICTURES):
                 kept.append(replace(a, shown=a.shown[:1]))
@@ -157,7 +157,7 @@ class _Chances:
         self.found: list[tuple[str, float]] = []
         self.how = ""
 
-    def add(self, asked: _Asked) -> None:
+    def add(self, asked: _Asked, say: Say) -> None:
         fields, layout = self.ready.job.signature().x, self.ready.layout
         if (
             self.family is None
@@ -168,9 +168,10 @@ class _Chances:
         device = next(self.family.parameters()).device
         x = stack_fields(fields, to_device(question_batch(asked.case, layout), device))
         condition = self.ready.job.question(to_device(question_batch(asked.shown[0], layout), device)).condition
-        told = surprise(self.family, x, condition, [f.channels for f in fields])
-        self.found.append((asked.case.case.patient, float(told.nats.mean()) / told.words))
-        self.how = f"{told.words} words a case; guessing evenly: {told.guessing / told.words:.3f}"
+        words = words_of(self.family, x, condition, [f.channels for f in fields])
+        say(f"{self.ready.stage.name}: the chances of {asked.name} take {words.count} evaluations of the network.")
+        self.found.append((asked.case.case.patient, float(words.nats().mean()) / words.count))
+        self.how = f"{words.count} words a case; guessing evenly: {words.guessing / words.count:.3f}"
 
     def figures(self) -> list[Measured]:
         if not self.found:

@@ -12,7 +12,7 @@ from .drawn import Drawn
 from .flow import Flow
 from .gan import Gan
 from .guided import Guided
-from .latent import Latent, density_of, latent_signature, sides_of, surprise
+from .latent import Latent, density_of, latent_signature, sides_of, words_of
 from .regression import Regression
 from .shortcut import Shortcut
 
@@ -37,5 +37,5 @@ FAMILIES: Table[type[Family]] = Table(
 
 __all__ = [
     "FAMILIES", "RUNTIME", "Autoregressive", "Consistency", "Contrastive", "Cycle", "Diffusion", "Drawn", "Flow", "Fsq", "Gan", "Guided", "Latent", "Regression",
-    "Shortcut", "Vae", "density_of", "latent_signature", "sides_of", "surprise",
+    "Shortcut", "Vae", "density_of", "latent_signature", "sides_of", "words_of",
 ]  # fmt: skip

@@ -120,31 +120,45 @@ class Latent(Family):
         return self.codec.decode(codes, problem.condition)
 
 
-@dataclass(frozen=True)
-class Surprise:
-    """How unlikely rows were: -log p in nats (B,), in how many words, and what guessing evenly would cost a row."""
-
-    nats: Tensor
-    words: int
-    guessing: float
-
-
 def density_of(family: Family) -> Density | None:
     """What knows chances: the family itself, or the prior over its codes; None where nothing does."""
     inner = family.prior if isinstance(family, Latent) else family
     return inner if isinstance(inner, Density) else None
 
 
-@torch.no_grad()
-def surprise(family: Family, x: Tensor, condition: Condition, kinds: Sequence[int]) -> Surprise:
+@dataclass(frozen=True)
+class Words:
+    """Rows as whoever knows chances reads them; `kinds`: how many values each kind of word has."""
+
+    density: Density
+    x: Tensor  # (B, sum of kinds, *grid), one-hot
+    condition: Condition
+    kinds: Sequence[int]
+
+    @property
+    def count(self) -> int:
+        """Of a row; its chance takes as many evaluations of the network."""
+        return math.prod(self.x.shape[2:]) * len(self.kinds)
+
+    @property
+    def guessing(self) -> float:
+        """Nats of a row when every word is as likely as any other."""
+        return math.prod(self.x.shape[2:]) * sum(math.log(n) for n in self.kinds)
+
+    @torch.no_grad()
+    def nats(self) -> Tensor:
+        """(B,): -log p of each row."""
+        return -self.density.log_prob(self.x, self.condition)
+
+
+def words_of(family: Family, x: Tensor, condition: Condition, kinds: Sequence[int]) -> Words:
     """x (B, C, *axes) as targets are, of fields with so many values each; raises TypeError where nothing knows chances."""
     if (density := density_of(family)) is None:
         raise TypeError(f"{type(family).__name__} knows no chances.")
     if isinstance(family, Latent):
-        x, condition, kinds = family.told(x, condition)
-    places = math.prod(x.shape[2:])
-    guessing = places * sum(math.log(n) for n in kinds)
-    return Surprise(-density.log_prob(x, condition), places * len(kinds), guessing)
+        with torch.no_grad():
+            x, condition, kinds = family.told(x, condition)
+    return Words(density, x, condition, kinds)
 
 
 def sides_of(family: Family) -> int:

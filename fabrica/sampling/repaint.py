@@ -15,14 +15,14 @@ def repaint(
     prior: Denoiser, problem: Problem, rng: Rng, *, values: Tensor, known: Tensor, steps: int = 20, again: int = 5,
     high: float = 20.0,
 ) -> Tensor:  # fmt: skip
-    """x with `values` where `known` (bool, both broadcast to (B, C, *axes)) and a draw elsewhere; `steps * again` evaluations.
+    """x with `values` where `known` (bool, both broadcast to (B, C, *axes)) and a draw elsewhere; at most `steps * again` evaluations.
 
     Every step is taken `again` times, with noise put back in between, so that the drawn part hears of the known one. Exact for no
     prior: the fewer the repetitions, the less the two parts agree.
     """
     levels = schedule(steps, high)
-    x = _start(prior, problem, rng, levels[0])
-    x = x + (values.to(x) * known.to(x))
+    x, clean = _start(prior, problem, rng, levels[0])
+    x = x + (values.to(x) - clean) * known.to(x)
     for i, (now, after) in enumerate(pairwise(levels)):
         turns = again if after > 0 else 1
         for turn in range(turns):

@@ -3,6 +3,9 @@
 All walk the probability-flow ODE dx/dsigma = (x - D(x, sigma)) / sigma (Karras et al. 2022, eq. 1 with s(t) = 1), whose
 solution at sigma = 0 is a draw. A flow is walked the same way: its denoiser is defined at sigma = t / (1 - t).
 Numbers of steps are chosen so that the default costs at most 20 network evaluations.
+
+A walk starts from noise around the first answer, not around zero: at the highest level an image's mean brightness is a matter
+of many voxels and no smaller than the noise in it, and draws that start around zero come out darker than what they learned.
 """
 
 from __future__ import annotations
@@ -27,9 +30,12 @@ def schedule(steps: int, high: float = 80.0, low: float = 0.002, rho: float = 7.
     return [*levels.tolist(), 0.0]
 
 
-def _start(prior: Denoiser, problem: Problem, rng: Rng, sigma: float) -> Tensor:
+def _start(prior: Denoiser, problem: Problem, rng: Rng, sigma: float) -> tuple[Tensor, Tensor]:
+    """(noise of level sigma around the prior's answer to it, that answer)."""
     device = next((p.device for p in prior.parameters()), torch.device("cpu"))
-    return sigma * rng.child("start").normal(*problem.shape).to(device)
+    noise = sigma * rng.child("start").normal(*problem.shape).to(device)
+    clean = _denoise(prior, noise, sigma, problem.condition)
+    return noise + clean, clean
 
 
 def _denoise(prior: Denoiser, x: Tensor, sigma: float, condition: Condition) -> Tensor:
@@ -41,9 +47,10 @@ def euler(
 ) -> Tensor:
     """First order, one evaluation a step."""
     levels = schedule(steps, high, low)
-    x = _start(prior, problem, rng, levels[0])
-    for now, after in pairwise(levels):
-        clean = _denoise(prior, x, now, problem.condition)
+    x, clean = _start(prior, problem, rng, levels[0])
+    for number, (now, after) in enumerate(pairwise(levels)):
+        if number:
+            clean = _denoise(prior, x, now, problem.condition)
         x = clean + (x - clean) * (after / now)
     return x
 
@@ -53,9 +60,11 @@ def heun(
 ) -> Tensor:
     """Second order (Karras et al. 2022, algorithm 1), two evaluations a step, one in the last."""
     levels = schedule(steps, high, low)
-    x = _start(prior, problem, rng, levels[0])
-    for now, after in pairwise(levels):
-        slope = (x - _denoise(prior, x, now, problem.condition)) / now
+    x, clean = _start(prior, problem, rng, levels[0])
+    for number, (now, after) in enumerate(pairwise(levels)):
+        if number:
+            clean = _denoise(prior, x, now, problem.condition)
+        slope = (x - clean) / now
         ahead = x + slope * (after - now)
         if after > 0:
             other = (ahead - _denoise(prior, ahead, after, problem.condition)) / after
@@ -69,9 +78,10 @@ def midpoint(
 ) -> Tensor:
     """Second order: the slope at the geometric middle of the step (DPM-Solver-2, Lu et al. 2022)."""
     levels = schedule(steps, high, low)
-    x = _start(prior, problem, rng, levels[0])
-    for now, after in pairwise(levels):
-        clean = _denoise(prior, x, now, problem.condition)
+    x, clean = _start(prior, problem, rng, levels[0])
+    for number, (now, after) in enumerate(pairwise(levels)):
+        if number:
+            clean = _denoise(prior, x, now, problem.condition)
         if after > 0:
             middle = (now * after) ** 0.5
             halfway = clean + (x - clean) * (middle / now)
@@ -85,10 +95,11 @@ def dpm_solver_2m(
 ) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022b): second order from one evaluation a step, by extrapolating the last two."""
     levels = schedule(steps, high, low)
-    x = _start(prior, problem, rng, levels[0])
+    x, clean = _start(prior, problem, rng, levels[0])
     before: tuple[Tensor, float] | None = None
     for now, after in pairwise(levels):
-        clean = _denoise(prior, x, now, problem.condition)
+        if before is not None:
+            clean = _denoise(prior, x, now, problem.condition)
         target = clean
         if before is not None and after > 0:
             ratio = _log(now, after) / _log(before[1], now)
@@ -108,9 +119,10 @@ def ancestral(
 ) -> Tensor:
     """The DDPM posterior walk (Ho et al. 2020) in terms of sigma: fresh noise after each step, seeded per row."""
     levels = schedule(steps, high, low)
-    x = _start(prior, problem, rng, levels[0])
+    x, clean = _start(prior, problem, rng, levels[0])
     for i, (now, after) in enumerate(pairwise(levels)):
-        clean = _denoise(prior, x, now, problem.condition)
+        if i:
+            clean = _denoise(prior, x, now, problem.condition)
         kept = (after / now) ** 2
         x = clean + (x - clean) * kept
         if after > 0:

@@ -20,7 +20,7 @@ from fabrica.families import (
     density_of,
     latent_signature,
     sides_of,
-    surprise,
+    words_of,
 )
 from fabrica.networks.blocks import folded
 from fabrica.networks.codec import Levels
@@ -65,13 +65,14 @@ def test_surprise_is_that_of_guessing_until_something_is_learned() -> None:
     fields = (Field("a", "label", 3), Field("b", "label", 2))
     family = Autoregressive(Signature(fields, "yx"), PLAIN, "fp32")
     x = torch.cat([F.one_hot(torch.randint(0, n, (4, 2, 3)), n).movedim(-1, 1) for n in (3, 2)], 1).float()
-    told = surprise(family, x, Condition(), [3, 2])
-    assert told.words == 12
-    assert told.guessing == pytest.approx(6 * math.log(6))
-    torch.testing.assert_close(told.nats, torch.full((4,), told.guessing))
-    settled = surprise(_settled(family), x, Condition(), [3, 2])
-    torch.testing.assert_close(settled.nats, -family.log_prob(x, Condition()))
-    assert not torch.allclose(settled.nats, told.nats)
+    words = words_of(family, x, Condition(), [3, 2])
+    assert words.count == 12
+    assert words.guessing == pytest.approx(6 * math.log(6))
+    at_first = words.nats()
+    torch.testing.assert_close(at_first, torch.full((4,), words.guessing))
+    _settled(family)
+    torch.testing.assert_close(words.nats(), -family.log_prob(x, Condition()))
+    assert not torch.allclose(words.nats(), at_first)
 
 
 def test_surprise_of_codes_counts_their_words() -> None:
@@ -81,13 +82,13 @@ def test_surprise_of_codes_counts_their_words() -> None:
     prior = Autoregressive(latent_signature(signature, codec, Autoregressive), PLAIN, "fp32")
     model = Latent(codec, prior, signature.condition)
     x, given = torch.rand(2, 1, 8, 8), Condition({"T1w": torch.rand(2, 1, 8, 8)})
-    told = surprise(model, x, given, [1])
-    assert told.words == 2 * 2 * 2
-    torch.testing.assert_close(told.nats, torch.full((2,), 4 * math.log(12)))
+    told = words_of(model, x, given, [1])
+    assert told.count == 2 * 2 * 2
+    torch.testing.assert_close(told.nats(), torch.full((2,), 4 * math.log(12)))
     _settled(prior)
     words = codec.levels.one_hot(codec.encode(x))
     inner = Condition({"T1w": folded(given.values["T1w"], 4)})
-    torch.testing.assert_close(surprise(model, x, given, [1]).nats, -prior.log_prob(words, inner))
+    torch.testing.assert_close(told.nats(), -prior.log_prob(words, inner))
 
 
 def test_what_knows_no_chances_is_not_asked() -> None:
@@ -97,7 +98,7 @@ def test_what_knows_no_chances_is_not_asked() -> None:
     assert density_of(Latent(vae, flow, ())) is None
     for family in (flow, Latent(vae, flow, ())):
         with pytest.raises(TypeError, match="knows no chances"):
-            surprise(family, torch.zeros(1, 1, 8, 8), Condition(), [1])
+            words_of(family, torch.zeros(1, 1, 8, 8), Condition(), [1])
 
 
 def test_draws_follow_the_chain_rule() -> None:
