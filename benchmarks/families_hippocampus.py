@@ -219,8 +219,8 @@ def write(found: dict[str, Any]) -> None:
         "real halves (p of the kernel two-sample test). Dice: a segmentation learned from drawn patients alone, and from real and drawn ones, mean over",
         "seeds (smallest and largest), on the 60. Volume: median of the drawn labels, ml; of the real ones "
         f"{first['label share']['real']:.2f}.", "", f"{first['machine']}.", "",
-        f"| family | train s | steps | draw s | {' | '.join(spaces)} | volume | Dice, drawn alone | Dice, real + drawn | gain over augmented |",
-        "|---" * (len(spaces) + 8) + "|",
+        f"| family | train s | steps | draw s | {' | '.join(spaces)} | volume | Dice, drawn alone | of real alone | Dice, real + drawn | gain over augmented |",
+        "|---" * (len(spaces) + 9) + "|",
     ]  # fmt: skip
     for name, f in found.items():
         by = {a["arm"]: a for a in f["arms"]}
@@ -231,20 +231,27 @@ def write(found: dict[str, Any]) -> None:
         )
         lines.append(
             f"| {name} | {f['train_s']:.0f} | {' + '.join(map(str, f['steps']))} | {f['draw_s']:.2f} | {cells} | {f['label share']['drawn']:.2f} | "
-            f"{dice(by['synthetic'])} | {dice(both)} | {gain} |"
+            f"{dice(by['synthetic'])} | {100 * share(f):.0f} % | {dice(both)} | {gain} |"
         )
-    by = {a["arm"]: a for a in first["arms"]}
+    lines.append("")
+    for arm, words in (("real", "Real patients alone"), ("real, augmented", "With classical augmentation")):
+        known = dict.fromkeys(dice(next(a for a in f["arms"] if a["arm"] == arm)) for f in found.values())
+        lines.append(f"{words}: Dice {'; '.join(known)}.")
+    best = max(found, key=lambda n: share(found[n]))
     lines += [
+        f"Asked of drawn patients alone: 90 % of real ones; reached: {100 * share(found[best]):.0f} % ({best}).",
         "",
-        f"Real patients alone: Dice {dice(by['real'])}; with classical augmentation {dice(by['real, augmented'])}.",
     ]
-    best = max(found, key=lambda n: next(a["value"] for a in found[n]["arms"] if a["arm"] == "synthetic"))
-    share = next(a["value"] for a in found[best]["arms"] if a["arm"] == "synthetic") / by["real"]["value"]
-    lines += [f"Asked of drawn patients alone: 90 % of real ones; reached: {100 * share:.0f} % ({best}).", ""]
     seen = RESULTS / "families_hippocampus_seen.md"
     if seen.exists():
         lines += [seen.read_text().rstrip(), ""]
     (RESULTS / "families_hippocampus.md").write_text("\n".join(lines))
+
+
+def share(row: dict[str, Any]) -> float:
+    """Of the Dice that real patients teach, what drawn ones teach."""
+    by = {a["arm"]: float(a["value"]) for a in row["arms"]}
+    return by["synthetic"] / by["real"]
 
 
 def dice(arm: dict[str, Any]) -> str:

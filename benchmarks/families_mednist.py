@@ -143,7 +143,7 @@ def ours(name: str, options: argparse.Namespace, train: dict[str, NDArray[Any]])
         "cohorts": {"all": {"path": str(options.work / "train.npz")}}, "split": {"train": 0.99, "test": 0.01}, "baseline": "none",
         "evaluate": {"draws": 1}, "stages": stages,
     }  # fmt: skip
-    made = run_recipe(from_plain(recipe), folder / "run", say=print)
+    run_recipe(from_plain(recipe), folder / "run", say=print)
     known = [load(folder / "run" / "stages" / s) for s in stages]
     facts = [k[1] for k in known if k is not None]
     answering = Answering(folder / "run", from_plain(recipe), from_plain(recipe).stage("model"))
@@ -167,7 +167,7 @@ def ours(name: str, options: argparse.Namespace, train: dict[str, NDArray[Any]])
         hook.remove()
     keep(folder, name, torch.cat(images).numpy(), labels, {
         "train_s": sum(f["seconds"] for f in facts), "steps": [f["step"] for f in facts], "calls": calls[0] // -(-DRAWS // 42),
-        "draw_s": seconds, "threads": threads, "precision": facts[-1]["precision"], "run": str(made.folder),
+        "draw_s": seconds, "threads": threads, "precision": facts[-1]["precision"],
         "parameters": facts[-1]["parameters"],
     })  # fmt: skip
 

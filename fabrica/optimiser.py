@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-THIN = 16  # rows or columns below which a matrix belongs to an end of a network (pixels, classes), which AdamW moves
+THIN = 16  # rows or columns below which a matrix has too few directions for AdamW to starve any
 MOMENTUM = 0.95
 STEPS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic, which sends singular values in (0, 1] to about .7 to 1.2
@@ -17,9 +17,14 @@ BETAS, EPSILON, DECAY = (0.9, 0.99), 1e-8, 1e-4
 
 
 def matrices(module: nn.Module) -> set[nn.Parameter]:
-    """Weights of dense layers and of convolutions that mix channels; not those that a parametrisation makes."""
+    """Weights of dense layers and of convolutions that mix channels; not those that a parametrisation makes.
+
+    Not the ends of a network either (`networks.blocks.mark_ends`): a head that starts at zero grows too slowly by steps that are
+    as small in every direction.
+    """
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    layers = (m for m in module.modules() if isinstance(m, kinds) and getattr(m, "groups", 1) == 1)
+    inner = (m for m in module.modules() if isinstance(m, kinds) and not getattr(m, "is_end", False))
+    layers = (m for m in inner if getattr(m, "groups", 1) == 1)
     weights = (m._parameters.get("weight") for m in layers)
     return {w for w in weights if w is not None and min(len(w), w[0].numel()) >= THIN}
 

@@ -1,11 +1,17 @@
 """Steps of the optimiser: what is orthogonal, what is AdamW's, and which weights are which."""
 
+import copy
+from typing import Literal
+
 import pytest
 import torch
 from torch import nn
 
 from fabrica.contracts import Field, Signature
 from fabrica.families.gan import Gan
+from fabrica.networks.codec import Decoder, Encoder
+from fabrica.networks.discriminator import Discriminator
+from fabrica.networks.encoder import Encoder as ToNumbers
 from fabrica.networks.transformer import Transformer
 from fabrica.networks.unet import UNet, UNetShape
 from fabrica.optimiser import COEFFICIENTS, MOMENTUM, SIZE, STEPS, Muon, matrices, orthogonalised
@@ -89,20 +95,50 @@ def test_parameters_without_a_gradient_stay() -> None:
     assert q.detach().eq(1).all()
 
 
-def test_ends_norms_tables_and_depthwise_kernels_are_no_matrices() -> None:
-    shape = UNetShape(channels=(16, 32), blocks=1)
-    net = UNet(2, 1, 1, (Field("class", "class", 40),), shape)
+def _turned(net: nn.Module) -> set[str]:
     named = {id(p): n for n, p in net.named_parameters()}
-    turned = {named[id(p)] for p in matrices(net)}
+    return {named[id(p)] for p in matrices(net)}
+
+
+def test_ends_norms_and_tables_are_no_matrices() -> None:
+    """A wide head too: three labels in patches of eight voxels are 24 rows, and start at zero."""
+    shape = UNetShape(channels=(16, 32), blocks=1)
+    net = UNet(3, 3, 3, (Field("class", "class", 40), Field("report", "embedding", 64)), shape)
+    turned = _turned(net)
+    assert len(net.head.weight) == 24
     assert {"down.0.conv1.weight", "middle.attention.qkv.weight", "embed.0.weight"} <= turned
-    assert not turned & {"stem.weight", "head.weight", "gain.weight", "entries.0.weight"}
+    assert not any(n.split(".")[0] in ("stem", "head", "gain", "entries") for n in turned)
     assert not any("norm" in name or name.endswith("bias") for name in turned)
-    volume = Transformer(3, 1, 1, (), UNetShape(channels=(96,), blocks=1, patch=2, kind="state-space"))
-    inside = matrices(volume)
-    depthwise = [m for m in volume.modules() if isinstance(m, nn.Conv3d) and m.groups > 1]
-    assert depthwise
-    assert inside
-    assert not any(m.weight in inside for m in depthwise)
+
+
+@pytest.mark.parametrize("kind", ["transformer", "state-space"])
+def test_ends_of_networks_of_tokens(kind: Literal["transformer", "state-space"]) -> None:
+    volume = Transformer(3, 3, 3, (), UNetShape(channels=(96,), blocks=1, patch=2, kind=kind))
+    turned = _turned(volume)
+    assert "modulate.weight" in turned
+    assert not any(n.split(".")[0] in ("stem", "head", "entries") for n in turned)
+    depthwise = {n for n, m in volume.named_modules() if isinstance(m, nn.Conv3d) and m.groups > 1}
+    assert bool(depthwise) == (kind == "state-space")
+    assert not turned & {f"{n}.weight" for n in depthwise}
+
+
+def test_ends_of_codecs_critics_and_networks_to_numbers() -> None:
+    shape, wide = UNetShape(channels=(16, 32), blocks=1), 40
+    for codec in (Encoder(2, wide, wide, shape), Decoder(2, wide, wide, shape)):
+        turned, last = _turned(codec), len(codec.layers) - 1
+        assert turned
+        assert not turned & {"layers.0.weight", f"layers.{last}.weight"}
+    critic = Discriminator(2, wide, (Field("class", "class", 3),), shape)
+    assert {"blocks.0.conv1.weight", "project.weight"} <= _turned(critic)
+    assert not any(n.split(".")[0] in ("stem", "head", "entries") for n in _turned(critic))
+    numbers = ToNumbers(2, 0, wide, (Field("T1w"),), shape)
+    assert "head.0.weight" in _turned(numbers)
+    assert not _turned(numbers) & {"stem.weight", "head.2.weight"}
+
+
+def test_a_copy_keeps_its_ends() -> None:
+    net = UNet(3, 3, 3, (), UNetShape(channels=(16, 32), blocks=1))
+    assert _turned(copy.deepcopy(net)) == _turned(net)
 
 
 def test_weights_that_a_parametrisation_makes_are_left_to_adamw() -> None:

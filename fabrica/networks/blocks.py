@@ -16,6 +16,13 @@ HEAD = 48  # channels of a head in networks of tokens: divided by 2 and by 3 axe
 PLANES = ("intensity", "label", "complex", "displacement", "coordinates")  # kinds of conditions that lie on a grid
 
 
+def mark_ends(*layers: nn.Module) -> None:
+    """Layers that see or make voxels, classes or numbers: an optimiser treats them otherwise than what lies between."""
+    for layer in layers:
+        for part in layer.modules():
+            part.__dict__["is_end"] = True
+
+
 def planes_and_vectors(condition: Sequence[Field]) -> tuple[tuple[Field, ...], tuple[Field, ...]]:
     """Conditions on a grid, and those that join the noise level."""
     planes = tuple(f for f in condition if f.kind in PLANES)

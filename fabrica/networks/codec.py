@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import conv
+from .blocks import conv, mark_ends
 from .unet import UNetShape, only_convolutions
 
 
@@ -57,6 +57,7 @@ class Encoder(nn.Module):
             layers += [_Residual(dimensions, size) for _ in range(shape.blocks)]
         layers += [ChannelNorm(shape.channels[-1]), nn.SiLU(), conv(dimensions, shape.channels[-1], outputs, 1)]
         self.layers = nn.Sequential(*layers)
+        mark_ends(layers[0], layers[-1])
         self.reach = (2 * 2 * shape.blocks + 1) * self.factor  # voxels on each side that a code may depend on
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,6 +85,7 @@ class Decoder(nn.Module):
             ]
         layers += [ChannelNorm(sizes[-1]), nn.SiLU(), conv(dimensions, sizes[-1], outputs, 3)]
         self.layers = nn.Sequential(*layers)
+        mark_ends(layers[0], layers[-1])
         self.reach = 2 * (2 * shape.blocks + 2)  # codes on each side that a voxel may depend on
 
     def forward(self, z: Tensor) -> Tensor:

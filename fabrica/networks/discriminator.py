@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..contracts import Condition, Field
-from .blocks import conv, embedding, planes_and_vectors, vector_entries, with_planes
+from .blocks import conv, embedding, mark_ends, planes_and_vectors, vector_entries, with_planes
 from .unet import UNetShape
 
 SLOPE = 0.2
@@ -44,6 +44,7 @@ class Discriminator(nn.Module):
         )
         self.entries = vector_entries(self.vectors, inner)
         self.project = nn.Linear(inner, channels) if self.vectors else None
+        mark_ends(self.entries, self.stem, self.head)
         if spectral:
             for module in list(self.modules()):
                 if isinstance(module, nn.Conv2d | nn.Conv3d):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..contracts import Condition, Field
-from .blocks import Down, Stage, conv, embedding, planes_and_vectors, vector_entries, with_planes
+from .blocks import Down, Stage, conv, embedding, mark_ends, planes_and_vectors, vector_entries, with_planes
 from .unet import UNetShape, only_convolutions
 
 
@@ -33,7 +33,9 @@ class Encoder(nn.Module):
         self.entries = vector_entries(self.vectors, inner)
         self.enter = nn.Linear(x_channels, inner) if x_channels else None
         pooled = 2 * self._build(shape, inner) if self.planes else 0
+        mark_ends(self.entries, *(m for m in (self.enter, getattr(self, "stem", None)) if m is not None))
         self.head = nn.Sequential(nn.Linear(pooled + inner, inner), nn.SiLU(), nn.Linear(inner, out_channels))
+        mark_ends(self.head[-1])
         if dimensions:
             self.to(memory_format=torch.channels_last if dimensions == 2 else torch.channels_last_3d)  # type: ignore[call-overload]
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..contracts import Condition, Field
-from .blocks import HEAD, conv, embedding, planes_and_vectors, vector_entries, with_planes
+from .blocks import HEAD, conv, embedding, mark_ends, planes_and_vectors, vector_entries, with_planes
 from .state_space import StateSpace
 from .unet import UNetShape
 
@@ -51,6 +51,7 @@ class Transformer(nn.Module):
         )
         self.modulate = nn.Linear(width, 2 * width)
         self.head = nn.Linear(2 * width, out_channels * shape.patch**dimensions)
+        mark_ends(self.entries, self.stem, self.head)
         for layer in (self.modulate, self.head):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)

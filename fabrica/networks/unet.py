@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..contracts import Condition, Field
-from .blocks import Down, Stage, Up, conv, embedding, folded, planes_and_vectors, vector_entries, with_planes
+from .blocks import Down, Stage, Up, conv, embedding, folded, mark_ends, planes_and_vectors, vector_entries, with_planes
 from .normalisation import group_norm, norm_silu
 
 
@@ -75,6 +75,7 @@ class UNet(nn.Module):
         self.head = conv(dimensions, beside, out_channels * shape.patch**dimensions, 1 if shape.patch > 1 else 3)
         self.patch, self.out_channels, self.width = shape.patch, out_channels, width[0]
         self.recompute = shape.recompute
+        mark_ends(self.entries, self.stem, self.gain, self.head)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.gain.weight)
         nn.init.zeros_(self.gain.bias)
