@@ -243,8 +243,7 @@ def test_chances_stand_in_the_report(tmp_path: Path) -> None:
     guessed = float(found.convention.split("guessing evenly: ")[1].split(";")[0])
     assert guessed == pytest.approx((math.log(8) + 3 * math.log(5)) / 4, abs=1e-3)
     assert isinstance(found.value, float)
-    assert found.value == pytest.approx(guessed, rel=0.3)
-    assert found.value != guessed
+    assert 0 < found.value < guessed, "three steps have learned something"
     assert found.n == 1
     assert "surprise" not in str(result.report.stages[0].figures)
 
