@@ -57,7 +57,9 @@ def _rows_and_device(x: Tensor | None, condition: Condition) -> tuple[int, torch
 
 def vector_entries(fields: Sequence[Field], width: int) -> nn.ModuleList:
     """How each condition without a grid joins the embedding, in the order of the fields: any name is allowed."""
-    return nn.ModuleList(_entry(f, width) for f in fields)
+    entries = nn.ModuleList(_entry(f, width) for f in fields)
+    mark_ends(entries)
+    return entries
 
 
 def _entry(field: Field, width: int) -> nn.Module:

@@ -44,7 +44,7 @@ class Discriminator(nn.Module):
         )
         self.entries = vector_entries(self.vectors, inner)
         self.project = nn.Linear(inner, channels) if self.vectors else None
-        mark_ends(self.entries, self.stem, self.head)
+        mark_ends(self.stem, self.head)
         if spectral:
             for module in list(self.modules()):
                 if isinstance(module, nn.Conv2d | nn.Conv3d):

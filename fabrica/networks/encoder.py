@@ -32,8 +32,9 @@ class Encoder(nn.Module):
         self.embed = nn.Sequential(nn.Linear(self.width, inner), nn.SiLU(), nn.Linear(inner, inner))
         self.entries = vector_entries(self.vectors, inner)
         self.enter = nn.Linear(x_channels, inner) if x_channels else None
+        if self.enter is not None:
+            mark_ends(self.enter)
         pooled = 2 * self._build(shape, inner) if self.planes else 0
-        mark_ends(self.entries, *(m for m in (self.enter, getattr(self, "stem", None)) if m is not None))
         self.head = nn.Sequential(nn.Linear(pooled + inner, inner), nn.SiLU(), nn.Linear(inner, out_channels))
         mark_ends(self.head[-1])
         if dimensions:
@@ -45,6 +46,7 @@ class Encoder(nn.Module):
         self.multiple = shape.patch * 2 ** (len(shape.channels) - 1)
         stride = shape.patch if shape.patch > 1 else 1
         self.stem = conv(self.dimensions, inputs, self.width, shape.patch if stride > 1 else 3, stride=stride)
+        mark_ends(self.stem)
         self.down, channels = nn.ModuleList(), self.width
         for level, size in enumerate(shape.channels):
             deepest = level == len(shape.channels) - 1

@@ -51,7 +51,7 @@ class Transformer(nn.Module):
         )
         self.modulate = nn.Linear(width, 2 * width)
         self.head = nn.Linear(2 * width, out_channels * shape.patch**dimensions)
-        mark_ends(self.entries, self.stem, self.head)
+        mark_ends(self.stem, self.head)
         for layer in (self.modulate, self.head):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)

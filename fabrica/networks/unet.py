@@ -75,7 +75,7 @@ class UNet(nn.Module):
         self.head = conv(dimensions, beside, out_channels * shape.patch**dimensions, 1 if shape.patch > 1 else 3)
         self.patch, self.out_channels, self.width = shape.patch, out_channels, width[0]
         self.recompute = shape.recompute
-        mark_ends(self.entries, self.stem, self.gain, self.head)
+        mark_ends(self.stem, self.gain, self.head)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.gain.weight)
         nn.init.zeros_(self.gain.bias)
