@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -9,9 +10,10 @@ from torch import Tensor, nn
 
 from ..contracts import Condition, Denoiser, Problem, Signature
 from ..networks.backbone import backbone
+from ..networks.blocks import shown
 from ..networks.unet import UNetShape
 from ..rng import Rng
-from ..sampling.solvers import dpm_solver_2m
+from ..sampling.solvers import dpm_solver_2m, growth
 from .misfit import squared
 from .precondition import preconditioned
 
@@ -20,7 +22,7 @@ class Diffusion(Denoiser):
     """Denoising diffusion: D(x, sigma) = c_skip x + c_out F(c_in x, c_noise), table 1 of the paper, column "Ours".
 
     `sigma_data` is the standard deviation of prepared images (about 0.3: [0, 1] with air at 0); `log_mean` and
-    `log_deviation` place the training noise where the image is decided.
+    `log_deviation` place the training noise where the image is decided; it grows with the grid where no image is given.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class Diffusion(Denoiser):
     ) -> None:  # fmt: skip
         super().__init__()
         self.sigma_data, self.log_mean, self.log_deviation = sigma_data, log_mean, log_deviation
+        self.grows = not shown(signature.condition)  # a given image decides what large noise hides, at any size
         channels = signature.channels
         self.net = backbone(signature, channels, network, precision)
 
@@ -40,7 +43,8 @@ class Diffusion(Denoiser):
 
     def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
         device = next(self.net.parameters()).device
-        sigma = torch.exp(self.log_mean + self.log_deviation * rng.child("level").normal()).to(device)
+        mean = self.log_mean + self.grows * math.log(growth(problem.shape))
+        sigma = torch.exp(mean + self.log_deviation * rng.child("level").normal()).to(device)
         s = sigma.reshape(-1, *[1] * len(problem.shape))
         target = torch.zeros(1) if problem.target is None else problem.target
         noisy = target + s * rng.child("noise").normal(*problem.shape).to(device)
@@ -49,4 +53,4 @@ class Diffusion(Denoiser):
 
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:
-        return dpm_solver_2m(self, problem, rng, high=20.0)
+        return dpm_solver_2m(self, problem, rng)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -9,9 +10,10 @@ from torch import Tensor, nn
 
 from ..contracts import Condition, Denoiser, Problem, Signature
 from ..networks.backbone import backbone
+from ..networks.blocks import shown
 from ..networks.unet import UNetShape
 from ..rng import Rng
-from ..sampling.solvers import midpoint
+from ..sampling.solvers import growth, midpoint
 from .misfit import squared
 from .precondition import preconditioned
 
@@ -21,7 +23,7 @@ class Flow(Denoiser):
 
     The loss is on the velocity; the network's output is preconditioned as in Karras et al. 2022, so that it need not copy
     noise through its stem: after scaling by `sigma_data` the image is a denoiser's answer at sigma = t / (1 - t), and
-    v = (x_t - image) / t. To a solver a flow is that denoiser.
+    v = (x_t - image) / t. To a solver a flow is that denoiser. Where no image is given, t grows with the grid.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class Flow(Denoiser):
     ) -> None:  # fmt: skip
         super().__init__()
         self.sigma_data, self.logit_mean, self.logit_deviation = sigma_data, logit_mean, logit_deviation
+        self.grows = not shown(signature.condition)  # a given image decides what large noise hides, at any size
         channels = signature.channels
         self.net = backbone(signature, channels, network, precision)
 
@@ -43,7 +46,8 @@ class Flow(Denoiser):
     def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
         device = next(self.net.parameters()).device
         draws = rng.child("level").normal().to(device)
-        t = torch.sigmoid(self.logit_mean + self.logit_deviation * draws).clamp(1e-3, 1 - 1e-3)
+        mean = self.logit_mean + self.grows * math.log(growth(problem.shape))
+        t = torch.sigmoid(mean + self.logit_deviation * draws).clamp(1e-3, 1 - 1e-3)
         wide = t.reshape(-1, *[1] * len(problem.shape))
         sigma = t / (1 - t) * self.sigma_data
         clean = torch.zeros(1) if problem.target is None else problem.target
@@ -54,4 +58,4 @@ class Flow(Denoiser):
 
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:
-        return midpoint(self, problem, rng, high=20.0)
+        return midpoint(self, problem, rng)

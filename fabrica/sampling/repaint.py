@@ -8,19 +8,19 @@ from torch import Tensor
 
 from ..contracts import Denoiser, Problem
 from ..rng import Rng
-from .solvers import _denoise, _start, schedule
+from .solvers import HIGH, _denoise, _start, walk
 
 
 def repaint(
     prior: Denoiser, problem: Problem, rng: Rng, *, values: Tensor, known: Tensor, steps: int = 20, again: int = 5,
-    high: float = 20.0,
+    high: float = HIGH, low: float = 0.002,
 ) -> Tensor:  # fmt: skip
     """x with `values` where `known` (bool, both broadcast to (B, C, *axes)) and a draw elsewhere; at most `steps * again` evaluations.
 
     Every step is taken `again` times, with noise put back in between, so that the drawn part hears of the known one. Exact for no
     prior: the fewer the repetitions, the less the two parts agree.
     """
-    levels = schedule(steps, high)
+    levels = walk(problem, steps, high, low)
     x, clean = _start(prior, problem, rng, levels[0])
     x = x + (values.to(x) - clean) * known.to(x)
     for i, (now, after) in enumerate(pairwise(levels)):

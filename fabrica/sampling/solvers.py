@@ -2,7 +2,8 @@
 
 All walk the probability-flow ODE dx/dsigma = (x - D(x, sigma)) / sigma (Karras et al. 2022, eq. 1 with s(t) = 1), whose
 solution at sigma = 0 is a draw. A flow is walked the same way: its denoiser is defined at sigma = t / (1 - t).
-Numbers of steps are chosen so that the default costs at most 20 network evaluations.
+Numbers of steps are chosen so that the default costs at most 20 network evaluations. `high` is the first level on a grid of
+64 x 64 and grows with larger ones; the last, `low`, is where what is left of an error would be taken for texture.
 
 A walk starts from noise around the first answer, not around zero: at the highest level an image's mean brightness is a matter
 of many voxels and no smaller than the noise in it, and draws that start around zero come out darker than what they learned.
@@ -10,6 +11,8 @@ of many voxels and no smaller than the noise in it, and draws that start around 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -18,8 +21,11 @@ from torch import Tensor
 from ..contracts import Condition, Denoiser, Problem
 from ..rng import Rng
 
+HIGH, LOW = 20.0, 0.02  # the first and the last noise level of a walk whose images lie in about [0, 1]
+VOXELS = 64 * 64  # of the grid that these levels, and those of training, are meant for
 
-def schedule(steps: int, high: float = 80.0, low: float = 0.002, rho: float = 7.0) -> list[float]:
+
+def schedule(steps: int, high: float = HIGH, low: float = LOW, rho: float = 7.0) -> list[float]:
     """steps + 1 noise levels from `high` to `low` and then 0 (Karras et al. 2022, eq. 5)."""
     if steps < 1 or not 0 < low < high:
         raise ValueError(
@@ -28,6 +34,19 @@ def schedule(steps: int, high: float = 80.0, low: float = 0.002, rho: float = 7.
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64) if steps > 1 else torch.zeros(1, dtype=torch.float64)
     levels = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
     return [*levels.tolist(), 0.0]
+
+
+def growth(shape: Sequence[int]) -> float:
+    """How many times higher noise has to be on a grid (C, *axes) than on 64 x 64 to hide as much; 1 for smaller ones.
+
+    The mean over n voxels keeps 1 / sqrt(n) of their noise (Hoogeboom et al. 2023, section 2; Esser et al. 2024, eq. 23).
+    """
+    return max(1.0, math.sqrt(math.prod(shape[1:]) / VOXELS))
+
+
+def walk(problem: Problem, steps: int, high: float, low: float) -> list[float]:
+    """The levels of a walk, `high` being meant for 64 x 64."""
+    return schedule(steps, high * growth(problem.shape), low)
 
 
 def _start(prior: Denoiser, problem: Problem, rng: Rng, sigma: float) -> tuple[Tensor, Tensor]:
@@ -43,10 +62,10 @@ def _denoise(prior: Denoiser, x: Tensor, sigma: float, condition: Condition) -> 
 
 
 def euler(
-    prior: Denoiser, problem: Problem, rng: Rng, *, steps: int = 18, high: float = 80.0, low: float = 0.002
+    prior: Denoiser, problem: Problem, rng: Rng, *, steps: int = 18, high: float = HIGH, low: float = LOW
 ) -> Tensor:
     """First order, one evaluation a step."""
-    levels = schedule(steps, high, low)
+    levels = walk(problem, steps, high, low)
     x, clean = _start(prior, problem, rng, levels[0])
     for number, (now, after) in enumerate(pairwise(levels)):
         if number:
@@ -56,10 +75,10 @@ def euler(
 
 
 def heun(
-    prior: Denoiser, problem: Problem, rng: Rng, *, steps: int = 9, high: float = 80.0, low: float = 0.002
+    prior: Denoiser, problem: Problem, rng: Rng, *, steps: int = 9, high: float = HIGH, low: float = LOW
 ) -> Tensor:
     """Second order (Karras et al. 2022, algorithm 1), two evaluations a step, one in the last."""
-    levels = schedule(steps, high, low)
+    levels = walk(problem, steps, high, low)
     x, clean = _start(prior, problem, rng, levels[0])
     for number, (now, after) in enumerate(pairwise(levels)):
         if number:
@@ -74,10 +93,10 @@ def heun(
 
 
 def midpoint(
-    prior: Denoiser, problem: Problem, rng: Rng, *, steps: int = 9, high: float = 80.0, low: float = 0.002
+    prior: Denoiser, problem: Problem, rng: Rng, *, steps: int = 9, high: float = HIGH, low: float = LOW
 ) -> Tensor:
     """Second order: the slope at the geometric middle of the step (DPM-Solver-2, Lu et al. 2022)."""
-    levels = schedule(steps, high, low)
+    levels = walk(problem, steps, high, low)
     x, clean = _start(prior, problem, rng, levels[0])
     for number, (now, after) in enumerate(pairwise(levels)):
         if number:
@@ -91,10 +110,10 @@ def midpoint(
 
 
 def dpm_solver_2m(
-    prior: Denoiser, problem: Problem, rng: Rng, *, steps: int = 15, high: float = 80.0, low: float = 0.002
+    prior: Denoiser, problem: Problem, rng: Rng, *, steps: int = 15, high: float = HIGH, low: float = LOW
 ) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022b): second order from one evaluation a step, by extrapolating the last two."""
-    levels = schedule(steps, high, low)
+    levels = walk(problem, steps, high, low)
     x, clean = _start(prior, problem, rng, levels[0])
     before: tuple[Tensor, float] | None = None
     for now, after in pairwise(levels):
@@ -115,10 +134,10 @@ def _log(one: float, other: float) -> float:
 
 
 def ancestral(
-    prior: Denoiser, problem: Problem, rng: Rng, *, steps: int = 20, high: float = 80.0, low: float = 0.002
+    prior: Denoiser, problem: Problem, rng: Rng, *, steps: int = 20, high: float = HIGH, low: float = LOW
 ) -> Tensor:
     """The DDPM posterior walk (Ho et al. 2020) in terms of sigma: fresh noise after each step, seeded per row."""
-    levels = schedule(steps, high, low)
+    levels = walk(problem, steps, high, low)
     x, clean = _start(prior, problem, rng, levels[0])
     for i, (now, after) in enumerate(pairwise(levels)):
         if i:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fabrica.contracts import Condition, Family, Field, Problem, Signature
+from fabrica.contracts import Condition, Denoiser, Family, Field, Problem, Signature
 from fabrica.families import FAMILIES, Diffusion, Drawn, Flow, Regression
 from fabrica.families.misfit import field_terms
 from fabrica.networks.unet import UNetShape
@@ -71,6 +71,27 @@ def test_laws(name: str, axes: str) -> None:
 def test_channels_and_odd_sides(name: str, axes: str) -> None:
     torch.manual_seed(0)
     check_family_shapes(lambda signature: FAMILIES.find(name)(signature, SMALL, "fp32"), axes)
+
+
+@pytest.mark.parametrize("name", ["flow", "diffusion"])
+def test_training_noise_grows_with_the_grid_unless_an_image_is_given(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, asked = FAMILIES.find(name), []
+
+    def listening(self: Denoiser, x: torch.Tensor, sigma: torch.Tensor, condition: Condition) -> torch.Tensor:
+        asked.append(sigma.log().mean())
+        return 0 * x
+
+    monkeypatch.setattr(family, "denoise", listening)
+    for given in ((), (Field("T1w"),)):
+        for side in (64, 256):
+            made = family(Signature((Field("FLAIR"),), "yx", given), SMALL, "fp32")
+            problem = Problem(("c",) * 9, (1, side, side), target=torch.zeros(9, 1, side, side))
+            made.loss(problem, "model", Rng(range(9)), 0.0)
+    alone, alone_large, with_image, with_image_large = (float(a) for a in asked)
+    assert alone_large - alone == pytest.approx(math.log(4), abs=1e-3)
+    assert with_image == with_image_large == pytest.approx(alone, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", IMAGES)

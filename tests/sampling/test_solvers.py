@@ -11,7 +11,7 @@ from fabrica.contracts import Condition, Denoiser, Problem
 from fabrica.registry import refusal
 from fabrica.rng import Rng
 from fabrica.sampling import SAMPLERS
-from fabrica.sampling.solvers import schedule
+from fabrica.sampling.solvers import HIGH, growth, schedule
 from fabrica.testing import check_sampler
 
 
@@ -82,6 +82,28 @@ def test_brightness_is_not_lost_at_the_start(name: str) -> None:
     grey = x.flatten(1).mean(1)
     assert float(grey.mean()) == pytest.approx(2.0, abs=0.025)
     assert float(grey.std()) == pytest.approx(0.1, rel=0.2)
+
+
+def test_levels_grow_with_the_grid() -> None:
+    """Noise of level sigma * growth hides the grey of any grid as sigma hides that of 64 x 64."""
+    assert growth((3, 64, 64)) == growth((1, 16, 16)) == growth((4,)) == 1
+    assert growth((1, 256, 256)) == pytest.approx(4)
+    assert growth((2, 64, 64, 64)) == pytest.approx(8)
+
+
+@pytest.mark.parametrize("name", SAMPLERS.names())
+def test_walks_over_large_grids_begin_higher(name: str) -> None:
+    asked = []
+
+    class Listening(Exact):
+        def denoise(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+            asked.append(float(sigma[0]))
+            return super().denoise(x, sigma, condition)
+
+    for side, times in ((8, 1.0), (128, 2.0)):
+        asked.clear()
+        SAMPLERS.find(name).draw(Listening(1.0, 0.3), Problem(("c",), (1, side, side)), Rng([0]), steps=3)
+        assert max(asked) == pytest.approx(HIGH * times)
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
