@@ -10,6 +10,7 @@ from torch import nn
 
 from .contracts import Denoiser, Family, Problem
 from .families import Drawn, Latent, Shortcut
+from .memory import corner
 from .networks.encoder import Encoder
 from .networks.transformer import Transformer
 from .networks.unet import UNet
@@ -43,7 +44,7 @@ def with_evaluations(family: Family, count: int) -> Family | None:
 
 @torch.inference_mode()
 def evaluations(family: Family, problem: Problem) -> int:
-    """How often the networks that know the noise level are called to draw the first row."""
+    """How often the networks that know the noise level are called to draw the first row, on a corner of its grid."""
     calls = 0
 
     def count(module: nn.Module, inputs: object, output: object) -> None:
@@ -52,7 +53,7 @@ def evaluations(family: Family, problem: Problem) -> int:
 
     hooks = [m.register_forward_hook(count) for m in family.modules() if isinstance(m, UNet | Transformer | Encoder)]
     try:
-        family.sample(problem.rows(torch.tensor([0])), Rng([0]))
+        family.sample(corner(family, problem).rows(torch.tensor([0])), Rng([0]))
     finally:
         for hook in hooks:
             hook.remove()

@@ -32,7 +32,9 @@ from .families import Fsq, density_of, words_of
 from .jobs import asks, reads
 from .jobs.imaging import stack_fields
 from .jobs.outcome import Outcome
-from .plan import Recipe, Stage
+from .memory import window_that_fits
+from .networks.tiled import tiled
+from .plan import EvaluatePlan, Recipe, Stage
 from .train import Trained
 
 Say = Callable[[str], None]
@@ -78,7 +80,8 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
     result = _blank(stage, trained)
     gallery = Gallery(_fewer(ready, recipe.evaluate.realism), ready.preparation.spacing_mm or (1.0, 1.0, 1.0))
     kept: list[_Asked] = []
-    given_back, chances = _GivenBack(ready, trained.family), _Chances(ready, trained.family, recipe.evaluate.likelihood)
+    given_back = _GivenBack(ready, trained.family, recipe.evaluate.window)
+    chances = _Chances(ready, trained.family, recipe.evaluate)
     extra = ("lesion", *((recipe.evaluate.mask,) if recipe.evaluate.mask else ()))
     pictures = Pictures()
     for asked in _together(_asked(recipe, ready, folder, draws, extra)):
@@ -116,8 +119,8 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
 class _GivenBack:
     """What a codec gives back of the test part's images, and how many of its words they use; nothing of other families."""
 
-    def __init__(self, ready: Ready, family: Family) -> None:
-        self.ready, self.codec = ready, family if isinstance(family, Codec) else None
+    def __init__(self, ready: Ready, family: Family, window: Sequence[int] | None) -> None:
+        self.ready, self.codec, self.window = ready, family if isinstance(family, Codec) else None, window
         self.errors: list[float] = []
         self.patients: list[str] = []
         self.tokens: list[Tensor] = []
@@ -129,11 +132,14 @@ class _GivenBack:
             return
         batch = to_device(question_batch(case, layout), next(self.codec.parameters()).device)
         x = stack_fields(fields, batch)
-        back = self.codec.eval().decode(self.codec.encode(x), self.ready.job.question(batch).condition)
+        asked = self.ready.job.question(batch)
+        with tiled(self.codec.eval(), self.window or window_that_fits(self.codec, asked)):
+            back = self.codec.decode(self.codec.encode(x), asked.condition)
+            tokens = self.codec.tokens(x).flatten().cpu() if isinstance(self.codec, Fsq) else None
         self.errors.append(float((back - x).square().mean().sqrt()))
         self.patients.append(case.case.patient)
-        if isinstance(self.codec, Fsq):
-            self.tokens.append(self.codec.tokens(x).flatten().cpu())
+        if tokens is not None:
+            self.tokens.append(tokens)
 
     def figures(self) -> list[Measured]:
         if not self.errors:
@@ -151,8 +157,8 @@ class _GivenBack:
 class _Chances:
     """How likely a family that knows chances finds the truth of some test cases; nothing of other families."""
 
-    def __init__(self, ready: Ready, family: Family, cases: int) -> None:
-        self.ready, self.cases = ready, cases
+    def __init__(self, ready: Ready, family: Family, plan: EvaluatePlan) -> None:
+        self.ready, self.cases, self.window = ready, plan.likelihood, plan.window
         self.family = None if density_of(family) is None else family.eval()
         self.found: list[tuple[str, float]] = []
         self.how = ""
@@ -167,10 +173,11 @@ class _Chances:
             return
         device = next(self.family.parameters()).device
         x = stack_fields(fields, to_device(question_batch(asked.case, layout), device))
-        condition = self.ready.job.question(to_device(question_batch(asked.shown[0], layout), device)).condition
-        words = words_of(self.family, x, condition, [f.channels for f in fields])
-        say(f"{self.ready.stage.name}: the chances of {asked.name} take {words.count} evaluations of the network.")
-        self.found.append((asked.case.case.patient, float(words.nats().mean()) / words.count))
+        problem = self.ready.job.question(to_device(question_batch(asked.shown[0], layout), device))
+        with tiled(self.family, self.window or window_that_fits(self.family, problem)):
+            words = words_of(self.family, x, problem.condition, [f.channels for f in fields])
+            say(f"{self.ready.stage.name}: the chances of {asked.name} take {words.count} evaluations of the network.")
+            self.found.append((asked.case.case.patient, float(words.nats().mean()) / words.count))
         self.how = f"{words.count} words a case; guessing evenly: {words.guessing / words.count:.3f}"
 
     def figures(self) -> list[Measured]:

@@ -20,6 +20,7 @@ from .rng import Rng
 PROBE_SIDE = {"yx": 32, "zyx": 16}  # voxels: large enough that activations outweigh everything else
 PROBE_ROWS = (1, 3)
 COPIES = {"cpu": 8, "cuda": 4}  # of the weights: gradients, average, two moments; and what checkpoints are written from
+FROZEN = 3  # copies of weights that nothing moves: theirs, the average's, what a checkpoint is written from
 SLACK = 1.55  # scratch inside operations and memory that the allocator keeps: results/speed.md, section memory
 PLENTY = 8192  # bytes a voxel: with more than this free nothing need be counted
 ROOM = 0.85  # share of the free memory that may be planned for
@@ -59,7 +60,9 @@ def training_need(family: Family, job: Job, store: Store, layout: Layout) -> Nee
 
     parameters = list(family.parameters())
     for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)  # so that only activations are counted
+        parameter.grad = (
+            torch.zeros_like(parameter) if parameter.requires_grad else None
+        )  # so that only activations are counted
     family.train()
     side = _probe(family, layout.axes)
     z, y, x = (min(n, side) for n in layout.size)
@@ -68,7 +71,9 @@ def training_need(family: Family, job: Job, store: Store, layout: Layout) -> Nee
     row = _bytes_a_row(lambda rows: train(batches[rows]), small.size, layout.size)
     for parameter in parameters:
         parameter.grad = None
-    return Need(COPIES[parameters[0].device.type] * sum(p.nbytes for p in parameters), row)
+    moving = sum(p.nbytes for p in parameters if p.requires_grad)
+    frozen = sum(p.nbytes for p in parameters) - moving  # a codec's: they and their copy in the average
+    return Need(COPIES[parameters[0].device.type] * moving + FROZEN * frozen, row)
 
 
 def _probe(family: Family, axes: str) -> int:
@@ -79,17 +84,22 @@ def _probe(family: Family, axes: str) -> int:
 
 def drawing_bytes(family: Family, problem: Problem) -> int:
     """Of one row of a whole draw, counted on a corner of its grid."""
-    grid = problem.shape[1:]
-    side = _probe(family, "zyx" if len(grid) == 3 else "yx")
-    sides = tuple(min(n, side) for n in grid)
-    corner = tuple(slice(n) for n in sides)
-    small = Problem(problem.cases, (problem.shape[0], *sides), cut(problem.condition, grid, corner))
+    small = corner(family, problem)
 
     @torch.inference_mode()
     def draw(rows: int) -> None:
         family.sample(small.rows(torch.zeros(rows, dtype=torch.long)), Rng(list(range(rows))))
 
-    return _bytes_a_row(draw, sides, grid)
+    return _bytes_a_row(draw, small.shape[1:], problem.shape[1:])
+
+
+def corner(family: Family, problem: Problem) -> Problem:
+    """The question on a corner of its grid, which any machine can draw."""
+    grid = problem.shape[1:]
+    side = _probe(family, "zyx" if len(grid) == 3 else "yx")
+    sides = tuple(min(n, side) for n in grid)
+    place = tuple(slice(n) for n in sides)
+    return Problem(problem.cases, (problem.shape[0], *sides), cut(problem.condition, grid, place))
 
 
 def drawing_room(family: Family, problem: Problem, most_rows: int, device: str) -> tuple[int, tuple[int, ...] | None]:
@@ -105,6 +115,11 @@ def drawing_room(family: Family, problem: Problem, most_rows: int, device: str) 
         longest = window.index(max(window))
         window[longest] = -(-window[longest] // (2 * step)) * step
     return 1, tuple(window)
+
+
+def window_that_fits(family: Family, problem: Problem) -> tuple[int, ...] | None:
+    """For one row; None when the whole grid does."""
+    return drawing_room(family, problem, 1, next(family.parameters()).device.type)[1]
 
 
 def windows_said(case: str, window: Sequence[int]) -> str:

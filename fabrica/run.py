@@ -37,21 +37,19 @@ from .drawing import (
 )
 from .evaluate.report import Report, paint, render
 from .evaluate.run_checks import conclude
+from .forecast import batch_that_fits, foretell_drawing, precision_of, refuse_early
 from .jobs import asks, grid_axes, has_values, layout_of, reads
 from .jobs.outcome import Outcome
 from .jobs.values import Values, wide_covariates
 from .judging import Ready, judge_stage
 from .lineage import check_codec, check_start, patient_hash, trained_before, trained_elsewhere
-from .machine import find_device, free_bytes
-from .memory import check, training_need
-from .networks import precision
+from .machine import find_device
 from .plan import Recipe, Stage
 from .processes import Processes, joined
 from .rng import Rng, derive
 from .train import Progress, Trained, fit
 
 Say = Callable[[str], None]
-BATCH = 8  # images a step where a recipe says nothing and memory suffices
 
 
 @dataclass(frozen=True)
@@ -105,16 +103,15 @@ def _run_stages(
     if sum(s.train.minutes or 0 for s in chosen):
         words = " + ".join(f"{s.name} {s.train.minutes:g} min" for s in chosen if s.train.minutes)
         say(f"Training takes {words}.")
-    digests: dict[str, str] = {}
     prepared: list[Ready] = []
     store = folder / "store" if processes.first else folder / "store" / f"process-{processes.rank}"
     for stage in chosen:
         twin = next((p for p in prepared if _same_preparation(p.stage, stage)), None)
-        ready = replace(twin, stage=stage) if twin else prepare_stage(recipe, stage, data, store, say, report)
-        prepared.append(ready)
-        digests[stage.name] = ready.store.digest()
-        if processes.first:
-            _write_environment(folder, recipe, digests)
+        prepared.append(replace(twin, stage=stage) if twin else prepare_stage(recipe, stage, data, store, say, report))
+    if processes.first:
+        _write_environment(folder, recipe, {r.stage.name: r.store.digest() for r in prepared})
+    refuse_early(recipe, prepared, folder, device)
+    for ready in prepared:
         trained = train_stage(recipe, ready, folder, say, watch, device)
         if processes.first:
             report.stages.append(judge_stage(recipe, ready, trained, folder, say, report))
@@ -305,9 +302,7 @@ def train_stage(
     stage, place = ready.stage, ready.stage.home(folder)
     known = load_checkpoint(place)
     plan = stage.train
-    chosen = (
-        known[1]["precision"] if known else precision.choose(device) if plan.precision == "auto" else plan.precision
-    )
+    chosen = known[1]["precision"] if known else precision_of(stage, device)
     torch.manual_seed(derive(recipe.seed, "weights", stage.name) % 2**32)
     family = with_codec(build_family(stage, ready.job, chosen, recipe), stage, folder, recipe).to(device)
     if plan.start:
@@ -319,9 +314,9 @@ def train_stage(
         return Trained(family, known[1]["step"], known[1]["seconds"], [tuple(c) for c in known[1]["curve"]])
     if stage.trained:
         raise ValueError(f"{place} is not trained to its end. Type: fabrica run {stage.trained.run}")
-    batch = _batch_that_fits(
-        stage, ready, family, known[1].get("batch", plan.batch) if known else plan.batch, device, say
-    )
+    asked = known[1].get("batch", plan.batch) if known else plan.batch
+    batch = batch_that_fits(ready, family, asked, device, say)
+    foretell_drawing(recipe, ready, drawer(stage, family), device, say)
     loader = Loader(
         ready.store,
         replace(ready.layout, augment=plan.augment),
@@ -344,26 +339,6 @@ def train_stage(
             watch(stage.name, progress)
 
     return fit(family, stage.training_job(), loader, plan, place, facts, told, device)
-
-
-def batch_of(asked: int | None) -> int:
-    return BATCH if asked is None else asked
-
-
-def _batch_that_fits(stage: Stage, ready: Ready, family: Family, asked: int | None, device: str, say: Say) -> int:
-    """The batch asked for, or the largest up to BATCH for which memory suffices; says what it will take."""
-    if not stage.paired and batch_of(asked) < 2:
-        raise ValueError("Without pairs a batch holds at least two patients. Write: train: {batch: 4}")
-    need = training_need(family, ready.stage.training_job(), ready.store, ready.layout)
-    batch = asked or need.most_rows(free_bytes(device), BATCH) or 1
-    smaller = need.most_rows(free_bytes(device), batch)
-    advice = (
-        f"Write train: {{batch: {smaller}}}."
-        if smaller
-        else "Train on smaller patches (prepare: {size: [...]}) or fewer channels."
-    )
-    say(check(f"{stage.name}: training with batches of {batch}", need, batch, device, advice))
-    return batch
 
 
 def _moments(total: int) -> tuple[int, ...]:

@@ -72,8 +72,12 @@ def _short(recipe: dict) -> dict:
         network = stage["family"].get("network", {})
         width = 48 if network.get("kind", "unet") != "unet" else 8  # tokens have heads of 48 channels
         stage["family"]["network"] = {**network, "channels": [width] * len(network.get("channels", [8])), "blocks": 1}
-        stage.get("prepare", {}).pop("size", None)
+        if "size" in stage.get("prepare", {}):
+            stage["prepare"]["size"] = [16] * len(stage["prepare"]["size"])
     recipe["evaluate"] = {**recipe.get("evaluate", {}), "draws": 1}
+    if "window" in recipe["evaluate"]:  # smaller than any grid, so that it bites
+        axes = len(recipe["evaluate"]["window"])
+        recipe["evaluate"]["window"] = [48 - 16 * (axes - 1)] * axes
     recipe["split"] = {"train": 0.5, "test": 0.5}
     return recipe
 

@@ -9,12 +9,14 @@ import torch
 
 from fabrica import memory
 from fabrica.contracts import Family, Job
+from fabrica.costs import evaluations
 from fabrica.data.store import Entry, Layout, Loader, Store
-from fabrica.families import FAMILIES
+from fabrica.families import FAMILIES, Latent
+from fabrica.families.latent import latent_signature
 from fabrica.jobs import JOBS
 from fabrica.machine import peak_bytes
 from fabrica.memory import SLACK, MemoryShortage, Need, check, drawing_bytes, drawing_room, training_need
-from fabrica.networks.unet import UNetShape
+from fabrica.networks.unet import UNet, UNetShape
 from fabrica.rng import Rng
 
 
@@ -59,6 +61,40 @@ def test_the_count_on_a_small_problem_foretells_the_large_one(tmp_path: Path, na
             family.sample(job.question(batch), Rng([1, 2]))
 
     assert rows * drawn / SLACK == pytest.approx(peak_bytes(draw), rel=0.12)
+
+
+@pytest.mark.parametrize("axes", ["yx", "zyx"])
+def test_codes_are_foretold_and_frozen_weights_count_thrice(tmp_path: Path, axes: str) -> None:
+    _, job, store, layout = _parts(tmp_path, "flow", axes)
+    signature, shape = job.signature(), UNetShape(channels=(8, 16), blocks=1)
+    codec = FAMILIES.find("vae")(signature, shape, "fp32", codes=4)
+    prior = FAMILIES.find("flow")(
+        latent_signature(signature, codec, FAMILIES.find("flow")), replace(shape, patch=1), "fp32"
+    )
+    latent = Latent(codec, prior, signature.condition)
+    foretold, batch, rows = training_need(latent, job, store, layout), Loader(store, layout, 2, 0).load(0), 2
+    moving, frozen = (sum(p.nbytes for p in m.parameters()) for m in (prior, codec))
+    assert foretold.fixed == 8 * moving + 3 * frozen
+    assert all(p.grad is None for p in latent.parameters())
+    for parameter in prior.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+
+    def train() -> None:
+        (loss,) = latent.loss(job.problem(batch, Rng([1, 2])), "model", Rng([1, 2]), 0.0).values()
+        torch.autograd.backward(loss.sum())
+
+    assert rows * foretold.row / SLACK == pytest.approx(peak_bytes(train), rel=0.12)
+
+
+def test_evaluations_are_counted_on_a_corner(tmp_path: Path) -> None:
+    """A volume that only windows can draw is not drawn whole to count calls."""
+    family, job, store, layout = _parts(tmp_path, "flow", "zyx")
+    problem, seen = job.question(Loader(store, layout, 1, 0).load(0)), set()
+    for net in (m for m in family.modules() if isinstance(m, UNet)):
+        net.register_forward_hook(lambda module, given, out: seen.add(tuple(given[0].shape[2:])))
+    assert evaluations(family, problem) == 17
+    assert seen == {(16, 16, 16)}
+    assert problem.shape[1:] == (32, 32, 48)
 
 
 def test_the_largest_batch_that_fits() -> None:

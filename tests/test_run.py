@@ -2,9 +2,11 @@
 
 import csv
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -15,11 +17,13 @@ import yaml
 import fabrica
 from fabrica import io
 from fabrica.config import from_plain
-from fabrica.contracts import Image
+from fabrica.contracts import Family, Image
 from fabrica.data.split import LeakError
 from fabrica.data.virtual import VirtualCohort
 from fabrica.data.virtual.export import write_cohort
-from fabrica.memory import MemoryShortage
+from fabrica.families import Regression
+from fabrica.memory import MemoryShortage, Need
+from fabrica.networks.codec import by_tiles
 from fabrica.run import continue_run, generate_images, new_folder, run_recipe
 
 from .torchrun import two_processes
@@ -104,16 +108,68 @@ def test_memory_is_foretold_and_a_batch_chosen_that_fits(tmp_path: Path, monkeyp
     (line,) = [text for text in said if "of memory" in text]
     assert line.startswith("model: training with batches of 8 needs about ")
     assert "are free." in line
-    monkeypatch.setattr("fabrica.run.free_bytes", lambda device: 4_000_000)
+    monkeypatch.setattr("fabrica.forecast.free_bytes", lambda device: 4_000_000)
     monkeypatch.setattr("fabrica.memory.free_bytes", lambda device: 4_000_000)
-    _run(tmp_path / "little", train=train, baseline="none")
+    _, said_little = _run(tmp_path / "little", train=train, baseline="none")
     chosen = {f: json.loads((tmp_path / f / "stages/model/checkpoint.json").read_text()) for f in ("free", "little")}
     assert chosen["free"]["facts"]["batch"] == 8
+    assert "the largest that fits" not in line
+    assert any("(the largest that fits) needs about" in text for text in said_little)
     assert chosen["little"]["facts"]["batch"] < 8
     with pytest.raises(
         MemoryShortage, match=r"batches of 64 needs about .* MB.* but 4 MB are free. Write train: {batch"
     ):
         _run(tmp_path / "much", train={**train, "batch": 64})
+
+
+def test_a_chain_is_refused_before_its_first_stage_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The baseline comes second; what it needs is known at once."""
+    from fabrica import forecast
+
+    def need(family: Family, *rest: object) -> Need:
+        return Need(0, 10**15 if isinstance(family, Regression) else 1)
+
+    monkeypatch.setattr(forecast, "training_need", need)
+    with pytest.raises(MemoryShortage, match="model-baseline: training with batches"):
+        _run(tmp_path / "run")
+    assert not (tmp_path / "run/stages/model/checkpoint.json").exists()
+
+
+def test_codecs_give_back_and_know_chances_by_windows_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is judged beside draws takes no more memory than they do; tiles of a codec change nothing."""
+    stages = {
+        "codec": {"job": {"name": "synthesis", "x": ["T1w"], "place": False}, "family": {"name": "vq", "network": {"channels": [8, 16], "blocks": 1}}},
+        "words": {
+            "job": {"name": "synthesis", "x": ["T1w"]},
+            "family": {"name": "autoregressive", "steps": 2, "in": {"stage": "codec"}, "network": {"channels": [8, 16], "blocks": 1, "patch": 1}},
+        },
+    }  # fmt: skip
+    for stage in stages.values():
+        stage["train"] = {"steps": 2, "batch": 2, "precision": "fp32"}
+    recipe = {
+        "cohorts": {"all": {"virtual": {"patients": 4, "seed": 0, "spacing_mm": 4, "planes": [18, 20]}}}, "split": {"train": 0.5, "test": 0.5},
+        "baseline": "none", "stages": stages,
+    }  # fmt: skip
+    tiles: list[int] = []
+
+    def listening(work: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, tile: int, *rest: Any) -> torch.Tensor:
+        tiles.append(tile)
+        return by_tiles(work, x, tile, *rest)
+
+    monkeypatch.setattr("fabrica.networks.tiled.by_tiles", listening)
+    found = {}
+    for window in (None, [16, 16]):
+        tiles.clear()
+        plan = {"draws": 1, "realism": 0, "likelihood": 1, **({"window": window} if window else {})}
+        result = run_recipe(from_plain({**recipe, "evaluate": plan}), tmp_path / str(window), say=lambda text: None)
+        assert bool(tiles) == bool(window)
+        codec, words = result.report.stages
+        (error,) = [m.value for m in codec.figures if m.name.startswith("images given back")]
+        (share,) = [m.value for m in codec.figures if m.name.startswith("share")]
+        (nats,) = [m.value for m in words.figures if m.name.startswith("surprise")]
+        found[str(window)] = (error, share, nats)
+    assert found["None"][:2] == pytest.approx(found["[16, 16]"][:2], rel=1e-4)
+    assert math.isfinite(found["[16, 16]"][2])
 
 
 def test_drawing_by_windows_changes_little(tmp_path: Path) -> None:

@@ -8,19 +8,19 @@ from torch import Tensor
 
 from ..contracts import Denoiser, Problem
 from ..rng import Rng
-from .solvers import HIGH, _denoise, _start, walk
+from .solvers import HIGH, LOW, _denoise, _start, walk
 
 
 def repaint(
     prior: Denoiser, problem: Problem, rng: Rng, *, values: Tensor, known: Tensor, steps: int = 20, again: int = 5,
-    high: float = HIGH, low: float = 0.002,
+    high: float = HIGH,
 ) -> Tensor:  # fmt: skip
     """x with `values` where `known` (bool, both broadcast to (B, C, *axes)) and a draw elsewhere; at most `steps * again` evaluations.
 
     Every step is taken `again` times, with noise put back in between, so that the drawn part hears of the known one. Exact for no
     prior: the fewer the repetitions, the less the two parts agree.
     """
-    levels = walk(problem, steps, high, low)
+    levels = walk(problem, steps, high, LOW)
     x, clean = _start(prior, problem, rng, levels[0])
     x = x + (values.to(x) - clean) * known.to(x)
     for i, (now, after) in enumerate(pairwise(levels)):

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
+import fabrica
 from fabrica.config import from_plain
 from fabrica.contracts import Batch, Condition, Field, Problem, Signature
 from fabrica.data.split import LeakError
@@ -192,3 +194,12 @@ def test_wrong_input(tmp_path: Path) -> None:
         from_plain(_recipe(data, job={"name": "outcome", "from": ["image"], "x": "age", "width": 0}))
     with pytest.raises(RecipeError, match="augment: 1"):
         from_plain(_recipe(data, train={"steps": 1, "augment": 9}))
+
+
+def test_the_shipped_recipe_runs_on_pictures(tmp_path: Path) -> None:
+    shipped = yaml.safe_load((Path(fabrica.__file__).parents[1] / "recipes" / "outcome.yaml").read_text())
+    shipped["cohorts"]["all"]["path"] = str(_pictures(tmp_path / "pictures", 40, 3))
+    shipped["train"] = {**shipped["train"], "steps": 2, "batch": 4}
+    result = run_recipe(from_plain(shipped), tmp_path / "run", say=lambda text: None)
+    assert result.page.is_file()
+    assert len(result.report.stages[0].cases) >= 10
