@@ -15,7 +15,11 @@ JOBS: Mapping[tuple[str, str], str] = {  # section -> the job that does it; none
     ("Conditional Synthesis", "Image-to-Image Synthesis"): "translation",
     ("Conditional Synthesis", "Anatomically-Guided Image Synthesis"): "translation",
     ("Denoising and Artifact Removal", ""): "translation",
-    ("Conditional Synthesis", "Text-to-Image Synthesis"): "synthesis, text: {report: 64}",
+    ("Conditional Synthesis", "Text-to-Image Synthesis"): "synthesis",
+}
+TEXT = {  # how words join a job; one answer to a question, or another image, needs an image to start from
+    "synthesis": "text: {report: 64}",
+    "translation": "values: {text: {report: 64}}",
 }
 LATER: Mapping[str, str] = {
     "Image Reconstruction": "the job reconstruction with its physics",
@@ -61,11 +65,17 @@ def judge(row: Mapping[str, str]) -> tuple[str, str]:
     exact = next((how for known, how in EXACT.items() if name.startswith(known)), None)
     if exact and network is None:
         return "have", exact
-    unpaired = "cycle" in row["losses"].lower() and family == "gan"
-    how = f"`job: {job}`, `family: {'cycle' if unpaired else family}`"
-    how += f", `network: {{kind: {network}}}`" if network else ""
-    how += "; words become a hashed vector, no language model" if "text" in job else ""
     found, without = losses(row["losses"])
+    if family == "regression" and "adversarial forms" in found:
+        family = "gan"  # whatever its networks are, a critic teaches it
+    if family == "gan" and "cycle" in row["losses"].lower():
+        family = "cycle"
+    told = "Text" in row["subsection"]
+    if told and family in ("regression", "cycle"):
+        job = "translation"
+    how = f"`job: {job}`, `family: {family}`"
+    how += f", `network: {{kind: {network}}}`" if network else ""
+    how += f", `{TEXT[job]}`; words become a hashed vector, no language model" if told else ""
     how += f"; of its losses: {', '.join(found)}" if found else ""
     return "equivalent", how + (f"; without {', '.join(without)}" if without else "")
 

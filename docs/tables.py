@@ -41,17 +41,39 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+CODES = {  # a prior and the codec in whose codes or words it works: the pairs of recipes/latent.yaml, volumes.yaml and words.yaml
+    "diffusion in codes of vae": ("diffusion", "vae"), "flow in codes of vae": ("flow", "vae"),
+    "autoregressive in words of vq": ("autoregressive", "vq"),
+}  # fmt: skip
+
+
+def recipe(family: str, job: str, axes: str) -> dict[str, Any]:
+    """The shortest that asks for it; the last stage is the one meant."""
+    prior, codec = CODES.get(family, (family, None))
+    network = {"channels": [8, 16], "blocks": 1}
+    model = {
+        "job": {"name": job, **EXAMPLES[job], "axes": axes}, "train": {"steps": 1},
+        "family": {"name": prior, "network": network},
+        **({"pairing": "none"} if FAMILIES.find(prior).unpaired else {}),
+    }  # fmt: skip
+    stages = {"model": model}
+    if codec:
+        x = EXAMPLES[job]["x"] if isinstance(EXAMPLES[job].get("x"), list) else ["FLAIR"]
+        coder = {"name": "synthesis", "x": x, "axes": axes, "place": False}
+        stages = {
+            "codec": {"job": coder, "train": {"steps": 1}, "family": {"name": codec, "network": network}},
+            **stages,
+        }
+        model["family"] |= {"in": {"stage": "codec"}, "network": {**network, "patch": 1}}
+    return {"cohorts": {"all": {"path": "x"}}, "baseline": "none", "stages": stages}
+
+
 def cell(family: str, job: str, axes: str) -> str:
     """'' when a recipe of this family, job and grid is accepted, else the reason why it is refused."""
-    recipe = {
-        "cohorts": {"all": {"path": "x"}}, "job": {"name": job, **EXAMPLES[job], "axes": axes}, "baseline": "none",
-        "family": {"name": family, "network": {"channels": [8, 16], "blocks": 1}}, "train": {"steps": 1},
-        **({"pairing": "none"} if FAMILIES.find(family).unpaired else {}),
-    }  # fmt: skip
     try:
-        from_plain(recipe)
+        from_plain(recipe(family, job, axes))
     except RecipeError as error:
-        return str(error).removeprefix("recipe: ").split(". ")[0]
+        return str(error).removeprefix("recipe: ").removeprefix("stages.model.").split(". ")[0]
     return ""
 
 
@@ -66,7 +88,7 @@ def matrix() -> list[str]:
         f"| family | {' | '.join(jobs)} |",
         "|---" * (len(jobs) + 1) + "|",
     ]
-    for family in FAMILIES.names():
+    for family in (*FAMILIES.names(), *CODES):
         found = [dict.fromkeys(cell(family, job, axes) or "drawn" for axes in ("yx", "zyx")) for job in jobs]
         lines.append(f"| `{family}` | {' | '.join('; '.join(c) for c in found)} |")
     return [*lines, ""]

@@ -11,7 +11,10 @@ from ..rng import Rng
 
 
 class Unpaired(Job):
-    """The inner job's questions, each beside the answer to another; drawing asks as before."""
+    """The inner job's questions, each beside the answer to another; drawing asks as before.
+
+    A row is named by both, so that whoever looks for a spoilt scan finds it.
+    """
 
     def __init__(self, inner: Job) -> None:
         self.inner, self.metrics = inner, inner.metrics
@@ -30,7 +33,9 @@ class Unpaired(Job):
         )
         weight = weight * _of_another(problem).to(weight).reshape(-1, *[1] * (weight.ndim - 1))
         apart = torch.zeros(len(problem.target), dtype=torch.bool, device=problem.target.device)
-        return replace(problem, target=problem.target.roll(1, 0), weight=weight, paired=apart)
+        others = [problem.cases[-1], *problem.cases[:-1]]
+        both = tuple(f"{case} (beside {other})" for case, other in zip(problem.cases, others, strict=True))
+        return replace(problem, cases=both, target=problem.target.roll(1, 0), weight=weight, paired=apart)
 
     def question(self, batch: Batch) -> Problem:
         return self.inner.question(batch)

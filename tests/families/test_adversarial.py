@@ -1,5 +1,6 @@
 """GANs with and without pairs: who is taught by whom, what reaches which weights, what a recipe refuses."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from fabrica.networks.unet import UNetShape
 from fabrica.rng import Rng
 from fabrica.run import run_recipe
 from fabrica.testing import check_job
+from fabrica.train import TrainingError, _Loss
 
 from ..jobs.test_jobs import ROWS, _batch
 
@@ -123,6 +125,18 @@ def test_unpaired_asks_with_another_patients_answer() -> None:
     torch.testing.assert_close(apart.condition.values["given T1w"], pairs.condition.values["given T1w"])
     assert apart.paired is not None
     assert not apart.paired.any()
+    assert apart.cases[1] == f"{batch.cases[1]} (beside {batch.cases[0]})"  # a spoilt answer is the other's
+
+
+def test_a_spoilt_scan_is_named_without_pairs_too() -> None:
+    batch = _batch()
+    spoilt = batch.images["FLAIR"].clone()
+    spoilt[2, 0, 0, 0] = torch.nan
+    named = type(batch)(batch.cases, {**batch.images, "FLAIR": spoilt}, batch.affine, batch.values, batch.present)
+    problem = Unpaired(Translation(["T1w"], ["FLAIR"], vary=0.0)).problem(named, Rng(range(ROWS)))
+    family = Cycle(Signature((Field("FLAIR"),), "yx", (Field("given T1w"), Field("position", "number", 1, ""))), SMALL, "fp32")  # fmt: skip
+    with pytest.raises(TrainingError, match=re.escape(batch.cases[2])):
+        _Loss(family)(problem, "critic", Rng(range(ROWS)), 0.0)
 
 
 def test_a_cycle_comes_back_and_its_terms_can_be_left_out() -> None:
