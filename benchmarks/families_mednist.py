@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from fabrica.checkpoint import load
 from fabrica.config import from_plain
 from fabrica.contracts import Batch
+from fabrica.costs import with_evaluations
 from fabrica.drawing import Answering
 from fabrica.rng import Rng, derive
 from fabrica.run import run_recipe
@@ -42,6 +43,7 @@ RESULTS = Path(__file__).parent / "results"
 WIDE = {"channels": [32, 64, 128], "blocks": 1}
 CODEC = {"channels": [32, 64], "blocks": 1}
 PRIOR = {"channels": [64, 128], "blocks": 1, "patch": 1}
+EVALUATIONS = (1, 2, 4, 8)  # of the network, beside what a family takes by itself
 LEARNING_RATES = (1e-4, 3e-4, 1e-3)  # of the peer; the first is its tutorials'
 
 
@@ -81,7 +83,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/families_mednist"))
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--only", default="", help="one part, or peer draws, or table")
+    parser.add_argument("--only", default="", help="one part, or peer draws, evaluations or table")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
@@ -92,6 +94,9 @@ def main() -> None:
             (peer if name in PEERS else ours)(name, options, train)
     if options.only in ("", "peer draws"):
         peer_draws(options)
+    if options.only in ("", "evaluations"):
+        for name in (*OURS, *LONG):
+            fewer(name, options)
     if options.only in ("", "table"):
         tabulate(options, train, held)
 
@@ -128,23 +133,11 @@ def pictures(folder: Path, work: Path) -> tuple[dict[str, NDArray[Any]], dict[st
 
 def ours(name: str, options: argparse.Namespace, train: dict[str, NDArray[Any]]) -> None:
     """Train by a recipe as a user would, then draw."""
-    folder = options.work / place(name)
-    classes = {"class": [str(k) for k in range(len(CLASSES))]}
-    minutes, plans = LONG.get(name) or (options.minutes, OURS[name])
-    stages, threads = {}, 2 if name in LONG else options.threads
+    folder, threads = options.work / place(name), 2 if name in LONG else options.threads
     torch.set_num_threads(threads)
-    for stage, plan in plans.items():
-        by = {"by": classes} if stage == "model" else {}
-        stages[stage] = {
-            "job": {"name": "synthesis", "x": ["image"], **by, **({} if by else {"place": False})},
-            "family": plan["family"], "train": {"minutes": minutes * plan["share"], "batch": BATCH, **plan["train"]},
-        }  # fmt: skip
-    recipe = {
-        "cohorts": {"all": {"path": str(options.work / "train.npz")}}, "split": {"train": 0.99, "test": 0.01}, "baseline": "none",
-        "evaluate": {"draws": 1}, "stages": stages,
-    }  # fmt: skip
+    recipe = recipe_of(name, options)
     run_recipe(from_plain(recipe), folder / "run", say=print)
-    known = [load(folder / "run" / "stages" / s) for s in stages]
+    known = [load(folder / "run" / "stages" / s) for s in recipe["stages"]]
     facts = [k[1] for k in known if k is not None]
     answering = Answering(folder / "run", from_plain(recipe), from_plain(recipe).stage("model"))
     family = answering.family.eval()
@@ -152,24 +145,59 @@ def ours(name: str, options: argparse.Namespace, train: dict[str, NDArray[Any]])
     counted = family.prior if hasattr(family, "prior") else family
     nets = [m for m in counted.modules() if type(m).__name__ in ("UNet", "Transformer")]
     hooks = [n.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1)) for n in nets]
-    images, began = [], time.perf_counter()
-    labels = np.arange(DRAWS) % len(CLASSES)
-    offset, scale = answering.preparation.scales["image"]
-    with torch.inference_mode():
-        for start in range(0, DRAWS, 42):
-            chosen = torch.from_numpy(labels[start : start + 42])
-            x = family.sample(
-                problem_of(answering, chosen), Rng([derive(7, str(start + i)) for i in range(len(chosen))])
-            )
-            images.append(x[:, 0].float() * scale + offset)
+    began = time.perf_counter()
+    images = drawn_by(family, answering)
     seconds = (time.perf_counter() - began) / DRAWS
     for hook in hooks:
         hook.remove()
-    keep(folder, name, torch.cat(images).numpy(), labels, {
+    keep(folder, name, images, np.arange(DRAWS) % len(CLASSES), {
         "train_s": sum(f["seconds"] for f in facts), "steps": [f["step"] for f in facts], "calls": calls[0] // -(-DRAWS // 42),
         "draw_s": seconds, "threads": threads, "precision": facts[-1]["precision"],
-        "parameters": facts[-1]["parameters"],
+        "parameters": facts[-1]["parameters"], "machine": machine(),
     })  # fmt: skip
+
+
+def recipe_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    classes = {"class": [str(k) for k in range(len(CLASSES))]}
+    minutes, plans = LONG.get(name) or (options.minutes, OURS[name])
+    stages = {}
+    for stage, plan in plans.items():
+        by = {"by": classes} if stage == "model" else {}
+        stages[stage] = {
+            "job": {"name": "synthesis", "x": ["image"], **by, **({} if by else {"place": False})},
+            "family": plan["family"], "train": {"minutes": minutes * plan["share"], "batch": BATCH, **plan["train"]},
+        }  # fmt: skip
+    return {
+        "cohorts": {"all": {"path": str(options.work / "train.npz")}}, "split": {"train": 0.99, "test": 0.01}, "baseline": "none",
+        "evaluate": {"draws": 1}, "stages": stages,
+    }  # fmt: skip
+
+
+@torch.inference_mode()
+def drawn_by(family: Any, answering: Answering) -> NDArray[Any]:
+    """(DRAWS, y, x) in greys; the same seeds for whatever draws."""
+    images, labels = [], torch.arange(DRAWS) % len(CLASSES)
+    offset, scale = answering.preparation.scales["image"]
+    for start in range(0, DRAWS, 42):
+        chosen = labels[start : start + 42]
+        x = family.sample(problem_of(answering, chosen), Rng([derive(7, str(start + i)) for i in range(len(chosen))]))
+        images.append(x[:, 0].float() * scale + offset)
+    return torch.cat(images).numpy()
+
+
+def fewer(name: str, options: argparse.Namespace) -> None:
+    """Draws of a trained part with fewer evaluations, kept beside its own; nothing where it cannot be told."""
+    folder = options.work / place(name)
+    if not (folder / "facts.json").is_file():
+        return
+    recipe = from_plain(recipe_of(name, options))
+    answering = Answering(folder / "run", recipe, recipe.stage("model"))
+    for count in EVALUATIONS:
+        file = folder / f"draws-{count}.npz"
+        told = with_evaluations(answering.family.eval(), count)
+        if told is not None and not file.is_file():
+            np.savez(file, images=drawn_by(told.eval(), answering).clip(0, 255).astype(np.float32))
+            print(name, count, flush=True)
 
 
 def problem_of(answering: Answering, labels: Tensor) -> Any:
@@ -184,7 +212,6 @@ def problem_of(answering: Answering, labels: Tensor) -> Any:
 def keep(folder: Path, name: str, images: NDArray[Any], labels: NDArray[Any], facts: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "draws.npz", images=images.clip(0, 255).astype(np.float32), labels=labels)
-    sheet(images[:36], 6).save(folder / "draws.png")
     (folder / "facts.json").write_text(json.dumps({"name": name, **facts}, indent=1))
     print(name, facts)
 
@@ -278,7 +305,7 @@ def peer_draws(options: argparse.Namespace) -> None:
         seconds = (time.perf_counter() - began) / DRAWS
         keep(folder, f"{name}, {words}", ((torch.cat(found)[:, 0] + 1) * 127.5).numpy(), wanted.numpy(), {
             **trained[name], "calls": 50, "draw_s": seconds, "threads": options.threads, "precision": "fp32",
-            "parameters": sum(p.numel() for p in net.parameters()),
+            "parameters": sum(p.numel() for p in net.parameters()), "machine": machine(),
         })  # fmt: skip
 
 
@@ -370,8 +397,17 @@ def tabulate(options: argparse.Namespace, train: dict[str, NDArray[Any]], held: 
         for folder in sorted(p.parent for p in options.work.glob("*/facts.json")):
             facts, drawn = json.loads((folder / "facts.json").read_text()), np.load(folder / "draws.npz")
             adherence = float((net(tensor(drawn["images"])).argmax(1).numpy() == drawn["labels"]).mean())
-            rows.append({**facts, "adherence": adherence, **sets.measure(drawn["images"])})
-            print(rows[-1])
+            row = {"machine": machine(), **facts, "adherence": adherence, **sets.measure(drawn["images"])}
+            told = {n: np.load(f)["images"] for n in EVALUATIONS if (f := folder / f"draws-{n}.npz").is_file()}
+            row["evaluations"] = {
+                str(n): {k: v["multiple"] for k, v in sets.measure(x).items()} for n, x in told.items()
+            }
+            rows.append(row)
+            print(row)
+            shown = [held["images"][held["labels"] == k][:6] for k in range(len(CLASSES))]
+            both = np.concatenate([np.stack(shown, 1).reshape(-1, SIDE, SIDE), drawn["images"][:36]])
+            sheet(both, len(CLASSES)).save(folder / "beside_real.png")  # six rows of real ones, six of draws
+        rows += earlier({r["name"] for r in rows})
         real = sets.measure(train["images"][np.random.default_rng(3).permutation(len(train["images"]))[:DRAWS]])
     found = {
         "machine": machine(),
@@ -385,15 +421,35 @@ def tabulate(options: argparse.Namespace, train: dict[str, NDArray[Any]], held: 
     write(found)
 
 
+def few(rows: list[dict[str, Any]], spaces: list[str]) -> list[str]:
+    """Quality against the number of evaluations, for every part that can be told."""
+    lines = [
+        "| multiples of the null with so many evaluations | calls | " + " | ".join(spaces) + " |",
+        "|---" * (len(spaces) + 2) + "|",
+    ]
+    for r in (r for r in rows if r.get("evaluations")):
+        own = {str(r["calls"]) + " (its own)": {n: r[n]["multiple"] for n in spaces}}
+        for count, found in {**r["evaluations"], **own}.items():
+            lines.append(f"| {r['name']} | {count} | {' | '.join(f'{found[n]:.1f}' for n in spaces)} |")
+    return [*lines, ""]
+
+
+def earlier(names: set[str]) -> list[dict[str, Any]]:
+    """Rows of results/families_mednist.json that this work folder has not made again."""
+    file = RESULTS / "families_mednist.json"
+    known = json.loads(file.read_text()) if file.is_file() else {"rows": []}
+    return [{"machine": known["machine"], **r} for r in known["rows"] if r["name"] not in names]
+
+
 def write(found: dict[str, Any]) -> None:
-    spaces = list(found["null"])
+    spaces, machines = list(found["null"]), list(dict.fromkeys(r["machine"] for r in found["rows"]))
     lines = [
         "# Families on the same pictures", "", "## MedNIST, 64 x 64, by class", "",
         "`python benchmarks/families_mednist.py --data DIR --minutes M --threads T`, as the table says. Each part trained for the same wall time on the same number of threads; 252 draws, 42 a class, beside",
         "1,200 held-out pictures. Fréchet distance in 32 principal dimensions of the two sets pooled, as a multiple of its null (252 real training pictures",
         "in place of the draws, mean of 20). Adherence: share of draws that a classifier of real pictures calls by the class that was asked for. Copies: share of",
         "draws nearer to a training picture than all but 1 % of the held-out ones are, by the classifier's features.", "",
-        f"{found['machine']}. The classifier is right on {found['classifier_accuracy']:.3f} of the held-out pictures. Nulls: "
+        f"{', '.join(f'[{k}] {m}' for k, m in enumerate(machines, 1))}. The classifier is right on {found['classifier_accuracy']:.3f} of the held-out pictures. Nulls: "
         + ", ".join(f"{n} {v['frechet']:.3g} (largest of 20: {v['largest'] / v['frechet']:.1f} times)" for n, v in found["null"].items()) + ".", "",
         f"| part | minutes, threads | steps | calls | s a draw | adherence | {' | '.join(spaces)} | precision / recall | copies |", "|---" * (len(spaces) + 8) + "|",
     ]  # fmt: skip
@@ -401,14 +457,14 @@ def write(found: dict[str, Any]) -> None:
     for r in sorted(found["rows"], key=lambda r: r[first]["multiple"]):
         cells = " | ".join(f"{r[n]['multiple']:.1f}" for n in spaces)
         lines.append(
-            f"| {r['name']} | {r['train_s'] / 60:.1f}, {r['threads']} | {' + '.join(map(str, r['steps']))} | {r['calls']} | {r['draw_s']:.3f} | {r['adherence']:.2f} | "
+            f"| {r['name']} [{machines.index(r['machine']) + 1}] | {r['train_s'] / 60:.1f}, {r['threads']} | {' + '.join(map(str, r['steps']))} | {r['calls']} | {r['draw_s']:.3f} | {r['adherence']:.2f} | "
             f"{cells} | {r[first]['precision']:.2f} / {r[first]['recall']:.2f} | {r[first]['copies']:.2f} |"
         )
     r = found["real"]
     cells = " | ".join(f"{r[n]['multiple']:.1f}" for n in spaces)
     lines += [f"| real training pictures | | | | | | {cells} | {r[first]['precision']:.2f} / {r[first]['recall']:.2f} | |", "", "| kernel distance | " + " | ".join(spaces) + " |", "|---" * (len(spaces) + 1) + "|"]  # fmt: skip
     lines += [f"| {r['name']} | " + " | ".join(f"{r[n]['kernel']:.3g}" for n in spaces) + " |" for r in found["rows"]]
-    lines += ["| standard deviation of its null | " + " | ".join(f"{found['null'][n]['kernel_sd']:.2g}" for n in spaces) + " |", "", (RESULTS / "families_seen.md").read_text().rstrip(), ""]  # fmt: skip
+    lines += ["| standard deviation of its null | " + " | ".join(f"{found['null'][n]['kernel_sd']:.2g}" for n in spaces) + " |", "", *few(found["rows"], spaces), (RESULTS / "families_seen.md").read_text().rstrip(), ""]  # fmt: skip
     (RESULTS / "families.md").write_text("\n".join(lines))
 
 

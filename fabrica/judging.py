@@ -210,9 +210,11 @@ def _hang(gallery: Gallery, job: Job, asked: _Asked, x: Tensor) -> None:
     shown, channel = found
     truth = asked.case.tensors.get(shown.name)
     known = {n: v for n, v in asked.case.case.values.items() if n in {f.name for f in job.signature().condition}}
-    gallery.add(
-        asked.name, asked.case.case.patient, x[0, channel].numpy(), None if truth is None else truth[0].numpy(), known
-    )
+    drawn, patient = x[0, channel].numpy(), asked.case.case.patient
+    gallery.add(asked.name, patient, drawn, None if truth is None else truth[0].numpy(), known)
+    for mask in _masks(job):
+        if mask in asked.shown[0].tensors:  # not where the question hides it
+            gallery.add_mask(mask, patient, drawn, asked.shown[0].tensors[mask][0].numpy(), drawn=True)
 
 
 def _judge_set(recipe: Recipe, ready: Ready, gallery: Gallery, result: StageResult, report: Report) -> None:
@@ -226,9 +228,23 @@ def _judge_set(recipe: Recipe, ready: Ready, gallery: Gallery, result: StageResu
         (e.name, e.patient, ready.store.array(e, name)[0], {n: v for n, v in e.values.items() if n in known})
         for e in ready.store.entries if name in e.files
     )  # fmt: skip
+    for mask in _masks(ready.job):
+        for e in ready.store.entries:
+            if name in e.files and mask in e.files:
+                gallery.add_mask(
+                    mask, e.patient, ready.store.array(e, name)[0], ready.store.array(e, mask)[0], drawn=False
+                )
     result.realism, missing = gallery.realism(recipe.seed)
     result.adherence, more = gallery.adherence(known, recipe.seed)
-    report.not_evaluated += [f"{ready.stage.name}: {line}" for line in (*missing, *more)]
+    by_masks, most = gallery.mask_adherence(recipe.seed)
+    result.adherence += by_masks
+    words = [f"adherence to {f.name}: words have no reader here." for f in given if f.kind == "embedding"]
+    report.not_evaluated += [f"{ready.stage.name}: {line}" for line in (*missing, *more, *most, *words)]
+
+
+def _masks(job: Job) -> list[str]:
+    """Masks that an image is drawn around."""
+    return [f.name.removeprefix("given ") for f in job.signature().condition if f.kind == "label"]
 
 
 @dataclass

@@ -47,6 +47,14 @@ def test_a_file_imports_only_from_its_left(path: Path) -> None:
         assert RANK[other] < RANK[own], f"{path.name}: {own} may not import {other}"
 
 
+def test_no_family_knows_a_job_by_name() -> None:
+    """Nor do networks or samplers: what a family is asked for stands in its signature."""
+    for path in FILES:
+        if _module(path) in ("families", "networks", "sampling"):
+            texts = {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)}
+            assert not texts & set(JOBS.names()), f"{path.name} names a job"
+
+
 def _functions(path: Path) -> list[tuple[ast.FunctionDef, int]]:
     tree, lines = ast.parse(path.read_text()), path.read_text().splitlines()
     result = []

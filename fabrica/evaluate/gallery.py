@@ -14,6 +14,7 @@ from . import feature
 from .adherence import LEAST as TEACHERS
 from .adherence import Adherence, adherence
 from .embedding import EMBEDDINGS, Picture, embed
+from .masks import Masked, mask_adherence
 from .realism import LEAST, Realism, realism
 
 Array = NDArray[np.floating]
@@ -28,6 +29,9 @@ class Gallery:
     drawn: list[Picture] = field(default_factory=list)
     real: list[Picture] = field(default_factory=list)
     training: list[Picture] = field(default_factory=list)
+    masked: dict[str, tuple[list[Masked], list[Masked]]] = field(
+        default_factory=dict
+    )  # field -> (drawn around it, real)
     labels: dict[str, dict[tuple[str, str], str]] = field(default_factory=dict)  # value -> (side, name) -> label
     constant: int = 0
 
@@ -59,6 +63,23 @@ class Gallery:
         side.append(Picture(name, patient, plain, inside, self.spacing_mm[-plain.ndim :]))
         for key, label in values.items():
             self.labels.setdefault(key, {})[name_of_side, name] = str(label)
+
+    def add_mask(self, name: str, patient: str, image: Array, mask: Array, *, drawn: bool) -> None:
+        """Arrays (z, y, x): an image, and the classes of the mask that it was drawn around, or that is its own."""
+        side = self.masked.setdefault(name, ([], []))[not drawn]
+        if len(side) < self.most:
+            plain, classes = (np.asarray(a[0] if a.shape[0] == 1 else a) for a in (image, mask))
+            side.append(Masked(patient, plain.astype(np.float64), classes.round().astype(np.int64)))
+
+    def mask_adherence(self, seed: int) -> tuple[list[Adherence], list[str]]:
+        """For each mask that images were drawn around: whether a reader of voxels finds it there."""
+        found, missing = [], []
+        for name, (drawn, real) in self.masked.items():
+            try:
+                found.append(mask_adherence(name, drawn, real, seed))
+            except ValueError as error:
+                missing.append(f"adherence to {name}: {error}")
+        return found, missing
 
     def realism(self, seed: int) -> tuple[Realism | None, list[str]]:
         """Distances of the draws from real patients, beside those of real patients; or why there are none."""
