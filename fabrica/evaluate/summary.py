@@ -281,11 +281,7 @@ class Pictures:
         panels: list[dict[str, Any]] = []
         for name in given:
             if name in prepared.tensors and name != hidden:
-                panels.append(
-                    _panel(
-                        f"{name} (given)", prepared.tensors[name][0, z].numpy(), prepared.traces[name].like.meaning.unit
-                    )
-                )
+                panels.append(_given_panel(name, prepared, z))
         start = 0
         for f in fields:
             part = x[:, start : start + f.channels, z]
@@ -312,6 +308,14 @@ def _panel(
     title: str, pixels: Array, unit: str = "", low: float = 0.0, high: float = 1.0, colour: str = "grey"
 ) -> dict[str, Any]:
     return {"title": title, "pixels": pixels, "low": low, "high": high, "unit": unit, "colour": colour}
+
+
+def _given_panel(name: str, prepared: Prepared, z: int) -> dict[str, Any]:
+    """Classes of a mask are spread over all greys."""
+    whole, pixels = prepared.tensors[name], prepared.tensors[name][0, z].numpy()
+    classes = bool((whole == whole.round()).all())
+    high = max(1.0, float(whole.max())) if classes else 1.0
+    return _panel(f"{name} (given)", pixels, prepared.traces[name].like.meaning.unit, 0.0, high)
 
 
 def _intensity_panels(f: Field, part: Tensor, truth: Tensor | None, z: int, paired: bool) -> list[dict[str, Any]]:
