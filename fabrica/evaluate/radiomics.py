@@ -93,12 +93,12 @@ def _discretised(values: Array, inside: NDArray[np.bool_], bin_width: float) -> 
 
 
 def _statistics(x: Array) -> dict[str, float]:
-    """IBSI 3.3; of a constant region skewness, kurtosis and relative measures are 0."""
+    """IBSI 3.3; of a constant region skewness, kurtosis and relative measures are 0; of two voxels both count as robust."""
     mean, median = x.mean(), np.median(x)
     p10, p25, p75, p90 = np.percentile(x, [10, 25, 75, 90])
     centred = x - mean
     variance = (centred**2).mean()
-    robust = x[(x >= p10) & (x <= p90)]
+    robust = x[(x >= p10) & (x <= p90)] if len(x) > 2 else x  # the percentiles of two lie between them
     found = {
         "mean": mean, "variance": variance, "skewness": _ratio((centred**3).mean(), variance**1.5),
         "excess_kurtosis": _ratio((centred**4).mean(), variance**2) - 3 * (variance > 0), "median": median,

@@ -198,3 +198,13 @@ def test_wrong_input_is_answered_in_words(change: dict[str, object], message: st
     given = {"image": PHANTOM, "mask": PHANTOM > 0, "spacing_mm": (2, 2, 2), "bin_width": 1, **change}
     with pytest.raises(ValueError, match=message):
         radiomics(**given)  # type: ignore[arg-type]
+
+
+def test_a_region_of_two_voxels_has_finite_features() -> None:
+    """Nothing lies between their percentiles: the robust deviation is that of both."""
+    image, inside = np.zeros((6, 6)), np.zeros((6, 6), bool)
+    image[2, 2], image[2, 3] = 1.0, 3.0
+    inside[2, 2:4] = True
+    found = radiomics(image, inside, (1.0, 1.0), 1.0)
+    assert found["statistics_robust_mean_absolute_deviation"] == pytest.approx(1.0)
+    assert all(np.isfinite(v) for v in found.values())
