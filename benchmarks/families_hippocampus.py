@@ -211,16 +211,16 @@ def tile(image: NDArray[Any], label: NDArray[Any], coloured: bool) -> NDArray[np
 
 def write(found: dict[str, Any]) -> None:
     first = next(iter(found.values()))
-    spaces = list(first["realism"])
+    spaces, machines = list(first["realism"]), list(dict.fromkeys(f["machine"] for f in found.values()))
     lines = [
         "# Families on the same hippocampi", "",
         f"`python benchmarks/families_hippocampus.py --data DIR --minutes {first['minutes']:g} --seeds {first['seeds']}`, threads: {first['threads']}. 90 patients train, 60 others test;",
         "image and label are drawn together on voxels of 2 mm; 90 patients of each family. Fréchet distance to the 60 over the same between",
         "real halves (p of the kernel two-sample test). Dice: a segmentation learned from drawn patients alone, and from real and drawn ones, mean over",
         "seeds (smallest and largest), on the 60. Volume: median of the drawn labels, ml; of the real ones "
-        f"{first['label share']['real']:.2f}.", "", f"{first['machine']}.", "",
-        f"| family | train s | steps | draw s | {' | '.join(spaces)} | volume | Dice, drawn alone | of real alone | Dice, real + drawn | gain over augmented |",
-        "|---" * (len(spaces) + 9) + "|",
+        f"{first['label share']['real']:.2f}.", "", f"{', '.join(f'[{k}] {m}' for k, m in enumerate(machines, 1))}.", "",
+        f"| family | minutes | train s | steps | draw s | {' | '.join(spaces)} | volume | Dice, drawn alone | of real alone | Dice, real + drawn | gain over augmented |",
+        "|---" * (len(spaces) + 10) + "|",
     ]  # fmt: skip
     for name, f in found.items():
         by = {a["arm"]: a for a in f["arms"]}
@@ -230,7 +230,7 @@ def write(found: dict[str, Any]) -> None:
             f"{both['gain']['value']:+.3f} ({both['gain']['interval'][0]:+.3f} to {both['gain']['interval'][1]:+.3f})"
         )
         lines.append(
-            f"| {name} | {f['train_s']:.0f} | {' + '.join(map(str, f['steps']))} | {f['draw_s']:.2f} | {cells} | {f['label share']['drawn']:.2f} | "
+            f"| {name} [{machines.index(f['machine']) + 1}] | {f['minutes']:g} | {f['train_s']:.0f} | {' + '.join(map(str, f['steps']))} | {f['draw_s']:.2f} | {cells} | {f['label share']['drawn']:.2f} | "
             f"{dice(by['synthetic'])} | {100 * share(f):.0f} % | {dice(both)} | {gain} |"
         )
     lines.append("")

@@ -44,6 +44,7 @@ WIDE = {"channels": [32, 64, 128], "blocks": 1}
 CODEC = {"channels": [32, 64], "blocks": 1}
 PRIOR = {"channels": [64, 128], "blocks": 1, "patch": 1}
 EVALUATIONS = (1, 2, 4, 8)  # of the network, beside what a family takes by itself
+RACERS, ROUNDS = 18, 3
 LEARNING_RATES = (1e-4, 3e-4, 1e-3)  # of the peer; the first is its tutorials'
 
 
@@ -83,7 +84,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/families_mednist"))
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--only", default="", help="one part, or peer draws, evaluations or table")
+    parser.add_argument("--only", default="", help="one part, or peer draws, race, evaluations or table")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
@@ -94,6 +95,8 @@ def main() -> None:
             (peer if name in PEERS else ours)(name, options, train)
     if options.only in ("", "peer draws"):
         peer_draws(options)
+    if options.only in ("", "race"):
+        race(options)
     if options.only in ("", "evaluations"):
         for name in (*OURS, *LONG):
             fewer(name, options)
@@ -275,8 +278,6 @@ def peer(name: str, options: argparse.Namespace, train: dict[str, NDArray[Any]])
 
 def peer_draws(options: argparse.Namespace) -> None:
     """By DDIM in 50 steps: as the tutorials have it (first learning rate, no average), and the best average of the rates."""
-    from monai.networks.schedulers import DDIMScheduler
-
     trained = {n: json.loads(f.read_text()) for n in PEERS if (f := options.work / place(n) / "trained.json").is_file()}
     if set(trained) < set(PEERS):
         return
@@ -290,23 +291,50 @@ def peer_draws(options: argparse.Namespace) -> None:
             continue
         net = network().eval()
         net.load_state_dict(load_file(options.work / place(name) / f"{kind}.safetensors"))
-        fast = DDIMScheduler(num_train_timesteps=1000)
-        fast.set_timesteps(50)
-        wanted, found = torch.arange(DRAWS) % len(CLASSES), []
+        wanted = torch.arange(DRAWS) % len(CLASSES)
         began = time.perf_counter()
         torch.manual_seed(1)
-        with torch.inference_mode():
-            for part in wanted.split(42):
-                x = torch.randn(len(part), 1, SIDE, SIDE)
-                for t in fast.timesteps:
-                    out = net(x, timesteps=torch.full((len(part),), int(t)), class_labels=part)
-                    x, _ = fast.step(out, int(t), x)
-                found.append(x)
+        found = [ddim(net, part) for part in wanted.split(42)]
         seconds = (time.perf_counter() - began) / DRAWS
         keep(folder, f"{name}, {words}", ((torch.cat(found)[:, 0] + 1) * 127.5).numpy(), wanted.numpy(), {
             **trained[name], "calls": 50, "draw_s": seconds, "threads": options.threads, "precision": "fp32",
             "parameters": sum(p.numel() for p in net.parameters()), "machine": machine(),
         })  # fmt: skip
+
+
+@torch.inference_mode()
+def ddim(net: nn.Module, labels: Tensor) -> Tensor:
+    """(rows, 1, y, x) in [-1, 1], 50 steps."""
+    from monai.networks.schedulers import DDIMScheduler
+
+    fast = DDIMScheduler(num_train_timesteps=1000)
+    fast.set_timesteps(50)
+    x = torch.randn(len(labels), 1, SIDE, SIDE)
+    for t in fast.timesteps:
+        x, _ = fast.step(net(x, timesteps=torch.full((len(labels),), int(t)), class_labels=labels), int(t), x)
+    return x
+
+
+def race(options: argparse.Namespace) -> None:
+    """Seconds a picture of the flow and of the peer, turn about in one process on as many threads."""
+    if not (options.work / place("flow") / "facts.json").is_file() or (options.work / "race.json").is_file():
+        return
+    recipe = from_plain(recipe_of("flow", options))
+    answering, net = Answering(options.work / place("flow") / "run", recipe, recipe.stage("model")), network().eval()
+    family, labels = answering.family.eval(), torch.arange(RACERS) % len(CLASSES)
+    times: dict[str, list[float]] = {"flow": [], "MONAI DDIM, 50 steps": []}
+    for _ in range(ROUNDS):
+        for name, seconds in times.items():
+            began = time.perf_counter()
+            if name == "flow":
+                with torch.inference_mode():
+                    family.sample(problem_of(answering, labels), Rng(range(RACERS)))
+            else:
+                ddim(net, labels)
+            seconds.append((time.perf_counter() - began) / RACERS)
+    found = {n: float(np.median(v)) for n, v in times.items()} | {"threads": options.threads, "machine": machine()}
+    (options.work / "race.json").write_text(json.dumps(found, indent=1))
+    print(found)
 
 
 # ---------------------------------------------------------------- measures
@@ -417,6 +445,8 @@ def tabulate(options: argparse.Namespace, train: dict[str, NDArray[Any]], held: 
         "real": real,
         "rows": rows,
     }
+    if (options.work / "race.json").is_file():
+        found["race"] = json.loads((options.work / "race.json").read_text())
     (RESULTS / "families_mednist.json").write_text(json.dumps(found, indent=1))
     write(found)
 
@@ -432,6 +462,16 @@ def few(rows: list[dict[str, Any]], spaces: list[str]) -> list[str]:
         for count, found in {**r["evaluations"], **own}.items():
             lines.append(f"| {r['name']} | {count} | {' | '.join(f'{found[n]:.1f}' for n in spaces)} |")
     return [*lines, ""]
+
+
+def raced(race: dict[str, Any] | None) -> list[str]:
+    if race is None:
+        return []
+    ours, theirs = race["flow"], race["MONAI DDIM, 50 steps"]
+    return [
+        f"Drawing, turn about in one process on {race['threads']} thread(s) ({race['machine']}): the flow {ours:.3f} s a picture, MONAI's DDIM with 50 steps {theirs:.2f} s: **{theirs / ours:.0f} times**.",
+        "",
+    ]
 
 
 def earlier(names: set[str]) -> list[dict[str, Any]]:
@@ -464,7 +504,7 @@ def write(found: dict[str, Any]) -> None:
     cells = " | ".join(f"{r[n]['multiple']:.1f}" for n in spaces)
     lines += [f"| real training pictures | | | | | | {cells} | {r[first]['precision']:.2f} / {r[first]['recall']:.2f} | |", "", "| kernel distance | " + " | ".join(spaces) + " |", "|---" * (len(spaces) + 1) + "|"]  # fmt: skip
     lines += [f"| {r['name']} | " + " | ".join(f"{r[n]['kernel']:.3g}" for n in spaces) + " |" for r in found["rows"]]
-    lines += ["| standard deviation of its null | " + " | ".join(f"{found['null'][n]['kernel_sd']:.2g}" for n in spaces) + " |", "", *few(found["rows"], spaces), (RESULTS / "families_seen.md").read_text().rstrip(), ""]  # fmt: skip
+    lines += ["| standard deviation of its null | " + " | ".join(f"{found['null'][n]['kernel_sd']:.2g}" for n in spaces) + " |", "", *few(found["rows"], spaces), *raced(found.get("race")), (RESULTS / "families_seen.md").read_text().rstrip(), ""]  # fmt: skip
     (RESULTS / "families.md").write_text("\n".join(lines))
 
 
