@@ -9,7 +9,7 @@ import io as buffers
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -305,11 +305,17 @@ def render(report: Report, folder: Path) -> Path:
         warnings=[f for f in report.ledger.table() if f.status in ("refused", "warned", "overruled")] if report.ledger else [],
         figures=[f for s in report.stages for f in s.figures],
         sets=[(f" of {s.name}", s.realism) for s in report.stages if s.realism] + ([(" of the set", report.realism)] if report.realism else []),
-        adherence=[*report.adherence, *(a for s in report.stages for a in s.adherence)], costs=[s for s in report.stages if s.costs],
+        adherence=[*report.adherence, *_by_stage(report.stages)], costs=[s for s in report.stages if s.costs],
     )  # fmt: skip
     path = folder / "index.html"
     path.write_text(html)
     return path
+
+
+def _by_stage(stages: Sequence[StageResult]) -> list[Adherence]:
+    """Named by their stage where there are several."""
+    several = len(stages) > 1
+    return [replace(a, measure=f"{s.name}, {a.measure}" if several else a.measure) for s in stages for a in s.adherence]
 
 
 def versions() -> dict[str, str]:

@@ -5,8 +5,10 @@ import pytest
 
 from fabrica.config import from_plain
 from fabrica.evaluate import masks
+from fabrica.evaluate.adherence import Adherence
 from fabrica.evaluate.gallery import Gallery
 from fabrica.evaluate.masks import Masked, dice, mask_adherence
+from fabrica.evaluate.report import StageResult, _by_stage
 from fabrica.run import run_recipe
 
 
@@ -126,3 +128,10 @@ def test_a_run_tells_how_masks_were_kept(tmp_path) -> None:
     panel = next(p for p in result.report.stages[0].pictures[0]["panels"] if p["title"] == "tissue (given)")
     assert (panel["low"], panel["high"]) == (0.0, 3.0)  # classes are told apart in the picture
     assert any("adherence to findings: words have no reader" in line for line in result.report.not_evaluated)
+
+
+def test_a_report_of_several_stages_names_them_beside_adherence() -> None:
+    one = Adherence("voxels", "tissue: Dice", 0.5, None, 0.8, 0.2, 3)
+    stages = [StageResult(n, "translation", "flow", {}, 1, 1.0, [], adherence=[one]) for n in ("first", "second")]
+    assert [a.measure for a in _by_stage(stages)] == ["first, tissue: Dice", "second, tissue: Dice"]
+    assert [a.measure for a in _by_stage(stages[:1])] == ["tissue: Dice"]
