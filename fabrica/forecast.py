@@ -21,10 +21,6 @@ BATCH = 8  # images a step where a recipe says nothing and memory suffices
 Say = Callable[[str], None]
 
 
-def batch_of(asked: int | None) -> int:
-    return BATCH if asked is None else asked
-
-
 def precision_of(stage: Stage, device: str) -> str:
     """As the recipe says, or what is faster here."""
     return precision.choose(device) if stage.train.precision == "auto" else stage.train.precision
@@ -68,7 +64,7 @@ def _need(ready: Ready, family: Family) -> Need:
 def _check(ready: Ready, need: Need, asked: int | None, device: str) -> tuple[int, str]:
     """(batch, what it takes)."""
     stage = ready.stage
-    if not stage.paired and batch_of(asked) < 2:
+    if not stage.paired and (BATCH if asked is None else asked) < 2:
         raise ValueError("Without pairs a batch holds at least two patients. Write: train: {batch: 4}")
     batch = asked or need.most_rows(free_bytes(device), BATCH) or 1
     smaller = need.most_rows(free_bytes(device), batch)

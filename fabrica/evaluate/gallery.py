@@ -29,9 +29,7 @@ class Gallery:
     drawn: list[Picture] = field(default_factory=list)
     real: list[Picture] = field(default_factory=list)
     training: list[Picture] = field(default_factory=list)
-    masked: dict[str, tuple[list[Masked], list[Masked]]] = field(
-        default_factory=dict
-    )  # field -> (drawn around it, real)
+    masked: dict[str, tuple[list[Masked], list[Masked]]] = field(default_factory=dict)  # mask -> (drawn, real)
     labels: dict[str, dict[tuple[str, str], str]] = field(default_factory=dict)  # value -> (side, name) -> label
     constant: int = 0
 

@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from ..rng import derive
 from .adherence import FOLDS, LEAST, Adherence
+from .overlap import dice
 from .statistics import interval
 
 Array = NDArray[np.float64]
@@ -46,34 +47,33 @@ def mask_adherence(name: str, generated: Sequence[Masked], real: Sequence[Masked
     readers = [_Reader([t for r, t in zip(real, taught, strict=True) if fold[r.patient] != k]) for k in range(FOLDS)]
     everyone = _Reader(taught)
     seen = [readers[fold[g.patient]].read(g) if g.patient in fold else everyone.read(g) for g in generated]
-    values = [dice(found, g.mask) for found, g in zip(seen, generated, strict=True)]
-    ceiling = [dice(readers[fold[r.patient]].read(r), r.mask) for r in real]
-    chance = [
-        dice(found, other.mask)
-        for found, other in zip(seen, [*generated[1:], generated[0]], strict=True)
-        if found.shape == other.mask.shape
-    ]
-    known = [(v, g.patient) for v, g in zip(values, generated, strict=True) if np.isfinite(v)]
-    if not known:
+    others = [*generated[1:], generated[0]]
+    own = [dice_of_asked(found, g.mask) for found, g in zip(seen, generated, strict=True)]
+    ceiling = _known([dice_of_asked(readers[fold[r.patient]].read(r), r.mask) for r in real])
+    chance = _known([dice_of_asked(*_shared(found, o.mask)) for found, o in zip(seen, others, strict=True)])
+    if not (_known(own) and ceiling and chance):
         raise ValueError("has only empty masks.")
-    bounds = interval([v for v, _ in known], [p for _, p in known])
-    return Adherence(
-        "voxels", f"{name}: Dice", bounds.value, bounds.interval, _mean(ceiling), _mean(chance), len(generated)
-    )
+    asked = [(v, g.patient) for v, g in zip(own, generated, strict=True) if np.isfinite(v)]
+    bounds = interval([v for v, _ in asked], [p for _, p in asked])
+    measured = (bounds.value, bounds.interval, float(np.mean(ceiling)), float(np.mean(chance)))
+    return Adherence("voxels", f"{name}: Dice", *measured, len(asked))
 
 
-def dice(found: Labels, wanted: Labels) -> float:
-    """Mean over the classes of `wanted` but 0; NaN where it has none."""
-    values = [
-        2 * float(((found == k) & (wanted == k)).sum()) / float((found == k).sum() + (wanted == k).sum())
-        for k in np.unique(wanted[wanted > 0])
-    ]
+def dice_of_asked(found: Labels, wanted: Labels) -> float:
+    """Mean over the classes of `wanted` but 0, whatever else was found; NaN where it has none."""
+    values = [dice(found == k, wanted == k) for k in np.unique(wanted[wanted > 0])]
     return float(np.mean(values)) if values else np.nan
 
 
-def _mean(values: Sequence[float]) -> float:
-    known = [v for v in values if np.isfinite(v)]
-    return float(np.mean(known)) if known else np.nan
+def _known(values: Sequence[float]) -> list[float]:
+    """Those of masks that are not empty."""
+    return [v for v in values if np.isfinite(v)]
+
+
+def _shared(one: Labels, other: Labels) -> tuple[Labels, Labels]:
+    """The part that two grids have in common: patients differ in size."""
+    inside = tuple(slice(min(a, b)) for a, b in zip(one.shape, other.shape, strict=True))
+    return one[inside], other[inside]
 
 
 def _features(image: Array) -> Array:

@@ -7,7 +7,7 @@ from fabrica.config import from_plain
 from fabrica.evaluate import masks
 from fabrica.evaluate.adherence import Adherence
 from fabrica.evaluate.gallery import Gallery
-from fabrica.evaluate.masks import Masked, dice, mask_adherence
+from fabrica.evaluate.masks import Masked, dice_of_asked, mask_adherence
 from fabrica.evaluate.report import StageResult, _by_stage
 from fabrica.run import run_recipe
 
@@ -85,9 +85,24 @@ def test_nobody_is_read_by_who_was_taught_on_him(monkeypatch: pytest.MonkeyPatch
 
 def test_dice_by_hand() -> None:
     found, wanted = np.array([0, 1, 1, 2]), np.array([0, 1, 2, 2])
-    assert dice(found, wanted) == pytest.approx((2 / 3 + 2 / 3) / 2)
-    assert dice(found, np.where(wanted == 2, 0, wanted)) == pytest.approx(2 / 3)  # classes that were not asked for
-    assert np.isnan(dice(found, np.zeros(4, np.int64)))
+    assert dice_of_asked(found, wanted) == pytest.approx((2 / 3 + 2 / 3) / 2)
+    assert dice_of_asked(found, np.where(wanted == 2, 0, wanted)) == pytest.approx(
+        2 / 3
+    )  # classes that were not asked for
+    assert np.isnan(dice_of_asked(found, np.zeros(4, np.int64)))
+
+
+def test_patients_of_different_grids_have_a_chance_too_and_empty_masks_do_not_count() -> None:
+    """A report holds numbers only: nothing is NaN where grids differ, and images whose mask is empty are not counted."""
+    drawn = [p for k in range(4) for p in _pairs(500 + k, 1, (12, 32 + 2 * k, 32))]
+    empty = Masked("q", np.zeros((12, 32, 32)), np.zeros((12, 32, 32), np.int64))
+    found = mask_adherence("organ", [*drawn, empty], _pairs(0, 12, (12, 32, 32)), 0)
+    assert found.images == 4
+    assert found.generated > 0.8
+    assert 0 <= found.shuffled < 0.5
+    blank = [Masked(f"r{k}", empty.image, empty.mask) for k in range(12)]
+    with pytest.raises(ValueError, match="only empty masks"):
+        mask_adherence("organ", drawn, blank, 0)
 
 
 def test_too_few_and_empty_masks_are_refused_in_words() -> None:
