@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fabrica import checkpoint
+from fabrica import checkpoint, train
 from fabrica.checkpoint import load_weights
 from fabrica.contracts import Batch, Family, Problem
 from fabrica.data.store import Entry, Layout, Loader, Store
@@ -156,7 +156,27 @@ def test_minutes_become_steps_once(tmp_path: Path) -> None:
     assert done.steps == facts["total"]
 
 
-def test_timing_steps_leave_no_trace(tmp_path: Path) -> None:
+def test_minutes_are_counted_again_once_the_first_slow_steps_are_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    advance = train._Loop.advance
+
+    def two_seconds(self: train._Loop) -> float:
+        clock[0] += 2.0
+        return advance(self)
+
+    monkeypatch.setattr(train._Loop, "_steps_in", lambda self, minutes: 20)
+    monkeypatch.setattr(train._Loop, "advance", two_seconds)
+    monkeypatch.setattr("fabrica.train.time.perf_counter", lambda: clock[0])
+    done = fit(_family(), JOB, MemoryLoader(), _plan(steps=None, minutes=1.0), tmp_path, {})
+    assert done.steps == 30  # not the 20 that were foretold
+    _, facts = checkpoint.load(tmp_path) or ({}, {})
+    assert facts["total"] == 30
+
+
+def test_timing_steps_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train._Loop, "count_again", lambda self, began: None)  # it would change the learning rate
     fit(_family(), JOB, MemoryLoader(), _plan(steps=None, minutes=0.01), tmp_path / "timed", {})
     _, facts = checkpoint.load(tmp_path / "timed") or ({}, {})
     by_steps = fit(_family(), JOB, MemoryLoader(), _plan(steps=facts["total"]), tmp_path / "counted", {})
