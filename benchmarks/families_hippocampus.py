@@ -73,7 +73,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "flow": one({"name": "flow", "network": DEEP}),
     "shortcut, 4 steps": one({"name": "shortcut", "steps": 4, "network": DEEP}),
     "consistency, 2 steps": one({"name": "consistency", "steps": 2, "network": DEEP}),
-    "gan": one({"name": "gan", "network": WIDE}, learning_rate=5e-4),
+    "gan": one({"name": "gan", "network": WIDE}),
     "vae": one({"name": "vae", "codes": 16, "network": WIDE}),
     "diffusion": one({"name": "diffusion", "network": DEEP}),
     "flow, U-Net": one({"name": "flow", "network": WIDE}),

@@ -66,7 +66,7 @@ OURS: dict[str, dict[str, Any]] = {
     "diffusion": one({"name": "diffusion", "network": WIDE}),
     "shortcut, 4 steps": one({"name": "shortcut", "steps": 4, "network": WIDE}),
     "consistency, 2 steps": one({"name": "consistency", "steps": 2, "network": WIDE}),
-    "gan": one({"name": "gan", "network": WIDE}, learning_rate=5e-4),
+    "gan": one({"name": "gan", "network": WIDE}),
     "vae": one({"name": "vae", "codes": 16, "network": WIDE}),
     "vae, flow in its codes": two({"name": "vae", "kl": 0.01, "codes": 4, "network": CODEC}, {"name": "flow", "network": PRIOR}),
     "vq, autoregressive in its codes": two({"name": "vq", "network": CODEC}, {"name": "autoregressive", "network": PRIOR}),

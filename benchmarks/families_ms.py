@@ -51,7 +51,7 @@ def two(codec: dict[str, Any], prior: dict[str, Any]) -> dict[str, Any]:
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "regression": one({"name": "regression"}),
-    "gan": one({"name": "gan"}, learning_rate=5e-4),
+    "gan": one({"name": "gan"}),
     "flow": one({"name": "flow"}),
     "shortcut, 4 steps": one({"name": "shortcut", "steps": 4}),
     "consistency, 2 steps": one({"name": "consistency", "steps": 2}),
@@ -106,7 +106,6 @@ def part(name: str, stages: dict[str, Any], data: Path, options: argparse.Namesp
                 "job": plan["job"], "family": plan["family"],
                 "train": {
                     "minutes": options.minutes * plan.get("share", 1.0), "batch": 8,
-                    **({"learning_rate": plan["learning_rate"]} if "learning_rate" in plan else {}),
                 },
             }
             for key, plan in stages.items()

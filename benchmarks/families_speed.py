@@ -27,7 +27,7 @@ from fabrica.families import FAMILIES, Latent, Vae, latent_signature
 from fabrica.machine import peak_bytes
 from fabrica.networks import precision
 from fabrica.networks.unet import UNetShape
-from fabrica.optimiser import Muon, matrices
+from fabrica.optimiser import optimisers
 from fabrica.rng import Rng
 
 RESULTS = Path(__file__).parent / "results"
@@ -114,12 +114,11 @@ def timed(work: Mapping[str, tuple[Callable[[], Any], Callable[[], Any]]], round
 
 
 def stepper(family: Family, problem: Problem) -> Callable[[], None]:
-    turned = matrices(family)
-    optimisers = {g: Muon(p, turned, 1e-4) for g, p in family.groups().items()}  # as every run trains
+    turns = optimisers(family, family.groups(), learning_rate=1e-4)  # as every run trains
 
     def step() -> None:
         family.train()
-        for group, optimiser in optimisers.items():
+        for group, optimiser in turns.items():
             optimiser.zero_grad()
             terms = family.loss(problem, group, Rng(range(len(problem.cases))), 0.5)
             torch.stack([t.mean() for t in terms.values()]).sum().backward()

@@ -1,8 +1,12 @@
-"""How weights move: matrices by orthogonalised momentum (Muon, Jordan et al. 2024), everything else by AdamW."""
+"""How weights move: matrices by orthogonalised momentum (Muon, Jordan et al. 2024), everything else by AdamW.
+
+Networks that play against one another (a generator and its critic) take AdamW's steps without momentum: what a rival did some
+steps ago misleads, and the game circles (Gidel et al. 2019; Huang et al. 2024).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +18,18 @@ STEPS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic, which sends singular values in (0, 1] to about .7 to 1.2
 SIZE = 0.2  # root mean square of an update at learning rate 1: about that of AdamW's (Liu et al. 2025)
 BETAS, EPSILON, DECAY = (0.9, 0.99), 1e-8, 1e-4
+RIVALS = (0.0, 0.9)  # betas of networks that play against one another
+RATE, RIVALS_RATE = 3e-3, 5e-4  # where a recipe says no learning rate
+
+
+def optimisers(
+    module: nn.Module, groups: Mapping[str, Iterable[nn.Parameter]], kind: str = "auto", learning_rate: float | None = None
+) -> dict[str, Muon]:  # fmt: skip
+    """One for each group of the module's parameters; `kind`: muon, adamw, or auto, which is adamw where groups are rivals."""
+    rivals = len(groups) > 1
+    turned = matrices(module) if kind == "muon" or (kind == "auto" and not rivals) else set[nn.Parameter]()
+    rate = learning_rate or (RIVALS_RATE if rivals else RATE)
+    return {name: Muon(p, turned, rate, RIVALS if rivals else BETAS) for name, p in groups.items()}
 
 
 def matrices(module: nn.Module) -> set[nn.Parameter]:
@@ -36,10 +52,14 @@ class Muon(torch.optim.Optimizer):
     do not starve the many small ones (Bernstein and Newhouse 2024).
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], matrices: set[nn.Parameter], learning_rate: float) -> None:
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], matrices: set[nn.Parameter], learning_rate: float,
+        betas: tuple[float, float] = BETAS,
+    ) -> None:  # fmt: skip
         known = list(parameters)
         groups = [{"params": [p for p in known if (p in matrices) == turned]} for turned in (False, True)]
         super().__init__(groups, {"lr": learning_rate})
+        self.rate, self.betas = learning_rate, betas
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -62,7 +82,7 @@ class Muon(torch.optim.Optimizer):
         first, second, steps = ([s[name] for s in states] for name in ("exp_avg", "exp_avg_sq", "step"))
         gradients = [p.grad for p in parameters if p.grad is not None]
         adamw(
-            parameters, gradients, first, second, [], steps, fused=True, amsgrad=False, beta1=BETAS[0], beta2=BETAS[1],
+            parameters, gradients, first, second, [], steps, fused=True, amsgrad=False, beta1=self.betas[0], beta2=self.betas[1],
             lr=learning_rate, weight_decay=DECAY, eps=EPSILON, maximize=False,
         )  # fmt: skip
 

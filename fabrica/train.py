@@ -17,7 +17,7 @@ from . import checkpoint
 from .contracts import Family, Job, Problem
 from .data.store import Loader, to_device
 from .networks.average import Average
-from .optimiser import Muon, matrices
+from .optimiser import optimisers
 from .plan import TrainPlan
 from .rng import Rng, derive
 
@@ -129,12 +129,10 @@ class _Loop:
         self._set_up()
 
     def _set_up(self) -> None:
-        groups = self.family.groups()
-        turned = matrices(self.family) if self.plan.optimiser == "muon" else set[nn.Parameter]()
-        optimisers = [Muon(p, turned, self.plan.learning_rate) for p in groups.values()]
-        module = _Loss(self.family)
-        wrapped, *ready = self.fabric.setup(module, *optimisers)
-        self.module, self.optimisers = wrapped, dict(zip(groups, ready, strict=True))
+        made = optimisers(self.family, self.family.groups(), self.plan.optimiser, self.plan.learning_rate)
+        self.rates = {name: optimiser.rate for name, optimiser in made.items()}
+        wrapped, *ready = self.fabric.setup(_Loss(self.family), *made.values())
+        self.module, self.optimisers = wrapped, dict(zip(made, ready, strict=True))
         self.average = Average(self.family, self.plan.average)
 
     def resume(self) -> None:
@@ -202,7 +200,7 @@ class _Loop:
         progress = self.step / max(1, self.total)
         for name, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
-                group["lr"] = self.plan.learning_rate * _warm_and_cool(self.step, self.total)
+                group["lr"] = self.rates[name] * _warm_and_cool(self.step, self.total)
             optimiser.zero_grad()
             loss = self.module(problem, name, rng.child(name), progress)
             self.fabric.backward(loss)

@@ -14,7 +14,7 @@ from fabrica.networks.discriminator import Discriminator
 from fabrica.networks.encoder import Encoder as ToNumbers
 from fabrica.networks.transformer import Transformer
 from fabrica.networks.unet import UNet, UNetShape
-from fabrica.optimiser import COEFFICIENTS, MOMENTUM, SIZE, STEPS, Muon, matrices, orthogonalised
+from fabrica.optimiser import COEFFICIENTS, MOMENTUM, SIZE, STEPS, Muon, matrices, optimisers, orthogonalised
 
 SHAPES = [(16, 16), (24, 200), (200, 24), (64, 63)]
 
@@ -147,3 +147,25 @@ def test_weights_that_a_parametrisation_makes_are_left_to_adamw() -> None:
     turned = {names[id(p)] for p in matrices(gan)}
     assert any(n.startswith("generator") for n in turned)
     assert not any("parametrizations" in n for n in turned)
+
+
+def test_rivals_take_no_momentum_and_smaller_steps_unless_told() -> None:
+    """What a generator and its critic did some steps ago does not move them: known answer by hand."""
+    net = nn.Sequential(nn.Linear(20, 20), nn.Linear(20, 20))
+    alone = optimisers(net, {"model": net.parameters()})
+    assert alone["model"].rate == 3e-3
+    assert {id(p) for p in alone["model"].param_groups[1]["params"]} == {id(net[0].weight), id(net[1].weight)}
+    rivals = {"critic": net[0].parameters(), "model": net[1].parameters()}
+    against = optimisers(net, rivals)
+    assert [o.rate for o in against.values()] == [5e-4, 5e-4]
+    assert not any(o.param_groups[1]["params"] for o in against.values())
+    weight, before = net[1].weight, net[1].weight.detach().clone()
+    for gradient in (1.0, -1.0):
+        weight.grad = torch.full_like(weight, gradient)
+        against["model"].step()
+    # |g| is 1 both times, so each step is the learning rate against its own gradient alone: there and back
+    torch.testing.assert_close(weight.detach(), before, atol=1e-6, rtol=0)
+    rivals = {"critic": net[0].parameters(), "model": net[1].parameters()}
+    told = optimisers(net, rivals, "muon", 0.01)
+    assert [o.rate for o in told.values()] == [0.01, 0.01]
+    assert all(len(o.param_groups[1]["params"]) == 1 for o in told.values())

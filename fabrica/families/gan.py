@@ -20,7 +20,7 @@ from .misfit import added_terms, answer, check_losses, field_terms
 
 Adversarial = Literal["relativistic", "hinge", "least squares", "non-saturating", "wasserstein"]
 
-NOISE = 8  # channels of it that a draw starts from
+NOISE = 8  # channels of it that a draw starts from: channel k is one number for each block of 2^k voxels a side
 
 
 class Gan(Family):
@@ -58,7 +58,7 @@ class Gan(Family):
     def _output(self, problem: Problem, rng: Rng) -> Tensor:
         """Logits for labels, values for the rest."""
         device = next(self.generator.parameters()).device
-        noise = rng.child("noise").normal(NOISE, *problem.shape[1:]).to(device)
+        noise = in_blocks(rng.child("noise").normal(NOISE, *problem.shape[1:])).to(device)
         out: Tensor = self.generator(noise, torch.zeros(len(noise), device=device), problem.condition)
         return out
 
@@ -85,3 +85,13 @@ class Gan(Family):
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:
         return answer(self._output(problem, rng), self.fields)
+
+
+def in_blocks(noise: Tensor) -> Tensor:
+    """(B, C, *axes) -> the same: what is common to a whole image is drawn too, which a mean over voxels' noise cannot tell."""
+    channels = []
+    for k, channel in enumerate(torch.split(noise, 1, 1)):
+        for axis in range(2, noise.ndim):
+            channel = channel.index_select(axis, torch.arange(noise.shape[axis]) >> k << k)
+        channels.append(channel)
+    return torch.cat(channels, 1)

@@ -71,8 +71,13 @@ ADVERSARIAL: Mapping[str, tuple[Form, Form]] = {  # name -> critic, generator
 
 
 def gradient_penalty(logits: Tensor, x: Tensor) -> Tensor:
-    """|d logits / d x|^2 of each row: R1 on real, R2 on generated images (Mescheder et al. 2018). Keeps the graph."""
-    (slope,) = torch.autograd.grad(logits.flatten(1).mean(1).sum(), x, create_graph=True)
+    """|d logits / d x|^2 of each row: R1 on real, R2 on generated images (Mescheder et al. 2018). Keeps the graph.
+
+    logits (B, patches): the mean over patches where they see different voxels. (The slope of their mean would be as many times
+    smaller as there are patches, and bind a critic of large volumes by nothing.)
+    """
+    patches = logits.flatten(1)
+    (slope,) = torch.autograd.grad(patches.sum() / patches.shape[1] ** 0.5, x, create_graph=True)
     return (slope**2).flatten(1).sum(1)
 
 

@@ -10,10 +10,12 @@ from fabrica.config import from_plain
 from fabrica.contracts import Condition, Field, Problem, Signature
 from fabrica.document import RecipeError
 from fabrica.families import Cycle, Gan, Regression
+from fabrica.families.gan import in_blocks
 from fabrica.jobs import Synthesis, Translation
 from fabrica.jobs.unpaired import Unpaired
 from fabrica.networks.discriminator import Discriminator
 from fabrica.networks.unet import UNetShape
+from fabrica.optimiser import optimisers
 from fabrica.rng import Rng
 from fabrica.run import run_recipe
 from fabrica.testing import check_job
@@ -98,13 +100,13 @@ def test_a_gan_learns_two_kinds_of_images() -> None:
     torch.manual_seed(0)
     signature = Signature((Field("FLAIR"),), "yx", (Field("class", "class", 2),))
     gan = Gan(signature, SMALL, "fp32", penalty=0.1)
-    optimisers = {n: torch.optim.Adam(list(p), 2e-3, betas=(0.0, 0.99)) for n, p in gan.groups().items()}
+    turns = optimisers(gan, gan.groups(), learning_rate=2e-3)
     labels = torch.arange(8) % 2
     for step in range(250):
         rng = Rng(range(8)).child(step)
         target = (0.2 + 0.6 * labels.float()).reshape(-1, 1, 1, 1) + 0.02 * rng.child("t").normal(1, 8, 8)
         problem = Problem(tuple("abcdefgh"), (1, 8, 8), Condition({"class": labels}), target=target)
-        for group, optimiser in optimisers.items():
+        for group, optimiser in turns.items():
             optimiser.zero_grad()
             terms = gan.loss(problem, group, rng.child(group), 0.0)
             torch.stack([t.mean() for t in terms.values()]).sum().backward()
@@ -112,6 +114,18 @@ def test_a_gan_learns_two_kinds_of_images() -> None:
     drawn = gan.sample(problem, Rng(range(100, 108))).mean((1, 2, 3))
     assert drawn[labels == 0].mean() == pytest.approx(0.2, abs=0.15)
     assert drawn[labels == 1].mean() == pytest.approx(0.8, abs=0.15)
+
+
+@pytest.mark.parametrize("axes", [(16, 16), (8, 12, 6)])
+def test_a_draw_starts_from_what_is_common_to_blocks_of_every_size(axes: tuple[int, ...]) -> None:
+    noise = Rng([1, 2]).normal(8, *axes)
+    found = in_blocks(noise)
+    assert found.shape == noise.shape
+    assert torch.equal(found[:, 0], noise[:, 0])  # every voxel by itself
+    first = (slice(None), 7, *[slice(0, 1)] * len(axes))
+    assert torch.equal(found[:, 7], noise[first].expand(2, *axes))  # one number for the image
+    corner = (slice(None), 1, *[slice(2, 4)] * len(axes))
+    assert torch.equal(found[corner], noise[(slice(None), 1, *[slice(2, 3)] * len(axes))].expand_as(found[corner]))
 
 
 def test_unpaired_asks_with_another_patients_answer() -> None:

@@ -76,6 +76,16 @@ def test_gradient_penalty_of_a_linear_critic_is_its_weight_squared_and_has_a_gra
     torch.testing.assert_close(slope, 4 * weight.detach())
 
 
+def test_gradient_penalty_of_patches_is_the_mean_over_them() -> None:
+    """Each patch sees its own voxels: a critic of many patches is bound as tightly as one of few."""
+    weight = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    x = torch.randn(3, 4, requires_grad=True)
+    found = losses.gradient_penalty(x * weight, x)
+    torch.testing.assert_close(found, (weight**2).mean().expand(3))
+    twice = torch.cat([x, torch.randn(3, 4)], 1).detach().requires_grad_()
+    torch.testing.assert_close(losses.gradient_penalty(twice * weight.repeat(2), twice), found.detach())
+
+
 def test_kl_against_torch() -> None:
     mean, log_variance = torch.randn(2, 6), torch.randn(2, 6)
     ours = losses.kl_normal(mean, log_variance)
