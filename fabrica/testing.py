@@ -5,6 +5,7 @@ Each check raises AssertionError that names the member and the law.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -22,6 +23,7 @@ from .contracts import (
     Family,
     Field,
     Job,
+    Kind,
     Metric,
     Noise,
     Operator,
@@ -32,6 +34,7 @@ from .contracts import (
 )
 from .families import sides_of
 from .operators import LinearOperator
+from .optimiser import optimisers
 from .registry import NotEvaluated, measure
 from .rng import Rng
 
@@ -131,6 +134,102 @@ def check_family_shapes(make: Callable[[Signature], Family], axes: str) -> None:
         assert drawn.shape == (2, channels, *sides), f"{name} gave {tuple(drawn.shape)}"
         assert torch.isfinite(drawn).all(), f"{name} drew what is no number"
     _check_odd(family, tuple(n + 1 for n in sides))
+
+
+def check_family_learns(
+    make: Callable[[Signature], Family], axes: str = "yx", steps: int = 300, within: float = 0.06
+) -> None:
+    """Taught images that are a grey each, N(0.3, 0.1) or N(0.7, 0.1) by class, a family's loss falls and its draws have both
+    means and both spreads, of voxels and of whole images: voxels are to move as one. Without axes: numbers instead of images.
+
+    Label maps, where a family learns nothing else, are all one label by the toss of a class's coin. A family that starts from an
+    image is given one of N(0.7, 0.1) instead of a class: darker by 0.4 is the answer, or another patient's where it learns without
+    pairs. A codec is held to its round trip: codes that are drawn place by place know nothing of one another.
+    `make`: the family for a signature; raises ValueError where it needs an image.
+    """
+    toy = _Toy(make, axes)
+    family, name = toy.family, type(toy.family).__name__
+    before = toy.loss()
+    for step, (group, optimiser) in itertools.product(range(steps), optimisers(family, family.groups()).items()):
+        for part in optimiser.param_groups:
+            part["lr"] = optimiser.rate * (1 - step / steps)
+        optimiser.zero_grad()
+        terms = family.loss(toy.problem(step), group, Rng(range(toy.rows)).child(group, step), step / steps)
+        torch.stack([t.mean() for t in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    family.eval()
+    after = toy.loss()
+    assert len(family.groups()) > 1 or after < before, f"{name}: its loss rose from {before:.3g} to {after:.3g}"
+    for (mean, spread), draws in zip(toy.moments, toy.drawn(), strict=True):
+        found = {"mean": draws.mean(), "spread of a voxel": draws.std(), "spread of whole images": draws.mean(1).std()}
+        for what, value in found.items():
+            got, taught = float(value), mean if what == "mean" else spread
+            assert abs(got - taught) < within, f"{name}: the {what} is {got:.3f}, taught {taught}"
+
+
+class _Toy:
+    """Images of one grey each, and a family that is to learn them."""
+
+    rows = 24
+
+    def __init__(self, make: Callable[[Signature], Family], axes: str) -> None:
+        self.axes = axes
+        kind: Kind = "intensity" if axes else "number"
+        by = (Field("class", "class", 2),)
+        try:
+            self.family, self.from_image = make(Signature((Field("x", kind),), axes, by)), False
+        except ValueError:
+            self.family, self.from_image = make(Signature((Field("x", kind),), axes, (Field("given T1w"),))), True
+        self.labels = "intensity" not in self.family.learns
+        self.side = (
+            4 if self.labels else 8
+        )  # words are told one by one: few of them, or the first is seldom the one asked for
+        if self.labels:
+            self.family = make(Signature((Field("x", "label", 2),), axes, by))
+        self.moments = [(0.3, 0.46), (0.7, 0.46)] if self.labels else [(0.3, 0.1), (0.7, 0.1)]
+        self.moments = self.moments[:1] if self.from_image else self.moments
+
+    def problem(self, step: int, rows: int = rows) -> Problem:
+        """Other images every step."""
+        rng = Rng(range(rows)).child("toy", step)
+        kind = torch.arange(rows) % len(self.moments)
+        middle, given = torch.tensor([m for m, _ in self.moments])[kind], 0.7 + 0.1 * rng.child("given").normal()
+        grey = given - 0.4 if self.from_image else middle + 0.1 * rng.child("grey").normal()
+        grey = grey.roll(1) if self.family.unpaired else grey
+        if self.labels:
+            one = (rng.child("coin").uniform() < middle).float()
+            target = self._plane(1 - one, one)
+        else:
+            target = self._plane(grey)
+        condition = Condition({"given T1w": self._plane(given)} if self.from_image else {"class": kind})
+        return Problem(tuple(map(str, range(rows))), tuple(target.shape[1:]), condition, target=target)
+
+    def _plane(self, *greys: Tensor) -> Tensor:
+        flat = torch.stack(greys, 1)
+        sides = [self.side] * len(self.axes)
+        return flat.reshape(*flat.shape, *[1] * len(sides)).expand(*flat.shape, *sides).contiguous()
+
+    def loss(self) -> float:
+        """Over problems and noise that stay the same; not of groups that are taught by what they teach."""
+        group, found = list(self.family.groups())[-1], []
+        with torch.no_grad():
+            for step in range(4):
+                terms = self.family.loss(
+                    self.problem(-1 - step), group, Rng(range(self.rows)).child("judge", step), 0.0
+                )
+                found.append(sum(float(t.mean()) for t in terms.values()))
+        return sum(found) / len(found)
+
+    def drawn(self) -> list[Tensor]:
+        """(rows, voxels): new draws, by class."""
+        problem = self.problem(-9, 400)
+        if isinstance(self.family, Codec):
+            assert problem.target is not None
+            x = self.family.decode(self.family.encode(problem.target), problem.condition)
+        else:
+            x = self.family.sample(replace(problem, target=None), Rng(range(400)))
+        voxels = x[:, -1:].detach().flatten(1)
+        return [voxels[k :: len(self.moments)] for k in range(len(self.moments))]
 
 
 def _check_odd(family: Family, odd: tuple[int, ...]) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fabrica.contracts import Condition, Family, Problem, Signature
 from fabrica.rng import Rng
-from fabrica.testing import check_family, check_family_shapes
+from fabrica.testing import check_family, check_family_learns, check_family_shapes
 
 
 class Sound(Family):
@@ -155,3 +155,50 @@ def test_what_is_not_saved_is_found_by_a_new_family() -> None:
     check_family(family, _problem())  # a copy remembers
     with pytest.raises(AssertionError, match="saved and read back"):
         check_family(family, _problem(), Remembering)
+
+
+class Pupil(Family):
+    """Learns a grey and a spread for each class; `fault` says what goes wrong."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault, self.middle, self.spread = fault, nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2) - 1)
+
+    def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
+        return {"model": self.parameters()}
+
+    def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
+        assert problem.target is not None
+        kind = problem.condition.values["class"]
+        gap, width = problem.target.flatten(1).mean(1) - self.middle[kind], self.spread[kind]
+        term = 0.5 * (gap / width.exp()) ** 2 + width
+        return {"nats": 2 * term.detach() - term if self.fault == "rises" else term}  # its value, and a slope upwards
+
+    def sample(self, problem: Problem, rng: Rng) -> Tensor:
+        kind = problem.condition.values["class"]
+        kind = torch.zeros_like(kind) if self.fault == "one class" else kind
+        noise = rng.normal(1, *problem.shape[1:])
+        noise = noise if self.fault == "voxels apart" else noise[:, :, :1, :1].expand_as(noise)
+        size = {"too narrow": 0.1, "too wide": 2.0}.get(self.fault, 1.0)
+        wide = (self.middle[kind], size * self.spread[kind].exp())
+        middle, spread = (v.detach().reshape(-1, 1, 1, 1) for v in wide)
+        return middle + spread * noise
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("one class", r"the mean is 0.\d+, taught 0.7"), ("too narrow", "the spread of a voxel is 0.0.., taught 0.1"),
+        ("too wide", "the spread of a voxel is 0.2.., taught 0.1"), ("voxels apart", "the spread of whole images is 0.0.., taught 0.1"),
+        ("rises", "its loss rose"), ("", ""),
+    ],
+)  # fmt: skip
+def test_what_is_learned_wrongly_is_named(fault: str, words: str) -> None:
+    def learn() -> None:
+        check_family_learns(lambda signature: Pupil(fault), steps=1500)
+
+    if not fault:
+        learn()
+        return
+    with pytest.raises(AssertionError, match=words):
+        learn()

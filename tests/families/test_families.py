@@ -1,6 +1,7 @@
 """Laws over every registered family, in 2D and 3D, and what each promises on its own."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from fabrica.families.misfit import field_terms
 from fabrica.networks.unet import UNetShape
 from fabrica.rng import Rng
 from fabrica.sampling import SAMPLERS
-from fabrica.testing import check_family, check_family_shapes
+from fabrica.testing import check_family, check_family_learns, check_family_shapes
 
 from .gaussians import check_moments, taught
 
@@ -71,6 +72,30 @@ def test_laws(name: str, axes: str) -> None:
 def test_channels_and_odd_sides(name: str, axes: str) -> None:
     torch.manual_seed(0)
     check_family_shapes(lambda signature: FAMILIES.find(name)(signature, SMALL, "fp32"), axes)
+
+
+LEARNING: dict[str, dict[str, Any]] = {
+    "autoregressive": {"steps": 500, "within": 0.1},  # of coins
+    "consistency": {"steps": 600, "axes": ""},  # of images it learns the spread in more steps than a test has
+    "cycle": {"steps": 250, "channels": (8, 16)},
+    "diffusion": {},
+    "flow": {},
+    "gan": {"steps": 400},
+    "regression": {},
+    "shortcut": {"steps": 600, "axes": ""},
+    "vae": {"steps": 1000, "kl": 0.01},
+    "vq": {"steps": 1500},
+}
+
+
+@pytest.mark.parametrize("name", [n for n in FAMILIES.names() if FAMILIES.find(n).learns != ("embedding",)])
+def test_what_is_taught_is_learned(name: str) -> None:
+    """As runs train: by the optimiser of `train`, its rates and all."""
+    torch.manual_seed(0)
+    plan = dict(LEARNING[name])
+    shape = UNetShape(plan.pop("channels", (16, 32) if plan.get("axes", "yx") else (32,)), 1)
+    options = {"kl": plan.pop("kl")} if "kl" in plan else {}
+    check_family_learns(lambda signature: FAMILIES.find(name)(signature, shape, "fp32", **options), **plan)
 
 
 @pytest.mark.parametrize("name", ["flow", "diffusion"])
