@@ -55,15 +55,15 @@ TASK = {
 }  # fmt: skip
 
 
-def one(family: dict[str, Any], **train: Any) -> dict[str, Any]:
-    return {"model": {"family": family, "share": 1.0, "train": train}}
+def one(family: dict[str, Any]) -> dict[str, Any]:
+    return {"model": {"family": family, "share": 1.0}}
 
 
 def two(codec: dict[str, Any], prior: dict[str, Any], times: float = 1.0) -> dict[str, Any]:
     """A third of the time for the codec, the rest for what draws its codes; `times` the minutes asked for."""
     return {
-        "codec": {"family": {**codec, "network": CODEC}, "share": times / 3, "train": {}},
-        "model": {"family": {**prior, "network": PRIOR, "in": {"stage": "codec"}}, "share": times * 2 / 3, "train": {}},
+        "codec": {"family": {**codec, "network": CODEC}, "share": times / 3},
+        "model": {"family": {**prior, "network": PRIOR, "in": {"stage": "codec"}}, "share": times * 2 / 3},
     }
 
 
@@ -104,7 +104,7 @@ def part(name: str, stages: dict[str, Any], options: argparse.Namespace) -> dict
         "stages": {
             key: {
                 "job": {"name": "synthesis", "x": ["image", "label:3"], "axes": "zyx", **({} if key == "model" else {"place": False})},
-                "family": plan["family"], "train": {"minutes": options.minutes * plan["share"], "batch": 4, **plan["train"]}, "prepare": PREPARE,
+                "family": plan["family"], "train": {"minutes": options.minutes * plan["share"], "batch": 4}, "prepare": PREPARE,
             }
             for key, plan in stages.items()
         },

@@ -48,15 +48,15 @@ RACERS, ROUNDS = 18, 3
 LEARNING_RATES = (1e-4, 3e-4, 1e-3)  # of the peer; the first is its tutorials'
 
 
-def one(family: dict[str, Any], share: float = 1.0, **train: Any) -> dict[str, Any]:
-    return {"model": {"family": family, "share": share, "train": train}}
+def one(family: dict[str, Any], share: float = 1.0) -> dict[str, Any]:
+    return {"model": {"family": family, "share": share}}
 
 
 def two(codec: dict[str, Any], prior: dict[str, Any]) -> dict[str, Any]:
     """A third of the time for the codec, the rest for what draws its codes."""
     return {
-        "codec": {"family": codec, "share": 1 / 3, "train": {}},
-        "model": {"family": {**prior, "in": {"stage": "codec"}}, "share": 2 / 3, "train": {}},
+        "codec": {"family": codec, "share": 1 / 3},
+        "model": {"family": {**prior, "in": {"stage": "codec"}}, "share": 2 / 3},
     }
 
 
@@ -168,7 +168,7 @@ def recipe_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
         by = {"by": classes} if stage == "model" else {}
         stages[stage] = {
             "job": {"name": "synthesis", "x": ["image"], **by, **({} if by else {"place": False})},
-            "family": plan["family"], "train": {"minutes": minutes * plan["share"], "batch": BATCH, **plan["train"]},
+            "family": plan["family"], "train": {"minutes": minutes * plan["share"], "batch": BATCH},
         }  # fmt: skip
     return {
         "cohorts": {"all": {"path": str(options.work / "train.npz")}}, "split": {"train": 0.99, "test": 0.01}, "baseline": "none",

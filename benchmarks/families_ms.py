@@ -37,8 +37,8 @@ PRIOR = {"channels": [64, 128], "blocks": 1, "patch": 1}
 JOB = {"name": "translation", "from": ["T1w", "T2w"], "x": ["FLAIR"]}
 
 
-def one(family: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"model": {"job": JOB, "family": {**family, "network": WIDE}, **more}}
+def one(family: dict[str, Any]) -> dict[str, Any]:
+    return {"model": {"job": JOB, "family": {**family, "network": WIDE}}}
 
 
 def two(codec: dict[str, Any], prior: dict[str, Any]) -> dict[str, Any]:

@@ -33,9 +33,7 @@ class TrainPlan:
     minutes: float | None = None
     batch: int | None = None  # 8, or what memory allows
     learning_rate: float | None = None  # 0.003; 0.0005 where networks play against one another
-    optimiser: Literal["auto", "muon", "adamw"] = (
-        "auto"  # auto: muon (matrices take orthogonal steps, everything else AdamW's); adamw without momentum where networks play against one another
-    )
+    optimiser: Literal["auto", "muon", "adamw"] = "auto"  # muon (orthogonal steps of matrices); adamw for rivals
     average: float = 0.999  # decay of the moving average that draws use
     clip: float = 1.0  # largest gradient norm
     precision: str = "auto"  # auto, bf16, fp32
