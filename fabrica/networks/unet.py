@@ -69,13 +69,16 @@ class UNet(nn.Module):
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self._build(dimensions, width, shape, inner)
         self.last = group_norm(width[0])
+        self.tune = nn.Linear(inner, 2 * width[0])
         seen = inputs * shape.patch**dimensions
         self.gain = nn.Linear(inner, seen)
         beside = 2 * width[0] + seen
         self.head = conv(dimensions, beside, out_channels * shape.patch**dimensions, 1 if shape.patch > 1 else 3)
         self.patch, self.out_channels, self.width = shape.patch, out_channels, width[0]
         self.recompute = shape.recompute
-        mark_ends(self.stem, self.gain, self.head)
+        mark_ends(self.stem, self.gain, self.tune, self.head)
+        nn.init.zeros_(self.tune.weight)
+        nn.init.zeros_(self.tune.bias)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.gain.weight)
         nn.init.zeros_(self.gain.bias)
@@ -122,7 +125,8 @@ class UNet(nn.Module):
             h = self._through(self.middle, h, e)
             for module in self.up:
                 h = self._through(module, h if isinstance(module, Up) else torch.cat([h, skips.pop()], 1), e)
-            h = self.head(torch.cat([norm_silu(self.last, h), first, raw.to(h.dtype)], 1))
+            scale, shift = self.tune(e).reshape(len(e), -1, *[1] * self.dimensions).chunk(2, 1)
+            h = self.head(torch.cat([norm_silu(self.last, h, scale, shift), first, raw.to(h.dtype)], 1))
         return self._unfold(h.float())
 
     def _raw(self, seen: Tensor, e: Tensor) -> Tensor:
