@@ -137,14 +137,14 @@ def check_family_shapes(make: Callable[[Signature], Family], axes: str) -> None:
 
 
 def check_family_learns(
-    make: Callable[[Signature], Family], axes: str = "yx", steps: int = 300, within: float = 0.06
-) -> None:
+    make: Callable[[Signature], Family], axes: str = "yx", steps: int = 300, within: float = 0.06, generates: bool = True
+) -> None:  # fmt: skip
     """Taught images that are a grey each, N(0.3, 0.1) or N(0.7, 0.1) by class, a family's loss falls and its draws have both
     means and both spreads, of voxels and of whole images: voxels are to move as one. Without axes: numbers instead of images.
 
     Label maps, where a family learns nothing else, are all one label by the toss of a class's coin. A family that starts from an
     image is given one of N(0.7, 0.1) instead of a class: darker by 0.4 is the answer, or another patient's where it learns without
-    pairs. A codec is held to its round trip: codes that are drawn place by place know nothing of one another.
+    pairs. A codec is held to its round trip besides, and to that alone where it leaves draws to others (`generates`).
     `make`: the family for a signature; raises ValueError where it needs an image.
     """
     toy = _Toy(make, axes)
@@ -160,7 +160,9 @@ def check_family_learns(
     family.eval()
     after = toy.loss()
     assert len(family.groups()) > 1 or after < before, f"{name}: its loss rose from {before:.3g} to {after:.3g}"
-    for (mean, spread), draws in zip(toy.moments, toy.drawn(), strict=True):
+    ways = [toy.given_back()] if isinstance(family, Codec) else []
+    ways += [toy.drawn()] if generates else []
+    for (mean, spread), draws in itertools.chain(*(zip(toy.moments, way, strict=True) for way in ways)):
         found = {"mean": draws.mean(), "spread of a voxel": draws.std(), "spread of whole images": draws.mean(1).std()}
         for what, value in found.items():
             got, taught = float(value), mean if what == "mean" else spread
@@ -220,12 +222,16 @@ class _Toy:
 
     def drawn(self) -> list[Tensor]:
         """(rows, voxels): new draws, by class."""
+        return self._by_class(self.family.sample(replace(self.problem(-9, 400), target=None), Rng(range(400))))
+
+    def given_back(self) -> list[Tensor]:
+        """(rows, voxels): new images after a round trip, by class."""
         problem = self.problem(-9, 400)
-        if isinstance(self.family, Codec):
-            assert problem.target is not None
-            x = self.family.decode(self.family.encode(problem.target), problem.condition)
-        else:
-            x = self.family.sample(replace(problem, target=None), Rng(range(400)))
+        assert isinstance(self.family, Codec)
+        assert problem.target is not None
+        return self._by_class(self.family.decode(self.family.encode(problem.target), problem.condition))
+
+    def _by_class(self, x: Tensor) -> list[Tensor]:
         voxels = x[:, -1:].detach().flatten(1)
         return [voxels[k :: len(self.moments)] for k in range(len(self.moments))]
 

@@ -11,6 +11,7 @@ from ..contracts import Codec, Condition, Field, Problem, Signature
 from ..networks.blocks import embedding, planes_and_vectors, vector_entries, with_planes
 from ..networks.codec import Decoder, Encoder, Levels, factor_of
 from ..networks.discriminator import Discriminator
+from ..networks.ladder import LOG_VARIANCES, Ladder, drawn_from
 from ..networks.tiled import tiled
 from ..networks.unet import UNetShape
 from ..rng import Rng
@@ -41,8 +42,8 @@ class _Autoencoder(nn.Module):
         )
         self.entries = vector_entries(vectors, inner)
         self.shift = nn.Linear(inner, self.width) if vectors else None
-        extra = self.width * (bool(planes) + bool(vectors))
-        self.decode = Decoder(axes, codes + extra, signature.channels, network, precision)
+        self.wider = self.width * (bool(planes) + bool(vectors))
+        self.decode = Decoder(axes, codes + self.wider, signature.channels, network, precision)
 
     def encoded(self, x: Tensor, condition: Condition) -> Tensor:
         if bad := [n for n in x.shape[2:] if n % self.factor]:
@@ -50,18 +51,21 @@ class _Autoencoder(nn.Module):
         return self.encode(with_planes(x, self.planes_and_vectors[0], condition, x.shape[2:]))  # type: ignore[no-any-return]
 
     def decoded(self, z: Tensor, condition: Condition) -> Tensor:
+        out: Tensor = self.decode(torch.cat([z, self.beside(z, condition)], 1))
+        return out
+
+    def beside(self, z: Tensor, condition: Condition) -> Tensor:
+        """(B, wider, *grid of z): what a condition says there."""
         planes, vectors = self.planes_and_vectors
-        parts = [z]
+        parts = [z[:, :0]]
         if self.context is not None:
             grid = [n * self.factor for n in z.shape[2:]]
-            beside = with_planes(z.new_zeros(len(z), 0, *grid), planes, condition, grid)
-            parts.append(self.context(beside))
+            parts.append(self.context(with_planes(z.new_zeros(len(z), 0, *grid), planes, condition, grid)))
         if self.embed is not None and self.shift is not None:
             level = torch.zeros(len(z), device=z.device)
             e = self.shift(embedding(self.embed, self.entries, self.width, level, vectors, condition))
             parts.append(e.reshape(*e.shape, *[1] * (z.ndim - 2)).expand(-1, -1, *z.shape[2:]))
-        out: Tensor = self.decode(torch.cat(parts, 1))
-        return out
+        return torch.cat(parts, 1)
 
 
 class _Body(nn.Module):
@@ -103,10 +107,11 @@ class _Body(nn.Module):
 
 
 class Vae(Codec):
-    """x from z ~ N(0, 1) and the condition; the decoder's noise is learned (Rybkin et al. 2021), so that no weight needs a setting.
+    """x from codes z and the condition; the decoder's noise is learned (Rybkin et al. 2021), so that no weight needs a setting.
 
-    `kl` = 1 is the bound on the likelihood: draws come from N(0, 1). Far below (0.01) codes keep every detail and need a prior of
-    their own: `family: {name: flow, in: {stage: codec}}`. `frequency` weighs Fourier coefficients, `adversarial` a patch critic.
+    What is likely for z is learned too, from `rungs` coarser grids of codes above it (`networks.ladder`), so that a draw is one
+    whole. `kl` = 1 is the bound on the likelihood. Far below (0.01) codes keep every detail and need a prior of their own:
+    `family: {name: flow, in: {stage: codec}}`. `frequency` weighs Fourier coefficients, `adversarial` a patch critic.
     Latents of `encode` are means divided by their measured deviation.
     """
 
@@ -114,14 +119,17 @@ class Vae(Codec):
     scale: Tensor
 
     def __init__(
-        self, signature: Signature, network: UNetShape, precision: str, *, codes: int = 8, kl: float = 1.0, frequency: float = 0.1,
-        adversarial: float = 0.0,
+        self, signature: Signature, network: UNetShape, precision: str, *, codes: int = 8, kl: float = 1.0, rungs: int = 4,
+        frequency: float = 0.1, adversarial: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__()
+        if rungs < 0:
+            raise ValueError(f"vae.rungs is {rungs}, expected 0 or more coarser grids of codes.")
         net = _Autoencoder(signature, network, precision, codes, 2 * codes)
         self.fields, self.body = signature.x, _Body(signature, net, network, frequency, adversarial)
         self.latent_shape: tuple[int, ...] = (net.codes,)
         self.codes, self.kl = codes, kl
+        self.ladder = Ladder(len(signature.axes), codes, net.wider, network.channels[-1], rungs)
         self.register_buffer("scale", torch.ones(()))
 
     @property
@@ -129,7 +137,8 @@ class Vae(Codec):
         return self.body.net.factor
 
     def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
-        return self.body.groups()
+        groups = self.body.groups()
+        return {**groups, "model": [*groups["model"], *self.ladder.parameters()]}
 
     def encode(self, x: Tensor) -> Tensor:
         """Means over their deviation, without a condition; x as targets are (labels one-hot)."""
@@ -154,21 +163,23 @@ class Vae(Codec):
     def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
         target = _target(problem)
         mean, log_variance = self.body.net.encoded(target, problem.condition).chunk(2, 1)
-        log_variance = log_variance.clamp(-12, 6)
-        z = mean + (0.5 * log_variance).exp() * rng.child("code").normal(*mean.shape[1:]).to(mean.device)
+        codes = mean, log_variance.clamp(*LOG_VARIANCES)
+        z = drawn_from(codes, rng.child("code"))
         if self.training and group == "model":
             with torch.no_grad():  # follows the codes' own size
-                self.scale.lerp_((mean**2 + log_variance.exp()).mean().sqrt(), 0.02)
+                self.scale.lerp_((mean**2 + codes[1].exp()).mean().sqrt(), 0.02)
         terms = self.body.terms(problem, group, self.body.net.decoded(z, problem.condition))
         if group == "model":
-            share = mean[0].numel() / target[0].numel()  # nats of codes for each voxel
-            terms["KL"] = self.kl * share * kl_normal(mean, log_variance)
+            pairs = self.ladder.told(codes, self.body.net.beside(mean, problem.condition), rng)
+            nats = torch.stack([found[0][0].numel() * kl_normal(*found, *likely) for found, likely in pairs]).sum(0)
+            terms["KL"] = self.kl * nats / target[0].numel()
         return terms
 
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:
         self.latent_shape = self.body.latent_shape(problem)
-        z = rng.child("code").normal(*self.latent_shape).to(self.scale.device)
+        grid = torch.zeros(len(problem.cases), *self.latent_shape, device=self.scale.device)
+        z = self.ladder.draw(self.latent_shape[1:], self.body.net.beside(grid, problem.condition), rng)
         return answer(self.body.net.decoded(z, problem.condition), self.fields)
 
 

@@ -81,9 +81,13 @@ def gradient_penalty(logits: Tensor, x: Tensor) -> Tensor:
     return (slope**2).flatten(1).sum(1)
 
 
-def kl_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, variance) | N(0, 1)) of each row in nats, per element."""
-    return _rows(0.5 * (mean**2 + log_variance.exp() - 1 - log_variance))
+def kl_normal(
+    mean: Tensor, log_variance: Tensor, expected: Tensor | None = None, expected_log_variance: Tensor | None = None
+) -> Tensor:
+    """KL(N(mean, variance) | N(expected, its variance)) of each row in nats, per element; N(0, 1) where nothing is expected."""
+    apart = mean if expected is None else mean - expected
+    other = torch.zeros_like(mean) if expected_log_variance is None else expected_log_variance
+    return _rows(0.5 * ((apart**2 + log_variance.exp()) * (-other).exp() - 1 + other - log_variance))
 
 
 def commitment(encoded: Tensor, quantised: Tensor) -> Tensor:

@@ -29,7 +29,9 @@ class ChannelNorm(nn.Module):
         return normal.movedim(-1, 1).to(x.dtype)
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
+    """Two convolutions beside the way through; starts as the identity."""
+
     def __init__(self, dimensions: int, channels: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = ChannelNorm(channels), ChannelNorm(channels)
@@ -54,7 +56,7 @@ class Encoder(nn.Module):
         for level, size in enumerate(shape.channels):
             if level:
                 layers.append(conv(dimensions, shape.channels[level - 1], size, 2, stride=2))
-            layers += [_Residual(dimensions, size) for _ in range(shape.blocks)]
+            layers += [Residual(dimensions, size) for _ in range(shape.blocks)]
         layers += [ChannelNorm(shape.channels[-1]), nn.SiLU(), conv(dimensions, shape.channels[-1], outputs, 1)]
         self.layers = nn.Sequential(*layers)
         mark_ends(layers[0], layers[-1])
@@ -77,7 +79,7 @@ class Decoder(nn.Module):
         for level, size in enumerate(sizes):
             if level:
                 layers += [nn.Upsample(scale_factor=2.0, mode="nearest"), conv(dimensions, sizes[level - 1], size, 3)]
-            layers += [_Residual(dimensions, size) for _ in range(shape.blocks)]
+            layers += [Residual(dimensions, size) for _ in range(shape.blocks)]
         if shape.patch > 1:
             layers += [
                 nn.Upsample(scale_factor=float(shape.patch), mode="nearest"),

@@ -92,6 +92,12 @@ def test_kl_against_torch() -> None:
     theirs = torch.distributions.kl_divergence(torch.distributions.Normal(mean, (0.5 * log_variance).exp()), torch.distributions.Normal(0.0, 1.0)).mean(1)  # fmt: skip
     torch.testing.assert_close(ours, theirs)
     assert float(losses.kl_normal(torch.zeros(1, 3), torch.zeros(1, 3))) == 0
+    expected, other = torch.randn(2, 6), torch.randn(2, 6)
+    found, likely = (
+        torch.distributions.Normal(m, (0.5 * v).exp()) for m, v in ((mean, log_variance), (expected, other))
+    )
+    between = torch.distributions.kl_divergence(found, likely).mean(1)
+    torch.testing.assert_close(losses.kl_normal(mean, log_variance, expected, other), between)
 
 
 def test_distances_by_hand() -> None:
