@@ -15,7 +15,7 @@ from .contracts import Denoiser, Density, Family, Job
 from .data.virtual import VirtualCohort
 from .document import RecipeError, override, parse
 from .evaluate import METRICS
-from .families import FAMILIES, RUNTIME, sides_of
+from .families import FAMILIES, RUNTIME, can_be_guided, sides_of
 from .jobs import JOBS, grid_axes, job_options
 from .networks.unet import UNetShape
 from .plan import (
@@ -187,10 +187,18 @@ def _pairing(value: Any, family: type[Family], at: str) -> bool:
 
 
 def _guidance(value: Any, job: Job, family: type[Family], at: str) -> GuidancePlan:
-    """Refused where the family has no denoiser, or training never hides what guidance leaves out."""
+    """Refused where the family draws in no steps, or training never hides what guidance leaves out."""
     plan: GuidancePlan = dataclass_of(GuidancePlan, value, at)
-    if not issubclass(family, Denoiser):
-        raise AtError(at, f"guidance needs a denoiser, {family.__name__} has none. Write: family: {{name: flow}}")
+    if not can_be_guided(family):
+        raise AtError(
+            at, f"guidance needs draws made step by step, {family.__name__} has none. Write: family: {{name: flow}}"
+        )
+    if not issubclass(family, Denoiser) and (band := {"low", "high"} & set(value)):
+        raise AtError(
+            at,
+            f"guidance has {', '.join(sorted(band))}, noise levels that {family.__name__} does not have. "
+            f"Write: guidance: {{strength: {plan.strength:g}}}",
+        )
     if not job.hidden:
         raise AtError(at, "guidance needs a job that hides its condition in training. Write: job: {..., drop: 0.1}")
     if not (plan.strength > 0 and 0 <= plan.low < plan.high):

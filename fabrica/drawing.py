@@ -18,12 +18,12 @@ from . import io
 from .checkpoint import load as load_checkpoint
 from .checkpoint import load_weights
 from .config import from_plain
-from .contracts import Codec, Condition, Denoiser, Family, Field, Image, Job, Problem
+from .contracts import Codec, Condition, Family, Field, Image, Job, Problem
 from .data.cohort import Member, overlaid
 from .data.prepare import MULTIPLE, GridPreparation
 from .data.store import Layout, Prepared, joined, prepare_case, question_batch, to_device
 from .evaluate.embedding import Embedding, Picture, planes
-from .families import FAMILIES, RUNTIME, Drawn, Guided, Latent, latent_signature
+from .families import FAMILIES, RUNTIME, Drawn, Latent, latent_signature, with_guidance
 from .jobs import layout_of, reads
 from .memory import drawing_room, windows_said
 from .networks.tiled import tiled
@@ -97,8 +97,8 @@ def drawer(stage: Stage, family: Family) -> Family:
         )
         drawn.spread = family.spread
         return drawn
-    if stage.guidance is not None and isinstance(family, Denoiser):
-        family = Guided(family, stage.build_job().hidden, **asdict(stage.guidance))
+    if stage.guidance is not None:
+        family = with_guidance(family, stage.build_job().hidden, **asdict(stage.guidance))
     if stage.sampler is None:
         return family
     return Drawn(family, SAMPLERS.find(stage.sampler.name), stage.sampler.options)

@@ -11,7 +11,7 @@ from .diffusion import Diffusion
 from .drawn import Drawn
 from .flow import Flow
 from .gan import Gan
-from .guided import Guided
+from .guided import Guided, can_be_guided, with_guidance
 from .latent import Latent, density_of, latent_signature, sides_of, words_of
 from .regression import Regression
 from .shortcut import Shortcut
@@ -37,5 +37,5 @@ FAMILIES: Table[type[Family]] = Table(
 
 __all__ = [
     "FAMILIES", "RUNTIME", "Autoregressive", "Consistency", "Contrastive", "Cycle", "Diffusion", "Drawn", "Flow", "Fsq", "Gan", "Guided", "Latent", "Regression",
-    "Shortcut", "Vae", "density_of", "latent_signature", "sides_of", "words_of",
+    "Shortcut", "Vae", "can_be_guided", "density_of", "latent_signature", "sides_of", "with_guidance", "words_of",
 ]  # fmt: skip

@@ -1,15 +1,40 @@
-"""Classifier-free guidance (Ho and Salimans 2022) in a band of noise levels (Kynkaanniemi et al. 2024)."""
+"""Classifier-free guidance (Ho and Salimans 2022): of denoisers in a band of noise levels (Kynkaanniemi et al. 2024), of words
+and of few steps in every evaluation (Chang et al. 2023; Luo et al. 2023).
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from ..contracts import Condition, Denoiser, Problem
+from ..contracts import Condition, Denoiser, Family, Problem
 from ..rng import Rng
 from ..sampling.solvers import midpoint
+from .autoregressive import Autoregressive
+from .consistency import Consistency
+from .shortcut import Shortcut
+
+WITHOUT_BAND = (Autoregressive, Consistency, Shortcut)  # what their network answers enters a draw linearly
+
+
+def can_be_guided(kind: type[Family]) -> bool:
+    """Whether draws of such a family can be made to obey a condition more than was learned."""
+    return issubclass(kind, (Denoiser, *WITHOUT_BAND))
+
+
+def with_guidance(family: Family, names: Sequence[str], strength: float, low: float, high: float) -> Family:
+    """The family with guidance of its draws; the band matters to denoisers alone. Raises TypeError for others."""
+    if isinstance(family, Denoiser):
+        return Guided(family, names, strength, low, high)
+    if not isinstance(family, WITHOUT_BAND):
+        raise TypeError(f"{type(family).__name__} cannot be guided.")
+    twin = copy.copy(family)  # shares its weights
+    twin._modules = {**family._modules, "net": Strengthened(family.net, names, strength)}
+    return twin
 
 
 class Guided(Denoiser):
@@ -47,6 +72,24 @@ class Guided(Denoiser):
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:
         return midpoint(self, problem, rng)
+
+
+class Strengthened(nn.Module):
+    """Called like the network that it holds: its answer + (strength - 1) times what the condition `names` change in it.
+
+    One call of twice the rows.
+    """
+
+    def __init__(self, net: nn.Module, names: Sequence[str], strength: float) -> None:
+        super().__init__()
+        self.net, self.names, self.strength = net, tuple(names), strength
+
+    def forward(self, x: Tensor, level: Tensor, condition: Condition) -> Tensor:
+        rows = torch.arange(len(x), device=x.device)
+        both = torch.cat([rows, rows])
+        answers = cast(Tensor, self.net(x[both], level[both], _joined(condition, self.names, rows, rows)))
+        with_condition, without = answers.chunk(2)
+        return with_condition + (self.strength - 1) * (with_condition - without)
 
 
 def _joined(condition: Condition, names: Sequence[str], rows: Tensor, inside: Tensor) -> Condition:

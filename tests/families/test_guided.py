@@ -10,7 +10,8 @@ from fabrica.config import from_plain
 from fabrica.contracts import Condition, Denoiser, Problem
 from fabrica.document import RecipeError
 from fabrica.drawing import build_family, drawer
-from fabrica.families import Drawn, Guided
+from fabrica.families import Drawn, Guided, with_guidance
+from fabrica.families.guided import Strengthened
 from fabrica.rng import Rng
 from fabrica.testing import check_family
 
@@ -99,10 +100,71 @@ def test_a_recipe_reaches_it_with_any_sampler(sampler: str | None) -> None:
     assert not torch.allclose(weak, strong)
 
 
+class PullNetwork(nn.Module):
+    """As Pull, of a network: the class where it is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+
+    def forward(self, x: Tensor, level: Tensor, condition: Condition) -> Tensor:
+        self.rows.append(len(x))
+        known = condition.present.get("class", torch.ones(len(x), dtype=torch.bool))
+        wide = [-1, *[1] * (x.ndim - 1)]
+        answer = (condition.values["class"] * known + condition.values["age"]).reshape(wide)
+        return answer + 0 * x + 100 * level.reshape(wide)
+
+
+def test_networks_without_a_band_are_pulled_by_the_same_formula() -> None:
+    problem, net = _problem(), PullNetwork()
+    level = torch.tensor([1.0, 2.0, 3.0])
+    condition = Condition(problem.condition.values, {"class": torch.tensor([False, True, True])})
+    found = Strengthened(net, ("class",), 2.5)(torch.zeros(3, 1, 4, 4), level, condition)
+    torch.testing.assert_close(found[:, 0, 0, 0], torch.tensor([0.0, 5.0, 7.5]) + 10 + 100 * level)
+    assert net.rows == [6]
+
+
+@pytest.mark.parametrize("name", ["autoregressive", "consistency", "shortcut"])
+def test_few_steps_and_words_are_guided_from_a_recipe(name: str) -> None:
+    """Draws change with the strength, at 1 not at all, the trained family not either; laws hold."""
+    x = ["label:3"] if name == "autoregressive" else ["T1w"]
+    torch.manual_seed(0)
+    draws, trained = {}, None
+    for strength in (1, 4):
+        recipe = from_plain({**PLAIN, "job": {**PLAIN["job"], "x": x}, "family": {**PLAIN["family"], "name": name}, "guidance": {"strength": strength}})  # fmt: skip
+        stage = recipe.stages[0]
+        if trained is None:
+            trained = build_family(stage, stage.build_job(), "fp32")
+            for parameter in trained.parameters():
+                parameter.data += 0.1 * torch.randn(parameter.shape)
+        family = drawer(stage, trained)
+        channels = 3 if name == "autoregressive" else 1
+        values = {"class": torch.tensor([0.0, 1]), "position": torch.zeros(2)}
+        target = torch.eye(channels)[torch.arange(128).reshape(2, 8, 8) % channels].movedim(-1, 1)
+        problem = Problem(("a", "b"), (channels, 8, 8), Condition(values), target=target)
+        check_family(family, problem)
+        draws[strength] = family.eval().sample(problem, Rng([0, 1]))
+    assert trained is not None
+    torch.testing.assert_close(draws[1], trained.sample(problem, Rng([0, 1])))
+    assert not torch.allclose(draws[1], draws[4])
+    assert not any(isinstance(m, Strengthened) for m in trained.modules())
+
+
+def test_what_draws_at_once_cannot_be_guided() -> None:
+    stage = from_plain({k: v for k, v in PLAIN.items() if k != "guidance"} | {"family": {"name": "gan"}}).stages[0]
+    with pytest.raises(TypeError, match="Gan cannot be guided"):
+        with_guidance(build_family(stage, stage.build_job(), "fp32"), ("class",), 2.0, 0.15, 3.0)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"family": {"name": "vae"}}, "needs a denoiser"),
+        ({"family": {"name": "vae"}}, "step by step, Vae has none"),
+        ({"family": {"name": "gan"}}, "step by step, Gan has none"),
+        (
+            {"family": {"name": "shortcut"}, "guidance": {"strength": 3, "low": 0.1}},
+            r"low, noise levels that Shortcut does not have. Write: guidance: \{strength: 3\}",
+        ),
         ({"job": {"name": "synthesis", "x": ["T1w"], "by": {"class": ["a", "b"]}}}, "drop: 0.1"),
         ({"guidance": {"strength": 0}}, "strength above 0"),
         ({"guidance": {"low": 3, "high": 1}}, "low < high"),
