@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs bench scans clean
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Fabrica needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
@@ -33,21 +33,34 @@ docs: $(VENV)/.test
 	$(BIN)/python docs/tables.py
 	$(BIN)/python docs/coverage.py
 
-bench: SCANS = $(or $(FABRICA_TEST_DATA),$(error Set FABRICA_TEST_DATA to the folder of real scans))
-bench: $(VENV)/.test
+$(VENV)/.bench: $(VENV)/.test
 	$(PIP) -e ".[bench]"
-	$(BIN)/python benchmarks/speed.py
-	$(BIN)/python benchmarks/evaluation_speed.py
-	$(BIN)/python benchmarks/evaluation_folders.py --curve
-	$(BIN)/python benchmarks/statistics_simulated.py --repetitions 2000
-	$(BIN)/python benchmarks/precision_exactness.py --data $(SCANS)
-	$(BIN)/python benchmarks/evaluation_real.py --data $(SCANS) --steps 200
-	$(BIN)/python benchmarks/downstream_real.py --data $(SCANS)
-	$(BIN)/python benchmarks/families_hippocampus.py --data $(SCANS)
-	$(BIN)/python benchmarks/families_speed.py --large
-	$(BIN)/python benchmarks/families_mednist.py --data $(SCANS)
-	$(BIN)/python benchmarks/translation_ms.py --data $(SCANS)/mri_multicontrast/ms_mni
-	$(BIN)/python benchmarks/families_ms.py --data $(SCANS)/mri_multicontrast/ms_mni
+	@touch $@
+
+# One finished is not run again: `rm -r runs/bench` forgets what was finished.
+BENCHES := speed evaluation_speed evaluation_folders statistics_simulated precision_exactness evaluation_real downstream_real \
+	families_hippocampus families_speed families_mednist translation_ms families_ms
+SCANS = $(or $(FABRICA_TEST_DATA),$(error Set FABRICA_TEST_DATA to the folder of real scans))
+bench: scans $(BENCHES:%=runs/bench/%)
+
+scans:
+	@: $(SCANS)
+
+TOLD_evaluation_folders = --curve
+TOLD_statistics_simulated = --repetitions 2000
+TOLD_precision_exactness = --data $(SCANS)
+TOLD_evaluation_real = --data $(SCANS) --steps 200
+TOLD_downstream_real = --data $(SCANS)
+TOLD_families_hippocampus = --data $(SCANS)
+TOLD_families_speed = --large
+TOLD_families_mednist = --data $(SCANS)
+TOLD_translation_ms = --data $(SCANS)/mri_multicontrast/ms_mni
+TOLD_families_ms = --data $(SCANS)/mri_multicontrast/ms_mni
+
+runs/bench/%: $(VENV)/.bench
+	@mkdir -p $(@D)
+	$(BIN)/python benchmarks/$*.py $(TOLD_$*)
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage*
