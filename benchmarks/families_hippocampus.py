@@ -68,17 +68,17 @@ def two(codec: dict[str, Any], prior: dict[str, Any], times: float = 1.0) -> dic
 
 
 FAMILIES: dict[str, dict[str, Any]] = {
-    "vae, flow in its codes": two({"name": "vae", "kl": 0.01, "codes": 4}, {"name": "flow"}),
+    "vae, flow in its codes": two({"name": "vae", "kl": 0.01, "rungs": 0, "codes": 4}, {"name": "flow"}),
     "vq, autoregressive in its codes": two({"name": "vq"}, {"name": "autoregressive"}),
     "flow": one({"name": "flow", "network": DEEP}),
-    "shortcut, 4 steps": one({"name": "shortcut", "steps": 4, "network": DEEP}),
-    "consistency, 2 steps": one({"name": "consistency", "steps": 2, "network": DEEP}),
+    "shortcut, 4 steps": one({"name": "shortcut", "steps": 4, "network": WIDE}),
+    "consistency, 2 steps": one({"name": "consistency", "steps": 2, "network": WIDE}),
     "gan": one({"name": "gan", "network": WIDE}),
     "vae": one({"name": "vae", "codes": 16, "network": WIDE}),
     "diffusion": one({"name": "diffusion", "network": DEEP}),
     "flow, U-Net": one({"name": "flow", "network": WIDE}),
     "diffusion, U-Net": one({"name": "diffusion", "network": WIDE}),
-    "vae, flow in its codes, four times as long": two({"name": "vae", "kl": 0.01, "codes": 4}, {"name": "flow"}, 4.0),
+    "vae, flow in its codes, four times as long": two({"name": "vae", "kl": 0.01, "rungs": 0, "codes": 4}, {"name": "flow"}, 4.0),
 }  # fmt: skip
 
 

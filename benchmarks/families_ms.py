@@ -57,7 +57,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "consistency, 2 steps": one({"name": "consistency", "steps": 2}),
     "diffusion": one({"name": "diffusion"}),
     "vae": one({"name": "vae", "codes": 16}),
-    "vae, flow in its codes": two({"name": "vae", "kl": 0.01, "codes": 8}, {"name": "flow"}),
+    "vae, flow in its codes": two({"name": "vae", "kl": 0.01, "rungs": 0, "codes": 8}, {"name": "flow"}),
     "vq, autoregressive in its codes": two({"name": "vq"}, {"name": "autoregressive", "steps": 12}),
 }
 

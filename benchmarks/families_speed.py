@@ -59,7 +59,7 @@ def made(name: str, axes: str, chosen: str) -> tuple[Family, bool]:
     """(family, does it draw label maps)."""
     if name == "flow in codes":
         signature = Signature((Field("FLAIR"),), axes, (GIVEN,))
-        codec = Vae(Signature(signature.x, axes), UNetShape((32, 64), 1), chosen, codes=4)
+        codec = Vae(Signature(signature.x, axes), UNetShape((32, 64), 1), chosen, codes=4, rungs=0)
         inner = latent_signature(signature, codec, FAMILIES.find("flow"))
         return Latent(codec, FAMILIES.find("flow")(inner, CODE_SHAPE, chosen), signature.condition), False
     kind = FAMILIES.find(name)
@@ -133,7 +133,7 @@ def codecs(axes: str, side: int, batch: int, chosen: str, rounds: int) -> dict[s
 
     grid, d = (side,) * len(axes), len(axes)
     x = torch.rand(batch, 1, *grid)
-    ours = Vae(Signature((Field("FLAIR"),), axes), UNetShape((32, 64, 128), 1), chosen, codes=4)
+    ours = Vae(Signature((Field("FLAIR"),), axes), UNetShape((32, 64, 128), 1), chosen, codes=4, rungs=0)
     theirs: nn.Module = AutoencoderKL(
         spatial_dims=d, in_channels=1, out_channels=1, num_res_blocks=(1, 1, 1), channels=(32, 64, 128), attention_levels=(False,) * 3,
         latent_channels=4, norm_num_groups=32, with_encoder_nonlocal_attn=False, with_decoder_nonlocal_attn=False,
