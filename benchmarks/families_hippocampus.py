@@ -100,7 +100,7 @@ def part(name: str, stages: dict[str, Any], options: argparse.Namespace) -> dict
     known, unseen = patients(real)
     recipe = from_plain({
         "cohorts": {"all": {"path": str(real)}}, "split": {"train": known, "test": unseen[:1]}, "baseline": "none",
-        "evaluate": {"draws": 1, "realism": 0},
+        "evaluate": {"draws": 1, "realism": 0, "evaluations": []},
         "stages": {
             key: {
                 "job": {"name": "synthesis", "x": ["image", "label:3"], "axes": "zyx", **({} if key == "model" else {"place": False})},

@@ -177,7 +177,7 @@ def recipe_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
         }  # fmt: skip
     return {
         "cohorts": {"all": {"path": str(options.work / "train.npz")}}, "split": {"train": 0.99, "test": 0.01}, "baseline": "none",
-        "evaluate": {"draws": 1}, "stages": stages,
+        "evaluate": {"draws": 1, "evaluations": []}, "stages": stages,
     }  # fmt: skip
 
 

@@ -100,7 +100,7 @@ def part(name: str, stages: dict[str, Any], data: Path, options: argparse.Namesp
     folder = options.work / place(name)
     recipe = from_plain({
         "cohorts": {"ms": {"path": str(data)}}, "split": {"train": [TRAIN], "test": [TEST]}, "baseline": "none",
-        "evaluate": {"draws": 1 if name == "regression" else options.draws, "realism": 0},
+        "evaluate": {"draws": 1 if name == "regression" else options.draws, "realism": 0, "evaluations": []},
         "stages": {
             key: {
                 "job": plan["job"], "family": plan["family"],

@@ -31,6 +31,9 @@ def test_a_good_recipe_and_its_baseline(tmp_path: Path) -> None:
     assert [(s.name, s.family.name) for s in recipe.stages] == [("model", "flow"), ("model-baseline", "regression")]
     assert recipe.stages[1].train == recipe.stages[0].train
     assert [s.name for s in _load(tmp_path, GOOD + "baseline: none\n").stages] == ["model"]
+    assert recipe.evaluate.evaluations == (2, 4, 8)  # quality against cost, unless told not to
+    none = _load(tmp_path, GOOD.replace("draws: 2", "draws: 2, evaluations: []"))
+    assert none.evaluate.evaluations == ()
     again = from_plain(yaml.safe_load(yaml.safe_dump(recipe.plain())))
     assert again.stages == recipe.stages
 
