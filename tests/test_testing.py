@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fabrica.contracts import Condition, Family, Problem, Signature
+from fabrica.contracts import Codec, Condition, Family, Problem, Signature
 from fabrica.rng import Rng
 from fabrica.testing import check_family, check_family_learns, check_family_shapes
 
@@ -202,3 +202,34 @@ def test_what_is_learned_wrongly_is_named(fault: str, words: str) -> None:
         return
     with pytest.raises(AssertionError, match=words):
         learn()
+
+
+class PupilCodec(Codec):
+    """Gives images back as they are, or darker; draws as the pupil within it."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault, self.inner, self.latent_shape = fault, Pupil(fault), (1,)
+
+    def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
+        return self.inner.groups()
+
+    def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
+        return self.inner.loss(problem, group, rng, progress)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x - 0.1 if self.fault == "darker" else x
+
+    def decode(self, z: Tensor, condition: Condition) -> Tensor:
+        return z
+
+    def sample(self, problem: Problem, rng: Rng) -> Tensor:
+        return self.inner.sample(problem, rng)
+
+
+def test_a_codec_is_held_to_its_round_trip_and_to_its_draws() -> None:
+    with pytest.raises(AssertionError, match=r"the mean is 0.2.., taught 0.3"):
+        check_family_learns(lambda signature: PupilCodec("darker"), steps=1500, generates=False)
+    with pytest.raises(AssertionError, match="the spread of whole images is 0.0.., taught 0.1"):
+        check_family_learns(lambda signature: PupilCodec("voxels apart"), steps=1500)
+    check_family_learns(lambda signature: PupilCodec("voxels apart"), steps=1500, generates=False)
