@@ -50,8 +50,8 @@ class _Autoencoder(nn.Module):
             raise ValueError(f"The codec got a side of {bad[0]}, expected multiples of {self.factor}.")
         return self.encode(with_planes(x, self.planes_and_vectors[0], condition, x.shape[2:]))  # type: ignore[no-any-return]
 
-    def decoded(self, z: Tensor, condition: Condition) -> Tensor:
-        out: Tensor = self.decode(torch.cat([z, self.beside(z, condition)], 1))
+    def decoded(self, z: Tensor, beside: Tensor) -> Tensor:
+        out: Tensor = self.decode(torch.cat([z, beside], 1))
         return out
 
     def beside(self, z: Tensor, condition: Condition) -> Tensor:
@@ -153,7 +153,7 @@ class Vae(Codec):
 
     def decode(self, z: Tensor, condition: Condition) -> Tensor:
         """Logits of labels become chances."""
-        return answer(self.body.net.decoded(z * self.scale, condition), self.fields)
+        return answer(self.body.net.decoded(z * self.scale, self.body.net.beside(z, condition)), self.fields)
 
     def decode_by_tiles(self, z: Tensor, tile: int) -> Tensor:
         """As `decode` without a condition, in the memory of tiles of `tile` codes a side."""
@@ -168,9 +168,10 @@ class Vae(Codec):
         if self.training and group == "model":
             with torch.no_grad():  # follows the codes' own size
                 self.scale.lerp_((mean**2 + codes[1].exp()).mean().sqrt(), 0.02)
-        terms = self.body.terms(problem, group, self.body.net.decoded(z, problem.condition))
+        beside = self.body.net.beside(z, problem.condition)
+        terms = self.body.terms(problem, group, self.body.net.decoded(z, beside))
         if group == "model":
-            pairs = self.ladder.told(codes, self.body.net.beside(mean, problem.condition), rng)
+            pairs = self.ladder.told(codes, beside, rng)
             nats = torch.stack([found[0][0].numel() * kl_normal(*found, *likely) for found, likely in pairs]).sum(0)
             terms["KL"] = self.kl * nats / target[0].numel()
         return terms
@@ -179,8 +180,9 @@ class Vae(Codec):
     def sample(self, problem: Problem, rng: Rng) -> Tensor:
         self.latent_shape = self.body.latent_shape(problem)
         grid = torch.zeros(len(problem.cases), *self.latent_shape, device=self.scale.device)
-        z = self.ladder.draw(self.latent_shape[1:], self.body.net.beside(grid, problem.condition), rng)
-        return answer(self.body.net.decoded(z, problem.condition), self.fields)
+        beside = self.body.net.beside(grid, problem.condition)
+        z = self.ladder.draw(self.latent_shape[1:], beside, rng)
+        return answer(self.body.net.decoded(z, beside), self.fields)
 
 
 class Fsq(Codec):
@@ -231,11 +233,12 @@ class Fsq(Codec):
         """What a prior draws is rounded to the nearest words first."""
         half = ((self.levels.counts - 1) / 2).reshape(1, -1, *[1] * (z.ndim - 2)).to(z.device)
         words = ((z.clamp(-1, 1) + 1) * half).round() / half - 1
-        return answer(self.body.net.decoded(words, condition), self.fields)
+        return answer(self.body.net.decoded(words, self.body.net.beside(words, condition)), self.fields)
 
     def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
         codes = self.levels(self.body.net.encoded(_target(problem), problem.condition))
-        return self.body.terms(problem, group, self.body.net.decoded(codes, problem.condition))
+        beside = self.body.net.beside(codes, problem.condition)
+        return self.body.terms(problem, group, self.body.net.decoded(codes, beside))
 
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:
@@ -246,7 +249,7 @@ class Fsq(Codec):
             .clamp(max=self.levels.size - 1)
             .to(device)
         )
-        return answer(self.body.net.decoded(self.levels.codes(words), problem.condition), self.fields)
+        return self.decode(self.levels.codes(words), problem.condition)
 
 
 def _target(problem: Problem) -> Tensor:

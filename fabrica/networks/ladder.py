@@ -27,7 +27,7 @@ class Ladder(nn.Module):
 
     def __init__(self, dimensions: int, codes: int, wider: int, width: int, rungs: int) -> None:
         super().__init__()
-        self.dimensions, self.codes, self.width = dimensions, codes, width
+        self.dimensions = dimensions
         first = conv(dimensions, 2 * codes, width, 1)
         self.down = nn.ModuleList(
             nn.Sequential(
@@ -77,7 +77,7 @@ class Ladder(nn.Module):
     def _given(self, h: Tensor | None, rung: int, wider: Tensor, grid: Sequence[int]) -> Tensor:
         """What the coarser rungs say, on this grid, and the condition there."""
         pool: Callable[..., Tensor] = F.adaptive_avg_pool2d if self.dimensions == 2 else F.adaptive_avg_pool3d
-        ones = wider.new_ones(len(wider), 1, *wider.shape[2:])
+        ones = wider.new_ones(len(wider), 1, *wider.shape[2:])  # something to start from where there is no condition
         here: Tensor = self.beside[rung](pool(torch.cat([wider, ones], 1), list(grid)))
         if h is None:
             return here
@@ -95,6 +95,7 @@ class Ladder(nn.Module):
 
 
 def drawn_from(normal: Normal, rng: Rng) -> Tensor:
+    """One draw a row, by the row's own numbers."""
     mean, log_variance = normal
     return mean + (0.5 * log_variance).exp() * rng.normal(*mean.shape[1:]).to(mean.device)
 
