@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sets import resumed
 
 from fabrica.checkpoint import load
 from fabrica.config import from_plain
@@ -45,11 +46,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     file = RESULTS / "downstream_real.json"
-    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    for name, plan in PARTS.items():
-        if options.only in name and name not in found:
-            found[name] = part(name, plan, options)
-            file.write_text(json.dumps(found, indent=1))
+    found = resumed(file, options.work, PARTS, options.only, lambda name, plan: part(name, plan, options))
     write(found, options)
 
 

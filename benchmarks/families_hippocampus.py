@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="one family")
     options = parser.parse_args()
     file = RESULTS / "families_hippocampus.json"
-    write(resumed(file, FAMILIES, options.only, lambda name, stages: part(name, stages, options)))
+    write(resumed(file, options.work, FAMILIES, options.only, lambda name, stages: part(name, stages, options)))
 
 
 def part(name: str, stages: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def main() -> None:
     options = parser.parse_args()
     small = averaged(options.data, options.work / "data")
     file = RESULTS / "families_ms.json"
-    write(resumed(file, FAMILIES, options.only, lambda name, stages: part(name, stages, small, options)))
+    write(resumed(file, options.work, FAMILIES, options.only, lambda name, stages: part(name, stages, small, options)))
 
 
 def averaged(data: Path, out: Path) -> Path:

@@ -111,19 +111,26 @@ def place(name: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in name)
 
 
-def resumed(file: Path, parts: Mapping[str, Any], only: str, measure: Callable[[str, Any], Any]) -> dict[str, Any]:
-    """What every part reached: parts in `file` are not measured again, others are added at once; `only`: one part, or all."""
+def resumed(
+    file: Path, work: Path, parts: Mapping[str, Any], only: str, measure: Callable[[str, Any], Any]
+) -> dict[str, Any]:
+    """What every part reached: what this work folder has measured is not measured again, and takes the place of what was in `file`
+    before, where the rest stays; `only`: one part, or all.
+    """
 
-    def known() -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    def known(where: Path) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(where.read_text()) if where.exists() else {}
         return found
 
+    done = work / "measured.json"
+    work.mkdir(parents=True, exist_ok=True)
     for name, plan in parts.items():
-        if only in ("", name) and name not in known():
+        if only in ("", name) and name not in known(done):
             measured = measure(name, plan)
-            file.write_text(json.dumps(known() | {name: measured}, indent=1))  # others may have written meanwhile
+            for where in (done, file):  # read again: others may have written meanwhile
+                where.write_text(json.dumps(known(where) | {name: measured}, indent=1))
             print(name, measured, flush=True)
-    return known()
+    return known(file)
 
 
 def machine() -> str:

@@ -35,16 +35,12 @@ NETWORKS: Mapping[str, str] = {
     "transformer": "transformer",
     "mamba": "state-space",
 }  # word in the table -> kind of network here
-EXACT: Mapping[str, str] = {  # names whose own recipe a stage here is
-    "cyclegan": "`family: cycle`, `pairing: none`",
-    "pix2pix": "`family: gan`, `adversarial: non-saturating`",
-}
 LOSSES: tuple[tuple[str, str], ...] = (  # pattern -> the loss here
     ("diffusion|noise loss", "denoising"), ("cycle", "L1 of the way back"), ("identity", "L1 of its own kind"),
-    ("feature matching|perceptual|perpetual|vgg|content|lip", "feature matching"), ("adversarial|gan|logistic", "adversarial forms"),
-    ("tv|smooth", "total variation"), ("ssim|structural loss", "structural"), ("freq", "frequency"), ("gradient d|gradient l", "gradient difference"),
-    ("kl", "KL"), ("quantization", "finite codes instead"), ("charbonnier|robust", "Charbonnier"), ("dice|bce|\\bce loss|cross-e", "cross-entropy and Dice"),
-    ("l1|mae|image loss|recon|regression|similarity|synthesis", "L1"), ("l2|mse|norm", "L2"), ("ncc|structure-cons", "edge agreement"),
+    ("feature matching", "feature matching"), ("contrastive|infonce", "contrastive"), ("adversarial|gan|logistic", "adversarial forms"),
+    ("tv|smooth", "total variation"), ("structure-cons|structural cons|shape cons", "edge agreement"), ("ssim|structural loss", "structural"), ("freq", "frequency"), ("gradient d|gradient l", "gradient difference"),
+    ("kl", "KL"), ("quantization|codebook", "finite codes instead"), ("charbonnier|robust", "Charbonnier"), ("dice|bce|\\bce loss|cross-e", "cross-entropy and Dice"),
+    ("l1|mae|image loss|recon|regression|similarity|synthesis", "L1"), ("l2|mse|norm", "L2"),
 )  # fmt: skip
 
 
@@ -61,10 +57,6 @@ def judge(row: Mapping[str, str]) -> tuple[str, str]:
         family = "autoregressive` in the words of `vq"
     if family is None:
         return "planned", "its network"
-    name = re.sub(r"[^a-z0-9]", "", row["method"].lower())
-    exact = next((how for known, how in EXACT.items() if name.startswith(known)), None)
-    if exact and network is None:
-        return "have", exact
     found, without = losses(row["losses"])
     if family == "regression" and "adversarial forms" in found:
         family = "gan"  # whatever its networks are, a critic teaches it
@@ -98,8 +90,8 @@ def page() -> str:
     lines = [
         "# Coverage of published methods", "",
         "Made by `python docs/coverage.py` from `methods.csv`. *have*: a recipe is that method. *equivalent*: the same kind of model on the same",
-        "job; of its losses those named are in `families/losses.py` (which a family uses, its options say); its own network or tricks are not rebuilt, its published figures not reproduced. *planned*: what is",
-        "lacking stands there.", "",
+        "job; of its losses those named are here (`families/losses.py`, which a family's options say; denoising, cross-entropy and Dice are a family's own); its own network or tricks are not rebuilt, its",
+        "published figures not reproduced; perceptual losses count as lacking, there is no network to judge by. *planned*: what is lacking stands there.", "",
         ", ".join(f"{status}: {counts[status]}" for status in STATUS) + f", of {len(rows)}.", "",
         "| method | section | family | status | how, or what is lacking |", "|---|---|---|---|---|",
     ]  # fmt: skip

@@ -41,8 +41,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-CODES = {  # a prior and the codec in whose codes or words it works: the pairs of recipes/latent.yaml, volumes.yaml and words.yaml
-    "diffusion in codes of vae": ("diffusion", "vae"), "flow in codes of vae": ("flow", "vae"),
+CODES = {  # a prior and the codec in whose codes or words it works
+    **{f"{name} in codes of vae": (name, "vae") for name in ("diffusion", "flow", "shortcut", "consistency", "gan", "regression")},
     "autoregressive in words of vq": ("autoregressive", "vq"),
 }  # fmt: skip
 
@@ -56,15 +56,15 @@ def recipe(family: str, job: str, axes: str) -> dict[str, Any]:
         "family": {"name": prior, "network": network},
         **({"pairing": "none"} if FAMILIES.find(prior).unpaired else {}),
     }  # fmt: skip
-    stages = {"model": model}
-    if codec:
-        x = EXAMPLES[job]["x"] if isinstance(EXAMPLES[job].get("x"), list) else ["FLAIR"]
-        coder = {"name": "synthesis", "x": x, "axes": axes, "place": False}
-        stages = {
-            "codec": {"job": coder, "train": {"steps": 1}, "family": {"name": codec, "network": network}},
-            **stages,
-        }
-        model["family"] |= {"in": {"stage": "codec"}, "network": {**network, "patch": 1}}
+    if codec is None:
+        return {"cohorts": {"all": {"path": "x"}}, "baseline": "none", **model}
+    x = EXAMPLES[job]["x"] if isinstance(EXAMPLES[job].get("x"), list) else ["FLAIR"]
+    coder = {"name": "synthesis", "x": x, "axes": axes, "place": False}
+    stages = {
+        "codec": {"job": coder, "train": {"steps": 1}, "family": {"name": codec, "network": network}},
+        "model": model,
+    }
+    model["family"] |= {"in": {"stage": "codec"}, "network": {**network, "patch": 1}}
     return {"cohorts": {"all": {"path": "x"}}, "baseline": "none", "stages": stages}
 
 

@@ -32,6 +32,7 @@ from .plan import (
 )
 from .registry import build, check_options, check_type, refusal, unknown
 from .sampling import SAMPLERS
+from .shorthand import written_out
 from .strict import AtError, ancestors, dataclass_of, guard, known_keys, mapping, named, need, whole
 
 _TOP = ("cohorts", "split", "stages", "evaluate", "seed", "baseline")
@@ -62,8 +63,9 @@ def from_plain(plain: Mapping[str, Any], where: str = "recipe", lines: Mapping[s
 def _recipe(plain: Mapping[str, Any]) -> Recipe:
     if not isinstance(plain, Mapping):
         raise AtError("", "a recipe is a mapping. Write: cohorts: {all: {path: DIR}}")
+    known_keys(plain, "", _TOP if "stages" in plain else (*_TOP, *_FLAT))
+    as_written, plain = plain, written_out(plain)
     flat = "stages" not in plain
-    known_keys(plain, "", (*_TOP, *_FLAT) if flat else _TOP)
     need(plain, "", "cohorts", "cohorts: {all: {path: DIR}}")
     cohorts = {name: _cohort(value, f"cohorts.{name}") for name, value in mapping(plain, "", "cohorts").items()}
     stages = {"model": {k: plain[k] for k in _FLAT if k in plain}} if flat else mapping(plain, "", "stages")
@@ -92,7 +94,7 @@ def _recipe(plain: Mapping[str, Any]) -> Recipe:
     seed = plain.get("seed", 0)
     guard("seed", lambda: check_type("seed", seed, int))
     split = _split(plain.get("split", {"train": 0.8, "test": 0.2}), list(cohorts))
-    return Recipe(cohorts, split, tuple(built), evaluate, seed, plain)
+    return Recipe(cohorts, split, tuple(built), evaluate, seed, as_written)
 
 
 def _baselines(stages: Sequence[Stage]) -> list[Stage]:
@@ -276,7 +278,8 @@ def _stages_of(file: Path) -> Mapping[str, Any]:
         ) from error
     if not isinstance(plain, Mapping) or not isinstance(plain.get("stages", {}), Mapping):
         raise ValueError(f"{file} is damaged: it is no recipe. Copy the run again, or name another.")
-    stages: Mapping[str, Any] = plain.get("stages") or {"model": plain}
+    written = written_out(plain)
+    stages: Mapping[str, Any] = written.get("stages") or {"model": written}
     return stages
 
 

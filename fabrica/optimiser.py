@@ -48,7 +48,7 @@ def matrices(module: nn.Module) -> set[nn.Parameter]:
 class Muon(torch.optim.Optimizer):
     """One learning rate for all: matrices take steps whose singular values are all one, of the size that AdamW's have.
 
-    A kernel is the matrix (outputs, inputs * positions). What orthogonal steps are for: a gradient's few large directions
+    A kernel is the matrix (outputs, positions * inputs). What orthogonal steps are for: a gradient's few large directions
     do not starve the many small ones (Bernstein and Newhouse 2024).
     """
 
@@ -92,9 +92,12 @@ class Muon(torch.optim.Optimizer):
         momentum, gradient = self.state[p]["momentum"], p.grad
         assert gradient is not None
         momentum.lerp_(gradient, 1 - MOMENTUM)
-        ahead = gradient.lerp(momentum, MOMENTUM).flatten(1)  # Nesterov
-        update = orthogonalised(ahead) * (SIZE * max(ahead.shape) ** 0.5)
-        p.mul_(1 - learning_rate * DECAY).add_(update.reshape(p.shape), alpha=-learning_rate)
+        ahead = gradient.lerp(momentum, MOMENTUM).movedim(
+            1, -1
+        )  # Nesterov; columns in any order, so in that of the layout
+        matrix = ahead.flatten(1)
+        update = (orthogonalised(matrix) * (SIZE * max(matrix.shape) ** 0.5)).reshape(ahead.shape).movedim(-1, 1)
+        p.mul_(1 - learning_rate * DECAY).add_(update, alpha=-learning_rate)
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:

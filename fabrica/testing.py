@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
+from torch.nn import functional as F
 
 from .contracts import (
     Batch,
@@ -37,6 +38,7 @@ from .operators import LinearOperator
 from .optimiser import optimisers
 from .registry import NotEvaluated, measure
 from .rng import Rng
+from .train import Loss, TrainingError
 
 BATCH_TOLERANCE = 1e-4  # of a draw's largest value: what batching may change in float32
 
@@ -102,8 +104,7 @@ def check_family(family: Family, problem: Problem, make: Callable[[], Family] | 
     name, seeds = type(family).__name__, list(range(len(problem.cases)))
     for group in family.groups():
         _check_loss(family, problem, group)
-        if problem.target is not None:
-            _check_nan(family, problem, group)
+        _check_nan(family, problem, group)
     draw = family.sample(problem, Rng(seeds))
     assert draw.shape == (len(seeds), *problem.shape), f"{name}.sample gave {tuple(draw.shape)}"
     again = family.sample(problem, Rng(seeds))
@@ -117,16 +118,17 @@ def check_family(family: Family, problem: Problem, make: Callable[[], Family] | 
     _check_capability(family, problem, draw)
 
 
-def check_family_shapes(make: Callable[[Signature], Family], axes: str) -> None:
+def check_family_shapes(make: Callable[[Signature], Family], axes: str, kind: Kind = "intensity") -> None:
     """1 to 3 channels on grids whose sides differ; odd sides are drawn or refused with what they must be multiples of.
 
-    `make`: the family for a signature of one image given and one asked for, each of so many channels.
+    `make`: the family for a signature of one image given and one asked for, each of so many channels; `kind` is the asked one's
+    (of labels there are two at least).
     """
-    for channels in (1, 2, 3):
-        family = make(Signature((Field("x", "intensity", channels),), axes, (Field("given y", "intensity", channels),)))
+    for channels in (1, 2, 3) if kind == "intensity" else (2, 3):
+        family = make(Signature((Field("x", kind, channels),), axes, (Field("given y", "intensity", channels),)))
         step = sides_of(family)
         sides = tuple((k + 1) * max(4, step) for k in range(len(axes)))
-        problem = _asked(channels, sides)
+        problem = _asked(channels, sides, kind)
         for group in family.groups():
             _check_loss(family, problem, group)
         drawn = family.sample(replace(problem, target=None), Rng([0, 1]))
@@ -246,34 +248,54 @@ def _check_odd(family: Family, odd: tuple[int, ...]) -> None:
     assert not refusal or "multiple" in refusal, f"{name} refuses odd sides without saying which it wants: {refusal}"
 
 
-def _asked(channels: int, sides: tuple[int, ...]) -> Problem:
+def _asked(channels: int, sides: tuple[int, ...], kind: Kind = "intensity") -> Problem:
     given, target = (Rng([0, 1]).child(name).uniform(channels, *sides) for name in ("given", "target"))
+    if kind == "label":
+        target = F.one_hot(target.argmax(1), channels).movedim(-1, 1).float()
     return Problem(("a", "b"), (channels, *sides), Condition({"given y": given}), target=target)
 
 
 def _check_nan(family: Family, problem: Problem, group: str) -> None:
-    """A voxel that is no number spoils the loss of its row, so that training can name the patient."""
-    assert problem.target is not None
-    name, target = type(family).__name__, problem.target.clone()
-    target[(1, *[0] * (target.ndim - 1))] = torch.nan
-    terms = family.loss(replace(problem, target=target), group, Rng(range(len(problem.cases))), 0.5)
-    total = torch.stack([t.mean() for t in terms.values()]).sum()
-    assert not torch.isfinite(total), f"{name}: NaN in a target leaves the loss of {group!r} finite"
-    for term, value in terms.items():
-        others = [bool(torch.isfinite(v)) for k, v in enumerate(value) if k != 1] if value.ndim else []
-        assert family.unpaired or not others or any(others), f"{name}: NaN in one row spoils {term!r} of every row"
+    """A voxel that is no number stops training, which names the patient: of the target, or of an image where nothing is asked."""
+    name, values, target = type(family).__name__, dict(problem.condition.values), problem.target
+    cases = tuple(f"patient {k}" for k in range(len(problem.cases)))
+    if target is not None:
+        target = _spoilt(target)
+    else:
+        planes = [n for n, v in values.items() if v.ndim > 2 and v.is_floating_point()]
+        values |= {n: _spoilt(values[n]) for n in planes}
+    spoilt = replace(problem, cases=cases, target=target, condition=Condition(values, problem.condition.present))
+    try:
+        Loss(family)(spoilt, group, Rng(range(len(cases))), 0.5)
+    except TrainingError as error:
+        told = [case for case in cases if case in str(error)]
+    else:
+        raise AssertionError(f"{name}: NaN in a scan leaves the loss of {group!r} finite")
+    # families that compare patients with one another cannot tell whose scan it was
+    among = family.unpaired or problem.target is None
+    assert told == [cases[1]] or (among and cases[1] in told), f"{name}: NaN of {cases[1]} is said of {told}"
+
+
+def _spoilt(x: Tensor) -> Tensor:
+    """The second row's first voxel is no number."""
+    spoilt = x.clone()
+    spoilt[(1, *[0] * (x.ndim - 1))] = torch.nan
+    return spoilt
 
 
 def _check_conditions(family: Family, problem: Problem, draw: Tensor) -> None:
-    """A row's draw follows its own condition, and another condition gives another draw."""
+    """A row's draw follows its own condition, and another condition gives another draw: each of them, the others as they were."""
     name, rows = type(family).__name__, len(problem.cases)
     turned = torch.arange(rows).roll(1)
     together = family.sample(problem.rows(turned), Rng(turned.tolist()))
     gap = float((together - draw[turned]).abs().max()) / max(1.0, float(draw.abs().max()))
     assert gap < BATCH_TOLERANCE, f"{name}: rows in another order draw something else ({gap:.2g})"
-    if problem.condition.values:
-        other = replace(problem, condition=problem.rows(turned).condition)
-        assert not torch.equal(family.sample(other, Rng(range(rows))), draw), f"{name}: the condition changes nothing"
+    others = problem.rows(turned).condition
+    for what, value in problem.condition.values.items():
+        condition = Condition({**problem.condition.values, what: others.values[what]}, problem.condition.present)
+        if not torch.equal(value, others.values[what]):
+            drawn = family.sample(replace(problem, condition=condition), Rng(range(rows)))
+            assert not torch.equal(drawn, draw), f"{name}: the condition {what!r} changes nothing"
 
 
 def _check_reload(family: Family, problem: Problem, draw: Tensor, make: Callable[[], Family] | None) -> None:

@@ -55,7 +55,7 @@ class Trained:
     resumed_at: int = 0
 
 
-class _Loss(nn.Module):
+class Loss(nn.Module):
     """The loss as a module's forward: what several processes must call so that gradients are averaged."""
 
     def __init__(self, family: Family) -> None:
@@ -64,13 +64,14 @@ class _Loss(nn.Module):
 
     def forward(self, problem: Problem, group: str, rng: Rng, progress: float) -> Tensor:
         terms = self.family.loss(problem, group, rng, progress)
-        for name, term in terms.items():
-            if not bool(torch.isfinite(term).all()):
-                rows = zip(problem.cases, term.detach().flatten(), strict=False)
-                bad = ", ".join(case for case, value in rows if not value.isfinite())
-                raise TrainingError(
-                    f"The loss term {name!r} is not finite for {bad}. Look at these scans, or lower train.learning_rate."
-                )
+        wrong = {name: term.detach() for name, term in terms.items() if not bool(torch.isfinite(term).all())}
+        if wrong:
+            rows = [term.isfinite() for term in wrong.values() if term.shape == (len(problem.cases),)]
+            bad = [case for k, case in enumerate(problem.cases) if not all(bool(row[k]) for row in rows)]
+            whom = ", ".join(bad) or f"one of {', '.join(problem.cases)}"  # a term of the batch as a whole names nobody
+            raise TrainingError(
+                f"The loss term {next(iter(wrong))!r} is not finite for {whom}. Look at these scans, or lower train.learning_rate."
+            )
         return torch.stack([term.mean() for term in terms.values()]).sum()
 
 
@@ -131,7 +132,7 @@ class _Loop:
     def _set_up(self) -> None:
         made = optimisers(self.family, self.family.groups(), self.plan.optimiser, self.plan.learning_rate)
         self.rates = {name: optimiser.rate for name, optimiser in made.items()}
-        wrapped, *ready = self.fabric.setup(_Loss(self.family), *made.values())
+        wrapped, *ready = self.fabric.setup(Loss(self.family), *made.values())
         self.module, self.optimisers = wrapped, dict(zip(made, ready, strict=True))
         self.average = Average(self.family, self.plan.average)
 

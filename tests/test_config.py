@@ -31,7 +31,7 @@ def test_a_good_recipe_and_its_baseline(tmp_path: Path) -> None:
     assert [(s.name, s.family.name) for s in recipe.stages] == [("model", "flow"), ("model-baseline", "regression")]
     assert recipe.stages[1].train == recipe.stages[0].train
     assert [s.name for s in _load(tmp_path, GOOD + "baseline: none\n").stages] == ["model"]
-    assert recipe.evaluate.evaluations == (2, 4, 8)  # quality against cost, unless told not to
+    assert recipe.evaluate.evaluations == (1, 2, 4, 8)  # quality against cost, unless told not to
     none = _load(tmp_path, GOOD.replace("draws: 2", "draws: 2, evaluations: []"))
     assert none.evaluate.evaluations == ()
     again = from_plain(yaml.safe_load(yaml.safe_dump(recipe.plain())))
@@ -261,7 +261,6 @@ def test_a_damaged_run_is_one_line(tmp_path: Path, content: str, message: str) -
         ({"family": {"name": "flow", "network": {"channels": [8] * 5, "blocks": 1}}, "prepare": {"size": [48, 64]}}, "size is .48, 64., and the network needs .* multiples of 32"),
         ({"family": {"name": "flow", "network": {"channels": [8] * 5, "blocks": 1}}, "prepare": {"multiple": 32}, "evaluate": {"window": [48, 48]}}, "expected a multiple of 32 for each of 2 axes"),
         ({"family": {"name": "vae", "network": {"channels": [48], "kind": "transformer"}}}, "A codec is made of convolutions, not a transformer. Take kind out"),
-        ({"family": {"name": "vq"}}, "vq needs a stage that draws its words. Add one of the same x"),
         ({"job": {"name": "outcome", "from": ["T1w"], "x": "age"}, "family": {"name": "regression", "network": {"channels": [48], "kind": "state-space"}}}, "made of convolutions, not a state-space"),
         ({"guidance": {"strength": 2}}, "hides its condition in training"),
         ({"job": {"name": "translation", "from": ["T1w", "T2w"], "x": ["FLAIR"], "drop": 0.05}, "guidance": {"strength": 2}}, "hides its condition in training"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ..contracts import Condition, Field
 from .normalisation import group_norm, norm_silu
 
+LONE = 20480  # channels x depth x height up to which torch 2.13 (Convolution.cpp, use_mkldnn) sends a batch of one elsewhere
 HEAD = 48  # channels of a head in networks of tokens: divided by 2 and by 3 axes
 PLANES = ("intensity", "label", "complex", "displacement", "coordinates")  # kinds of conditions that lie on a grid
 
@@ -99,8 +100,30 @@ def folded(x: Tensor, factor: int) -> Tensor:
 def conv(dimensions: int, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d | nn.Conv3d:
     """Same size for odd kernels; strided ones without padding."""
     padding = kernel // 2 if stride == 1 else 0
-    kind = nn.Conv2d if dimensions == 2 else nn.Conv3d
+    kind = nn.Conv2d if dimensions == 2 else VolumeConv
     return kind(inputs, outputs, kernel, stride=stride, padding=padding)
+
+
+class VolumeConv(nn.Conv3d):
+    """A lone small volume goes through as two halves that share two planes: for a single one torch leaves oneDNN's kernels for
+    some that take three to six times as long.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        alone = len(x) == 1 and x[0, ..., 0].numel() <= LONE and x.device.type == "cpu"
+        if not alone or self.kernel_size != (3, 3, 3) or self.stride != (1, 1, 1):
+            return super().forward(x)
+        depth = x.shape[2]
+        half = -(-depth // 2)
+        wider = F.pad(x, (0, 0, 0, 0, 1, 1 + depth % 2))
+        halves = torch.cat([wider[:, :, : half + 2], wider[:, :, half:]]).contiguous(memory_format=channels_last(3))
+        found = F.conv3d(halves, self.weight, self.bias, padding=(0, 1, 1)).movedim(1, -1)
+        return found.reshape(1, 2 * half, *found.shape[2:])[:, :depth].movedim(-1, 1)
+
+
+def channels_last(dimensions: int) -> torch.memory_format:
+    """The layout in which the channels of a position lie side by side."""
+    return torch.channels_last if dimensions == 2 else torch.channels_last_3d
 
 
 class Stage(nn.Module):
@@ -139,8 +162,8 @@ class Attention(nn.Module):
         y = self.norm(x.float()).to(x.dtype).flatten(2).transpose(1, 2)
         q, k, v = self.qkv(y).reshape(rows, -1, 3, self.heads, channels // self.heads).permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(rows, -1, channels)
-        layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
-        result: Tensor = x + self.out(y).transpose(1, 2).reshape(x.shape).contiguous(memory_format=layout)
+        placed = self.out(y).transpose(1, 2).reshape(x.shape)
+        result: Tensor = x + placed.contiguous(memory_format=channels_last(x.ndim - 2))
         return result
 
 
@@ -164,5 +187,21 @@ class Up(nn.Module):
         self.conv = conv(dimensions, channels, channels, 3)
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        result: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return result
+        return enlarged(x, self.conv, 2)
+
+
+def enlarged(x: Tensor, conv: nn.Conv2d | nn.Conv3d, factor: int) -> Tensor:
+    """`factor` times the sides: every position repeated, then a convolution of side 3, all as one transposed convolution.
+
+    Repeated positions meet several taps of a kernel, whose sum is one tap of the transposed kernel: (factor + 2)^d products a
+    position instead of (3 factor)^d, and nothing in memory but the result.
+    """
+    dimensions, weight = x.ndim - 2, conv.weight
+    meets = [[float(0 <= tap + own - 2 < factor) for tap in range(factor + 2)] for own in range(3)]
+    one = taps = weight.new_tensor(meets)
+    for _ in range(dimensions - 1):
+        taps = torch.kron(taps, one)
+    with torch.autocast(x.device.type, enabled=False):
+        summed = (weight.flatten(2) @ taps).reshape(*weight.shape[:2], *[factor + 2] * dimensions)
+    transposed: Callable[..., Tensor] = F.conv_transpose2d if dimensions == 2 else F.conv_transpose3d
+    return transposed(x, summed.transpose(0, 1), conv.bias, stride=factor, padding=1)

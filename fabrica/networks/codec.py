@@ -13,20 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import conv, mark_ends
+from .blocks import channels_last, conv, enlarged, mark_ends
+from .normalisation import ChannelNorm
 from .unet import UNetShape, only_convolutions
-
-
-class ChannelNorm(nn.Module):
-    """Mean 0 and variance 1 over the channels of each position, then a scale and a shift."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        normal = F.layer_norm(x.float().movedim(1, -1), (x.shape[1],), self.weight, self.bias)
-        return normal.movedim(-1, 1).to(x.dtype)
 
 
 class Residual(nn.Module):
@@ -39,13 +28,27 @@ class Residual(nn.Module):
         nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
+        h = self.conv2(self.norm2(self.conv1(self.norm1(x))))
         result: Tensor = x + h
         return result
 
 
+class Enlarge(nn.Module):
+    """`factor` times the sides."""
+
+    def __init__(self, dimensions: int, inputs: int, outputs: int, factor: int = 2) -> None:
+        super().__init__()
+        self.conv, self.factor = conv(dimensions, inputs, outputs, 3), factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return enlarged(x, self.conv, self.factor)
+
+
 class Encoder(nn.Module):
-    """(B, C, *axes) -> (B, out, *axes / factor), float32; factor = patch * 2^(levels - 1)."""
+    """(B, C, *axes) -> (B, out, *axes / factor), float32; factor = patch * 2^(levels - 1).
+
+    A linear map of each patch is added: how bright it is would be lost in norms over channels, above all where it is bright.
+    """
 
     def __init__(self, dimensions: int, inputs: int, outputs: int, shape: UNetShape, precision: str = "fp32") -> None:
         super().__init__()
@@ -57,14 +60,18 @@ class Encoder(nn.Module):
             if level:
                 layers.append(conv(dimensions, shape.channels[level - 1], size, 2, stride=2))
             layers += [Residual(dimensions, size) for _ in range(shape.blocks)]
-        layers += [ChannelNorm(shape.channels[-1]), nn.SiLU(), conv(dimensions, shape.channels[-1], outputs, 1)]
+        layers += [ChannelNorm(shape.channels[-1]), conv(dimensions, shape.channels[-1], outputs, 1)]
         self.layers = nn.Sequential(*layers)
-        mark_ends(layers[0], layers[-1])
+        self.whole = conv(dimensions, inputs, outputs, self.factor, stride=self.factor)
+        nn.init.zeros_(self.whole.weight)
+        mark_ends(layers[0], layers[-1], self.whole)
+        self.to(memory_format=channels_last(dimensions))  # type: ignore[call-overload]
         self.reach = (2 * 2 * shape.blocks + 1) * self.factor  # voxels on each side that a code may depend on
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            out: Tensor = self.layers(x)
+            x = x.contiguous(memory_format=channels_last(self.dimensions))
+            out: Tensor = self.layers(x) + self.whole(x)
         return out.float()
 
 
@@ -78,21 +85,19 @@ class Decoder(nn.Module):
         layers: list[nn.Module] = [conv(dimensions, inputs, sizes[0], 3)]
         for level, size in enumerate(sizes):
             if level:
-                layers += [nn.Upsample(scale_factor=2.0, mode="nearest"), conv(dimensions, sizes[level - 1], size, 3)]
+                layers.append(Enlarge(dimensions, sizes[level - 1], size))
             layers += [Residual(dimensions, size) for _ in range(shape.blocks)]
         if shape.patch > 1:
-            layers += [
-                nn.Upsample(scale_factor=float(shape.patch), mode="nearest"),
-                conv(dimensions, sizes[-1], sizes[-1], 3),
-            ]
-        layers += [ChannelNorm(sizes[-1]), nn.SiLU(), conv(dimensions, sizes[-1], outputs, 3)]
+            layers.append(Enlarge(dimensions, sizes[-1], sizes[-1], shape.patch))
+        layers += [ChannelNorm(sizes[-1]), conv(dimensions, sizes[-1], outputs, 3)]
         self.layers = nn.Sequential(*layers)
         mark_ends(layers[0], layers[-1])
+        self.to(memory_format=channels_last(dimensions))  # type: ignore[call-overload]
         self.reach = 2 * (2 * shape.blocks + 2)  # codes on each side that a voxel may depend on
 
     def forward(self, z: Tensor) -> Tensor:
         with torch.autocast(z.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            out: Tensor = self.layers(z)
+            out: Tensor = self.layers(z.contiguous(memory_format=channels_last(self.dimensions)))
         return out.float()
 
 

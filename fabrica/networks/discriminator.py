@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..contracts import Condition, Field
-from .blocks import conv, embedding, mark_ends, planes_and_vectors, vector_entries, with_planes
+from .blocks import channels_last, conv, embedding, mark_ends, planes_and_vectors, vector_entries, with_planes
 from .unet import UNetShape
 
 SLOPE = 0.2
@@ -50,7 +50,7 @@ class Discriminator(nn.Module):
                 if isinstance(module, nn.Conv2d | nn.Conv3d):
                     nn.utils.parametrizations.spectral_norm(module)
         else:
-            self.to(memory_format=torch.channels_last if dimensions == 2 else torch.channels_last_3d)  # type: ignore[call-overload]
+            self.to(memory_format=channels_last(dimensions))  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
         return self.with_features(x, condition)[0]

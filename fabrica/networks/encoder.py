@@ -9,7 +9,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..contracts import Condition, Field
-from .blocks import Down, Stage, conv, embedding, mark_ends, planes_and_vectors, vector_entries, with_planes
+from .blocks import (
+    Down,
+    Stage,
+    channels_last,
+    conv,
+    embedding,
+    mark_ends,
+    planes_and_vectors,
+    vector_entries,
+    with_planes,
+)
 from .unet import UNetShape, only_convolutions
 
 
@@ -38,7 +48,7 @@ class Encoder(nn.Module):
         self.head = nn.Sequential(nn.Linear(pooled + inner, inner), nn.SiLU(), nn.Linear(inner, out_channels))
         mark_ends(self.head[-1])
         if dimensions:
-            self.to(memory_format=torch.channels_last if dimensions == 2 else torch.channels_last_3d)  # type: ignore[call-overload]
+            self.to(memory_format=channels_last(dimensions))  # type: ignore[call-overload]
 
     def _build(self, shape: UNetShape, inner: int) -> int:
         """The way down; returns its last width."""
@@ -72,9 +82,8 @@ class Encoder(nn.Module):
         h = with_planes(None, self.planes, condition, grid)
         missing = [(-side) % self.multiple for side in grid]
         h = F.pad(h, [n for side in reversed(missing) for n in (0, side)])
-        layout = torch.channels_last if self.dimensions == 2 else torch.channels_last_3d
         with torch.autocast(h.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            h = self.stem(h.contiguous(memory_format=layout))
+            h = self.stem(h.contiguous(memory_format=channels_last(self.dimensions)))
             for module in self.down:
                 h = module(h, e)
             flat = h.flatten(2)  # not normalised: how bright and how varied the image is would be lost

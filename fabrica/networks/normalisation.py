@@ -14,6 +14,8 @@ GROUPS = 8  # at most: more are several times slower in channels-last layout
 _forward = torch.ops.aten.native_group_norm
 _backward = torch.ops.aten.native_group_norm_backward
 _silu_backward = torch.ops.aten.silu_backward
+_channels_forward = torch.ops.aten.native_layer_norm
+_channels_backward = torch.ops.aten.native_layer_norm_backward
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -71,5 +73,47 @@ def _normed(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) ->
     rows, channels = x.shape[:2]
     found: tuple[Tensor, Tensor, Tensor] = _forward(
         x, weight, bias, rows, channels, x.numel() // (rows * channels), groups, eps
+    )
+    return found
+
+
+class ChannelNorm(nn.Module):
+    """Mean 0 and variance 1 over the channels of each position, a scale and a shift, SiLU: computed in float32, of any layout.
+
+    What a position becomes depends on no other, as it must where tiles are to give what the whole gives.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = _ChannelNormSilu.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return result
+
+
+class _ChannelNormSilu(torch.autograd.Function):
+    """As `_NormSilu`; channels-last layout is the one that needs no copies."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y, mean, deviation = _channels_normed(x, weight, bias)
+        ctx.save_for_backward(x, weight, bias, mean, deviation)
+        return F.silu(y, inplace=True).movedim(-1, 1).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, deviation = ctx.saved_tensors
+        wide = x.float().movedim(1, -1)
+        d = _silu_backward(gradients[0].float().movedim(1, -1), _channels_normed(x, weight, bias)[0])
+        mask = [True, True, True]
+        d_x, d_weight, d_bias = _channels_backward(d, wide, [len(weight)], mean, deviation, weight, bias, mask)
+        return d_x.movedim(-1, 1).to(x.dtype), d_weight, d_bias
+
+
+def _channels_normed(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(normal values, channels last; mean; one over the deviation)."""
+    found: tuple[Tensor, Tensor, Tensor] = _channels_forward(
+        x.float().movedim(1, -1), [len(weight)], weight, bias, 1e-5
     )
     return found

@@ -16,7 +16,19 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..contracts import Condition, Field
-from .blocks import Down, Stage, Up, conv, embedding, folded, mark_ends, planes_and_vectors, vector_entries, with_planes
+from .blocks import (
+    Down,
+    Stage,
+    Up,
+    channels_last,
+    conv,
+    embedding,
+    folded,
+    mark_ends,
+    planes_and_vectors,
+    vector_entries,
+    with_planes,
+)
 from .normalisation import group_norm, norm_silu
 
 
@@ -84,8 +96,7 @@ class UNet(nn.Module):
         nn.init.zeros_(self.gain.bias)
         if self.head.bias is not None:
             nn.init.zeros_(self.head.bias)
-        layout = torch.channels_last if dimensions == 2 else torch.channels_last_3d
-        self.to(memory_format=layout)  # type: ignore[call-overload]
+        self.to(memory_format=channels_last(dimensions))  # type: ignore[call-overload]
 
     def _build(self, dimensions: int, width: Sequence[int], shape: UNetShape, inner: int) -> None:
         channels, skips = width[0], [width[0]]
@@ -112,8 +123,7 @@ class UNet(nn.Module):
             raise ValueError(
                 f"The U-Net got a grid of {tuple(x.shape[2:])}, expected sides that are multiples of {self.multiple}."
             )
-        layout = torch.channels_last if self.dimensions == 2 else torch.channels_last_3d
-        h = with_planes(x, self.planes, condition, x.shape[2:]).contiguous(memory_format=layout)
+        h = with_planes(x, self.planes, condition, x.shape[2:]).contiguous(memory_format=channels_last(self.dimensions))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             e = F.silu(embedding(self.embed, self.entries, self.width, level, self.vectors, condition))
             raw = self._raw(h, e)

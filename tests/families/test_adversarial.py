@@ -19,7 +19,7 @@ from fabrica.optimiser import optimisers
 from fabrica.rng import Rng
 from fabrica.run import run_recipe
 from fabrica.testing import check_job
-from fabrica.train import TrainingError, _Loss
+from fabrica.train import Loss, TrainingError
 
 from ..jobs.test_jobs import ROWS, _batch
 
@@ -150,7 +150,7 @@ def test_a_spoilt_scan_is_named_without_pairs_too() -> None:
     problem = Unpaired(Translation(["T1w"], ["FLAIR"], vary=0.0)).problem(named, Rng(range(ROWS)))
     family = Cycle(Signature((Field("FLAIR"),), "yx", (Field("given T1w"), Field("position", "number", 1, ""))), SMALL, "fp32")  # fmt: skip
     with pytest.raises(TrainingError, match=re.escape(batch.cases[2])):
-        _Loss(family)(problem, "critic", Rng(range(ROWS)), 0.0)
+        Loss(family)(problem, "critic", Rng(range(ROWS)), 0.0)
 
 
 def test_a_cycle_comes_back_and_its_terms_can_be_left_out() -> None:
@@ -243,3 +243,40 @@ def test_where_a_voxel_lies_is_no_image_to_start_from(axes: str) -> None:
         Regression(signature, SMALL, "fp32")
     paired = Gan(Translation(["T1w"], ["FLAIR"], axes=axes).signature(), SMALL, "fp32")
     assert (paired.pixel, paired.matching) == (10.0, 2.0)
+
+
+class Gain(torch.nn.Module):
+    """A network that multiplies the image it is given."""
+
+    def __init__(self, name: str, gain: float) -> None:
+        super().__init__()
+        self.name, self.gain = name, torch.nn.Parameter(torch.tensor(gain))
+
+    def forward(self, x: torch.Tensor, level: torch.Tensor, condition: Condition) -> torch.Tensor:
+        return self.gain * condition.values[self.name]
+
+
+@pytest.mark.parametrize("axes", ["yx", "zyx"])
+def test_cycle_identity_and_structure_by_hand(axes: str) -> None:
+    """Twice as bright there and three times back: both ways, each with its weight."""
+    torch.manual_seed(0)
+    signature = Signature((Field("CT"),), axes, (Field("given T1w"),))
+    made = Cycle(signature, SMALL, "fp32", cycle=10.0, structure=0.5, identity=2.0)
+    grid = (8,) * len(axes)
+    a, b = torch.rand(2, 1, *grid) + 0.1, torch.rand(2, 1, *grid) + 0.1
+    problem = Problem(
+        ("a", "b"), (1, *grid), Condition({"given T1w": a}), target=b, paired=torch.zeros(2, dtype=torch.bool)
+    )
+
+    def terms(there: float, back: float) -> dict[str, torch.Tensor]:
+        made.there, made.back = Gain("given T1w", there), Gain("given back", back)
+        return {name: term.detach() for name, term in made.loss(problem, "model", Rng([0, 1]), 0.5).items()}
+
+    bright_a, bright_b = a.flatten(1).mean(1), b.flatten(1).mean(1)
+    found = terms(2.0, 3.0)
+    torch.testing.assert_close(found["cycle"], 10.0 * 5 * (bright_a + bright_b))  # 6 a - a and 6 b - b
+    torch.testing.assert_close(found["identity"], 2.0 * (bright_b + 2 * bright_a))  # 2 b - b and 3 a - a
+    torch.testing.assert_close(found["structure"], torch.zeros(2), atol=1e-4, rtol=0)  # edges stay where they were
+    torch.testing.assert_close(
+        terms(0.0, 3.0)["structure"], torch.full((2,), 0.5), atol=1e-3, rtol=0
+    )  # one way loses them

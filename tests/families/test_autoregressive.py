@@ -264,8 +264,8 @@ def test_what_cannot_be_is_said_before_any_training() -> None:
         from_plain(_words("vae"))
     with pytest.raises(RecipeError, match="multiples of 32, scans are prepared to multiples of 16"):
         from_plain(_words(channels=[8, 8, 8, 8]))
-    alone = {"cohorts": {"all": {"path": "x"}}, "job": {"name": "synthesis", "x": ["T1w"]}, "baseline": "none",
-             "family": {"name": "autoregressive"}, "train": {"steps": 1}}  # fmt: skip
+    stage = {"job": {"name": "synthesis", "x": ["T1w"]}, "family": {"name": "autoregressive"}, "train": {"steps": 1}}
+    alone = {"cohorts": {"all": {"path": "x"}}, "baseline": "none", "stages": {"model": stage}}
     with pytest.raises(RecipeError, match="cannot learn T1w"):
         from_plain(alone)
 

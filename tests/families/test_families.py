@@ -1,13 +1,15 @@
 """Laws over every registered family, in 2D and 3D, and what each promises on its own."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
 from fabrica.contracts import Condition, Denoiser, Family, Field, Problem, Signature
-from fabrica.families import FAMILIES, Diffusion, Drawn, Flow, Regression
+from fabrica.families import FAMILIES, Diffusion, Drawn, Flow, Latent, Regression, latent_signature
 from fabrica.families.misfit import field_terms
 from fabrica.networks.unet import UNetShape
 from fabrica.rng import Rng
@@ -17,6 +19,7 @@ from fabrica.testing import check_family, check_family_learns, check_family_shap
 from .gaussians import check_moments, taught
 
 IMAGES = [n for n in FAMILIES.names() if "intensity" in FAMILIES.find(n).learns]
+LABELS = [n for n in FAMILIES.names() if "label" in (known := FAMILIES.find(n).learns) and "intensity" not in known]
 SMALL = UNetShape(channels=(8, 16), blocks=1, patch=2)
 
 
@@ -65,6 +68,43 @@ def test_laws(name: str, axes: str) -> None:
     family = make()
     _trained(family, problem)
     check_family(family, problem, make)
+
+
+@pytest.mark.parametrize("axes", ["yx", "zyx"])
+@pytest.mark.parametrize("name", LABELS)
+def test_laws_of_what_learns_labels_alone(name: str, axes: str) -> None:
+    torch.manual_seed(0)
+    signature = _signature(axes, (Field("lesion", "label", 2),))
+    asked = _problem(axes, channels=2)
+    problem = replace(asked, target=functional.one_hot(asked.target.argmax(1), 2).movedim(-1, 1).float())
+
+    def make() -> Family:
+        made: Family = FAMILIES.find(name)(signature, SMALL, "fp32")
+        return made
+
+    family = make()
+    _trained(family, problem, 30)  # words change by whole steps: what is weakly known changes none
+    check_family(family, problem, make)
+    check_family_shapes(lambda s: FAMILIES.find(name)(s, SMALL, "fp32"), axes, "label")
+
+
+@pytest.mark.parametrize("axes", ["yx", "zyx"])
+@pytest.mark.parametrize(("prior", "codec"), [("diffusion", "vae"), ("flow", "vae"), ("autoregressive", "vq")])
+def test_laws_in_codes_and_words(prior: str, codec: str, axes: str) -> None:
+    torch.manual_seed(0)
+    problem, signature = _problem(axes), _signature(axes)
+    if (
+        codec == "vq"
+    ):  # words change by whole steps: an age beside an image and a class of a single patient changes none
+        del problem.condition.values["age"]
+        signature = replace(signature, condition=tuple(f for f in signature.condition if f.name != "age"))
+    coder = FAMILIES.find(codec)(Signature(signature.x, axes), SMALL, "fp32")
+    _trained(coder, replace(problem, condition=Condition()), 30)
+    inner = latent_signature(signature, coder, FAMILIES.find(prior))
+    within = FAMILIES.find(prior)(inner, UNetShape((8, 16), 1, patch=1), "fp32")
+    family = Latent(coder, within, signature.condition)
+    _trained(family, problem, 20 if codec == "vq" else 3)
+    check_family(family, problem)
 
 
 @pytest.mark.parametrize("axes", ["yx", "zyx"])

@@ -42,6 +42,8 @@ def _penalty() -> torch.Tensor:
 
 
 DARK, STEP = torch.zeros(1, 1, 4, 4), torch.tensor([0.0, 0, 2, 2]).expand(1, 1, 4, 4)  # one edge, of height 2
+LATER = torch.tensor([0.0, 0, 0, 2]).expand(1, 1, 4, 4)  # the same edge, a column on
+C1, C2 = 1e-4, 9e-4  # of SSIM
 VALUES = {  # loss -> what it gives, what it has to be
     **{f"{n} critic": (lambda n=n: ADVERSARIAL[n][0](REAL, FAKE)[0], CLOSED[n][0][0]) for n in CLOSED},
     **{f"{n} generator": (lambda n=n: ADVERSARIAL[n][1](REAL, FAKE)[0], CLOSED[n][1][0]) for n in CLOSED},
@@ -54,8 +56,8 @@ VALUES = {  # loss -> what it gives, what it has to be
     "gradient difference": (lambda: losses.gradient_difference(DARK, STEP), 2 / 3),
     "total variation": (lambda: losses.total_variation(STEP), 2 / 3),
     "frequency": (lambda: losses.frequency(DARK, DARK + 1), 1 / 3),  # all in one of 12 half-plane coefficients
-    "structural": (lambda: losses.structural(STEP, STEP), 0.0),  # what it gives otherwise: against the metric, below
-    "edge agreement": (lambda: losses.edge_agreement(STEP, 3 - 2 * STEP), 0.0),
+    "structural": (lambda: losses.structural(STEP, 2 - STEP), 4 / (2 + C2)),  # means 1, variances 1, covariance -1
+    "edge agreement": (lambda: losses.edge_agreement(STEP, LATER), 4 / 3),  # correlation -1/3: a quarter each, apart
     "contrastive": (lambda: losses.contrastive(torch.eye(4), torch.eye(4))[0], math.log1p(3 * math.exp(-10))),
     "feature matching": (lambda: losses.feature_matching([DARK], [STEP]), 1.0),
 }  # fmt: skip
@@ -145,6 +147,18 @@ def test_contrastive_and_features() -> None:
     torch.testing.assert_close(
         losses.feature_matching(seen, [s + k for k, s in enumerate(seen, 1)]), torch.full((2,), 1.5)
     )
+
+
+def test_shape_and_structure_by_hand() -> None:
+    volumes = [x[:, :, None].expand(1, 1, 4, 4, 4) for x in (DARK, STEP, LATER)]
+    for dark, step, later in ((DARK, STEP, LATER), volumes):
+        nothing = C1 * C2 / ((1 + C1) * (1 + C2))  # mean and variance 1 beside 0
+        assert float(losses.structural(dark, step)) == pytest.approx(1 - nothing, abs=1e-6)
+        assert float(losses.structural(step, step)) == pytest.approx(0, abs=1e-6)
+        assert float(losses.structural(step, 2 - step)) == pytest.approx(4 / (2 + C2), abs=1e-4)
+        assert float(losses.edge_agreement(step, 3 - 2 * step)) == pytest.approx(0, abs=1e-4)  # dark for bright
+        assert float(losses.edge_agreement(step, later)) == pytest.approx(4 / 3, abs=1e-3)
+        assert float(losses.edge_agreement(dark, step)) == pytest.approx(1, abs=1e-3)  # no shape at all
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,97 @@
+"""A family that works in words, named alone: what the recipe stands for, what is left as it is, what is refused."""
+
+from typing import Any
+
+import pytest
+
+from fabrica.config import from_plain
+from fabrica.document import RecipeError
+from fabrica.shorthand import written_out
+
+BASE: dict[str, Any] = {"cohorts": {"all": {"virtual": {"patients": 4}}}, "baseline": "none"}
+TRANSLATION = {"name": "translation", "from": ["T1w"], "x": ["T2w"]}
+
+
+def _plain(family: Any, job: Any = TRANSLATION, **more: Any) -> dict[str, Any]:
+    return {**BASE, "job": job, "family": family, "train": {"minutes": 3, "batch": 4}, **more}
+
+
+@pytest.mark.parametrize("name", ["vq", "autoregressive"])
+@pytest.mark.parametrize("axes", ["yx", "zyx"])
+@pytest.mark.parametrize("job", ["translation", "synthesis", "segmentation"])
+def test_one_line_changes_the_family(name: str, axes: str, job: str) -> None:
+    labels = {"name": "segmentation", "from": ["T1w"], "x": ["lesion"]}
+    asked = {"synthesis": {"name": "synthesis", "x": ["T2w"]}, "translation": TRANSLATION, "segmentation": labels}[job]
+    if (name, job) == ("autoregressive", "segmentation"):
+        assert [s.name for s in from_plain(_plain(name, labels)).stages] == ["model"]  # label maps are words
+        return
+    recipe = from_plain(_plain({"name": name}, {**asked, "axes": axes}))
+    codec, model = recipe.stages
+    assert (codec.name, codec.family.name, model.family.name, model.codec) == ("codec", "vq", "autoregressive", "codec")
+    assert model.job.name == job
+    assert codec.build_job().signature().x == model.build_job().signature().x
+    assert codec.train.minutes == pytest.approx(1.0)
+    assert model.train.minutes == pytest.approx(2.0)
+    assert codec.train.batch == model.train.batch == 4
+
+
+def test_a_name_alone_is_a_family() -> None:
+    assert [s.name for s in from_plain(_plain("vq")).stages] == ["codec", "model"]
+
+
+def test_stages_written_out_need_one_that_draws_the_words() -> None:
+    stages = {"codec": {"job": TRANSLATION, "family": {"name": "vq"}, "train": {"steps": 1}}}
+    with pytest.raises(RecipeError, match="vq needs a stage that draws its words. Add one of the same x"):
+        from_plain({**BASE, "stages": stages})
+
+
+def test_options_go_to_whom_they_belong() -> None:
+    network = {"channels": [8, 16, 32], "blocks": 1, "patch": 2}
+    for family, owner in (({"name": "vq", "levels": [5, 5]}, 0), ({"name": "autoregressive", "steps": 3}, 1)):
+        stages = from_plain(_plain({**family, "network": network}, prepare={"size": [32, 32]})).stages
+        option = next(k for k in family if k != "name")
+        assert option in stages[owner].family.options
+        assert option not in stages[1 - owner].family.options
+        assert stages[0].network.channels == (8, 16, 32)
+        assert (stages[1].network.channels, stages[1].network.patch) == ((16, 32), 1)
+        assert stages[0].prepare == stages[1].prepare
+
+
+def test_steps_are_shared_out_and_no_stage_goes_without() -> None:
+    for steps, shared in ((9, (3, 6)), (1, (1, 1))):
+        stages = from_plain(_plain("vq", train={"steps": steps})).stages
+        assert tuple(s.train.steps for s in stages) == shared
+
+
+def test_a_baseline_stands_beside_the_model_and_not_beside_the_codec() -> None:
+    plain = {k: v for k, v in _plain("vq").items() if k != "baseline"}
+    assert [s.name for s in from_plain(plain).stages] == ["codec", "model", "model-baseline"]
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        _plain("flow"), _plain("vae"), _plain({"name": "flow", "in": {"stage": "codec"}}), _plain("nonesuch"),
+        _plain("vq", {"name": "nonesuch"}), _plain("vq", None), _plain({"name": "vq", "network": 3}), _plain({"run": "runs/0001", "stage": "x"}),
+        _plain("autoregressive", {"name": "segmentation", "from": ["T1w"], "x": {"name": "lesion", "classes": ["none", "lesion"]}}),
+        {**BASE, "stages": {"codec": {"job": TRANSLATION, "family": "vq"}}},
+    ],
+)  # fmt: skip
+def test_everything_else_is_as_it_was_written(plain: dict[str, Any]) -> None:
+    assert written_out(plain) is plain
+
+
+def test_a_mistake_is_named_where_the_recipe_made_it() -> None:
+    for wrong, said in (
+        (_plain("vq", train={"minutes": "long"}), "minutes"),
+        (_plain({"name": "vq", "steps": 3}), "steps"),
+        (_plain("vq", trian={}), "trian"),
+        (_plain("vq", train={"steps": 0}), "positive"),
+    ):
+        with pytest.raises(RecipeError, match=said):
+            from_plain(wrong)
+
+
+def test_what_it_stands_for_is_read_as_itself() -> None:
+    recipe = from_plain(_plain("autoregressive"))
+    assert from_plain(recipe.plain()).plain() == recipe.plain()
