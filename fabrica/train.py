@@ -22,6 +22,7 @@ from .plan import TrainPlan
 from .rng import Rng, derive
 
 WARM_UP_STEPS = 14  # timed to turn minutes into steps
+RECOUNTS = (0.1, 0.25, 0.5, 0.75, 0.9)  # of the steps, where minutes are turned into steps once more
 CURVE_POINTS = 400
 
 
@@ -125,7 +126,7 @@ class _Loop:
         self.family, self.job, self.loader, self.plan = family, job, loader, plan
         self.folder, self.facts, self.writer = folder, facts, checkpoint.Writer(folder)
         self.step, self.total, self.before, self.resumed_at = 0, plan.steps or 0, 0.0, 0
-        self.recount_at = 0  # a step; 0 for never
+        self.recounts: tuple[float, ...] = ()
         self.curve: list[tuple[int, float]] = []
         self._set_up()
 
@@ -144,7 +145,7 @@ class _Loop:
             self._start_from_other()
             if self.plan.minutes is not None:
                 self.total = int(self.fabric.broadcast(self._steps_in(self.plan.minutes)))
-                self.recount_at = self.total // 10
+                self.recounts = RECOUNTS
             self.save(time.perf_counter())
             self.writer.wait()
             return
@@ -185,10 +186,11 @@ class _Loop:
         return max(1, int(60 * minutes / quiet[len(quiet) // 2]))
 
     def count_again(self, began: float) -> None:
-        """Minutes into steps once more, a tenth in: the first steps are seldom as fast as the rest."""
-        if self.plan.minutes is not None and self.step == self.recount_at > 0:
-            steps = self.step * 60 * self.plan.minutes / (time.perf_counter() - began)
+        """Minutes into steps once more: the first steps are seldom as fast as the rest, and a machine has other work at times."""
+        if self.step and any(self.step >= share * self.total for share in self.recounts):
+            steps = self.step * 60 * (self.plan.minutes or 0) / (time.perf_counter() - began)
             self.total = max(self.step, int(self.fabric.broadcast(steps)))
+            self.recounts = tuple(share for share in self.recounts if self.step < share * self.total)
 
     def advance(self) -> float:
         """One step of every group; the loss of the last."""

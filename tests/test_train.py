@@ -252,3 +252,21 @@ def test_batches_reach_the_loss_by_name() -> None:
     batch = MemoryLoader().load(0)
     assert isinstance(batch, Batch)
     assert all(name.count("/") == 1 for name in batch.cases)
+
+
+@pytest.mark.parametrize("seconds", [(1.0, 1.0), (1.0, 3.0), (3.0, 1.0), (0.5, 2.5)])
+def test_minutes_are_kept_where_a_machine_grows_slower_or_faster(
+    seconds: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step takes the first time for 200 steps and the second ever after; the first guess was a second."""
+    now = [0.0]
+    monkeypatch.setattr(train.time, "perf_counter", lambda: now[0])
+    loop = train._Loop.__new__(train._Loop)
+    loop.step, loop.total, loop.recounts, loop.plan = 0, 600, train.RECOUNTS, _plan(steps=None, minutes=10.0)
+    loop.fabric = type("Alone", (), {"broadcast": staticmethod(lambda value: value)})()
+    while loop.step < loop.total:
+        now[0] += seconds[loop.step >= 200]
+        loop.step += 1
+        loop.count_again(0.0)
+    assert now[0] == pytest.approx(600, rel=0.07)
+    assert not loop.recounts
