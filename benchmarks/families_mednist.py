@@ -490,7 +490,7 @@ def write(found: dict[str, Any]) -> None:
     spaces, machines = list(found["null"]), list(dict.fromkeys(r["machine"] for r in found["rows"]))
     lines = [
         "# Families on the same pictures", "", "## MedNIST, 64 x 64, by class", "",
-        "`python benchmarks/families_mednist.py --data DIR --minutes M --threads T`, as the table says. Each part trained for the same wall time on the same number of threads; 252 draws, 42 a class, beside",
+        "`python benchmarks/families_mednist.py --data DIR --minutes M --threads T`, as the table says; minutes and threads stand beside each part. 252 draws, 42 a class, beside",
         "1,200 held-out pictures. Fréchet distance in 32 principal dimensions of the two sets pooled, as a multiple of its null (252 real training pictures",
         "in place of the draws, mean of 20). Adherence: share of draws that a classifier of real pictures calls by the class that was asked for. Copies: share of",
         "draws nearer to a training picture than all but 1 % of the held-out ones are, by the classifier's features.", "",

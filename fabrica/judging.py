@@ -223,7 +223,8 @@ def _judge_set(recipe: Recipe, ready: Ready, gallery: Gallery, result: StageResu
         return
     name = found[0].name
     given = ready.job.signature().condition
-    known = [f.name for f in given if f.kind in ("class", "number") and f.name != "position"]
+    values = [f for f in given if f.kind in ("class", "number", "embedding") and f.name != "position"]
+    known = {f.name: f.channels if f.kind == "embedding" else None for f in values}
     gallery.add_training(
         (e.name, e.patient, ready.store.array(e, name)[0], {n: v for n, v in e.values.items() if n in known})
         for e in ready.store.entries if name in e.files
@@ -238,8 +239,7 @@ def _judge_set(recipe: Recipe, ready: Ready, gallery: Gallery, result: StageResu
     result.adherence, more = gallery.adherence(known, recipe.seed)
     by_masks, most = gallery.mask_adherence(recipe.seed)
     result.adherence += by_masks
-    words = [f"adherence to {f.name}: words have no reader here." for f in given if f.kind == "embedding"]
-    report.not_evaluated += [f"{ready.stage.name}: {line}" for line in (*missing, *more, *most, *words)]
+    report.not_evaluated += [f"{ready.stage.name}: {line}" for line in (*missing, *more, *most)]
 
 
 def _masks(job: Job) -> list[str]:

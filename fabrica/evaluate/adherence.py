@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.text import hashed
 from ..rng import derive
 from . import task
 from .embedding import Embedding, Picture, embed, usable
@@ -47,10 +48,14 @@ def read_labels(path: Path) -> dict[tuple[str, str], str]:
 
 def adherence(
     sets: Mapping[str, Sequence[Picture]], labels: Mapping[tuple[str, str], str], seed: int = 0,
-    more: Mapping[str, Embedding] | None = None,
+    more: Mapping[str, Embedding] | None = None, words: int | None = None,
 ) -> list[Adherence]:  # fmt: skip
     """Accuracy of classes, or concordance of numbers, by a linear reader on each embedding. Real patients left out of its
-    teaching give the figure that perfect images would reach. Raises ValueError when labels do not suffice."""
+    teaching give the figure that perfect images would reach. Raises ValueError when labels do not suffice.
+
+    `words`: labels are texts, as hashed vectors of so many numbers; the reader says the vector, and what counts is the share of
+    the other texts that were asked for that fit it worse than the image's own (1 is perfect, 0.5 is chance).
+    """
     generated = [(p, labels["generated", p.name]) for p in sets["generated"] if ("generated", p.name) in labels]
     real = [
         (p, labels[side, p.name])
@@ -62,12 +67,12 @@ def adherence(
         raise ValueError(
             f"needs a label for generated images and for at least {LEAST} real patients; there are {len(generated)} and {len({p.patient for p, _ in real})}."
         )
-    numbers = _numbers([label for _, label in (*generated, *real)])
+    numbers = None if words else _numbers([label for _, label in (*generated, *real)])
     found = []
     read = {"generated": [p for p, _ in generated], "real": [p for p, _ in real]}
     for name in usable(read, more):
         features = embed(read, name, more)
-        found.append(_read(name, features, generated, real, numbers is not None, seed))
+        found.append(_read(name, features, generated, real, numbers is not None, words, seed))
     return found
 
 
@@ -88,15 +93,17 @@ def _numbers(texts: Sequence[str]) -> list[float] | None:
 
 def _read(
     name: str, features: Mapping[str, Array], generated: Sequence[tuple[Picture, str]], real: Sequence[tuple[Picture, str]],
-    continuous: bool, seed: int,
+    continuous: bool, words: int | None, seed: int,
 ) -> Adherence:  # fmt: skip
     asked, wanted = [label for _, label in generated], [label for _, label in real]
     classes = sorted(set(wanted))
-    target = (
-        np.array([[float(v)] for v in wanted])
-        if continuous
-        else np.array([[float(v == c) for c in classes] for v in wanted])
-    )
+    vectors = {text: hashed(text, words).double().numpy() for text in {*asked, *wanted}} if words else {}
+    if words:
+        target = np.stack([vectors[text] for text in wanted])
+    elif continuous:
+        target = np.array([[float(v)] for v in wanted])
+    else:
+        target = np.array([[float(v == c) for c in classes] for v in wanted])
     patients = [p.patient for p, _ in real]
     rng = np.random.Generator(np.random.Philox(key=derive(seed, "adherence", name)))
     order = rng.permutation(sorted(set(patients))).tolist()
@@ -116,11 +123,30 @@ def _read(
         return Adherence(
             name, "concordance", fit(seen, asked), None, fit(left_out, truths), fit(seen, mixed), len(asked)
         )
+    patients = [p.patient for p, _ in generated]
+    if words:
+        ranks = _ranks(seen, asked, vectors)
+        bounds = interval(ranks, patients).interval
+        perfect, chance = (float(np.mean(_ranks(a, t, vectors))) for a, t in ((left_out, truths), (seen, mixed)))
+        return Adherence(name, "rank of the words", float(np.mean(ranks)), bounds, perfect, chance, len(asked))
     right = [float(classes[int(a.argmax())] == t) for a, t in zip(seen, asked, strict=True)]
     by_chance = float(np.mean([classes[int(a.argmax())] == t for a, t in zip(seen, mixed, strict=True)]))
     base = float(np.mean([classes[int(a.argmax())] == t for a, t in zip(left_out, truths, strict=True)]))
-    bounds = interval(right, [p.patient for p, _ in generated]).interval
+    bounds = interval(right, patients).interval
     return Adherence(name, "accuracy", float(np.mean(right)), bounds, base, by_chance, len(asked))
+
+
+def _ranks(answers: Array, texts: Sequence[str], vectors: Mapping[str, Array]) -> list[float]:
+    """Share of the other texts that fit an answer worse than its own does, ties by half; raises ValueError where all are one."""
+    known = sorted(set(texts))
+    if len(known) < 2:
+        raise ValueError(f"needs texts that differ; all are {known[0]!r}.")
+    fits = answers @ np.stack([vectors[text] for text in known]).T
+    found = []
+    for row, text in zip(fits, texts, strict=True):
+        own, others = row[known.index(text)], np.delete(row, known.index(text))
+        found.append(float(np.mean((others < own) + 0.5 * (others == own))))
+    return found
 
 
 def _ridge(x: Array, y: Array, new: Array) -> Array:

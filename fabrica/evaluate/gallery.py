@@ -93,17 +93,20 @@ class Gallery:
             return None, [*remarks, f"distances between sets: {error}"]
         return found, [*remarks, *found.not_evaluated]
 
-    def adherence(self, asked: Sequence[str], seed: int) -> tuple[list[Adherence], list[str]]:
-        """For each value that draws were asked for: whether a reader taught by real images sees it in them."""
+    def adherence(self, asked: Mapping[str, int | None], seed: int) -> tuple[list[Adherence], list[str]]:
+        """For each value that draws were asked for: whether a reader taught by real images sees it in them.
+
+        `asked`: the name of a value; of words the width of their vector, of anything else none.
+        """
         found, missing = [], []
         sets = {"generated": self.drawn, "reference": self.real, "training": self.training}
-        for name in asked:
+        for name, words in asked.items():
             labels = self.labels.get(name, {})
             if len({p.patient for p in (*self.real, *self.training)}) < TEACHERS or len(set(labels.values())) < 2:
                 missing.append(f"adherence to {name}: needs {TEACHERS} real patients who differ in it.")
                 continue
             try:
-                found += [(a, name) for a in adherence(sets, labels, seed)]
+                found += [(a, name) for a in adherence(sets, labels, seed, words=words)]
             except ValueError as error:
                 missing.append(f"adherence to {name}: {error}")
         return [_named(a, name) for a, name in found], missing

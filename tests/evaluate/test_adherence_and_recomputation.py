@@ -11,7 +11,7 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from fabrica.cli import app
-from fabrica.evaluate.adherence import adherence, read_labels
+from fabrica.evaluate.adherence import _ranks, adherence, read_labels
 from fabrica.evaluate.embedding import Picture
 from fabrica.evaluate.folders import Asked, Folders, evaluate_folders
 from fabrica.evaluate.recomputation import recomputed
@@ -58,6 +58,37 @@ def test_classes_and_the_same_patients_on_both_sides() -> None:
     by_name = {("generated", p.name): labels["reference", p.name] for p in copies} | {k: v for k, v in labels.items() if k[0] == "reference"}  # fmt: skip
     for found in adherence({"generated": copies, "reference": noise}, by_name):
         assert found.generated == pytest.approx(found.real), "a reader was taught on the patient whom it reads"
+
+
+WORDS = ("a small round disc", "a middling disc", "a large disc that fills the picture")
+
+
+@pytest.mark.parametrize("obeys", [True, False])
+def test_words_that_are_obeyed_and_words_that_are_not(obeys: bool) -> None:
+    kinds = np.arange(45) % 3
+    sizes = np.array([0.25, 0.5, 0.8])[kinds]
+    sets = {"generated": _set("g", sizes if obeys else np.full(45, 0.5), 1), "reference": _set("r", sizes, 2)}
+    labels = {(side, f"{side[0]}{i}"): WORDS[k] for side in sets for i, k in enumerate(kinds)}
+    (found,) = (a for a in adherence(sets, labels, words=64) if a.embedding == "thumbnail")
+    assert found.measure == "rank of the words"
+    assert found.real > 0.95
+    assert 0.3 < found.shuffled < 0.7
+    assert found.generated_interval is not None
+    assert found.generated > 0.95 if obeys else 0.35 < found.generated < 0.65
+    assert found.generated_interval[0] <= found.generated <= found.generated_interval[1]
+
+
+def test_one_text_for_all_tells_nothing() -> None:
+    sizes = np.linspace(0.2, 0.8, 20)
+    sets, labels = _labelled(sizes, sizes)
+    with pytest.raises(ValueError, match="needs texts that differ; all are 'a disc'"):
+        adherence(sets, dict.fromkeys(labels, "a disc"), words=16)
+
+
+def test_ranks_by_hand() -> None:
+    vectors = {"a": np.array([1.0, 0]), "b": np.array([0, 1.0]), "c": np.array([-1.0, 0])}
+    answers = np.array([[2.0, 1], [2, 1], [0, 0]])  # nearest to a, then b, then c; the last knows nothing
+    assert _ranks(answers, ["a", "b", "c"], vectors) == [1.0, 0.5, 0.5]
 
 
 def test_labels_that_do_not_suffice(tmp_path: Path) -> None:

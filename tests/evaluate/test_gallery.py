@@ -84,13 +84,13 @@ def test_whether_draws_are_what_was_asked_for(obeys: bool) -> None:
         gallery.add(
             f"p{i}", f"p{i}", _image(i, level if obeys else 3 - level), _image(500 + i, level), {"class": i % 2}
         )
-    found, missing = gallery.adherence(["class"], 0)
+    found, missing = gallery.adherence({"class": None}, 0)
     assert not missing
     thumbnail = next(a for a in found if a.embedding == "thumbnail")
     assert thumbnail.measure.startswith("class: ")
     assert thumbnail.real > 0.9
     assert thumbnail.generated > 0.9 if obeys else thumbnail.generated < 0.1
-    assert "differ in it" in _gallery([_image(i) for i in range(4)]).adherence(["class"], 0)[1][0]
+    assert "differ in it" in _gallery([_image(i) for i in range(4)]).adherence({"class": None}, 0)[1][0]
 
 
 def test_other_draws_of_the_same_cases() -> None:
