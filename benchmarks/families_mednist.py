@@ -493,7 +493,7 @@ def write(found: dict[str, Any]) -> None:
         "`python benchmarks/families_mednist.py --data DIR --minutes M --threads T`, as the table says; minutes and threads stand beside each part. 252 draws, 42 a class, beside",
         "1,200 held-out pictures. Fréchet distance in 32 principal dimensions of the two sets pooled, as a multiple of its null (252 real training pictures",
         "in place of the draws, mean of 20). Adherence: share of draws that a classifier of real pictures calls by the class that was asked for. Copies: share of",
-        "draws nearer to a training picture than all but 1 % of the held-out ones are, by the classifier's features.", "",
+        "draws nearer to a training picture than all but 1 % of the held-out ones are, by the classifier's features. WORK/part/beside_real.png shows them.", "",
         f"{', '.join(f'[{k}] {m}' for k, m in enumerate(machines, 1))}. The classifier is right on {found['classifier_accuracy']:.3f} of the held-out pictures. Nulls: "
         + ", ".join(f"{n} {v['frechet']:.3g} (largest of 20: {v['largest'] / v['frechet']:.1f} times)" for n, v in found["null"].items()) + ".", "",
         f"| part | minutes, threads | steps | calls | s a draw | adherence | {' | '.join(spaces)} | precision / recall | copies |", "|---" * (len(spaces) + 8) + "|",
