@@ -158,7 +158,8 @@ def grain(volume: Any, brain: Any) -> float:
 
 def write(found: dict[str, Any]) -> None:
     first = next(iter(found.values()))
-    draws = next(a.removeprefix("mean of ") for f in found.values() for a in f["answers"] if a.startswith("mean of "))
+    means = (a for f in found.values() for a in f["answers"] if a.startswith("mean of "))
+    draws = next(means, "mean of 1").removeprefix("mean of ")
     lines = [
         "# FLAIR of an MS patient, by family", "",
         f"`python benchmarks/families_ms.py --data DIR --minutes {first['minutes']:g} --draws {draws}`, threads: {first['threads']}. {TRAIN} trains, {TEST} tests: descriptive. Averaged to 3 x 2 x 2 mm.",

@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from sets import machine
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from fabrica.contracts import Condition, Family, Field, Problem, Signature
 from fabrica.families import FAMILIES, Latent, Vae, latent_signature
@@ -161,11 +162,27 @@ def timed(
     }  # fmt: skip
 
 
+class Counting(TorchDispatchMode):
+    """Operations of convolutions, products and attention, by torch's own formulas (its FlopCounterMode stumbles over penalties
+    on gradients).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
 def operations(step: Callable[[], Any]) -> float:
-    """Billions of operations of a step's convolutions and products."""
-    with FlopCounterMode(display=False) as counted:
+    """Billions of operations of a step."""
+    with Counting() as counted:
         step()
-    return counted.get_total_flops() / 1e9
+    return counted.total / 1e9
 
 
 def stepper(family: Family, problem: Problem) -> Callable[[], None]:
