@@ -66,8 +66,8 @@ def write(found: dict[str, Any]) -> None:
         f"`python benchmarks/unpaired.py --minutes {first['minutes']:g}`, threads: {first['threads']}. T2w from T1w of simulated patients (recipes/unpaired.yaml), mean and range over the patients who",
         f"trained nothing. {first['machine']}.", "", "| answer | steps | patients | PSNR, dB | SSIM |", "|---|---|---|---|---|",
     ]  # fmt: skip
-    rows = [(name, part["steps"], part["answers"]["model"]) for name, part in found.items()]
-    rows += [(f"trivial: {by}", "", values) for by, values in first["answers"].items() if by != "model"]
+    rows = [(name, part["steps"], part["answers"]["model: one draw"]) for name, part in found.items()]
+    rows += [(by, "", values) for by, values in first["answers"].items() if not by.startswith("model")]
     for name, steps, values in rows:
         told = [
             f"{statistics.mean(v):.{d}f} ({min(v):.{d}f} to {max(v):.{d}f})"
