@@ -66,7 +66,10 @@ def write(found: dict[str, Any]) -> None:
         f"`python benchmarks/unpaired.py --minutes {first['minutes']:g}`, threads: {first['threads']}. T2w from T1w of simulated patients (recipes/unpaired.yaml), mean and range over the patients who",
         f"trained nothing. {first['machine']}.", "", "| answer | steps | patients | PSNR, dB | SSIM |", "|---|---|---|---|---|",
     ]  # fmt: skip
-    rows = [(name, part["steps"], part["answers"]["model: one draw"]) for name, part in found.items()]
+    rows = [
+        (name, part["steps"], part["answers"].get("model: one draw") or part["answers"]["model"])
+        for name, part in found.items()
+    ]
     rows += [(by, "", values) for by, values in first["answers"].items() if not by.startswith("model")]
     for name, steps, values in rows:
         told = [

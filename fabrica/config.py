@@ -56,8 +56,12 @@ def from_plain(plain: Mapping[str, Any], where: str = "recipe", lines: Mapping[s
     try:
         return _recipe(plain)
     except AtError as error:
-        line = next((f":{n}" for p in ancestors(error.at) if (n := (lines or {}).get(p))), "")
-        raise RecipeError(f"{where}{line}: {error}") from error
+        flat = (
+            isinstance(plain, Mapping) and "stages" not in plain
+        )  # of a short recipe what it wrote is named, not what it stands for
+        at, text = (re.sub(r"stages\.(codec|model)\.", "", t) if flat else t for t in (error.at, str(error)))
+        line = next((f":{n}" for p in ancestors(at) if (n := (lines or {}).get(p))), "")
+        raise RecipeError(f"{where}{line}: {text}") from error
 
 
 def _recipe(plain: Mapping[str, Any]) -> Recipe:
@@ -78,7 +82,7 @@ def _recipe(plain: Mapping[str, Any]) -> Recipe:
     if baseline not in ("regression", "none"):
         raise AtError("baseline", f"baseline is {baseline!r}. Write: baseline: regression, or baseline: none")
     if baseline == "regression":
-        built += _baselines(built)
+        built += _baselines(built) if as_written is plain else _of_whole(_baselines(built), built, as_written)
     evaluate = dataclass_of(EvaluatePlan, plain.get("evaluate", {}), "evaluate", tuples=("metrics", "evaluations"))
     for name in evaluate.metrics:
         guard("evaluate.metrics", lambda name=name: METRICS.find(name))
@@ -109,6 +113,13 @@ def _baselines(stages: Sequence[Stage]) -> list[Stage]:
         and s.job.name not in ("synthesis", "representation")
         and not s.trained
     ]
+
+
+def _of_whole(baselines: Sequence[Stage], stages: Sequence[Stage], as_written: Mapping[str, Any]) -> list[Stage]:
+    """Baselines of a recipe that was written out: its own network and budget, not what codes left of them."""
+    network = next(s.network for s in stages if s.codec is None)
+    train = dataclass_of(TrainPlan, as_written.get("train", {}), "train")
+    return [replace(b, network=network, train=train) for b in baselines]
 
 
 def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:

@@ -227,7 +227,10 @@ def _recipe(plain: Mapping[str, Any], arm: str, seed: int, real: Path, synthetic
     only = {"only_train": ["synthetic"]} if "synthetic" in used else {}
     split = {"train": share, "test": test, "seed": plain.get("seed", 0), **only}
     train = {**plain["train"], "augment": change.get("augment", 0.0)}
-    return from_plain({**plain, "cohorts": used, "split": split, "train": train, "seed": seed, "baseline": "none"}, arm)
+    made = from_plain({**plain, "cohorts": used, "split": split, "train": train, "seed": seed, "baseline": "none"}, arm)
+    if len(made.stages) != 1:
+        raise ValueError("A downstream recipe has one stage, and words need two. Write: family: {name: regression}")
+    return made
 
 
 def _table_in(path: Path) -> dict[str, str]:

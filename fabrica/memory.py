@@ -18,7 +18,7 @@ from .networks.tiled import cut
 from .rng import Rng
 
 PROBE_SIDE = {"yx": 32, "zyx": 16}  # voxels: large enough that activations outweigh everything else
-PROBE_ROWS = (1, 3)
+PROBE_ROWS = (2, 4)  # none alone: a lone volume takes another path (networks.blocks.VolumeConv)
 COPIES = {"cpu": 8, "cuda": 4}  # of the weights: gradients, average, two moments; and what checkpoints are written from
 FROZEN = 3  # copies of weights that nothing moves: theirs, the average's, what a checkpoint is written from
 SLACK = 1.55  # scratch inside operations and memory that the allocator keeps: results/speed.md, section memory
@@ -49,7 +49,7 @@ class Need:
 
 
 def training_need(family: Family, job: Job, store: Store, layout: Layout) -> Need:
-    """Counted on one and on three rows of a small patch: activations grow in proportion to rows and voxels."""
+    """Counted on two and on four rows of a small patch: activations grow in proportion to rows and voxels."""
 
     def train(batch: Batch) -> None:
         rng = Rng(list(range(len(batch.cases))))

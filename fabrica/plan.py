@@ -27,7 +27,7 @@ class CohortPlan:
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """How long and how: a budget in steps or in minutes (which become steps once), and the optimiser."""
+    """How long and how: a budget in steps or in minutes (which become steps), and the optimiser."""
 
     steps: int | None = None
     minutes: float | None = None

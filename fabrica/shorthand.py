@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .contracts import Codec, Density, Family, Job
+from .contracts import Family, Job
 from .families import FAMILIES
 from .jobs import JOBS, job_options
 from .networks.unet import UNetShape
 from .registry import build
+from .strict import AtError
 
 CODEC, DRAWER = "vq", "autoregressive"
 SHARE = 1 / 3  # of the budget, for the codec
@@ -24,7 +25,7 @@ def written_out(plain: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     family, job = plain.get("family"), _job(plain.get("job"))
     options = dict(family) if isinstance(family, Mapping) else {"name": family}
-    if "stages" in plain or job is None or {"in", "run"} & set(options) or not _needs_words(options["name"], job):
+    if "stages" in plain or job is None or {"in", "run"} & set(options) or not _needs_words(options.get("name"), job):
         return plain
     network = options.pop("network", {})
     if not isinstance(network, Mapping):
@@ -32,9 +33,17 @@ def written_out(plain: Mapping[str, Any]) -> Mapping[str, Any]:
     own = {k: v for k, v in options.items() if k != "name"}
     asked, x = job.signature(), plain["job"].get("x") if isinstance(plain["job"], Mapping) else None
     shared = {"prepare": plain["prepare"]} if "prepare" in plain else {}
+    if isinstance(plain.get("train"), Mapping) and "start" in plain["train"]:
+        raise AtError(
+            "train.start",
+            f"{options['name']} is two stages, and weights are of one. Write both out, as in recipes/words.yaml",
+        )
+    whole = {
+        k: v for k, v in network.items() if k != "kind" or options["name"] == CODEC
+    }  # codecs are made of convolutions
     codec = {
-        "job": {"name": "synthesis", "x": x if isinstance(x, list) else [f.name for f in asked.x], "axes": asked.axes, "place": False},
-        "family": {"name": CODEC, "network": network, **(own if options["name"] == CODEC else {})},
+        "job": {"name": "synthesis", "x": x if isinstance(x, list | tuple) else [f.name for f in asked.x], "axes": asked.axes, "place": False},
+        "family": {"name": CODEC, "network": whole, **(own if options["name"] == CODEC else {})},
         "train": _part(plain.get("train", {}), SHARE), **shared,
     }  # fmt: skip
     levels = network.get("channels", UNetShape().channels)
@@ -53,7 +62,7 @@ def _needs_words(name: Any, job: Job) -> bool:
     kind, kinds = _family(name), {f.kind for f in job.signature().x}
     if kind is None or not kinds <= {"intensity", "label"}:
         return False
-    return name == CODEC if issubclass(kind, Codec) else issubclass(kind, Density) and not kinds <= set(kind.learns)
+    return name == CODEC or (name == DRAWER and not kinds <= set(kind.learns))
 
 
 def _family(name: Any) -> type[Family] | None:
@@ -83,5 +92,9 @@ def _part(train: Any, share: float) -> Any:
         if "steps" in train
         else {}
     )
-    kept |= {"minutes": minutes * share if isinstance(minutes, int | float) else minutes} if "minutes" in train else {}
+    kept |= (
+        {"minutes": minutes * share if isinstance(minutes, int | float) and minutes is not True else minutes}
+        if "minutes" in train
+        else {}
+    )
     return kept

@@ -82,8 +82,8 @@ def fit(
 ) -> Trained:  # fmt: skip
     """Train to the end of the budget, or go on from the checkpoint in `folder`; raises TrainingError, CheckpointError.
 
-    Random numbers come from (seed, step, row), so a killed run ends bit-identical to one that was not (same machine,
-    same number of threads).
+    Random numbers come from (seed, step, row), so a killed run of so many steps ends bit-identical to one that was not (same
+    machine, same number of threads).
     """
     loop = _Loop(family, job, loader, plan, folder, dict(facts), device)
     loop.resume()
@@ -91,9 +91,9 @@ def fit(
     try:
         while loop.step < loop.total:
             loss = loop.advance()
-            loop.count_again(began)
             if watch is not None:
                 watch(loop.progress(loss, began), cast(Family, loop.average.slow))
+            loop.count_again(began)
             if time.perf_counter() - last_save > 60 * plan.checkpoint_minutes:
                 loop.save(began)
                 last_save = time.perf_counter()
@@ -152,6 +152,7 @@ class _Loop:
         tensors, facts = found
         self.step = self.resumed_at = int(facts["step"])
         self.total, self.before = int(facts["total"]), float(facts["seconds"])
+        self.recounts = tuple(s for s in RECOUNTS if s * self.total > self.step) if self.plan.minutes else ()
         self.curve = [(int(s), float(v)) for s, v in facts["curve"]]
         checkpoint.unpack(tensors, self.family, self.average.slow, self.optimisers, self.folder)
 
@@ -188,7 +189,7 @@ class _Loop:
     def count_again(self, began: float) -> None:
         """Minutes into steps once more: the first steps are seldom as fast as the rest, and a machine has other work at times."""
         if self.step and any(self.step >= share * self.total for share in self.recounts):
-            steps = self.step * 60 * (self.plan.minutes or 0) / (time.perf_counter() - began)
+            steps = self.step * 60 * (self.plan.minutes or 0) / (self.before + time.perf_counter() - began)
             self.total = max(self.step, int(self.fabric.broadcast(steps)))
             self.recounts = tuple(share for share in self.recounts if self.step < share * self.total)
 

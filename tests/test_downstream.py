@@ -160,6 +160,10 @@ def test_a_generator_that_is_none_is_no_clearance(tmp_path: Path) -> None:
     ("change", "words"),
     [
         ({"job": {"name": "synthesis", "x": ["image"]}}, "segmentation or outcome"),
+        (
+            {"family": {"name": "vq"}, "job": {"name": "segmentation", "from": ["image"], "x": ["label"]}},
+            "one stage, and words need two",
+        ),
         ({"train": {"minutes": 1}}, "equal compute"),
         ({"split": {"train": ["a"], "test": ["b"]}}, "by a share"),
     ],

@@ -1,10 +1,13 @@
 """A family that works in words, named alone: what the recipe stands for, what is left as it is, what is refused."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from fabrica.config import from_plain
+from fabrica.config import from_plain, load
 from fabrica.document import RecipeError
 from fabrica.shorthand import written_out
 
@@ -65,7 +68,10 @@ def test_steps_are_shared_out_and_no_stage_goes_without() -> None:
 
 def test_a_baseline_stands_beside_the_model_and_not_beside_the_codec() -> None:
     plain = {k: v for k, v in _plain("vq").items() if k != "baseline"}
-    assert [s.name for s in from_plain(plain).stages] == ["codec", "model", "model-baseline"]
+    codec, model, baseline = from_plain(plain).stages
+    assert (codec.name, model.name, baseline.name) == ("codec", "model", "model-baseline")
+    assert baseline.network == codec.network != model.network  # not what codes left of it
+    assert baseline.train.minutes == 3.0
 
 
 @pytest.mark.parametrize(
@@ -74,22 +80,38 @@ def test_a_baseline_stands_beside_the_model_and_not_beside_the_codec() -> None:
         _plain("flow"), _plain("vae"), _plain({"name": "flow", "in": {"stage": "codec"}}), _plain("nonesuch"),
         _plain("vq", {"name": "nonesuch"}), _plain("vq", None), _plain({"name": "vq", "network": 3}), _plain({"run": "runs/0001", "stage": "x"}),
         _plain("autoregressive", {"name": "segmentation", "from": ["T1w"], "x": {"name": "lesion", "classes": ["none", "lesion"]}}),
-        {**BASE, "stages": {"codec": {"job": TRANSLATION, "family": "vq"}}},
+        _plain({}), _plain({"network": {"blocks": 1}}), {**BASE, "stages": {"codec": {"job": TRANSLATION, "family": "vq"}}},
     ],
 )  # fmt: skip
 def test_everything_else_is_as_it_was_written(plain: dict[str, Any]) -> None:
     assert written_out(plain) is plain
 
 
-def test_a_mistake_is_named_where_the_recipe_made_it() -> None:
+def test_a_mistake_is_named_where_the_recipe_made_it(tmp_path: Path) -> None:
     for wrong, said in (
-        (_plain("vq", train={"minutes": "long"}), "minutes"),
+        (_plain("vq", train={"minutes": "long"}), ": train.minutes is 'long'"),
+        (_plain("vq", train={"minutes": True}), ": train.minutes is True"),
         (_plain({"name": "vq", "steps": 3}), "steps"),
         (_plain("vq", trian={}), "trian"),
         (_plain("vq", train={"steps": 0}), "positive"),
+        (
+            _plain("vq", train={"steps": 3, "start": "runs/0001/stages/model"}),
+            ": vq is two stages, and weights are of one",
+        ),
+        (_plain({}), "family has no name"),
     ):
-        with pytest.raises(RecipeError, match=said):
-            from_plain(wrong)
+        file = tmp_path / "recipe.yaml"
+        file.write_text(yaml.safe_dump(wrong, sort_keys=False))
+        with pytest.raises(RecipeError, match=said) as raised:
+            load(file)
+        assert re.match(rf"{re.escape(str(file))}:\d+: ", str(raised.value)), raised.value
+        assert "stages." not in str(raised.value)
+
+
+def test_what_draws_words_may_be_another_network_and_the_codec_is_none() -> None:
+    network = {"kind": "transformer", "channels": [48], "blocks": 1, "patch": 4}
+    codec, model = from_plain(_plain({"name": "autoregressive", "network": network})).stages
+    assert (codec.network.kind, model.network.kind) == ("unet", "transformer")
 
 
 def test_what_it_stands_for_is_read_as_itself() -> None:

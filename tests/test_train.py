@@ -262,7 +262,13 @@ def test_minutes_are_kept_where_a_machine_grows_slower_or_faster(
     now = [0.0]
     monkeypatch.setattr(train.time, "perf_counter", lambda: now[0])
     loop = train._Loop.__new__(train._Loop)
-    loop.step, loop.total, loop.recounts, loop.plan = 0, 600, train.RECOUNTS, _plan(steps=None, minutes=10.0)
+    loop.step, loop.total, loop.before, loop.recounts, loop.plan = (
+        0,
+        600,
+        0.0,
+        train.RECOUNTS,
+        _plan(steps=None, minutes=10.0),
+    )
     loop.fabric = type("Alone", (), {"broadcast": staticmethod(lambda value: value)})()
     while loop.step < loop.total:
         now[0] += seconds[loop.step >= 200]

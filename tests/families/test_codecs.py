@@ -164,7 +164,7 @@ def test_words_are_used() -> None:
     with torch.no_grad():
         share, perplexity = vq.used(vq.tokens(x))
         back = vq.decode(vq.encode(x), Condition())
-    assert share > 0.4
+    assert share > 0.4  # of 16 words; 150 steps seldom bring all of them into use
     assert 3 < perplexity <= 16
     assert float((back - x).abs().mean()) < 0.1
     assert vq.tokens(x).shape == (64, 4, 4)

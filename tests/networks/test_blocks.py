@@ -69,6 +69,7 @@ def test_other_kernels_go_their_way(kernel: int) -> None:
     torch.testing.assert_close(layer(x), functional.conv3d(x, layer.weight, layer.bias, stride=kernel))
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN has one path")
 @pytest.mark.parametrize("side", [8, 16])
 def test_a_lone_volume_does_not_take_the_slow_path(side: int) -> None:
     layer = conv(3, 32, 32, 3)
