@@ -27,7 +27,7 @@ class CohortPlan:
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """How long and how: a budget in steps or in minutes (which become steps), and the optimiser."""
+    """How long and how: a budget in steps or in minutes (which become steps, counted again as it goes), and the optimiser."""
 
     steps: int | None = None
     minutes: float | None = None

@@ -82,8 +82,8 @@ def fit(
 ) -> Trained:  # fmt: skip
     """Train to the end of the budget, or go on from the checkpoint in `folder`; raises TrainingError, CheckpointError.
 
-    Random numbers come from (seed, step, row), so a killed run of so many steps ends bit-identical to one that was not (same
-    machine, same number of threads).
+    Random numbers come from (seed, step, row), so a killed run ends bit-identical to one that was not (same machine, same number
+    of threads); of a budget in minutes it keeps the number of steps that it had when it was saved.
     """
     loop = _Loop(family, job, loader, plan, folder, dict(facts), device)
     loop.resume()
@@ -152,7 +152,6 @@ class _Loop:
         tensors, facts = found
         self.step = self.resumed_at = int(facts["step"])
         self.total, self.before = int(facts["total"]), float(facts["seconds"])
-        self.recounts = tuple(s for s in RECOUNTS if s * self.total > self.step) if self.plan.minutes else ()
         self.curve = [(int(s), float(v)) for s, v in facts["curve"]]
         checkpoint.unpack(tensors, self.family, self.average.slow, self.optimisers, self.folder)
 

@@ -100,9 +100,9 @@ def test_a_sound_family_passes() -> None:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (Unseeded, "depends on more than rng"), (Batched, "depends on its batch"), (Deaf, "the condition changes nothing"),
+        (Unseeded, "depends on more than rng"), (Batched, "depends on its batch"), (Deaf, "the condition 'given' changes nothing"),
         (Placed, "depends on its batch|rows in another order"), (Forgetful, "saved and read back, it draws something else"),
-        (Careless, "leaves the loss of 'model' finite"), (Mixing, "spoils 'square' of every row"), (Silent, "gets no gradient"),
+        (Careless, "leaves the loss of 'model' finite"), (Mixing, "NaN of patient 1 is said of .'patient 0', 'patient 1', 'patient 2'"), (Silent, "gets no gradient"),
     ],
 )  # fmt: skip
 def test_each_fault_is_named(kind: type[Sound], words: str) -> None:
