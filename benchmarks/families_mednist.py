@@ -71,11 +71,13 @@ OURS: dict[str, dict[str, Any]] = {
     "vae, flow in its codes": two({"name": "vae", "kl": 0.01, "rungs": 0, "codes": 4, "network": CODEC}, {"name": "flow", "network": PRIOR}),
     "vq, autoregressive in its codes": two({"name": "vq", "network": CODEC}, {"name": "autoregressive", "network": PRIOR}),
 }  # fmt: skip
+EQUALISED = one({"name": "flow", "network": WIDE, "in": {"equalised": 0.5}})
 BROAD = one({"name": "flow", "network": {"channels": [48, 96, 192], "blocks": 1}})  # too slow to win in minutes
 LONG = {
     f"{name}, {minutes:g} minutes of {'both cores' if threads == 2 else 'one core'}": (minutes, threads, plan)
     for name, minutes, threads, plan in (
         ("flow", 15.0, 2, OURS["flow"]),
+        ("flow, equalised", 15.0, 2, EQUALISED),
         ("vae, flow in its codes", 15.0, 2, OURS["vae, flow in its codes"]),
         ("flow, broad network", 60.0, 1, BROAD),
     )

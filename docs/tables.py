@@ -41,9 +41,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-CODES = {  # a prior and the codec in whose codes or words it works
+EQUALISED = {"equalised": 0.5}
+CODES: dict[str, tuple[str, str | dict[str, float]]] = {  # a prior, and the codec in whose codes or words it works
     **{f"{name} in codes of vae": (name, "vae") for name in ("diffusion", "flow", "shortcut", "consistency", "gan", "regression")},
     "autoregressive in words of vq": ("autoregressive", "vq"),
+    **{f"{name} in equalised intensities": (name, EQUALISED) for name in ("diffusion", "flow", "shortcut", "consistency", "gan", "vae", "regression", "cycle")},
 }  # fmt: skip
 
 
@@ -56,7 +58,9 @@ def recipe(family: str, job: str, axes: str) -> dict[str, Any]:
         "family": {"name": prior, "network": network},
         **({"pairing": "none"} if FAMILIES.find(prior).unpaired else {}),
     }  # fmt: skip
-    if codec is None:
+    if codec is EQUALISED:
+        model["family"]["in"] = EQUALISED
+    if codec in (None, EQUALISED):
         return {"cohorts": {"all": {"path": "x"}}, "baseline": "none", **model}
     x = EXAMPLES[job]["x"] if isinstance(EXAMPLES[job].get("x"), list) else ["FLAIR"]
     coder = {"name": "synthesis", "x": x, "axes": axes, "place": False}

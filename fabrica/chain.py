@@ -69,7 +69,7 @@ def _check_codec(stage: Stage, known: Mapping[str, Stage]) -> None:
     if stage.codec not in known or stage.codec == stage.name:
         raise AtError(at, str(unknown("stage", str(stage.codec), [n for n in known if n != stage.name])))
     other = known[str(stage.codec)]
-    if other.codec is not None:
+    if other.codec is not None or other.equalised:
         raise AtError(
             at, f"{other.name} is no codec of its own. Train one in this recipe: family: {{name: vae, kl: 0.01}}"
         )

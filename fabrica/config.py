@@ -105,7 +105,15 @@ def _baselines(stages: Sequence[Stage]) -> list[Stage]:
     """A regression stage beside every job that regression can answer and that has none."""
     names = {s.job.name for s in stages if s.family.name == "regression"}
     return [
-        replace(s, name=f"{s.name}-baseline", family=Named("regression"), sampler=None, guidance=None, codec=None)
+        replace(
+            s,
+            name=f"{s.name}-baseline",
+            family=Named("regression"),
+            sampler=None,
+            guidance=None,
+            codec=None,
+            equalised=0.0,
+        )
         for s in stages
         if s.paired
         and s.family.name != "regression"
@@ -139,11 +147,13 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
         )  # fmt: skip
     made = guard(f"{dot}job", lambda: build(f"job {job.name!r}", job_class, job_options(job.options)))
     trained = _trained(value, dot)
-    codec = _codec(value["family"], f"{dot}family.in")
+    codec, equalised = _inner(value["family"], f"{dot}family.in")
     family, network = _family_of(trained, made, f"{dot}family") if trained else _family(value["family"], f"{dot}family")
     kind = FAMILIES.find(family.name)
     if codec is None:
         _check_kinds(made, kind, f"{dot}family")
+    if equalised:
+        _check_equalised(made, kind, f"{dot}family.in")
     paired = _pairing(value.get("pairing", "patient"), kind, f"{dot}pairing")
     blank = None
     if not trained and codec is None:
@@ -164,8 +174,8 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
     given = dataclass_of(InputPlan, value["input"], f"{dot}input") if "input" in value else None
     guidance = _guidance(value["guidance"], made, kind, f"{dot}guidance") if "guidance" in value else None
     return Stage(
-        name, job, family, sampler, train, prepare, network, tuple(used), given, trained, guidance, codec, paired
-    )
+        name, job, family, sampler, train, prepare, network, tuple(used), given, trained, guidance, codec, paired, equalised
+    )  # fmt: skip
 
 
 def _check_kinds(job: Job, family: type[Family], at: str) -> None:
@@ -178,14 +188,31 @@ def _check_kinds(job: Job, family: type[Family], at: str) -> None:
             )
 
 
-def _codec(value: Any, at: str) -> str | None:
-    """`family: {name: flow, in: {stage: codec}}`."""
+def _inner(value: Any, at: str) -> tuple[str | None, float]:
+    """What a family works in: `in: {stage: codec}`, or `in: {equalised: 0.5}` as (None, share)."""
     if not isinstance(value, Mapping) or "in" not in value:
-        return None
+        return None, 0.0
     inner = value["in"]
-    if not isinstance(inner, Mapping) or set(inner) != {"stage"}:
-        raise AtError(at, f"family.in is {inner!r}. Write: in: {{stage: codec}}")
-    return str(inner["stage"])
+    if not isinstance(inner, Mapping) or set(inner) not in ({"stage"}, {"equalised"}):
+        raise AtError(at, f"family.in is {inner!r}. Write: in: {{stage: codec}}, or in: {{equalised: 0.5}}")
+    if "stage" in inner:
+        return str(inner["stage"]), 0.0
+    share = inner["equalised"]
+    if type(share) not in (int, float) or not 0 < share < 1:
+        raise AtError(
+            at, f"family.in.equalised is {share!r}, expected above 0 and below 1. Write: in: {{equalised: 0.5}}"
+        )
+    return None, float(share)
+
+
+def _check_equalised(job: Job, family: type[Family], at: str) -> None:
+    """Refused where nothing can be equalised, or what x is compared with would stay on another scale."""
+    signature = job.signature()
+    if all(f.kind != "intensity" for f in signature.x):
+        raise AtError(at, f"{words(signature.x)} has no intensities to equalise. Leave in out")
+    if family.unpaired or signature.measurements:
+        what = "measurements are of" if signature.measurements else f"{family.__name__} compares with"
+        raise AtError(at, f"{what} intensities as they are. Leave in out, or write: family: {{name: flow}}")
 
 
 def _pairing(value: Any, family: type[Family], at: str) -> bool:
@@ -260,9 +287,9 @@ def _family_of(trained: TrainedPlan, job: Job, at: str) -> tuple[Named, UNetShap
     if not isinstance(stage, Mapping) or not {"job", "family"} <= set(stage):
         raise AtError(f"{at}.run", f"{file} is damaged: its stage {trained.stage} has no job and family. Name another.")
     if "in" in stage["family"]:
+        what = "its run's equalised intensities" if "equalised" in str(stage["family"]) else "another stage's codes"
         raise AtError(
-            at,
-            f"{trained.stage} of {trained.run} works in another stage's codes and is used there: fabrica generate {trained.run}",
+            at, f"{trained.stage} of {trained.run} works in {what} and is used there: fabrica generate {trained.run}"
         )
     if "run" in stage["family"]:
         raise AtError(at, f"{trained.stage} of {trained.run} was trained in another run. Name that: {stage['family']}")

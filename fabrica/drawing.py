@@ -23,7 +23,7 @@ from .data.cohort import Member, overlaid
 from .data.prepare import MULTIPLE, GridPreparation
 from .data.store import Layout, Prepared, joined, prepare_case, question_batch, to_device
 from .evaluate.embedding import Embedding, Picture, planes
-from .families import FAMILIES, RUNTIME, Drawn, Latent, latent_signature, with_guidance
+from .families import FAMILIES, RUNTIME, Drawn, Equalised, Latent, latent_signature, with_guidance
 from .jobs import layout_of, reads
 from .memory import drawing_room, windows_said
 from .networks.tiled import tiled
@@ -44,11 +44,11 @@ class Shown:
 
 
 def build_family(stage: Stage, job: Job, chosen: str, recipe: Recipe | None = None) -> Family:
-    """The stage's family on the job's signature, without its sampler; around its codec, when it works in another stage's codes."""
+    """The stage's family on the job's signature, without its sampler; around its codec, when it works in codes or equalised intensities."""
     kind = FAMILIES.find(stage.family.name)
     factory: Callable[..., Family] = kind
     signature = job.signature()
-    codec: Codec | None = None
+    codec: Codec | None = Equalised(signature, stage.equalised) if stage.equalised else None
     if stage.codec is not None:
         assert recipe is not None
         inner = recipe.stage(stage.codec)

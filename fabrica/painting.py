@@ -106,6 +106,10 @@ def _painter(run: Path, label: str, device: str) -> tuple[Answering, list[Field]
 def _prior(answering: Answering) -> Denoiser:
     """What denoises, in pixels; a recipe's sampler is left out, as painting has its own."""
     family = answering.family.prior if isinstance(answering.family, Drawn) else answering.family
+    if answering.stage.equalised:
+        raise ValueError(
+            f"{answering.stage.name} draws equalised intensities, and a scan is painted as it is. Train without in: family: {{name: flow}}"
+        )
     if isinstance(family, Latent):
         raise ValueError(
             f"{answering.stage.name} draws in the codes of {answering.stage.codec}: a part of a code is no part of an image. "

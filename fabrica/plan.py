@@ -107,6 +107,7 @@ class Stage:
     guidance: GuidancePlan | None = None
     codec: str | None = None  # an earlier stage in whose codes this one works
     paired: bool = True  # False: targets are of other patients
+    equalised: float = 0.0  # share of equalisation of the intensities in which it works; 0 = as they are
 
     def home(self, run: Path) -> Path:
         """Where its checkpoint lies: in the run, or in the run that trained it."""

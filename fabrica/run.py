@@ -14,8 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 
 from . import io
 from .checkpoint import load as load_checkpoint
@@ -37,6 +39,7 @@ from .drawing import (
 )
 from .evaluate.report import Report, paint, render
 from .evaluate.run_checks import conclude
+from .families import Equalised, Latent
 from .forecast import batch_that_fits, foretell_drawing, precision_of, refuse_early
 from .jobs import asks, grid_axes, has_values, layout_of, reads
 from .jobs.outcome import Outcome
@@ -50,6 +53,7 @@ from .rng import Rng, derive
 from .train import Progress, Trained, fit
 
 Say = Callable[[str], None]
+CURVE_CASES, CURVE_VOXELS = 1024, 4096  # of each, that tell how common an intensity is
 
 
 @dataclass(frozen=True)
@@ -304,7 +308,10 @@ def train_stage(
     plan = stage.train
     chosen = known[1]["precision"] if known else precision_of(stage, device)
     torch.manual_seed(derive(recipe.seed, "weights", stage.name) % 2**32)
-    family = with_codec(build_family(stage, ready.job, chosen, recipe), stage, folder, recipe).to(device)
+    family = with_codec(build_family(stage, ready.job, chosen, recipe), stage, folder, recipe)
+    if known is None:
+        _read_intensities(family, ready, say)
+    family = family.to(device)
     if plan.start:
         check_start(plan.start, ready.split)
     if stage.codec is not None:
@@ -339,6 +346,26 @@ def train_stage(
             watch(stage.name, progress)
 
     return fit(family, stage.training_job(), loader, plan, place, facts, told, device)
+
+
+def _read_intensities(family: Family, ready: Ready, say: Say) -> None:
+    """The curves of equalised intensities, from voxels of the training part; nothing for a family that works in others."""
+    if not (isinstance(family, Latent) and isinstance(family.codec, Equalised)):
+        return
+    voxels: dict[int, list[NDArray[np.floating]]] = {}
+    start = 0
+    for f in ready.job.signature().x:
+        known = [] if f.kind != "intensity" else [e for e in ready.store.entries if f.name in e.files]
+        for e in known[:: -(-len(known) // CURVE_CASES) or 1]:
+            for k, plane in enumerate(ready.store.array(e, f.name)):
+                flat = plane.ravel()
+                voxels.setdefault(start + k, []).append(flat[:: flat.size // CURVE_VOXELS | 1])
+        start += f.channels
+    family.codec.fit(voxels)
+    wide = family.codec.widest
+    say(
+        f"{ready.stage.name}: intensities are equalised; common ones have up to {wide:.1f} times their room, none less than {1 - family.codec.share:g}."
+    )
 
 
 def _moments(total: int) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from .contrastive import Contrastive
 from .cycle import Cycle
 from .diffusion import Diffusion
 from .drawn import Drawn
+from .equalised import Equalised
 from .flow import Flow
 from .gan import Gan
 from .guided import Guided, can_be_guided, with_guidance
@@ -36,6 +37,6 @@ FAMILIES: Table[type[Family]] = Table(
 )
 
 __all__ = [
-    "FAMILIES", "RUNTIME", "Autoregressive", "Consistency", "Contrastive", "Cycle", "Diffusion", "Drawn", "Flow", "Fsq", "Gan", "Guided", "Latent", "Regression",
+    "FAMILIES", "RUNTIME", "Autoregressive", "Consistency", "Contrastive", "Cycle", "Diffusion", "Drawn", "Equalised", "Flow", "Fsq", "Gan", "Guided", "Latent", "Regression",
     "Shortcut", "Vae", "can_be_guided", "density_of", "latent_signature", "sides_of", "with_guidance", "words_of",
 ]  # fmt: skip

@@ -16,6 +16,7 @@ from ..networks.transformer import Transformer
 from ..networks.unet import UNet
 from ..rng import Rng
 from .codecs import Fsq, Vae
+from .equalised import Equalised
 from .precondition import wide
 
 SIZE = 0.3  # deviation of the codes as the prior sees them: that of images, which families' defaults are made for
@@ -24,9 +25,11 @@ SIZE = 0.3  # deviation of the codes as the prior sees them: that of images, whi
 def latent_signature(signature: Signature, codec: Codec, prior: type[Family]) -> Signature:
     """What the prior is asked for: as many channels as the codec has, or its words where the prior learns nothing else.
 
-    Conditions on the grid keep every voxel: those of one code become its channels. Raises ValueError when the prior draws
+    In equalised intensities it is asked for what the job asks. Conditions on the grid keep every voxel: those of one code become its channels. Raises ValueError when the prior draws
     words and the codec has none.
     """
+    if isinstance(codec, Equalised):
+        return signature
     codes = codec.latent_shape[0]
     x: tuple[Field, ...] = (Field("latent", "intensity", codes),)
     if "intensity" not in prior.learns:
@@ -45,7 +48,7 @@ def _factor(codec: Codec) -> int:
 
 
 class Latent(Family):
-    """`prior` learns and draws codes of `codec`, which is frozen; the voxels of a condition become channels of its codes' grid."""
+    """`prior` learns and draws codes of `codec` (or equalised intensities), which is frozen; the voxels of a condition become channels of its codes' grid."""
 
     spread: Tensor
 
@@ -77,7 +80,7 @@ class Latent(Family):
             shape=(channels, *(n // self.factor for n in problem.shape[1:])),
             condition=self._given(problem.condition),
             target=target,
-            weight=None,
+            weight=problem.weight if isinstance(self.codec, Equalised) else None,
         )
 
     def _coded(self, target: Tensor) -> Tensor:
@@ -100,7 +103,7 @@ class Latent(Family):
         with torch.no_grad():
             codes = self._coded(problem.target.where(wide(sound, problem.target), 0.0))
         inner = self._inner(problem, codes)
-        if problem.weight is not None:  # an image that is not wholly known has no code
+        if inner.weight is None and problem.weight is not None:  # an image that is not wholly known has no code
             whole = problem.weight.flatten(1).amin(1) > 0
             inner = replace(inner, weight=whole.to(codes).reshape(-1, *[1] * (codes.ndim - 1)))
         terms = self.prior.loss(inner, group, rng, progress)
