@@ -12,16 +12,15 @@ from __future__ import annotations
 import argparse
 import copy
 import io
-import itertools
 import json
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from embeddings import classifier, resnet, tensor
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from safetensors.torch import load_file, save_file
@@ -32,7 +31,7 @@ from torch.nn import functional as F
 from fabrica.checkpoint import load
 from fabrica.config import from_plain
 from fabrica.contracts import Batch
-from fabrica.costs import with_evaluations
+from fabrica.costs import evaluations, with_evaluations
 from fabrica.drawing import Answering
 from fabrica.rng import Rng, derive
 from fabrica.run import run_recipe
@@ -44,6 +43,7 @@ WIDE = {"channels": [32, 64, 128], "blocks": 1}
 CODEC = {"channels": [32, 64], "blocks": 1}
 PRIOR = {"channels": [64, 128], "blocks": 1, "patch": 1}
 EVALUATIONS = (1, 2, 4, 8)  # of the network, beside what a family takes by itself
+SEEDS = (8, 9, 10, 11)  # of other draws of the same model, where a target is judged
 RACERS, ROUNDS = 18, 3
 LEARNING_RATES = (1e-4, 3e-4, 1e-3)  # of the peer; the first is its tutorials'
 
@@ -151,17 +151,11 @@ def ours(name: str, options: argparse.Namespace, train: dict[str, NDArray[Any]])
     facts = [k[1] for k in known if k is not None]
     answering = Answering(folder / "run", from_plain(recipe), from_plain(recipe).stage("model"))
     family = answering.family.eval()
-    calls = [0]
-    counted = family.prior if hasattr(family, "prior") else family
-    nets = [m for m in counted.modules() if type(m).__name__ in ("UNet", "Transformer")]
-    hooks = [n.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1)) for n in nets]
     began = time.perf_counter()
     images = drawn_by(family, answering)
     seconds = (time.perf_counter() - began) / DRAWS
-    for hook in hooks:
-        hook.remove()
     keep(folder, name, images, np.arange(DRAWS) % len(CLASSES), {
-        "train_s": sum(f["seconds"] for f in facts), "steps": [f["step"] for f in facts], "calls": calls[0] // -(-DRAWS // 42),
+        "train_s": sum(f["seconds"] for f in facts), "steps": [f["step"] for f in facts], "calls": evaluations(family, problem_of(answering, torch.tensor([0]))),
         "draw_s": seconds, "threads": threads, "precision": facts[-1]["precision"],
         "parameters": facts[-1]["parameters"], "machine": machine(),
     })  # fmt: skip
@@ -184,13 +178,15 @@ def recipe_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def drawn_by(family: Any, answering: Answering) -> NDArray[Any]:
+def drawn_by(family: Any, answering: Answering, seed: int = 7) -> NDArray[Any]:
     """(DRAWS, y, x) in greys; the same seeds for whatever draws."""
     images, labels = [], torch.arange(DRAWS) % len(CLASSES)
     offset, scale = answering.preparation.scales["image"]
     for start in range(0, DRAWS, 42):
         chosen = labels[start : start + 42]
-        x = family.sample(problem_of(answering, chosen), Rng([derive(7, str(start + i)) for i in range(len(chosen))]))
+        x = family.sample(
+            problem_of(answering, chosen), Rng([derive(seed, str(start + i)) for i in range(len(chosen))])
+        )
         images.append(x[:, 0].float() * scale + offset)
     return torch.cat(images).numpy()
 
@@ -208,6 +204,10 @@ def fewer(name: str, options: argparse.Namespace) -> None:
         if told is not None and not file.is_file():
             np.savez(file, images=drawn_by(told.eval(), answering).clip(0, 255).astype(np.float32))
             print(name, count, flush=True)
+    for seed in SEEDS if name in LONG else ():
+        file = folder / f"draws-seed-{seed}.npz"
+        if not file.is_file():
+            np.savez(file, images=drawn_by(answering.family.eval(), answering, seed).clip(0, 255).astype(np.float32))
 
 
 def problem_of(answering: Answering, labels: Tensor) -> Any:
@@ -347,79 +347,6 @@ def race(options: argparse.Namespace) -> None:
 # ---------------------------------------------------------------- measures
 
 
-class Classifier(nn.Module):
-    """Learned on the real training pictures: whether a draw is of the class that was asked for, and a space for distances."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        sizes = (1, 16, 32, 64, 64)
-        steps = itertools.pairwise(sizes)
-        self.body = nn.Sequential(
-            *[nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU()) for a, b in steps]
-        )
-        self.head = nn.Linear(64, len(CLASSES))
-
-    def features(self, x: Tensor) -> Tensor:
-        found: Tensor = self.body(x).mean((2, 3))
-        return found
-
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.head(self.features(x))
-        return found
-
-
-def classifier(work: Path, train: dict[str, NDArray[Any]]) -> Classifier:
-    torch.manual_seed(0)
-    net, file = Classifier(), work / "classifier.safetensors"
-    if file.is_file():
-        net.load_state_dict(load_file(file))
-        return net.eval()
-    images, labels = tensor(train["images"]), torch.from_numpy(train["labels"]).long()
-    optimiser = torch.optim.AdamW(net.parameters(), 1e-3)
-    for _ in range(12):
-        for index in torch.randperm(len(images)).split(64):
-            shift = [int(v) for v in torch.randint(-3, 4, (2,))]
-            optimiser.zero_grad()
-            F.cross_entropy(net(images[index].roll(shift, (2, 3))), labels[index]).backward()
-            optimiser.step()
-    save_file(net.state_dict(), file)
-    return net.eval()
-
-
-def tensor(images: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(np.asarray(images, np.float32))[:, None] / 255
-
-
-def resnet(data: Path) -> Callable[[Tensor], Tensor]:
-    """ResNet-20 of natural images (CIFAR-10), read without running code; pictures are shrunk to 32 x 32."""
-    weights = torch.load(data / "weights/resnet_cifar10/resnet20-12fca82f.th", map_location="cpu", weights_only=True)
-    w = {k.removeprefix("module."): v for k, v in weights["state_dict"].items()}
-
-    def normal(x: Tensor, name: str) -> Tensor:
-        return F.batch_norm(
-            x, w[f"{name}.running_mean"], w[f"{name}.running_var"], w[f"{name}.weight"], w[f"{name}.bias"]
-        )
-
-    def features(x: Tensor) -> Tensor:
-        x = F.interpolate(x, (32, 32), mode="area").expand(-1, 3, -1, -1)
-        x = (x - torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).reshape(
-            1, 3, 1, 1
-        )
-        x = F.relu(normal(F.conv2d(x, w["conv1.weight"], padding=1), "bn1"))
-        for layer in (1, 2, 3):
-            for block in range(3):
-                stride, name = 2 if layer > 1 and block == 0 else 1, f"layer{layer}.{block}"
-                y = F.relu(normal(F.conv2d(x, w[f"{name}.conv1.weight"], padding=1, stride=stride), f"{name}.bn1"))
-                y = normal(F.conv2d(y, w[f"{name}.conv2.weight"], padding=1), f"{name}.bn2")
-                if stride == 2:  # the shortcut without weights: every other pixel, channels padded
-                    wider = y.shape[1] - x.shape[1]
-                    x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, wider // 2, wider - wider // 2))
-                x = F.relu(x + y)
-        return x.mean((2, 3))
-
-    return features
-
-
 def tabulate(options: argparse.Namespace, train: dict[str, NDArray[Any]], held: dict[str, NDArray[Any]]) -> None:
     net, natural = classifier(options.work, train), resnet(options.data)
     with torch.inference_mode():
@@ -437,6 +364,12 @@ def tabulate(options: argparse.Namespace, train: dict[str, NDArray[Any]], held: 
             row["evaluations"] = {
                 str(n): {k: v["multiple"] for k, v in sets.measure(x).items()} for n, x in told.items()
             }
+            others = [
+                sets.measure(np.load(f)["images"]) for n in SEEDS if (f := folder / f"draws-seed-{n}.npz").is_file()
+            ]
+            row["seeds"] = (
+                {n: sorted(one[n]["multiple"] for one in [row, *others]) for n in sets.spaces} if others else {}
+            )
             rows.append(row)
             print(row)
             shown = [held["images"][held["labels"] == k][:6] for k in range(len(CLASSES))]
@@ -452,8 +385,8 @@ def tabulate(options: argparse.Namespace, train: dict[str, NDArray[Any]], held: 
         "real": real,
         "rows": rows,
     }
-    if (options.work / "race.json").is_file():
-        found["race"] = json.loads((options.work / "race.json").read_text())
+    if (race := race_known(options.work)) is not None:
+        found["race"] = race
     (RESULTS / "families_mednist.json").write_text(json.dumps(found, indent=1))
     write(found)
 
@@ -464,10 +397,22 @@ def few(rows: list[dict[str, Any]], spaces: list[str]) -> list[str]:
         "| multiples of the null with so many evaluations | calls | " + " | ".join(spaces) + " |",
         "|---" * (len(spaces) + 2) + "|",
     ]
-    for r in (r for r in rows if r.get("evaluations")):
+    for r in (r for r in rows if r["name"] in OURS or r["name"] in LONG):
         own = {str(r["calls"]) + " (its own)": {n: r[n]["multiple"] for n in spaces}}
-        for count, found in {**r["evaluations"], **own}.items():
+        for count, found in {**r.get("evaluations", {}), **own}.items():
             lines.append(f"| {r['name']} | {count} | {' | '.join(f'{found[n]:.1f}' for n in spaces)} |")
+    return [*lines, ""]
+
+
+def by_seed(rows: list[dict[str, Any]], spaces: list[str]) -> list[str]:
+    """How far the multiples of one model move from one set of draws to another."""
+    lines = [
+        "| lowest to highest of so many sets of draws | sets | " + " | ".join(spaces) + " |",
+        "|---" * (len(spaces) + 2) + "|",
+    ]
+    for r in (r for r in rows if r.get("seeds")):
+        cells = " | ".join(f"{r['seeds'][n][0]:.1f} to {r['seeds'][n][-1]:.1f}" for n in spaces)
+        lines.append(f"| {r['name']} | {len(r['seeds'][spaces[0]])} | {cells} |")
     return [*lines, ""]
 
 
@@ -479,6 +424,16 @@ def raced(race: dict[str, Any] | None) -> list[str]:
         f"Drawing, turn about in one process on {race['threads']} thread(s) ({race['machine']}): the flow {ours:.3f} s a picture, MONAI's DDIM with 50 steps {theirs:.2f} s: **{theirs / ours:.0f} times**.",
         "",
     ]
+
+
+def race_known(work: Path) -> dict[str, Any] | None:
+    """Of this work folder, or the one that was written before."""
+    for file, inner in ((work / "race.json", False), (RESULTS / "families_mednist.json", True)):
+        if file.is_file():
+            known: dict[str, Any] = json.loads(file.read_text())
+            if not inner or "race" in known:
+                return known["race"] if inner else known
+    return None
 
 
 def earlier(names: set[str]) -> list[dict[str, Any]]:
@@ -509,9 +464,9 @@ def write(found: dict[str, Any]) -> None:
         )
     r = found["real"]
     cells = " | ".join(f"{r[n]['multiple']:.1f}" for n in spaces)
-    lines += [f"| real training pictures | | | | | | {cells} | {r[first]['precision']:.2f} / {r[first]['recall']:.2f} | |", "", "| kernel distance | " + " | ".join(spaces) + " |", "|---" * (len(spaces) + 1) + "|"]  # fmt: skip
+    lines += [f"| real training pictures | | | | | | {cells} | {r[first]['precision']:.2f} / {r[first]['recall']:.2f} | {r[first]['copies']:.2f} |", "", "| kernel distance | " + " | ".join(spaces) + " |", "|---" * (len(spaces) + 1) + "|"]  # fmt: skip
     lines += [f"| {r['name']} | " + " | ".join(f"{r[n]['kernel']:.3g}" for n in spaces) + " |" for r in found["rows"]]
-    lines += ["| standard deviation of its null | " + " | ".join(f"{found['null'][n]['kernel_sd']:.2g}" for n in spaces) + " |", "", *few(found["rows"], spaces), *raced(found.get("race")), (RESULTS / "families_seen.md").read_text().rstrip(), ""]  # fmt: skip
+    lines += ["| standard deviation of its null | " + " | ".join(f"{found['null'][n]['kernel_sd']:.2g}" for n in spaces) + " |", "", *few(found["rows"], spaces), *by_seed(found["rows"], spaces), *raced(found.get("race")), (RESULTS / "families_seen.md").read_text().rstrip(), ""]  # fmt: skip
     (RESULTS / "families.md").write_text("\n".join(lines))
 
 

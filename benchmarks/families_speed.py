@@ -244,7 +244,7 @@ def _inferring(run: Callable[[], Any]) -> Callable[[], None]:
 
 def write(known: dict[str, Any], page: Path) -> None:
     lines = [
-        "# Cost of families", "", "`python benchmarks/families_speed.py`. Medians of interleaved rounds in one process, milliseconds an image (or volume). Untrained",
+        "# Cost of families", "", "`python benchmarks/families_speed.py --large`. Medians of interleaved rounds in one process, milliseconds an image (or volume). Untrained",
         "networks of channels 32-64-128, one block a level, given one image; a draw with the family's default number of evaluations. The autoencoders encode",
         "and decode where the others draw; MB: live tensors of a training step, counted alike for both. Share: of the rate of a product of large matrices",
         f"({known['gflops']:.0f} billion operations a second), by the step's convolutions and products.", "", f"{known['machine']}.", "",

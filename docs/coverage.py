@@ -42,6 +42,20 @@ LOSSES: tuple[tuple[str, str], ...] = (  # pattern -> the loss here
     ("kl", "KL"), ("quantization|codebook", "finite codes instead"), ("charbonnier|robust", "Charbonnier"), ("dice|bce|\\bce loss|cross-e", "cross-entropy and Dice"),
     ("l1|mae|image loss|recon|regression|similarity|synthesis", "L1"), ("l2|mse|norm", "L2"),
 )  # fmt: skip
+ADDED: Mapping[str, str] = {  # of these, what `losses:` adds to a family that compares pairs, by its name there
+    "L1": "absolute", "L2": "squared", "Charbonnier": "charbonnier", "frequency": "frequency", "structural": "structural",
+    "gradient difference": "gradient difference", "total variation": "total variation",
+}  # fmt: skip
+OWN: Mapping[str, frozenset[str]] = {  # what a family is taught by without being told
+    "diffusion": frozenset({"denoising"}),
+    "regression": frozenset({"cross-entropy and Dice"}),
+    "gan": frozenset({"adversarial forms", "feature matching", "cross-entropy and Dice"}),
+    "cycle": frozenset({"adversarial forms", "L1 of the way back", "L1 of its own kind", "edge agreement"}),
+    "vae": frozenset({"KL", "L1", "frequency", "cross-entropy and Dice"}),
+    "autoregressive": frozenset({"cross-entropy and Dice"}),
+    "vq": frozenset({"finite codes instead", "L1", "frequency"}),
+}
+CRITICS = frozenset({"adversarial forms", "feature matching"})  # of a codec, by its option `adversarial`
 
 
 def judge(row: Mapping[str, str]) -> tuple[str, str]:
@@ -52,9 +66,14 @@ def judge(row: Mapping[str, str]) -> tuple[str, str]:
         return "planned", LATER[row["section"]]
     network = next((NETWORKS[w.strip()] for w in words if w.strip() in NETWORKS), None)
     alone = "regression" if network else None  # a network without a word for how it learns
-    family = next((here for word, here in FAMILIES if any(word in w for w in words)), alone)
+    kinds = [here for word, here in FAMILIES if any(word in w for w in words)]
+    family, codec = next(iter(kinds), alone), None
     if "ar" in (w.strip() for w in words):
-        family = "autoregressive` in the words of `vq"
+        family, codec = "autoregressive", "vq"
+    elif "diffusion" in kinds and "vae" in kinds:
+        codec = "vae"
+    elif {"gan", "vae"} <= set(kinds):
+        family = "vae"
     if family is None:
         return "planned", "its network"
     found, without = losses(row["losses"])
@@ -65,11 +84,31 @@ def judge(row: Mapping[str, str]) -> tuple[str, str]:
     told = "Text" in row["subsection"]
     if told and family in ("regression", "cycle"):
         job = "translation"
-    how = f"`job: {job}`, `family: {family}`"
+    taken, more = taken_by(family, codec, found, job, f"{row['method']} {row['losses']}")
+    without = [*(n for n in found if n not in taken), *without]
+    if without and not taken:
+        return "planned", f"its losses: {', '.join(without)}"
+    place = {"vq": " in the words of `vq`", "vae": " in the codes of `vae`"}
+    how = f"`job: {job}`, `family: {family}`" + (place[codec] if codec else "")
+    how += "".join(f", `{option}`" for option in more)
     how += f", `network: {{kind: {network}}}`" if network else ""
     how += f", `{TEXT[job]}`; words become a hashed vector, no language model" if told else ""
-    how += f"; of its losses: {', '.join(found)}" if found else ""
+    how += f"; of its losses: {', '.join(taken)}" if taken else ""
     return "equivalent", how + (f"; without {', '.join(without)}" if without else "")
+
+
+def taken_by(family: str, codec: str | None, found: list[str], job: str, text: str) -> tuple[list[str], list[str]]:
+    """(losses of these that the family takes here, what a recipe says for it)."""
+    own, coder = OWN[family], codec or (family if family in ("vae", "vq") else None)
+    own = own | (OWN[codec] if codec else frozenset()) | (CRITICS if coder else frozenset())
+    pairs = family == "regression" or (family == "gan" and job == "translation")
+    added = [ADDED[n] for n in found if pairs and n in ADDED]
+    more = ["losses: {" + ", ".join(f"{n}: 1" for n in added) + "}"] if added else []
+    if family == "gan" and "wgan" in text.lower():
+        more.append("adversarial: wasserstein")
+    if coder and CRITICS & set(found):
+        more.append("adversarial: 0.1")
+    return [n for n in found if n in own or (pairs and n in ADDED)], more
 
 
 def losses(text: str) -> tuple[list[str], list[str]]:
@@ -90,7 +129,7 @@ def page() -> str:
     lines = [
         "# Coverage of published methods", "",
         "Made by `python docs/coverage.py` from `methods.csv`. *have*: a recipe is that method. *equivalent*: the same kind of model on the same",
-        "job; of its losses those named are here (`families/losses.py`, which a family's options say; denoising, cross-entropy and Dice are a family's own); its own network or tricks are not rebuilt, its",
+        "job; of its losses those named are the family's own here or added by the options beside it; its own network or tricks are not rebuilt, its",
         "published figures not reproduced; perceptual losses count as lacking, there is no network to judge by. *planned*: what is lacking stands there.", "",
         ", ".join(f"{status}: {counts[status]}" for status in STATUS) + f", of {len(rows)}.", "",
         "| method | section | family | status | how, or what is lacking |", "|---|---|---|---|---|",

@@ -42,11 +42,15 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 
 
 EQUALISED = {"equalised": 0.5}
-CODES: dict[str, tuple[str, str | dict[str, float]]] = {  # a prior, and the codec in whose codes or words it works
-    **{f"{name} in codes of vae": (name, "vae") for name in ("diffusion", "flow", "shortcut", "consistency", "gan", "regression")},
-    "autoregressive in words of vq": ("autoregressive", "vq"),
-    **{f"{name} in equalised intensities": (name, EQUALISED) for name in ("diffusion", "flow", "shortcut", "consistency", "gan", "vae", "regression", "cycle")},
+PLACES: dict[str, str | dict[str, float]] = {  # what a family works in, beside x as it is
+    "codes of vae": "vae", "codes of vq": "vq", "equalised intensities": EQUALISED,
 }  # fmt: skip
+CODES = {
+    f"{name} in {place}": (name, codec)
+    for place, codec in PLACES.items()
+    for name in FAMILIES.names()
+    if "embedding" not in FAMILIES.find(name).learns[:1]
+}
 
 
 def recipe(family: str, job: str, axes: str) -> dict[str, Any]:

@@ -152,8 +152,13 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
     kind = FAMILIES.find(family.name)
     if codec is None:
         _check_kinds(made, kind, f"{dot}family")
+    if kind.unpaired and (codec or equalised):
+        raise AtError(
+            f"{dot}family.in",
+            f"{kind.__name__} compares with images as they are, so it needs x as they are. Leave in out",
+        )
     if equalised:
-        _check_equalised(made, kind, f"{dot}family.in")
+        _check_equalised(made, f"{dot}family.in")
     paired = _pairing(value.get("pairing", "patient"), kind, f"{dot}pairing")
     blank = None
     if not trained and codec is None:
@@ -183,9 +188,10 @@ def _check_kinds(job: Job, family: type[Family], at: str) -> None:
     for asked in job.signature().x:
         if asked.kind not in family.learns:
             able = [n for n in FAMILIES.builtin if asked.kind in FAMILIES.builtin[n].learns]
-            raise AtError(
-                at, f"{family.__name__} cannot learn {asked.name}, {asked.kind}. Write: family: {{name: {able[0]}}}"
-            )
+            write = f"Write: family: {{name: {able[0]}}}"
+            if asked.kind == "intensity" and "label" in family.learns:
+                write = f"Give it words: family: {{name: {family.__name__.lower()}, in: {{stage: codec}}}}, as in recipes/words.yaml"
+            raise AtError(at, f"{family.__name__} cannot learn {asked.name}, {asked.kind}. {write}")
 
 
 def _inner(value: Any, at: str) -> tuple[str | None, float]:
@@ -194,7 +200,10 @@ def _inner(value: Any, at: str) -> tuple[str | None, float]:
         return None, 0.0
     inner = value["in"]
     if not isinstance(inner, Mapping) or set(inner) not in ({"stage"}, {"equalised"}):
-        raise AtError(at, f"family.in is {inner!r}. Write: in: {{stage: codec}}, or in: {{equalised: 0.5}}")
+        raise AtError(
+            at,
+            f"family.in is {inner!r}. Write: in: {{stage: codec}}, in: {{equalised: 0.5}}, or in a recipe without stages in: vae",
+        )
     if "stage" in inner:
         return str(inner["stage"]), 0.0
     share = inner["equalised"]
@@ -205,14 +214,13 @@ def _inner(value: Any, at: str) -> tuple[str | None, float]:
     return None, float(share)
 
 
-def _check_equalised(job: Job, family: type[Family], at: str) -> None:
+def _check_equalised(job: Job, at: str) -> None:
     """Refused where nothing can be equalised, or what x is compared with would stay on another scale."""
     signature = job.signature()
     if all(f.kind != "intensity" for f in signature.x):
         raise AtError(at, f"{words(signature.x)} has no intensities to equalise. Leave in out")
-    if family.unpaired or signature.measurements:
-        what = "measurements are of" if signature.measurements else f"{family.__name__} compares with"
-        raise AtError(at, f"{what} intensities as they are. Leave in out, or write: family: {{name: flow}}")
+    if signature.measurements:
+        raise AtError(at, "measurements are of intensities as they are. Leave in out")
 
 
 def _pairing(value: Any, family: type[Family], at: str) -> bool:

@@ -63,8 +63,7 @@ class Image:
             raise ValueError(f"Image axes are {self.axes!r}, expected yx, zyx, tyx or tzyx.")
         if self.data.ndim != len(self.axes) + 1:
             raise ValueError(f"Image data has shape {tuple(self.data.shape)}, expected (C, {', '.join(self.axes)}).")
-        a = self.affine
-        if a.shape != (4, 4) or not a.isfinite().all() or a[:3, :3].double().det().abs() < 1e-9:
+        if (a := self.affine).shape != (4, 4) or not a.isfinite().all() or a[:3, :3].double().det().abs() < 1e-9:
             raise ValueError(f"Image affine is {a.tolist()}, expected an invertible (4, 4) matrix.")
 
     @property
@@ -256,7 +255,8 @@ class Denoiser(Family):
 
 
 class Decoder(Family):
-    latent_shape: tuple[int, ...]  # of one row
+    codes: int  # channels of a latent
+    factor: int  # voxels a side that one stands for
 
     @abstractmethod
     def decode(self, z: Tensor, condition: Condition) -> Tensor: ...

@@ -6,7 +6,7 @@ import copy
 import inspect
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .contracts import Denoiser, Family, Problem
 from .families import Drawn, Latent, Shortcut
@@ -44,12 +44,14 @@ def with_evaluations(family: Family, count: int) -> Family | None:
 
 @torch.inference_mode()
 def evaluations(family: Family, problem: Problem) -> int:
-    """How often the networks that know the noise level are called to draw the first row, on a corner of its grid."""
+    """How many rows the networks that know the noise level are given to draw the first row, on a corner of its grid: a call that
+    asks with and without a condition, as guidance does, counts twice.
+    """
     calls = 0
 
-    def count(module: nn.Module, inputs: object, output: object) -> None:
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
         nonlocal calls
-        calls += 1
+        calls += len(inputs[0])
 
     hooks = [m.register_forward_hook(count) for m in family.modules() if isinstance(m, UNet | Transformer | Encoder)]
     try:

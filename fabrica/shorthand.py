@@ -1,4 +1,4 @@
-"""What a short recipe stands for: a family that works in words, named alone, is a codec and what draws its words."""
+"""What a short recipe stands for: a family in codes or words, named in one line, is a codec and what draws its codes."""
 
 from __future__ import annotations
 
@@ -13,24 +13,34 @@ from .registry import build
 from .strict import AtError
 
 CODEC, DRAWER = "vq", "autoregressive"
+CODECS: Mapping[str, Mapping[str, Any]] = {  # `in: vae`; what a codec is where others draw its codes
+    "vae": {"name": "vae", "kl": 0.01, "rungs": 0, "codes": 4},
+    "vq": {"name": "vq"},
+}
 SHARE = 1 / 3  # of the budget, for the codec
 MODEL = ("pairing", "sampler", "guidance")
 
 
 def written_out(plain: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A flat recipe of `family: vq`, or of `autoregressive` on other than label maps, as two stages; any other as it is.
+    """A flat recipe of `family: vq`, of `autoregressive` on other than label maps, or of any family `in: vae` or `in: vq`, as two
+    stages; any other as it is.
 
     The codec has a third of the budget and the network that the recipe says; what draws words has the rest and its two deepest
     levels. Whatever is wrong with the recipe is left for those who read it.
     """
     family, job = plain.get("family"), _job(plain.get("job"))
     options = dict(family) if isinstance(family, Mapping) else {"name": family}
-    if "stages" in plain or job is None or {"in", "run"} & set(options) or not _needs_words(options.get("name"), job):
+    if "stages" in plain or job is None or "run" in options:
+        return plain
+    pair = _pair(options, job)
+    if pair is None:
         return plain
     network = options.pop("network", {})
     if not isinstance(network, Mapping):
         return plain
-    own = {k: v for k, v in options.items() if k != "name"}
+    coder, drawer = pair
+    own = {k: v for k, v in options.items() if k not in ("name", "in")}
+    owner = CODEC if options["name"] == CODEC and "in" not in options else drawer
     asked, x = job.signature(), plain["job"].get("x") if isinstance(plain["job"], Mapping) else None
     shared = {"prepare": plain["prepare"]} if "prepare" in plain else {}
     if isinstance(plain.get("train"), Mapping) and "start" in plain["train"]:
@@ -38,31 +48,34 @@ def written_out(plain: Mapping[str, Any]) -> Mapping[str, Any]:
             "train.start",
             f"{options['name']} is two stages, and weights are of one. Write both out, as in recipes/words.yaml",
         )
-    whole = {
-        k: v for k, v in network.items() if k != "kind" or options["name"] == CODEC
-    }  # codecs are made of convolutions
+    whole = {k: v for k, v in network.items() if k != "kind" or owner == CODEC}  # codecs are made of convolutions
     codec = {
         "job": {"name": "synthesis", "x": x if isinstance(x, list | tuple) else [f.name for f in asked.x], "axes": asked.axes, "place": False},
-        "family": {"name": CODEC, "network": whole, **(own if options["name"] == CODEC else {})},
+        "family": {**coder, "network": whole, **(own if owner == CODEC else {})},
         "train": _part(plain.get("train", {}), SHARE), **shared,
     }  # fmt: skip
     levels = network.get("channels", UNetShape().channels)
     narrow = {**network, "patch": 1, "channels": levels[-2:] if isinstance(levels, list | tuple) else levels}
     model = {
         "job": plain["job"], "train": _part(plain.get("train", {}), 1 - SHARE), **shared,
-        "family": {"name": DRAWER, "in": {"stage": "codec"}, "network": narrow, **(own if options["name"] == DRAWER else {})},
+        "family": {"name": drawer, "in": {"stage": "codec"}, "network": narrow, **(own if owner != CODEC else {})},
         **{k: plain[k] for k in MODEL if k in plain},
     }  # fmt: skip
     rest = {k: v for k, v in plain.items() if k not in ("job", "family", "train", "prepare", *MODEL)}
     return {**rest, "stages": {"codec": codec, "model": model}}
 
 
-def _needs_words(name: Any, job: Job) -> bool:
-    """Does a family of this name work in words, and are the job's images none that it takes as they are?"""
+def _pair(options: Mapping[str, Any], job: Job) -> tuple[Mapping[str, Any], str] | None:
+    """(the codec, the family that draws its codes), or None where there is but one family: told, or since it works in words."""
+    name, inner = options.get("name"), options.get("in")
     kind, kinds = _family(name), {f.kind for f in job.signature().x}
     if kind is None or not kinds <= {"intensity", "label"}:
-        return False
-    return name == CODEC or (name == DRAWER and not kinds <= set(kind.learns))
+        return None
+    if isinstance(inner, str) and inner in CODECS:
+        return CODECS[inner], str(name)
+    if "in" not in options and (name == CODEC or (name == DRAWER and not kinds <= set(kind.learns))):
+        return CODECS[CODEC], DRAWER
+    return None
 
 
 def _family(name: Any) -> type[Family] | None:

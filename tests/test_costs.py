@@ -1,8 +1,9 @@
 """Families told to draw with fewer evaluations, counted."""
 
 import pytest
+import torch
 
-from fabrica.contracts import Family, Field, Problem, Signature
+from fabrica.contracts import Condition, Family, Field, Problem, Signature
 from fabrica.costs import evaluations, with_evaluations
 from fabrica.families import (
     Autoregressive,
@@ -15,6 +16,7 @@ from fabrica.families import (
     Shortcut,
     Vae,
     latent_signature,
+    with_guidance,
 )
 from fabrica.networks.unet import UNetShape
 from fabrica.sampling import SAMPLERS
@@ -33,6 +35,20 @@ def test_as_many_as_asked(kind: type[Family], count: int) -> None:
     assert told is not None
     assert evaluations(told, PROBLEM) == count
     assert evaluations(family, PROBLEM) == before > 2  # the family itself is as it was
+
+
+def test_guidance_asks_twice() -> None:
+    """With and without the condition, in one call: two evaluations each inside the band."""
+    given = Signature(IMAGE.x, "yx", (Field("age", "number"),))
+    flow = Flow(given, SMALL, "fp32")
+    problem = Problem(("a",), (1, 16, 16), Condition({"age": torch.tensor([0.5])}))
+    plain, guided = (
+        with_evaluations(f.eval(), 4) for f in (flow, with_guidance(flow, ("age",), 2.0, low=0.0, high=1e9))
+    )
+    assert plain is not None
+    assert guided is not None
+    assert evaluations(plain, problem) == 4
+    assert evaluations(guided, problem) == 8
 
 
 def test_samplers_codes_and_words() -> None:

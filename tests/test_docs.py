@@ -44,6 +44,20 @@ def test_coverage_is_up_to_date_and_names_only_what_is_there() -> None:
     assert coverage.losses("L1 loss, tri-plane loss") == (["L1"], ["tri-plane loss"])
 
 
+def test_a_loss_is_claimed_of_a_family_that_takes_it() -> None:
+    coverage = _script("coverage")
+    every = [name for _, name in coverage.LOSSES]
+    for family, codec in (("diffusion", None), ("gan", None), ("cycle", None), ("diffusion", "vae")):
+        taken, more = coverage.taken_by(family, codec, every, "synthesis", "")
+        assert ("denoising" in taken) == (family == "diffusion")
+        assert "structural" not in taken  # there is nothing to compare with
+        assert ("adversarial forms" in taken) == (family != "diffusion" or codec == "vae")
+        assert more == (["adversarial: 0.1"] if codec else [])
+        assert "contrastive" not in taken
+    taken, more = coverage.taken_by("gan", None, ["L1", "KL"], "translation", "WGAN-GP loss")
+    assert (taken, more) == (["L1"], ["losses: {absolute: 1}", "adversarial: wasserstein"])
+
+
 def _accepted(how: str) -> None:
     """What a row of the page names is a recipe that would be run; codes and words come from a stage before."""
     parts = [yaml.safe_load(p) for p in re.findall(r"`([a-z ]+: [^`]+)`", how)]
@@ -53,18 +67,19 @@ def _accepted(how: str) -> None:
     words = {k: named[k] for k in ("text", "values") if k in named}
     network = {**named.get("network", {}), "channels": [48, 48], "blocks": 1}
     family = {"name": named["family"], "network": network}
-    if "adversarial" in named:
-        family["adversarial"] = named["adversarial"]
+    coder = next((name for name in ("vq", "vae") if f" of `{name}`" in how), None)
+    critic = {k: named[k] for k in ("adversarial",) if k in named}
+    family |= {k: named[k] for k in ("losses",) if k in named} | ({} if coder else critic)
     plain = {
         "cohorts": {"all": {"path": "x"}}, "baseline": "none",
         "stages": {"model": {"job": {"name": job, **example, **words}, "family": family, "train": {"steps": 1}}},
     }  # fmt: skip
     if named["family"] == "cycle":
         plain["stages"]["model"]["pairing"] = "none"
-    if "in the words of" in how:
+    if coder:
         codec = {
             "job": {"name": "synthesis", "x": ["FLAIR"], "place": False},
-            "family": {"name": "vq"},
+            "family": {"name": coder, **critic},
             "train": {"steps": 1},
         }
         plain["stages"] = {"codec": codec, "model": plain["stages"]["model"]}

@@ -38,6 +38,56 @@ def test_one_line_changes_the_family(name: str, axes: str, job: str) -> None:
     assert codec.train.batch == model.train.batch == 4
 
 
+@pytest.mark.parametrize("axes", ["yx", "zyx"])
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("flow", "vae"), ("diffusion", "vae"), ("shortcut", "vq"), ("autoregressive", "vq"), ("gan", "vae")],
+)
+def test_one_word_puts_a_family_into_codes(name: str, codec: str, axes: str) -> None:
+    asked = {**TRANSLATION, "axes": axes}
+    network = {"channels": [8, 16, 32], "blocks": 1}
+    recipe = from_plain(_plain({"name": name, "in": codec, "network": network}, asked))
+    first, second = recipe.stages
+    assert (first.family.name, second.family.name, second.codec) == (codec, name, "codec")
+    assert (first.network.channels, second.network.channels, second.network.patch) == ((8, 16, 32), (16, 32), 1)
+    if codec == "vae":  # no ladder, every detail: others draw its codes
+        assert first.family.options == {"kl": 0.01, "rungs": 0, "codes": 4}
+    assert (first.train.minutes, second.train.minutes) == (pytest.approx(1.0), pytest.approx(2.0))
+
+
+def test_options_beside_the_word_are_of_what_draws() -> None:
+    plain = _plain({"name": "shortcut", "in": "vae", "steps": 2}, sampler={"name": "euler", "steps": 2})
+    with pytest.raises(RecipeError, match="sampler"):  # which is refused to a shortcut in pixels, too
+        from_plain(plain)
+    first, second = from_plain(_plain({"name": "shortcut", "in": "vae", "steps": 2})).stages
+    assert second.family.options == {"steps": 2}
+    assert "steps" not in first.family.options
+
+
+@pytest.mark.parametrize(
+    ("family", "job", "words"),
+    [
+        ({"name": "flow", "in": "vea"}, TRANSLATION, "family.in is 'vea'.*without stages in: vae"),
+        ({"name": "cycle", "in": "vae"}, TRANSLATION, "compares with images as they are"),
+        ({"name": "flow", "in": "vae"}, {"name": "outcome", "from": ["T1w"], "x": "age", "width": 20.0}, "family.in is 'vae'"),
+        ({"name": "autoregressive", "in": "vae"}, TRANSLATION, "draws words, and Vae has none"),
+    ],
+)  # fmt: skip
+def test_words_that_put_nothing_into_codes(family: dict[str, Any], job: Any, words: str) -> None:
+    with pytest.raises(RecipeError, match=words) as raised:
+        from_plain(_plain(family, job))
+    assert "stages." not in str(raised.value)
+
+
+def test_stages_name_their_codec() -> None:
+    stages = {"model": {"job": TRANSLATION, "family": {"name": "flow", "in": "vae"}, "train": {"steps": 1}}}
+    with pytest.raises(RecipeError, match=r"Write: in: \{stage: codec\}"):
+        from_plain({**BASE, "stages": stages})
+    alone = {"model": {"job": TRANSLATION, "family": {"name": "autoregressive"}, "train": {"steps": 1}}}
+    with pytest.raises(RecipeError, match=r"in: \{stage: codec\}\}, as in recipes/words.yaml"):
+        from_plain({**BASE, "stages": alone})
+
+
 def test_a_name_alone_is_a_family() -> None:
     assert [s.name for s in from_plain(_plain("vq")).stages] == ["codec", "model"]
 

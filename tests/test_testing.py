@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fabrica.contracts import Codec, Condition, Family, Problem, Signature
+from fabrica.contracts import Codec, Condition, Family, Field, Problem, Signature
+from fabrica.families import FAMILIES
+from fabrica.networks.unet import UNetShape
 from fabrica.rng import Rng
-from fabrica.testing import check_family, check_family_learns, check_family_shapes
+from fabrica.testing import _check_capability, check_family, check_family_learns, check_family_shapes
 
 
 class Sound(Family):
@@ -179,7 +181,7 @@ class Pupil(Family):
         kind = torch.zeros_like(kind) if self.fault == "one class" else kind
         noise = rng.normal(1, *problem.shape[1:])
         noise = noise if self.fault == "voxels apart" else noise[:, :, :1, :1].expand_as(noise)
-        size = {"too narrow": 0.1, "too wide": 2.0}.get(self.fault, 1.0)
+        size = {"too narrow": 0.1, "too wide": 2.0, "half as wide": 0.5}.get(self.fault, 1.0)
         wide = (self.middle[kind], size * self.spread[kind].exp())
         middle, spread = (v.detach().reshape(-1, 1, 1, 1) for v in wide)
         return middle + spread * noise
@@ -189,7 +191,7 @@ class Pupil(Family):
     ("fault", "words"),
     [
         ("one class", r"the mean is 0.\d+, taught 0.7"), ("too narrow", "the spread of a voxel is 0.0.., taught 0.1"),
-        ("too wide", "the spread of a voxel is 0.2.., taught 0.1"), ("voxels apart", "the spread of whole images is 0.0.., taught 0.1"),
+        ("too wide", "the spread of a voxel is 0.2.., taught 0.1"), ("half as wide", "the spread of a voxel is 0.05., taught 0.1"), ("voxels apart", "the spread of whole images is 0.0.., taught 0.1"),
         ("rises", "its loss rose"), ("", ""),
     ],
 )  # fmt: skip
@@ -209,7 +211,7 @@ class PupilCodec(Codec):
 
     def __init__(self, fault: str) -> None:
         super().__init__()
-        self.fault, self.inner, self.latent_shape = fault, Pupil(fault), (1,)
+        self.fault, self.inner, self.codes, self.factor = fault, Pupil(fault), 1, 1
 
     def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
         return self.inner.groups()
@@ -225,6 +227,17 @@ class PupilCodec(Codec):
 
     def sample(self, problem: Problem, rng: Rng) -> Tensor:
         return self.inner.sample(problem, rng)
+
+
+def test_a_codec_that_promises_other_codes_is_named() -> None:
+    """What `codes` and `factor` say is what priors are built for."""
+    torch.manual_seed(0)
+    problem = Problem(("a", "b"), (1, 16, 16), target=torch.rand(2, 1, 16, 16))
+    made = FAMILIES.find("vae")(Signature((Field("x"),), "yx"), UNetShape((8, 16), 1), "fp32", codes=4).eval()
+    _check_capability(made, problem, torch.rand(2, 1, 16, 16))
+    made.factor = 2
+    with pytest.raises(AssertionError, match=r"encode gives \(4, 4, 4\) a row, codes and factor promise \(4, 8, 8\)"):
+        _check_capability(made, problem, torch.rand(2, 1, 16, 16))
 
 
 def test_a_codec_is_held_to_its_round_trip_and_to_its_draws() -> None:

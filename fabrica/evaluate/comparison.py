@@ -193,13 +193,27 @@ def _chance(test: Result) -> float:
 def _sentence(standings: Sequence[Standing], patients: Sequence[str], metric: str) -> str:
     """Which is worth its cost."""
     if len(patients) < SMALLEST:
-        return (
-            f"{len(patients)} shared patients carry no ranking (at least {SMALLEST}): the table below is descriptive."
-        )
+        return f"{len(patients)} shared patients carry no ranking (at least {SMALLEST}): the table below is descriptive.{_cost(standings)}"
     tied = [s for s in standings if s.tied]
     names = ", ".join(s.contender.name for s in tied)
     if len(tied) == 1:
-        return f"By {metric} {names} is better than every other here, on {len(patients)} patients."
+        return f"By {metric} {names} is better than every other here, on {len(patients)} patients.{_cost(standings)}"
     cheapest = min(tied, key=lambda s: float("inf") if s.contender.draw_s is None else s.contender.draw_s)
     cost = f"; of these {cheapest.contender.name} costs least a draw" if cheapest.contender.draw_s is not None else ""
     return f"By {metric} {names} cannot be told apart on {len(patients)} patients{cost}."
+
+
+def _cost(standings: Sequence[Standing]) -> str:
+    """What the best mean costs beside the cheapest draw; nothing where runs did not say."""
+    timed = [s for s in standings if s.contender.draw_s is not None]
+    best = standings[0]
+    if best.contender.draw_s is None or len(timed) < 2:
+        return ""
+    cheapest = min(timed, key=lambda s: s.contender.draw_s or 0.0)
+    trained = f"trained for {best.contender.train_s:.0f} s"
+    if cheapest is best:
+        return f" Its draws are the cheapest, too ({best.contender.draw_s:.2g} s; {trained})."
+    return (
+        f" A draw of {best.contender.name} takes {best.contender.draw_s:.2g} s ({trained}), one of {cheapest.contender.name} "
+        f"{cheapest.contender.draw_s:.2g} s ({cheapest.contender.train_s:.0f} s), with a mean of {cheapest.mean:.4g} instead of {best.mean:.4g}."
+    )

@@ -12,7 +12,6 @@ from ..networks.blocks import embedding, planes_and_vectors, vector_entries, wit
 from ..networks.codec import Decoder, Encoder, Levels, factor_of
 from ..networks.discriminator import Discriminator
 from ..networks.ladder import LOG_VARIANCES, Ladder, drawn_from
-from ..networks.tiled import tiled
 from ..networks.unet import UNetShape
 from ..rng import Rng
 from .critic import fool, teach
@@ -47,7 +46,9 @@ class _Autoencoder(nn.Module):
 
     def encoded(self, x: Tensor, condition: Condition) -> Tensor:
         if bad := [n for n in x.shape[2:] if n % self.factor]:
-            raise ValueError(f"The codec got a side of {bad[0]}, expected multiples of {self.factor}.")
+            raise ValueError(
+                f"The codec got a side of {bad[0]}, expected multiples of {self.factor}. Write: prepare: {{multiple: {self.factor}}}"
+            )
         return self.encode(with_planes(x, self.planes_and_vectors[0], condition, x.shape[2:]))  # type: ignore[no-any-return]
 
     def decoded(self, z: Tensor, beside: Tensor) -> Tensor:
@@ -127,14 +128,9 @@ class Vae(Codec):
             raise ValueError(f"vae.rungs is {rungs}, expected 0 or more coarser grids of codes.")
         net = _Autoencoder(signature, network, precision, codes, 2 * codes)
         self.fields, self.body = signature.x, _Body(signature, net, network, frequency, adversarial)
-        self.latent_shape: tuple[int, ...] = (net.codes,)
-        self.codes, self.kl = codes, kl
+        self.codes, self.factor, self.kl = codes, net.factor, kl
         self.ladder = Ladder(len(signature.axes), codes, net.wider, network.channels[-1], rungs)
         self.register_buffer("scale", torch.ones(()))
-
-    @property
-    def factor(self) -> int:
-        return self.body.net.factor
 
     def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
         groups = self.body.groups()
@@ -142,23 +138,11 @@ class Vae(Codec):
 
     def encode(self, x: Tensor) -> Tensor:
         """Means over their deviation, without a condition; x as targets are (labels one-hot)."""
-        mean = self.body.net.encoded(x, Condition())[:, : self.codes] / self.scale
-        self.latent_shape = tuple(mean.shape[1:])
-        return mean
-
-    def encode_by_tiles(self, x: Tensor, tile: int) -> Tensor:
-        """As `encode`, in the memory of tiles of `tile` voxels a side."""
-        with tiled(self, (tile,)):
-            return self.encode(x)
+        return self.body.net.encoded(x, Condition())[:, : self.codes] / self.scale
 
     def decode(self, z: Tensor, condition: Condition) -> Tensor:
         """Logits of labels become chances."""
         return answer(self.body.net.decoded(z * self.scale, self.body.net.beside(z, condition)), self.fields)
-
-    def decode_by_tiles(self, z: Tensor, tile: int) -> Tensor:
-        """As `decode` without a condition, in the memory of tiles of `tile` codes a side."""
-        with tiled(self, (tile * self.factor,)):
-            return self.decode(z, Condition())
 
     def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
         target = _target(problem)
@@ -178,10 +162,10 @@ class Vae(Codec):
 
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:
-        self.latent_shape = self.body.latent_shape(problem)
-        grid = torch.zeros(len(problem.cases), *self.latent_shape, device=self.scale.device)
+        shape = self.body.latent_shape(problem)
+        grid = torch.zeros(len(problem.cases), *shape, device=self.scale.device)
         beside = self.body.net.beside(grid, problem.condition)
-        z = self.ladder.draw(self.latent_shape[1:], beside, rng)
+        z = self.ladder.draw(shape[1:], beside, rng)
         return answer(self.body.net.decoded(z, beside), self.fields)
 
 
@@ -202,12 +186,8 @@ class Fsq(Codec):
             raise ValueError(f"vq.levels is {list(levels)}, expected at least 2 values for each channel.")
         net = _Autoencoder(signature, network, precision, len(levels), len(levels))
         self.fields, self.body = signature.x, _Body(signature, net, network, frequency, adversarial)
-        self.latent_shape: tuple[int, ...] = (net.codes,)
+        self.codes, self.factor = net.codes, net.factor
         self.levels = Levels(levels)
-
-    @property
-    def factor(self) -> int:
-        return self.body.net.factor
 
     def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
         return self.body.groups()
@@ -215,7 +195,6 @@ class Fsq(Codec):
     def encode(self, x: Tensor) -> Tensor:
         """Rounded codes in [-1, 1]; `tokens` numbers them."""
         codes: Tensor = self.levels(self.body.net.encoded(x, Condition()))
-        self.latent_shape = tuple(codes.shape[1:])
         return codes
 
     def tokens(self, x: Tensor) -> Tensor:
@@ -242,12 +221,9 @@ class Fsq(Codec):
 
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:
-        self.latent_shape, device = self.body.latent_shape(problem), next(self.body.parameters()).device
+        shape, device = self.body.latent_shape(problem), next(self.body.parameters()).device
         words = (
-            (rng.child("code").uniform(*self.latent_shape[1:]) * self.levels.size)
-            .long()
-            .clamp(max=self.levels.size - 1)
-            .to(device)
+            (rng.child("code").uniform(*shape[1:]) * self.levels.size).long().clamp(max=self.levels.size - 1).to(device)
         )
         return self.decode(self.levels.codes(words), problem.condition)
 

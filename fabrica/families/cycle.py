@@ -76,7 +76,9 @@ class Cycle(Family):
 
     def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
         if problem.target is None:
-            raise ValueError(f"Training needs images of the asked kind; {problem.cases[0]} has none.")
+            raise ValueError(
+                f"Training needs images of the asked kind; {problem.cases[0]} has none. Leave such cases out of the training part."
+            )
         a, b, nothing = problem.condition.values[self.given.name], problem.target, Condition()
         known = self._known(problem)
         if group == "critic":

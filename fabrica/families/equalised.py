@@ -26,7 +26,6 @@ class Equalised(Codec):
     untouched. There is nothing to train: `fit` reads the curves from the training cohort's voxels.
     """
 
-    factor = 1
     low: Tensor
     high: Tensor
     levels: Tensor
@@ -36,7 +35,7 @@ class Equalised(Codec):
         self.share = share
         kinds = [f.kind for f in signature.x for _ in range(f.channels)]
         self.bent = tuple(k for k, kind in enumerate(kinds) if kind == "intensity")
-        self.latent_shape = (len(kinds),)
+        self.codes, self.factor = len(kinds), 1
         self.register_buffer("low", torch.zeros(len(kinds)))
         self.register_buffer("high", torch.ones(len(kinds)))
         self.register_buffer("levels", torch.linspace(0, 1, KNOTS).repeat(len(kinds), 1))

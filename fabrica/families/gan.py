@@ -27,7 +27,7 @@ class Gan(Family):
     """x = generator(noise, condition); the default is R3GAN's relativistic loss with R1 and R2 (Huang et al. 2024).
 
     Where a condition shows the patient on the grid of x (translation), `pixel` weighs the distance to the paired target and `features` the
-    matching of the critic's features (Isola et al. 2017, Wang et al. 2018); without such a condition both are left out.
+    matching of the critic's features (Isola et al. 2017, Wang et al. 2018; 10 and 2 unless told); without such a condition neither can be asked for.
     `losses` adds others of the table by weight, for pairs: {structural: 0.5}.
     Without `penalty` the critic's weights are divided by their largest singular value (Miyato et al. 2018).
     """
@@ -36,18 +36,20 @@ class Gan(Family):
 
     def __init__(
         self, signature: Signature, network: UNetShape, precision: str, *, adversarial: Adversarial = "relativistic",
-        penalty: float = 1.0, pixel: float = 10.0, features: float = 2.0,
+        penalty: float = 1.0, pixel: float | None = None, features: float | None = None,
         losses: Mapping[str, float] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.losses = check_losses(losses or {})
         self.fields, self.penalty = signature.x, penalty
         paired = bool(signature.axes and shown(signature.condition))
-        self.pixel, self.matching = (pixel, features) if paired else (0.0, 0.0)
-        if self.losses and not paired:
+        told = [n for n, v in {"losses": self.losses, "pixel": pixel, "features": features}.items() if v]
+        if told and not paired:
             raise ValueError(
-                "losses compare pairs, and this job has none. Take losses out, or give an image: from: [T1w]"
+                f"{told[0]} compare{'s' if told[0] == 'pixel' else ''} pairs, and this job has none. Take {told[0]} out, or give an image: from: [T1w]"
             )
+        self.pixel = (10.0 if pixel is None else pixel) if paired else 0.0
+        self.matching = (2.0 if features is None else features) if paired else 0.0
         self.critic_form, self.generator_form = ADVERSARIAL[adversarial]
         self.generator = backbone(signature, NOISE, network, precision)
         self.critic = Discriminator(len(signature.axes), signature.channels, signature.condition, network, not penalty)

@@ -31,7 +31,9 @@ def with_guidance(family: Family, names: Sequence[str], strength: float, low: fl
     if isinstance(family, Denoiser):
         return Guided(family, names, strength, low, high)
     if not isinstance(family, WITHOUT_BAND):
-        raise TypeError(f"{type(family).__name__} cannot be guided.")
+        raise TypeError(
+            f"{type(family).__name__} cannot be guided. Write: family: {{name: flow}}, or leave guidance out"
+        )
     twin = copy.copy(family)  # shares its weights
     twin._modules = {**family._modules, "net": Strengthened(family.net, names, strength)}
     return twin

@@ -30,21 +30,16 @@ def latent_signature(signature: Signature, codec: Codec, prior: type[Family]) ->
     """
     if isinstance(codec, Equalised):
         return signature
-    codes = codec.latent_shape[0]
-    x: tuple[Field, ...] = (Field("latent", "intensity", codes),)
+    x: tuple[Field, ...] = (Field("latent", "intensity", codec.codes),)
     if "intensity" not in prior.learns:
         if not isinstance(codec, Fsq):
             raise ValueError(
                 f"{prior.__name__} draws words, and {type(codec).__name__} has none. Write there: family: {{name: vq}}"
             )
         x = tuple(Field(f"word {k}", "label", count) for k, (_, count) in enumerate(codec.levels.places))
-    several = _factor(codec) ** len(signature.axes)
+    several = codec.factor ** len(signature.axes)
     condition = (replace(f, channels=f.channels * several) if f.kind in PLANES else f for f in signature.condition)
     return replace(signature, x=x, condition=tuple(condition))
-
-
-def _factor(codec: Codec) -> int:
-    return int(getattr(codec, "factor", 1))
 
 
 class Latent(Family):
@@ -56,7 +51,7 @@ class Latent(Family):
         super().__init__()
         self.codec, self.prior = codec.requires_grad_(False), prior
         self.planes = tuple(f.name for f in condition if f.kind in PLANES)
-        self.factor = _factor(codec)
+        self.factor = codec.factor
         self.register_buffer("spread", torch.ones(()))
 
     @property
@@ -74,7 +69,7 @@ class Latent(Family):
 
     def _inner(self, problem: Problem, target: Tensor | None) -> Problem:
         words = self._words
-        channels = self.codec.latent_shape[0] if words is None else sum(count for _, count in words.places)
+        channels = self.codec.codes if words is None else sum(count for _, count in words.places)
         return replace(
             problem,
             shape=(channels, *(n // self.factor for n in problem.shape[1:])),
@@ -112,7 +107,9 @@ class Latent(Family):
     def told(self, x: Tensor, condition: Condition) -> tuple[Tensor, Condition, list[int]]:
         """(words of x one-hot, the condition as the prior sees it, how many values each kind of word has)."""
         if (words := self._words) is None:
-            raise TypeError(f"{type(self.prior).__name__} draws no words.")
+            raise TypeError(
+                f"{type(self.prior).__name__} draws no words. Write: family: {{name: autoregressive, in: {{stage: codec}}}}"
+            )
         codes = self.codec.eval().encode(x)
         return words.one_hot(codes), self._given(condition), [count for _, count in words.places]
 
@@ -157,7 +154,7 @@ class Words:
 def words_of(family: Family, x: Tensor, condition: Condition, kinds: Sequence[int]) -> Words:
     """x (B, C, *axes) as targets are, of fields with so many values each; raises TypeError where nothing knows chances."""
     if (density := density_of(family)) is None:
-        raise TypeError(f"{type(family).__name__} knows no chances.")
+        raise TypeError(f"{type(family).__name__} knows no chances. Write: family: {{name: autoregressive}}")
     if isinstance(family, Latent):
         with torch.no_grad():
             x, condition, kinds = family.told(x, condition)

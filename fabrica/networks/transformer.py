@@ -61,7 +61,7 @@ class Transformer(nn.Module):
         grid = tuple(x.shape[2:])
         if any(side % self.patch for side in grid):
             raise ValueError(
-                f"The transformer got a grid of {grid}, expected sides that are multiples of {self.patch}."
+                f"The transformer got a grid of {grid}, expected sides that are multiples of {self.patch}. Write: prepare: {{multiple: {self.patch}}}"
             )
         small = [n // self.patch for n in grid]
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):

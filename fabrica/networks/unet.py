@@ -121,7 +121,7 @@ class UNet(nn.Module):
         """Raises ValueError when a side is no multiple of `multiple`."""
         if any(side % self.multiple for side in x.shape[2:]):
             raise ValueError(
-                f"The U-Net got a grid of {tuple(x.shape[2:])}, expected sides that are multiples of {self.multiple}."
+                f"The U-Net got a grid of {tuple(x.shape[2:])}, expected sides that are multiples of {self.multiple}. Write: prepare: {{multiple: {self.multiple}}}"
             )
         h = with_planes(x, self.planes, condition, x.shape[2:]).contiguous(memory_format=channels_last(self.dimensions))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):

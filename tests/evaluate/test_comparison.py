@@ -43,7 +43,19 @@ def test_a_clear_order_and_its_sentence(tmp_path: Path) -> None:
     assert standings[1].p_value is not None
     assert standings[1].p_value < 0.01
     assert "b/model is better than every other here, on 24 patients" in sentence
+    assert "Its draws are the cheapest, too (1 s; trained for 60 s)" in sentence
     assert "b/model" in page.read_text()
+
+
+def test_what_the_best_costs_beside_the_cheapest(tmp_path: Path) -> None:
+    runs = [
+        _run(tmp_path / "a", _scores(20.0, 24, 1), draw_s=0.2),
+        _run(tmp_path / "b", _scores(22.0, 24, 2), draw_s=9.0),
+    ]
+    _, standings, sentence = compare_runs(runs, "psnr", tmp_path / "out")
+    low, high = (f"{s.mean:.4g}" for s in reversed(standings))
+    assert "A draw of b/model takes 9 s (trained for 60 s), one of a/model 0.2 s (60 s)" in sentence
+    assert sentence.endswith(f"with a mean of {low} instead of {high}.")
 
 
 def test_equals_are_not_ranked_and_the_cheaper_is_named(tmp_path: Path) -> None:
@@ -63,6 +75,7 @@ def test_lower_is_better_and_few_patients_carry_nothing(tmp_path: Path) -> None:
     assert standings[0].contender.name == "b/model"
     assert standings[1].p_value is None
     assert "6 shared patients carry no ranking" in sentence
+    assert "Its draws are the cheapest" in sentence
 
 
 def test_only_shared_patients_count(tmp_path: Path) -> None:

@@ -280,3 +280,19 @@ def test_cycle_identity_and_structure_by_hand(axes: str) -> None:
     torch.testing.assert_close(
         terms(0.0, 3.0)["structure"], torch.full((2,), 0.5), atol=1e-3, rtol=0
     )  # one way loses them
+
+
+@pytest.mark.parametrize("asked", [{"pixel": 5.0}, {"features": 1.0}, {"losses": {"structural": 1.0}}])
+def test_what_compares_pairs_is_refused_where_there_are_none(asked: dict) -> None:
+    """Told outright it is not left out in silence; 0 says what is true anyway."""
+    alone = Signature((Field("FLAIR"),), "yx", (Field("age", "number"),))
+    given = Signature((Field("FLAIR"),), "yx", (Field("given T1w"),))
+    small = UNetShape((8, 16), 1)
+    with pytest.raises(ValueError, match=rf"{next(iter(asked))} compares? pairs.*Take {next(iter(asked))} out"):
+        Gan(alone, small, "fp32", **asked)
+    Gan(given, small, "fp32", **asked)
+    none = Gan(alone, small, "fp32", pixel=0.0)
+    assert (none.pixel, none.matching) == (0.0, 0.0)
+    paired = Gan(given, small, "fp32")
+    assert (paired.pixel, paired.matching) == (10.0, 2.0)
+    assert Gan(given, small, "fp32", pixel=0.0, features=0.0).pixel == 0.0
