@@ -428,12 +428,10 @@ def raced(race: dict[str, Any] | None) -> list[str]:
 
 def race_known(work: Path) -> dict[str, Any] | None:
     """Of this work folder, or the one that was written before."""
-    for file, inner in ((work / "race.json", False), (RESULTS / "families_mednist.json", True)):
-        if file.is_file():
-            known: dict[str, Any] = json.loads(file.read_text())
-            if not inner or "race" in known:
-                return known["race"] if inner else known
-    return None
+    own, written = work / "race.json", RESULTS / "families_mednist.json"
+    if own.is_file():
+        return dict(json.loads(own.read_text()))
+    return json.loads(written.read_text()).get("race") if written.is_file() else None
 
 
 def earlier(names: set[str]) -> list[dict[str, Any]]:

@@ -295,7 +295,9 @@ def _family_of(trained: TrainedPlan, job: Job, at: str) -> tuple[Named, UNetShap
     if not isinstance(stage, Mapping) or not {"job", "family"} <= set(stage):
         raise AtError(f"{at}.run", f"{file} is damaged: its stage {trained.stage} has no job and family. Name another.")
     if "in" in stage["family"]:
-        what = "its run's equalised intensities" if "equalised" in str(stage["family"]) else "another stage's codes"
+        inner = stage["family"]["in"] if isinstance(stage["family"], Mapping) else None
+        equalised = isinstance(inner, Mapping) and "equalised" in inner
+        what = "its run's equalised intensities" if equalised else "another stage's codes"
         raise AtError(
             at, f"{trained.stage} of {trained.run} works in {what} and is used there: fabrica generate {trained.run}"
         )

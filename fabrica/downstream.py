@@ -229,7 +229,9 @@ def _recipe(plain: Mapping[str, Any], arm: str, seed: int, real: Path, synthetic
     train = {**plain["train"], "augment": change.get("augment", 0.0)}
     made = from_plain({**plain, "cohorts": used, "split": split, "train": train, "seed": seed, "baseline": "none"}, arm)
     if len(made.stages) != 1:
-        raise ValueError("A downstream recipe has one stage, and words need two. Write: family: {name: regression}")
+        raise ValueError(
+            "A downstream recipe has one stage, and words need two, as codes do. Write: family: {name: regression}"
+        )
     return made
 
 

@@ -188,9 +188,8 @@ class _Toy:
         except ValueError:
             self.family, self.from_image = make(Signature((Field("x", kind),), axes, (Field("given T1w"),))), True
         self.labels = "intensity" not in self.family.learns
-        self.side = (
-            4 if self.labels or len(axes) > 2 else 8
-        )  # few words, told one by one: the first is asked for often enough
+        # few words, told one by one: the first is asked for often enough; few voxels of a volume, for the sake of time
+        self.side = 4 if self.labels or len(axes) > 2 else 8
         if self.labels:
             self.family = make(Signature((Field("x", "label", 2),), axes, by))
         self.moments = [(0.3, 0.46), (0.7, 0.46)] if self.labels else [(0.3, 0.1), (0.7, 0.1)]

@@ -41,9 +41,14 @@ class Equalised(Codec):
         self.register_buffer("levels", torch.linspace(0, 1, KNOTS).repeat(len(kinds), 1))
 
     def fit(self, voxels: Mapping[int, Sequence[NDArray[np.floating]]]) -> None:
-        """The curve of each channel from what training images have there, one flat array an image; a constant one stays straight."""
-        for channel in self.bent:
+        """The curve of each channel from what training images have there, one flat array an image; one that is constant, or that no
+        image has, stays straight. What is no number is left to training, which names its patient.
+        """
+        for channel in (k for k in self.bent if k in voxels):
             values = np.concatenate([np.asarray(v, np.float64).ravel() for v in voxels[channel]])
+            values = values[np.isfinite(values)]
+            if not len(values):
+                continue
             low, high = np.quantile(values, ENDS)
             if not high > low:
                 continue

@@ -115,6 +115,18 @@ def test_channels_have_their_own_curves_and_labels_none() -> None:
     torch.testing.assert_close(codec.decode(u, SOUND), x, rtol=0, atol=1e-5)
 
 
+def test_a_channel_without_images_stays_straight_and_a_voxel_that_is_no_number_bends_nothing() -> None:
+    rng = np.random.default_rng(0)
+    sound, x = rng.gamma(1, 0.2, 999), torch.rand(1, 2, 4, 4)
+    signature = Signature((Field("T1w"), Field("FLAIR")), "yx")
+    codec, other = Equalised(signature, 0.5), Equalised(signature, 0.5)
+    codec.fit({0: [sound]})
+    other.fit({0: [np.concatenate([sound, [np.nan, np.inf]])], 1: [np.full(9, np.nan)]})
+    assert torch.equal(codec.encode(x), other.encode(x))
+    torch.testing.assert_close(codec.encode(x)[:, 1], x[:, 1])
+    assert codec.widest > 2
+
+
 def test_a_constant_channel_stays_straight_and_nothing_is_made_up_of_nan() -> None:
     codec = _fitted(np.full(100, 0.3))
     x = torch.linspace(-1, 2, 12).reshape(1, 1, 3, 4)
