@@ -212,7 +212,7 @@ def _cost(standings: Sequence[Standing]) -> str:
     cheapest = min(timed, key=lambda s: s.contender.draw_s or 0.0)
     trained = f"trained for {best.contender.train_s:.0f} s"
     if cheapest is best:
-        return f" Its draws are the cheapest, too ({best.contender.draw_s:.2g} s; {trained})."
+        return f" {best.contender.name} has the best mean and the cheapest draws ({best.contender.draw_s:.2g} s; {trained})."
     return (
         f" A draw of {best.contender.name} takes {best.contender.draw_s:.2g} s ({trained}), one of {cheapest.contender.name} "
         f"{cheapest.contender.draw_s:.2g} s ({cheapest.contender.train_s:.0f} s), with a mean of {cheapest.mean:.4g} instead of {best.mean:.4g}."

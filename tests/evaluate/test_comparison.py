@@ -43,7 +43,7 @@ def test_a_clear_order_and_its_sentence(tmp_path: Path) -> None:
     assert standings[1].p_value is not None
     assert standings[1].p_value < 0.01
     assert "b/model is better than every other here, on 24 patients" in sentence
-    assert "Its draws are the cheapest, too (1 s; trained for 60 s)" in sentence
+    assert "b/model has the best mean and the cheapest draws (1 s; trained for 60 s)" in sentence
     assert "b/model" in page.read_text()
 
 
@@ -75,7 +75,7 @@ def test_lower_is_better_and_few_patients_carry_nothing(tmp_path: Path) -> None:
     assert standings[0].contender.name == "b/model"
     assert standings[1].p_value is None
     assert "6 shared patients carry no ranking" in sentence
-    assert "Its draws are the cheapest" in sentence
+    assert "b/model has the best mean and the cheapest draws" in sentence
 
 
 def test_only_shared_patients_count(tmp_path: Path) -> None:
