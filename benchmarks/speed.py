@@ -67,7 +67,7 @@ def machine() -> str:
     names = [x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
     packages = ", ".join(f"{n} {version(n)}" for n in ("torch", "monai", "pydicom", "nibabel", "simpleitk"))
     cpu = names[0] if names else platform.machine()
-    return f"{cpu}, bfloat16 x{precision.bfloat16_gain():.1f}, {torch.get_num_threads()} threads; {packages}"
+    return f"{cpu}, bfloat16 x{precision.rates().gain:.1f}, {torch.get_num_threads()} threads; {packages}"
 
 
 def compare(candidates: Candidates, rounds: int) -> dict[str, list[float]]:
@@ -204,7 +204,7 @@ def default_network(dimensions: int, side: int, batch: int, rounds: int) -> dict
     }
     work = {name: flop(inferred(call)) for name, call in run.items()} | {"convolution alone": flop(limit)}
     columns = {(2, 64): (5, 3.6), (2, 128): (10, 7), (3, 64): (25, 18)}
-    asked = columns[dimensions, side][0 if precision.bfloat16_gain() >= 4 else 1] if dtype == torch.bfloat16 else 1.0
+    asked = columns[dimensions, side][0 if precision.rates().gain >= 4 else 1] if dtype == torch.bfloat16 else 1.0
     words = ", ".join(f"{n} {g:.1f} GFLOP" for n, g in work.items() if n != "convolution alone")
     found = line(
         f"forward, default network, {'x'.join([str(side)] * dimensions)}, batch {batch} ({words})", rounds,
@@ -297,7 +297,7 @@ def network_targets(dimensions: int, train: bool, low: bool) -> dict[str, float]
     if not low:
         return {"MONAI as shipped": 1.0}
     columns = {(2, False): (4, 2.8), (3, False): (4, 2.8), (2, True): (1.8, 1.9), (3, True): (3.5, 2.8)}
-    return {"MONAI as shipped": columns[dimensions, train][0 if precision.bfloat16_gain() >= 4 else 1]}
+    return {"MONAI as shipped": columns[dimensions, train][0 if precision.rates().gain >= 4 else 1]}
 
 
 # ---------------------------------------------------------------- drawing

@@ -382,7 +382,9 @@ def list_names(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was kept from an earlier time.")] = False,
+) -> None:
     """What this machine can do, and what a run will use."""
     import os
     import platform
@@ -391,16 +393,16 @@ def doctor() -> None:
 
     from .io import gzipped
     from .machine import find_device, free_bytes, in_words
-    from .networks.precision import choose, convolution_gflops
+    from .networks.precision import rates
 
     where = find_device()
-    rate, free = convolution_gflops(where), free_bytes(where)
+    free = free_bytes(where)
     card = f"{torch.cuda.get_device_name(0)}: runs use it" if where == "cuda" else "none: runs use the CPU"
     library = "ISA-L" if gzipped.FAST else 'zlib; twice as fast with: pip install -c constraints.txt -e ".[fast]"'
     lines = (
         f"python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         f"GPU: {card}",
-        f"convolution: {rate['fp32']:.0f} GFLOP/s in float32, {rate['bf16']:.0f} in bfloat16: runs use {choose(where)}",
+        f"precision: {rates(where, fresh).in_words()}",
         f"memory: {in_words(free) if free is not None else 'unknown'} free; a run says before it starts how much it needs",
         f".nii.gz is read by {library}",
     )

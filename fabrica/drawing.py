@@ -26,6 +26,7 @@ from .evaluate.embedding import Embedding, Picture, planes
 from .families import FAMILIES, RUNTIME, Drawn, Equalised, Latent, latent_signature, with_guidance
 from .jobs import layout_of, reads
 from .memory import drawing_room, windows_said
+from .networks.soundness import in_float32
 from .networks.tiled import tiled
 from .plan import Recipe, Stage
 from .registry import build
@@ -73,6 +74,13 @@ def with_codec(family: Family, stage: Stage, run: Path, recipe: Recipe) -> Famil
             )
         load_weights(family.codec, recipe.stage(stage.codec).home(run))
     return family
+
+
+def kept_in_float32(family: Family, facts: Mapping[str, Any] | None) -> list[str]:
+    """Layers in which training found bfloat16 wrong compute in float32 again; returns their names."""
+    layers = [str(name) for name in (facts or {}).get("float32_layers", [])]
+    in_float32(family, layers)
+    return layers
 
 
 def plain_preparation(preparation: GridPreparation) -> dict[str, Any]:
@@ -228,6 +236,7 @@ class Answering:
         facts = known[1]
         self.preparation, self.reference = preparation_from(facts["preparation"]), str(facts["reference"])
         family = build_family(stage, self.job, facts["precision"], recipe)
+        kept_in_float32(family, facts)
         load_weights(family, place)
         self.family, self.layout = drawer(stage, family).to(device), layout_of(self.job, tuple(facts["size"]))
         self.earlier = Answering(run, recipe, recipe.stage(stage.input.stage), device) if stage.input else None

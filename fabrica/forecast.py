@@ -8,14 +8,16 @@ from pathlib import Path
 import torch
 
 from .contracts import Family
-from .data.store import prepare_case, question_batch, to_device
+from .data.store import Loader, prepare_case, question_batch, to_device
 from .drawing import ROWS, build_family
 from .jobs import asks
 from .judging import Ready
 from .machine import free_bytes
 from .memory import Need, check, drawing_room, training_need, windows_said
 from .networks import precision
+from .networks.soundness import in_float32, unsound_layers
 from .plan import Recipe, Stage
+from .rng import Rng
 
 BATCH = 8  # images a step where a recipe says nothing and memory suffices
 Say = Callable[[str], None]
@@ -24,6 +26,31 @@ Say = Callable[[str], None]
 def precision_of(stage: Stage, device: str) -> str:
     """As the recipe says, or what is faster here."""
     return precision.choose(device) if stage.train.precision == "auto" else stage.train.precision
+
+
+def look_at_layers(stage: Stage, family: Family, loader: Loader, device: str, say: Say) -> list[str]:
+    """Names of layers whose bfloat16 is wrong on this processor in the shapes of this training; they now take float32.
+
+    Random numbers, weights and buffers are left as they were.
+    """
+    job = stage.training_job()
+
+    def call() -> None:
+        batch = to_device(loader.load(0), torch.device(device))
+        problem = job.problem(batch, Rng(range(len(batch.cases))))
+        for group in family.groups():
+            family.loss(problem, group, Rng(range(len(batch.cases))).child(group), 0.0)
+
+    buffers = {name: b.clone() for name, b in family.named_buffers()}
+    found = unsound_layers(family.train(), call)
+    for name, buffer in family.named_buffers():
+        buffer.copy_(buffers[name])
+    in_float32(family, found)
+    if found:
+        first, why = next(iter(found.items()))
+        others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        say(f"{stage.name}: {first}{others} compute in float32: {why}, on this processor.")
+    return sorted(found)
 
 
 def refuse_early(recipe: Recipe, stages: Sequence[Ready], folder: Path, device: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +27,23 @@ def find_device(asked: str = "auto") -> str:
     if asked == "cuda" and not present:
         raise ValueError("No CUDA card can be used here. Write --device cpu, or install a CUDA build of PyTorch.")
     return "cuda" if present and asked != "cpu" else "cpu"
+
+
+def cache_folder() -> Path:
+    """Where this user's machine keeps what is measured once: $XDG_CACHE_HOME/fabrica, else ~/.cache/fabrica."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fabrica"
+
+
+def processor_name() -> str:
+    """The processor's name and a short hash of its instructions: processors of one name differ."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}".strip()
+    said = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines) if v}
+    instructions = said.get("flags") or said.get("Features") or ""
+    own = hashlib.blake2b(" ".join(sorted(instructions.split())).encode(), digest_size=4).hexdigest()
+    return f"{platform.machine()} {said.get('model name', platform.processor())} {own}"
 
 
 def free_bytes(device: str = "cpu") -> int | None:

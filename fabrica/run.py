@@ -34,13 +34,14 @@ from .drawing import (
     Answering,
     build_family,
     drawer,
+    kept_in_float32,
     plain_preparation,
     with_codec,
 )
 from .evaluate.report import Report, paint, render
 from .evaluate.run_checks import conclude
 from .families import Equalised, Latent
-from .forecast import batch_that_fits, foretell_drawing, precision_of, refuse_early
+from .forecast import batch_that_fits, foretell_drawing, look_at_layers, precision_of, refuse_early
 from .jobs import asks, grid_axes, has_values, layout_of, reads
 from .jobs.outcome import Outcome
 from .jobs.values import Values, wide_covariates
@@ -317,6 +318,7 @@ def train_stage(
     if stage.codec is not None:
         check_codec(stage, recipe.stage(stage.codec), folder, ready.preparation, ready.split)
     if known and known[1]["step"] >= known[1]["total"]:
+        kept_in_float32(family, known[1])
         load_weights(family, place)
         return Trained(family, known[1]["step"], known[1]["seconds"], [tuple(c) for c in known[1]["curve"]])
     if stage.trained:
@@ -330,8 +332,11 @@ def train_stage(
         batch,
         derive(recipe.seed, "train", ready.stage.job.name),
     )
+    wide = sorted(
+        {*kept_in_float32(family, known[1] if known else None), *look_at_layers(stage, family, loader, device, say)}
+    )
     facts = {
-        "stage": stage.name, "precision": chosen, "batch": batch, "device": device, "threads": torch.get_num_threads(), "seed": recipe.seed,
+        "stage": stage.name, "precision": chosen, "float32_layers": wide, "batch": batch, "device": device, "threads": torch.get_num_threads(), "seed": recipe.seed,
         "preparation": plain_preparation(ready.preparation), "reference": ready.reference,
         "size": list(ready.layout.size), "parameters": sum(p.numel() for p in family.parameters()),
         "trained_on": sorted({patient_hash(m.patient) for m in ready.split.parts["train"]} | trained_before(recipe, stage, folder)),

@@ -19,6 +19,12 @@ def real_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What machines keep is kept here for one session, subprocesses included: no test reads or writes the user's folder."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 torch.set_num_threads(1)  # two workers share two cores, and draws depend on the number of threads
 
 

@@ -21,6 +21,7 @@ from fabrica.contracts import Family, Image
 from fabrica.data.split import LeakError
 from fabrica.data.virtual import VirtualCohort
 from fabrica.data.virtual.export import write_cohort
+from fabrica.drawing import Answering
 from fabrica.families import Regression
 from fabrica.memory import MemoryShortage, Need
 from fabrica.networks.codec import by_tiles
@@ -100,6 +101,35 @@ def test_what_quality_costs_is_asked_for_by_number(tmp_path: Path) -> None:
     assert own.measures["psnr"] == pytest.approx(np.mean(rows))  # drawn again, the same
     assert [(c.evaluations, c.own) for c in baseline.costs] == [(1, True)]  # one pass, one row
     assert model.realism is None
+
+
+def test_layers_that_bfloat16_computes_wrongly_take_float32_and_stay_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: a processor whose bfloat16 head is wrong. It is said, trained around, resumed and drawn with."""
+    from fabrica.networks import soundness
+
+    real = soundness._fault
+
+    def fault(layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> str:
+        is_head = isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (1, 1) and layer.out_channels == 4
+        return "its bfloat16 gradient of its weight is wrong on a grid of 2 x 2" if is_head else real(layer, inputs)
+
+    monkeypatch.setattr(soundness, "_fault", fault)
+    train = {"steps": 4, "batch": 2, "precision": "bf16"}
+    _, said = _run(tmp_path, train=train, baseline="none", evaluate={"draws": 1, "evaluations": [], "realism": 0})
+    (line,) = [text for text in said if "compute in float32" in text]
+    assert line.startswith("model: net.head compute in float32: its bfloat16 gradient of its weight is wrong")
+    facts = json.loads((tmp_path / "stages/model/checkpoint.json").read_text())["facts"]
+    assert facts["float32_layers"] == ["net.head"]
+    assert facts["precision"] == "bf16"
+    answering = Answering(tmp_path, from_plain(_plain(train=train, baseline="none")), _stage_of(tmp_path))
+    kinds = {type(m).__name__ for m in answering.family.modules()}
+    assert "Conv2dInFloat32" in kinds
+
+
+def _stage_of(run: Path):
+    return from_plain(yaml.safe_load((run / "recipe.yaml").read_text())).stages[0]
 
 
 def test_memory_is_foretold_and_a_batch_chosen_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ from torch.nn import functional
 
 from fabrica.contracts import Condition, Field
 from fabrica.machine import peak_bytes
-from fabrica.networks import precision
 from fabrica.networks.average import Average
 from fabrica.networks.normalisation import group_norm, norm_silu
 from fabrica.networks.unet import UNet, UNetShape
@@ -81,11 +80,6 @@ def test_bfloat16_is_close_to_float32() -> None:
     x, condition = torch.randn(2, 1, 8, 8), _condition(2)
     slow, fast = _net()(x, torch.zeros(2), condition), _net(chosen="bf16")(x, torch.zeros(2), condition)
     assert float((slow - fast).detach().abs().max()) < 0.05 * float(slow.detach().abs().max())
-
-
-def test_precision_is_measured() -> None:
-    assert precision.bfloat16_gain() > 0
-    assert precision.choose() == ("bf16" if precision.bfloat16_gain() >= precision.WORTH_IT else "fp32")
 
 
 def test_average_follows_slowly() -> None:
