@@ -33,7 +33,8 @@ from fabrica.downstream import Terms, compare_arms
 from fabrica.evaluate.embedding import Picture
 from fabrica.evaluate.realism import realism
 from fabrica.patients import draw_patients
-from fabrica.run import find_cohort, run_recipe, split_stage
+from fabrica.prepared import split_stage
+from fabrica.run import find_cohort, run_recipe
 
 RESULTS = Path(__file__).parent / "results"
 PATIENTS = 90

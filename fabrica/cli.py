@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .terminal import INTERRUPTED, bars, errors, fail
+from .terminal import INTERRUPTED, bars, echo, errors, fail
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -46,7 +46,7 @@ def run(
 
     from . import config
     from .processes import joined
-    from .run import common_folder, run_recipe
+    from .run import check_settings, common_folder, run_recipe
     from .train import Interrupted
 
     with errors(), joined() as processes:
@@ -56,20 +56,22 @@ def run(
             fail(f"{recipe} is not a run: it holds no recipe.yaml. Start one: fabrica run recipes/translation.yaml")
         checked = config.load(file, settings or [], data or [])
         if dry_run:
-            typer.echo(yaml.safe_dump(checked.plain(), sort_keys=False), nl=False)
-            typer.echo(f"# stages: {', '.join(f'{s.name} ({s.family.name})' for s in checked.stages)}")
+            echo(yaml.safe_dump(checked.plain(), sort_keys=False), nl=False)
+            echo(f"# stages: {', '.join(f'{s.name} ({s.family.name})' for s in checked.stages)}")
             return
+        if existing:
+            check_settings(recipe, checked)
         folder = recipe if existing else common_folder(runs, processes)
         if processes.first:
-            typer.echo(f"Run {folder}")
+            echo(f"Run {folder}")
         try:
             with bars() as watch:
-                result = run_recipe(checked, folder, only=only, say=typer.echo, watch=watch, device=device)
+                result = run_recipe(checked, folder, only=only, say=echo, watch=watch, device=device)
         except (Interrupted, KeyboardInterrupt) as error:
-            typer.echo(f"\n{error or 'Stopped.'}\nGo on with: fabrica run {folder}", err=True)
+            echo(f"\n{error or 'Stopped.'}\nGo on with: fabrica run {folder}", err=True)
             raise typer.Exit(INTERRUPTED) from error
         if processes.first:
-            typer.echo(f"Report: {result.page}")
+            echo(f"Report: {result.page}")
 
 
 @app.command()
@@ -86,8 +88,8 @@ def generate(
     from .run import generate_images
 
     with errors():
-        written = generate_images(run, data, out, draws, stage, typer.echo, device, _fixed(value))
-        typer.echo(f"{len(written)} file{'s' * (len(written) > 1)} in {out}")
+        written = generate_images(run, data, out, draws, stage, echo, device, _fixed(value))
+        echo(f"{len(written)} file{'s' * (len(written) > 1)} in {out}")
 
 
 @app.command()
@@ -106,7 +108,7 @@ def patients(
     from .patients import draw_patients
 
     with errors():
-        typer.echo(draw_patients(run, out, count, _fixed(value), seed=seed, device=device, depth=depth, say=typer.echo))
+        echo(draw_patients(run, out, count, _fixed(value), seed=seed, device=device, depth=depth, say=echo))
 
 
 @app.command()
@@ -129,8 +131,8 @@ def paint(
         except ValueError:
             fail(f"--at {at!r} is no place. Write three numbers in mm: --at 20,-10,30")
         lesion = Lesion((right, anterior, superior), radius_mm)
-        written = paint_lesion(run, data, out, lesion, label=label, draws=draws, device=device, say=typer.echo)
-        typer.echo(f"{len(written)} files in {out}")
+        written = paint_lesion(run, data, out, lesion, label=label, draws=draws, device=device, say=echo)
+        echo(f"{len(written)} files in {out}")
 
 
 @app.command()
@@ -148,12 +150,12 @@ def inspect(
     with errors():
         found = cohort.find(folder, table)
         for line in inspection.lines(found):
-            typer.echo(line)
+            echo(line)
         if write_table:
-            typer.echo(f"{cohort.write_table(found, write_table, folder)} rows written to {write_table}")
+            echo(f"{cohort.write_table(found, write_table, folder)} rows written to {write_table}")
         if sheet:
             shown = inspection.contact_sheet(found, sheet)
-            typer.echo(f"{shown} images on {sheet}")
+            echo(f"{shown} images on {sheet}")
 
 
 @app.command()
@@ -204,7 +206,7 @@ def evaluate(
 
     with errors():
         if recompute is not None:
-            typer.echo(recomputed(recompute, _embedding))
+            echo(recomputed(recompute, _embedding))
             return
         if generated is None or reference is None or out is None:
             fail("Images, real images and a place for the report are needed: --generated DIR --reference DIR --out DIR")
@@ -215,7 +217,7 @@ def evaluate(
             generated, reference, masks, training, holdout, competitor, segmentations, reference_segmentations
         )
         asked = Asked(data_range, seed, declared, parse_overrides(override or []), labels, quick, own, networks)
-        typer.echo(f"Report: {evaluate_folders(folders, out, asked, typer.echo)}")
+        echo(f"Report: {evaluate_folders(folders, out, asked, echo)}")
 
 
 @app.command()
@@ -250,13 +252,13 @@ def downstream(
         except yaml.YAMLError as error:
             fail(f"{recipe} is not YAML: {str(error).splitlines()[0]}. Check its indentation.")
         terms = Terms(seeds, trainer, generator, _claim(claim) if claim else None)
-        found = compare_arms(plain, real, synthetic, out, terms, say=typer.echo)
+        found = compare_arms(plain, real, synthetic, out, terms, say=echo)
         for arm in found.arms:
-            typer.echo(f"{arm.name}: {arm.endpoint} {float(arm.value):.4g}")
-        typer.echo(found.sentence())
+            echo(f"{arm.name}: {arm.endpoint} {float(arm.value):.4g}")
+        echo(found.sentence())
         if found.verdict is not None:
-            typer.echo(f"{found.verdict.status}: {found.verdict.may}")
-        typer.echo(f"Report: {found.page}")
+            echo(f"{found.verdict.status}: {found.verdict.may}")
+        echo(f"Report: {found.page}")
 
 
 @app.command()
@@ -273,15 +275,15 @@ def compare(
         if metric in MEASURES:
             page, sets, sentence = compare_sets(runs, names_of(runs), metric, out)
             for one in sets:
-                typer.echo(f"{one.name} ({one.family}): {metric} {one.middle:.4g} times its null")
-            typer.echo(sentence)
-            typer.echo(f"Report: {page}")
+                echo(f"{one.name} ({one.family}): {metric} {one.middle:.4g} times its null")
+            echo(sentence)
+            echo(f"Report: {page}")
             return
         page, standings, sentence = compare_runs(runs, metric, out)
         for s in standings:
-            typer.echo(f"{s.contender.name} ({s.contender.family}): {metric} {s.mean:.4g}")
-        typer.echo(sentence)
-        typer.echo(f"Report: {page}")
+            echo(f"{s.contender.name} ({s.contender.family}): {metric} {s.mean:.4g}")
+        echo(sentence)
+        echo(f"Report: {page}")
 
 
 @app.command()
@@ -303,20 +305,20 @@ def readers(
     with errors():
         if table is not None:
             for line in in_words(read_study(table)):
-                typer.echo(line)
+                echo(line)
             return
         if out is None:
             fail("A study lies somewhere: --out DIR; a table of ratings: --table FILE")
         if generated is not None and reference is not None:
             sides = [io.by_name(d, io.scan_folder(d).scans) for d in (generated, reference)]
             for page in make_sheets(sides[0], sides[1], out, readers=count, kind=kind, seed=seed):
-                typer.echo(page)
-            typer.echo(f"The key is {out / 'key.json'}: readers must not see it.")
+                echo(page)
+            echo(f"The key is {out / 'key.json'}: readers must not see it.")
             return
         if generated is not None or reference is not None:
             fail("Sheets need images of both sides: --generated DIR --reference DIR")
         for line in in_words(analyse(out)):
-            typer.echo(line)
+            echo(line)
 
 
 @app.command()
@@ -338,7 +340,7 @@ def observer(
         sides = [planes(io.by_name(d, io.scan_folder(d).scans)) for d in (present, absent)]
         known = None if signal is None else io.read_image(signal).data[0].numpy()
         for line in watch(sides[0], sides[1], known, width_px=width_px, channels=channels, seed=seed):
-            typer.echo(line)
+            echo(line)
 
 
 @app.command()
@@ -357,7 +359,7 @@ def virtual(
 
     with errors():
         plan = VirtualCohort(patients, seed, spacing, disease, visits, skull=skull)
-        typer.echo(f"{write_cohort(plan, out, typer.echo)} files in {out}")
+        echo(f"{write_cohort(plan, out, echo)} files in {out}")
 
 
 @app.command("list")
@@ -378,7 +380,7 @@ def list_names(
         for name, table in tables.items():
             if noun in (None, name):
                 for member in table.names():
-                    typer.echo(member if noun else f"{name} {member}")
+                    echo(member if noun else f"{name} {member}")
 
 
 @app.command()
@@ -406,7 +408,7 @@ def doctor(
         f"memory: {in_words(free) if free is not None else 'unknown'} free; a run says before it starts how much it needs",
         f".nii.gz is read by {library}",
     )
-    typer.echo("\n".join(lines))
+    echo("\n".join(lines))
 
 
 def _fixed(value: list[str] | None) -> dict[str, str]:

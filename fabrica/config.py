@@ -92,7 +92,7 @@ def _recipe(plain: Mapping[str, Any]) -> Recipe:
             "evaluate.realism", f"{evaluate.realism!r} is no number of pictures. Write: realism: 60, or 0 for none"
         )
     _check_likelihood(evaluate.likelihood, built)
-    for count in evaluate.evaluations:
+    for count in evaluate.evaluations or ():
         whole(count, "evaluate.evaluations")
     check_window(evaluate.window, built)
     seed = plain.get("seed", 0)

@@ -1,9 +1,12 @@
-"""What quality costs: the same cases drawn with fewer network evaluations."""
+"""What quality costs: the same cases drawn with fewer network evaluations; how many a trained stage was found to need."""
 
 from __future__ import annotations
 
 import copy
 import inspect
+import json
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +20,7 @@ from .networks.unet import UNet
 from .rng import Rng
 from .sampling import SAMPLERS
 
+CHOICE = "evaluations.json"  # beside a stage's checkpoint
 FEW = "dpm"  # draws of a family without a sampler of its own: second order at one evaluation a step
 
 
@@ -60,3 +64,51 @@ def evaluations(family: Family, problem: Problem) -> int:
         for hook in hooks:
             hook.remove()
     return max(1, calls)  # a decoder alone is one pass
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What one number of evaluations reached: the mean over seeds."""
+
+    evaluations: int
+    distortion: float | None  # root mean square error on the model's scale; none where nothing is given
+    realism: float  # kernel distance of textures from those of the same patients
+    seconds: float  # a row
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The number that draws use, what was compared, and on how many patients."""
+
+    evaluations: int
+    own: bool  # what the family does by itself
+    patients: int
+    tried: tuple[Tried, ...]
+
+    def in_words(self, name: str) -> str:
+        best = ", ".join(
+            f"{t.evaluations}: {'' if t.distortion is None else f'error {t.distortion:.3f}, '}distance {t.realism:.3g}"
+            for t in self.tried
+        )
+        people = f"{self.patients} validation patient{'s' * (self.patients != 1)}"
+        return f"{name}: draws take {self.evaluations} evaluations of the network, chosen on {people} ({best})."
+
+
+def kept_choice(place: Path) -> Choice | None:
+    """What was chosen for a stage when it was judged; raises ValueError for a damaged file."""
+    file = place / CHOICE
+    if not file.is_file():
+        return None
+    try:
+        plain = json.loads(file.read_text())
+        tried = tuple(Tried(**t) for t in plain["tried"])
+        return Choice(int(plain["evaluations"]), bool(plain["own"]), int(plain["patients"]), tried)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}). Delete it and go on: the choice is made again.") from error
+
+
+def told(family: Family, choice: Choice | str | None) -> Family:
+    """The family as it draws by a choice."""
+    if not isinstance(choice, Choice) or choice.own:
+        return family
+    return with_evaluations(family, choice.evaluations) or family

@@ -34,7 +34,8 @@ from .jobs.outcome import Outcome
 from .lineage import patient_hash
 from .patients import TABLE
 from .plan import Recipe
-from .run import RunResult, find_cohort, run_recipe, split_stage
+from .prepared import split_stage
+from .run import RunResult, find_cohort, run_recipe
 
 Say = Callable[[str], None]
 ARMS: Mapping[str, Mapping[str, Any]] = {  # arm -> what it changes in the recipe

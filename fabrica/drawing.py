@@ -19,6 +19,7 @@ from .checkpoint import load as load_checkpoint
 from .checkpoint import load_weights
 from .config import from_plain
 from .contracts import Codec, Condition, Family, Field, Image, Job, Problem
+from .costs import kept_choice, told
 from .data.cohort import Member, overlaid
 from .data.prepare import MULTIPLE, GridPreparation
 from .data.store import Layout, Prepared, joined, prepare_case, question_batch, to_device
@@ -34,6 +35,7 @@ from .rng import Rng, derive
 from .sampling import SAMPLERS
 
 ROWS = 32  # rows drawn at once
+BACKGROUND = 0.01  # of the model's scale: given values that are no farther from 0 show nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +134,38 @@ def draw(
         if fitting and window is None:
             say(windows_said(group[0].case.name, fitting))
         seeds = [derive(seed, "draw", name, group[i // each].number) for i, name in enumerate(problem.cases)]
-        parts = []
-        for start in range(0, len(problem.cases), rows):
-            index = torch.arange(start, min(start + rows, len(problem.cases)))
+        x = background(job.signature().x, problem)
+        filled = (~nothing_given(job, problem)).nonzero().flatten().cpu()
+        for index in torch.split(filled, rows) if len(filled) else ():
             with tiled(family, window or fitting):
-                parts.append(family.sample(problem.rows(index), Rng([seeds[i] for i in index.tolist()])).float().cpu())
-        found += [_whole(rows_of, layout) for rows_of in torch.split(torch.cat(parts), each)]
+                x[index] = family.sample(problem.rows(index), Rng([seeds[i] for i in index.tolist()])).float().cpu()
+        found += [_whole(rows_of, layout) for rows_of in torch.split(x, each)]
     return found
+
+
+def nothing_given(job: Job, problem: Problem) -> Tensor:
+    """bool (B,): rows in which every image that is given shows background alone; there is nothing to draw there."""
+    signature = job.signature()
+    known, blank = torch.zeros(len(problem.cases), dtype=torch.bool), torch.ones(len(problem.cases), dtype=torch.bool)
+    for f in signature.condition if signature.axes else ():
+        if f.kind not in ("intensity", "label") or (value := problem.condition.values.get(f.name)) is None:
+            continue
+        present = problem.condition.present.get(f.name, known.new_ones(len(known))).cpu()
+        marked = value[:, 1:] if f.kind == "label" else value  # the first class of a mask is what it does not mark
+        empty = (marked.flatten(1).abs() <= BACKGROUND).all(1).cpu()
+        known |= present
+        blank &= empty | ~present
+    return known & blank
+
+
+def background(fields: Sequence[Field], problem: Problem) -> Tensor:
+    """(B, C, *axes) of what lies around every patient: 0 on the model's scale (air, in HU), the first class of a mask."""
+    x, start = torch.zeros(len(problem.cases), *problem.shape), 0
+    for f in fields:
+        if f.kind == "label":
+            x[:, start] = 1.0
+        start += f.channels
+    return x
 
 
 def _together(shown: Sequence[Shown], layout: Layout) -> list[list[Shown]]:
@@ -223,6 +250,14 @@ def _as(image: Image, field: Field) -> Image:
     return replace(image, meaning=replace(field, channels=1, unit="" if field.kind == "label" else unit))
 
 
+def _unfinished(run: Path, stage: Stage, facts: Mapping[str, Any]) -> str:
+    """What is said of a stage whose training has not come to its end; '' when it has."""
+    step, total = int(facts["step"]), int(facts["total"])
+    if step >= total:
+        return ""
+    return f"{stage.name} is trained to step {step} of {total}: its draws are not what it will learn. Go on: fabrica run {run}"
+
+
 class Answering:
     """A trained stage that answers cases, its earlier stages included."""
 
@@ -238,7 +273,9 @@ class Answering:
         family = build_family(stage, self.job, facts["precision"], recipe)
         kept_in_float32(family, facts)
         load_weights(family, place)
-        self.family, self.layout = drawer(stage, family).to(device), layout_of(self.job, tuple(facts["size"]))
+        drawn_by = told(drawer(stage, family), kept_choice(place))
+        self.family, self.layout = drawn_by.to(device), layout_of(self.job, tuple(facts["size"]))
+        self.unfinished = _unfinished(run, stage, facts)
         self.earlier = Answering(run, recipe, recipe.stage(stage.input.stage), device) if stage.input else None
 
     def given(self, member: Member) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -39,6 +40,9 @@ from .train import Trained
 
 Say = Callable[[str], None]
 COST_PICTURES = 60  # drawn again at every other cost, and kept in memory for it
+FINDINGS = ("lesion",)  # read where a case has them: what is measured inside
+COUNTS = (1, 2, 4, 8)  # evaluations that quality is measured at where a recipe names none
+COST_SHARE = 0.2  # of the training's time that those may take
 
 
 @dataclass
@@ -54,7 +58,11 @@ class Ready:
     layout: Layout
 
 
-def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, say: Say, report: Report) -> StageResult:
+def judge_stage(
+    recipe: Recipe, ready: Ready, trained: Trained, drawn_by: Family, folder: Path, say: Say, report: Report
+) -> StageResult:
+    """What a trained stage reaches on the test part; `drawn_by` is its family with guidance, sampler and number of evaluations."""
+
     def noted(text: str) -> None:
         say(text)
         report.remark(text)
@@ -69,8 +77,7 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
             f"{ready.stage.name}: features have no truth. Use them: fabrica evaluate --embedding {folder.name}"
         )
         return _blank(ready.stage, trained)
-    stage, job = ready.stage, ready.job
-    family = drawer(stage, trained.family)
+    stage, job, family = ready.stage, ready.job, drawn_by
     fields = job.signature().x
     evidence = StageEvidence(
         stage.name, fields, reads(job), job.metrics + recipe.evaluate.metrics, recipe.evaluate.mask
@@ -82,7 +89,7 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
     kept: list[_Asked] = []
     given_back = _GivenBack(ready, trained.family, recipe.evaluate.window)
     chances = _Chances(ready, trained.family, recipe.evaluate)
-    extra = ("lesion", *((recipe.evaluate.mask,) if recipe.evaluate.mask else ()))
+    extra = (*FINDINGS, *((recipe.evaluate.mask,) if recipe.evaluate.mask else ()))
     pictures = Pictures()
     for asked in _together(_asked(recipe, ready, folder, draws, extra)):
         started = time.perf_counter()
@@ -99,7 +106,7 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
             given_back.add(a.case)
             chances.add(a, say)
             _hang(gallery, job, a, x)
-            if recipe.evaluate.evaluations and len(kept) < _fewer(ready, COST_PICTURES):
+            if recipe.evaluate.evaluations != () and len(kept) < _fewer(ready, COST_PICTURES):
                 kept.append(replace(a, shown=a.shown[:1]))
         names = f"{asked[0].name} to {asked[-1].name}" if len(asked) > 1 else asked[0].name
         say(f"{stage.name}: {names} drawn {len(asked[0].shown)} times, {seconds:.1f} s a draw.")
@@ -109,11 +116,39 @@ def judge_stage(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, sa
     check_drawn(ledger, gallery.drawn, gallery.real, bool(reads(job)))
     check_distances(ledger, result.realism)
     ask = _Asking(recipe, ready, evidence, competitors, gallery, noted)
-    costs = (ask.cost(family, kept, n) for n in (*recipe.evaluate.evaluations, 0))
-    known = {c.evaluations: c for c in costs if c is not None}  # as the recipe draws comes last, and stays
-    if recipe.evaluate.evaluations:  # a family without steps has one row
-        result.costs = [known[n] for n in sorted(known)]
+    result.costs = _costs(ask, family, kept, trained.seconds, result, report)
     return result
+
+
+def _costs(
+    ask: _Asking, family: Family, kept: Sequence[_Asked], trained_seconds: float, result: StageResult, report: Report
+) -> list[Cost]:
+    """The same cases by number of evaluations; as the recipe draws comes last, and stays. A family without steps has one row."""
+    counts, plan = ask.recipe.evaluate.evaluations, ask.recipe.evaluate
+    if counts == () or not kept:
+        return []
+    if counts is None:
+        counts, most = _affordable(ask, family, kept, COST_SHARE * trained_seconds, result)
+        if not most:
+            report.not_evaluated.append(
+                f"{ask.ready.stage.name}: quality with fewer evaluations would take more than a fifth of the training's time. "
+                "Ask for it: evaluate: {evaluations: [1, 2, 4, 8]}"
+            )
+            return []
+        kept, ask = kept[:most], replace(ask, recipe=replace(ask.recipe, evaluate=replace(plan, evaluations=counts)))
+    known = {c.evaluations: c for c in (ask.cost(family, kept, n) for n in (*counts, 0)) if c is not None}
+    return [known[n] for n in sorted(known)]
+
+
+def _affordable(
+    ask: _Asking, family: Family, kept: Sequence[_Asked], seconds: float, result: StageResult
+) -> tuple[tuple[int, ...], int]:
+    """(numbers of evaluations, cases) that such a time suffices for, by what draws have taken."""
+    own = ask.calls(family, kept)
+    draw_seconds = statistics.median(float(r.value) for r in result.cases if r.metric == "seconds a draw")
+    counts = tuple(n for n in COUNTS if n < own and with_evaluations(family, n) is not None)
+    a_case = draw_seconds * (sum(counts) + own) / own
+    return counts, min(len(kept), int(seconds / max(a_case, 1e-9)))
 
 
 class _GivenBack:
@@ -262,18 +297,21 @@ class _Asking:
         """Quality at about so many evaluations; 0: as the recipe draws. None where nothing was asked or nothing can be changed."""
         plan, job = self.recipe.evaluate, self.ready.job
         told = with_evaluations(family, evaluations) if evaluations else family
-        if not plan.evaluations or told is None or not kept:
+        if plan.evaluations == () or told is None or not kept:
             return None
-        problem = job.question(
-            to_device(question_batch(kept[0].shown[0], self.ready.layout), next(family.parameters()).device)
-        )
-        calls = count_evaluations(told.eval(), problem)
+        calls = self.calls(told, kept)
         started, shown = time.perf_counter(), [Shown(a.shown[0]) for a in kept]
         drawn = draw(told, job, shown, self.ready.layout, self.recipe.seed, self.say, plan.window)
         seconds = (time.perf_counter() - started) / len(drawn)
         return Cost(
             calls, seconds, len(kept), {**self._paired(kept, drawn), **self._as_set(kept, drawn)}, own=not evaluations
         )
+
+    def calls(self, family: Family, kept: Sequence[_Asked]) -> int:
+        """Evaluations of the network for a draw."""
+        batch = question_batch(kept[0].shown[0], self.ready.layout)
+        problem = self.ready.job.question(to_device(batch, next(family.parameters()).device))
+        return count_evaluations(family.eval(), problem)
 
     def _paired(self, kept: Sequence[_Asked], drawn: Sequence[Tensor]) -> dict[str, float]:
         found: dict[str, list[float]] = {}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,19 @@ def find_device(asked: str = "auto") -> str:
 def cache_folder() -> Path:
     """Where this user's machine keeps what is measured once: $XDG_CACHE_HOME/fabrica, else ~/.cache/fabrica."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fabrica"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system refuses inside names this file: writers of arrays and images leave the name out."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        cut_short = error.errno is None and "written" in str(error)  # numpy says how much it could write, and not why
+        code = errno.ENOSPC if cut_short else error.errno or errno.EIO
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def processor_name() -> str:

@@ -18,9 +18,10 @@ from .contracts import Denoiser, Field, Image
 from .data import cohort as cohorts
 from .data.cohort import Member
 from .data.prepare import Grid, grid_of
-from .data.store import Prepared, prepare_case, question_batch, to_device
+from .data.store import Prepared, left_out, prepare_case, question_batch, to_device
 from .drawing import ROWS, Answering
 from .families import Drawn, Latent
+from .io import UnreadableError
 from .machine import find_device
 from .memory import drawing_room, windows_said
 from .networks.tiled import tiled
@@ -68,12 +69,18 @@ def paint_lesion(
     answering, contrasts, marked = _painter(run, label, device)
     if lesion.radius_mm <= 0:
         raise ValueError(f"The radius is {lesion.radius_mm:g} mm, expected more than 0. Write: --radius-mm 6")
+    if answering.unfinished:
+        say(answering.unfinished)
     written: list[Path] = []
     for member in cohorts.find(data).members:
         if missing := [f.name for f in contrasts if f.name not in member.contrasts()]:
             say(f"{member.name}: has no {' and no '.join(missing)}; left out.")
             continue
-        written += _painted(answering, member, contrasts, marked, lesion, out / member.name, draws, say)
+        try:
+            written += _painted(answering, member, contrasts, marked, lesion, out / member.name, draws, say)
+        except UnreadableError as error:
+            say(left_out(member, error))
+            continue
         say(f"{member.name}: {draws} draw{'s' * (draws > 1)} written.")
     if not written:
         names = ", ".join(f.name for f in contrasts)

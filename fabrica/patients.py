@@ -19,7 +19,7 @@ from .data.store import Prepared
 from .drawing import Answering, Shown, draw, images_of
 from .jobs import reads
 from .jobs.imaging import Synthesis
-from .machine import find_device
+from .machine import find_device, writing
 
 ROWS = 64  # slices or volumes drawn at once
 TABLE = "patients.csv"
@@ -46,6 +46,8 @@ def draw_patients(
             f"{run} has {len(able)} stages that synthesise, expected one. With scans: fabrica generate {run} --data DIR"
         )
     answering = Answering(run, recipe, able[0], find_device(device))
+    if answering.unfinished:
+        say(answering.unfinished)
     job = answering.job
     assert isinstance(job, Synthesis)
     assert not reads(job)
@@ -54,7 +56,7 @@ def draw_patients(
     rows_each = depth if answering.layout.axes == "yx" else 1
     at_once = max(1, ROWS // rows_each)
     out.mkdir(parents=True, exist_ok=True)
-    with (out / TABLE).open("w", newline="") as table:
+    with writing(out / TABLE), (out / TABLE).open("w", newline="") as table:
         writer = csv.writer(table)
         writer.writerow(["file", "member", "patient", "visit", "contrast", *asked[0]])
         for start in range(0, count, at_once):

@@ -129,7 +129,10 @@ class EvaluatePlan:
     draws: int = 4
     mask: str | None = None  # a label of the cohort: metrics inside it; none = the patient's foreground
     realism: int = 60  # pictures of each side that sets are compared by; volumes: two fifths of it; 0 = none
-    evaluations: tuple[int, ...] = (1, 2, 4, 8)  # of the network for a draw, that quality is also measured at
+    evaluations: tuple[int, ...] | None = (
+        None  # of the network for a draw, that quality is also measured at; none named:
+    )
+    # 1, 2, 4 and 8, in at most a fifth of the training's time
     likelihood: int = 0  # test cases whose exact log-probability is counted, an evaluation of the network a word
     window: Sequence[int] | None = None  # sides that networks draw by; none = the whole grid where memory allows
 

@@ -7,8 +7,7 @@ import json
 import os
 import platform
 import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,13 +22,11 @@ from . import io
 from .checkpoint import load as load_checkpoint
 from .checkpoint import load_weights
 from .config import from_plain
-from .contracts import Family, Job
+from .contracts import Family
+from .costs import Choice, told
 from .data import cohort as cohorts
 from .data.cohort import Cohort, Member
-from .data.prepare import GridPreparation
-from .data.prepare import fit as fit_preparation
-from .data.split import PARTS, Split, check_leakage, copies, fingerprint, may_train, split_cohort
-from .data.store import Loader, Store, build_store, load_aligned, prepare_case, to_device
+from .data.store import Loader, Store, left_out, to_device
 from .drawing import (
     Answering,
     build_family,
@@ -40,15 +37,18 @@ from .drawing import (
 )
 from .evaluate.report import Report, paint, render
 from .evaluate.run_checks import conclude
+from .evaluations import chosen
 from .families import Equalised, Latent
-from .forecast import batch_that_fits, foretell_drawing, look_at_layers, precision_of, refuse_early
-from .jobs import asks, grid_axes, has_values, layout_of, reads
+from .forecast import batch_that_fits, foretell_drawing, foretell_time, look_at_layers, precision_of, refuse_early
+from .io import UnreadableError
+from .jobs import asks, reads
 from .jobs.outcome import Outcome
-from .jobs.values import Values, wide_covariates
+from .jobs.values import Values
 from .judging import Ready, judge_stage
-from .lineage import check_codec, check_start, patient_hash, trained_before, trained_elsewhere
-from .machine import find_device
+from .lineage import check_codec, check_start, patient_hash, trained_before
+from .machine import find_device, writing
 from .plan import Recipe, Stage
+from .prepared import prepare_stage
 from .processes import Processes, joined
 from .rng import Rng, derive
 from .train import Progress, Trained, fit
@@ -102,27 +102,41 @@ def _run_stages(
     report = Report.start(recipe.plain(), str(folder.name))
     for name, cohort in data.items():
         report.add_cohort(name, cohort)
-    chosen = [s for s in recipe.stages if only in (None, s.name)]
-    if not chosen:
+        for line in unreadable(cohort):
+            say(line)
+    asked = [s for s in recipe.stages if only in (None, s.name)]
+    if not asked:
         raise ValueError(f"There is no stage {only!r}. Stages: {', '.join(s.name for s in recipe.stages)}.")
-    if sum(s.train.minutes or 0 for s in chosen):
-        words = " + ".join(f"{s.name} {s.train.minutes:g} min" for s in chosen if s.train.minutes)
-        say(f"Training takes {words}.")
     prepared: list[Ready] = []
     store = folder / "store" if processes.first else folder / "store" / f"process-{processes.rank}"
-    for stage in chosen:
+    for stage in asked:
         twin = next((p for p in prepared if _same_preparation(p.stage, stage)), None)
         prepared.append(replace(twin, stage=stage) if twin else prepare_stage(recipe, stage, data, store, say, report))
     if processes.first:
         _write_environment(folder, recipe, {r.stage.name: r.store.digest() for r in prepared})
     refuse_early(recipe, prepared, folder, device)
+    foretell_time(recipe, prepared, folder, device, say)
     for ready in prepared:
         trained = train_stage(recipe, ready, folder, say, watch, device)
         if processes.first:
-            report.stages.append(judge_stage(recipe, ready, trained, folder, say, report))
+            report.stages.append(
+                judge_stage(
+                    recipe, ready, trained, _told(recipe, ready, trained, folder, say, report), folder, say, report
+                )
+            )
         processes.wait()
     conclude(report)
     return report
+
+
+def _told(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, say: Say, report: Report) -> Family:
+    """The family as it draws: with guidance, sampler, and as many evaluations as validation patients show to be enough."""
+    choice = chosen(ready, trained.family, ready.stage.home(folder), trained.seconds, recipe.seed)
+    if choice is not None:
+        words = choice.in_words(ready.stage.name) if isinstance(choice, Choice) else choice
+        say(words)
+        report.remark(words)
+    return told(drawer(ready.stage, trained.family), choice)
 
 
 def _same_preparation(one: Stage, other: Stage) -> bool:
@@ -137,6 +151,30 @@ def continue_run(folder: Path, **options: Any) -> RunResult:
     if plain is None:
         raise ValueError(f"{folder} is not a run: it holds no recipe.yaml. Start one: fabrica run RECIPE")
     return run_recipe(from_plain(plain, str(folder / "recipe.yaml")), folder, **options)
+
+
+def check_settings(folder: Path, recipe: Recipe) -> None:
+    """Refuse a recipe that differs from the run's where nothing would follow it; what is only judged may change.
+
+    Raises ValueError with the line that starts a new run. The recipe that the run keeps says what its report was made with.
+    """
+    file = folder / "recipe.yaml"
+    kept = from_plain(yaml.safe_load(file.read_text()), str(file))
+    begun = {s.name for s in kept.stages if (s.home(folder) / "checkpoint.json").is_file() and not s.trained}
+    if not begun:
+        return
+    new, old = recipe.plain(), kept.plain()
+    for key in sorted(new.keys() | old.keys()):
+        if new.get(key) == old.get(key) or key in ("evaluate", "cohorts"):
+            continue
+        stages = [s for s in new.get("stages", {}) if new["stages"][s] != old.get("stages", {}).get(s)]
+        if key == "stages" and not begun & set(stages):
+            continue
+        changed = f"stages.{stages[0]}" if key == "stages" and stages else key
+        raise ValueError(
+            f"{folder} was begun with another {changed}; changing it now changes nothing that was trained. "
+            f"Start a new run: fabrica run {file} --set ..."
+        )
 
 
 def common_folder(runs: Path, processes: Processes) -> Path:
@@ -162,141 +200,6 @@ def find_cohort(recipe: Recipe, name: str) -> Cohort:
     plan = recipe.cohorts[name]
     found = plan.virtual.cohort() if plan.virtual else cohorts.find(plan.path or Path(), plan.table)
     return replace(found, name=name)
-
-
-def split_stage(recipe: Recipe, stage: Stage, data: Mapping[str, Cohort]) -> Split:
-    """Who trains and who tests in a stage: as the recipe says, or as in the stage that it takes its input from.
-
-    Then patients whom that stage could not use may only train; whom the recipe gives to no part stays out. Raises ValueError when nobody can be used or judged.
-    """
-    job = stage.build_job()
-    asked, given = asks(job), set(reads(job))
-    merged = Cohort(tuple(m for name in stage.cohorts for m in data[name].members), name="+".join(stage.cohorts))
-    trainers = {
-        id(m) for name in recipe.split.get("only_train", ()) if name in stage.cohorts for m in data[name].members
-    }
-    usable = merged.with_contrasts(tuple(n for n in asked if n not in given))
-    if stage.input is None:
-        usable = replace(usable, members=tuple(m for m in usable.members if not given or given & set(m.contrasts())))
-    if usable.members and not any(has_values(job, m.values) for m in usable.members):
-        raise ValueError(_no_values(job, usable))
-    usable = replace(usable, members=tuple(m for m in usable.members if has_values(job, m.values)))
-    if not usable.members:
-        have = ", ".join(sorted({c for m in merged.members for c in m.contrasts()})) or "no images"
-        raise ValueError(
-            f"No patient has {', '.join(n for n in asked if n not in given) or ', '.join(asked)}; found {have}. "
-            f"Name what there is: --write-table files.csv, then table: files.csv."
-        )
-    before = [n for n in (stage.input.stage if stage.input else None, stage.codec) if n is not None]
-    if not before:
-        free = replace(usable, members=tuple(m for m in usable.members if id(m) not in trainers))
-        more = [m for m in usable.members if id(m) in trainers]
-        return split_cohort(free, recipe.split, recipe.split.get("seed", recipe.seed), more)
-    earlier = [split_stage(recipe, recipe.stage(name), data) for name in before]
-    part_of: dict[str, str] = {}
-    for split in earlier:  # whoever trained any of them only trains; patients that none of them knows, too
-        for part in reversed(PARTS):
-            for m in split.parts[part]:
-                part_of[m.patient] = "train" if "train" in (part, part_of.get(m.patient, part)) else part
-    left = {p for split in earlier for p in split.left_out}
-    left |= {p for p in usable.patients if p not in part_of and not may_train(recipe.split, p)}
-    members = [m for m in usable.members if m.patient not in left or m.patient in part_of]
-    parts = {p: tuple(m for m in members if part_of.get(m.patient, "train") == p) for p in PARTS}
-    parts["train"] = tuple(m for m in parts["train"] if not given or given & set(m.contrasts()))
-    if not parts["test"]:
-        raise ValueError(
-            f"No test patient of stage {before[0]} has what {stage.name} is judged by. See: fabrica inspect DIR"
-        )
-    return Split(parts, frozenset(left))
-
-
-def _no_values(job: Job, cohort: Cohort) -> str:
-    asked = job.signature().x[0]
-    found = sorted({f"{k} {v}" for m in cohort.members for k, v in m.values.items()})[:8]
-    return (
-        f"No case says its {asked.name} as the job wants it; found {', '.join(found) or 'no values'}. "
-        f"Name it in a table: --write-table files.csv, add a column {asked.name}, then table: files.csv."
-    )
-
-
-def prepare_stage(
-    recipe: Recipe, stage: Stage, data: Mapping[str, Cohort], place: Path, say: Say, report: Report
-) -> Ready:
-    """Select, split, fit the preparation, fill the store in `place`, check for leaks."""
-    job = stage.build_job()
-    asked = asks(job)
-    split = split_stage(recipe, stage, data)
-    contrasts = tuple(dict.fromkeys((*reads(job), *asked)))
-    axes = grid_axes(job)
-    reference = (asked or reads(job))[0]
-    train = split.parts["train"]
-    if fault := wide_covariates(getattr(job, "values", None), [m.values for m in train]):
-        raise ValueError(fault)
-    started = time.perf_counter()
-    if stage.trained:
-        preparation = trained_elsewhere(stage.trained, split)
-    else:
-        preparation = fit_preparation(
-            _aligned(train, contrasts, reference), reference, axes, stage.prepare.spacing_mm, stage.prepare.multiple
-        )
-    store, remarks = build_store(place / stage.name, train, contrasts, reference, preparation)
-    for remark in remarks:
-        say(remark)
-        report.remark(remark)
-    named = any(isinstance(recipe.split.get(part), list) for part in PARTS)
-    split = _without_copies(store, split, reference, preparation, named, report)
-    size = preparation.size
-    if stage.prepare.size is not None:
-        size = (size[0] if len(stage.prepare.size) == 2 else stage.prepare.size[0], *stage.prepare.size[-2:])  # type: ignore[assignment]
-    if axes == "yx":
-        size = (1, size[1], size[2])
-    counts = ", ".join(f"{len({m.patient for m in split.parts[p]})} {p}" for p in PARTS if split.parts[p])
-    say(
-        f"{stage.name}: {counts} patients; grid {' x '.join(map(str, size))}; prepared in {time.perf_counter() - started:.0f} s."
-    )
-    if stage.input:
-        report.remark(
-            f"{stage.name} was trained on the images of its cohort and judged on those that {stage.input.stage} drew."
-        )
-    if split.empty:
-        report.remark(f"Parts of the split without patients: {', '.join(split.empty)}.")
-    return Ready(stage, job, split, reference, preparation, store, layout_of(job, size))
-
-
-def _aligned(members: Sequence[Member], contrasts: Sequence[str], reference: str) -> Any:
-    for member in members:
-        case, _ = load_aligned(member, contrasts, reference)
-        if reference in case.images:
-            yield case
-
-
-def _without_copies(
-    store: Store, split: Split, reference: str, preparation: GridPreparation, named: bool, report: Report
-) -> Split:
-    """The split without images that training shows too: refused where it was named, left out and said where it was drawn.
-
-    Compares thumbnails of training and other parts; the box is centred on the patient, so grids agree.
-    """
-    prints = {"train": store.fingerprints(reference)}
-    for part in ("validate", "calibrate", "test"):
-        prints[part] = {}
-        for member in split.parts[part]:
-            prepared = prepare_case(member, [reference], reference, preparation)
-            if reference in prepared.tensors:
-                prints[part][member.name] = fingerprint(prepared.tensors[reference].numpy())
-    if named:
-        check_leakage(prints)
-        return split
-    found = copies(prints)
-    lost = {(part, case) for _, _, part, case, _ in found}
-    parts = {p: tuple(m for m in members if (p, m.name) not in lost) for p, members in split.parts.items()}
-    if split.parts["test"] and not parts["test"]:
-        check_leakage(prints)
-    if found:
-        _, case, part, copy, _ = found[0]
-        one = f"{copy} ({part}) shows the same image as {case}"
-        report.remark(f"{len(lost)} cases show images of another part of the split and were left out: {one}.")
-    return Split(parts, split.left_out)
 
 
 def train_stage(
@@ -416,7 +319,9 @@ def generate_images(
     asked = known.asked(values or {})
     if isinstance(job, Outcome):
         return [_write_answers(answering, job, data, out / "answers.csv", draws, say)]
-    for found in cohorts.find(data).members:
+    if answering.unfinished:
+        say(answering.unfinished)
+    for found in _found(data, say):
         member = cohorts.overlaid(found, {}, asked)
         if not answering.can(member):
             say(f"{member.name}: has none of {', '.join(reads(job))}; left out.")
@@ -425,7 +330,12 @@ def generate_images(
             say(
                 f"{member.name}: drawn without its {', '.join(missing)}, which nothing says. Name it: --value {missing[0]}=..."
             )
-        for number, images in enumerate(answering.draws(member, draws, say)):
+        try:
+            drawn = answering.draws(member, draws, say)
+        except UnreadableError as error:
+            say(left_out(member, error))
+            continue
+        for number, images in enumerate(drawn):
             for name, image in images.items():
                 path = out / member.name / f"{name}-{number}.nii.gz"
                 io.write_nifti(image, path)
@@ -436,19 +346,42 @@ def generate_images(
     return written
 
 
+def _found(data: Path, say: Say) -> tuple[Member, ...]:
+    """Cases of a folder of new scans; files that cannot be read are said."""
+    cohort = cohorts.find(data)
+    for line in unreadable(cohort):
+        say(line)
+    return cohort.members
+
+
+def unreadable(cohort: Cohort, most: int = 5) -> list[str]:
+    """A line for each file that cannot be read, the first few."""
+    faults = [str(o) for o in cohort.oddities if o.severity == "fault"]
+    more = len(faults) - most
+    return [*faults[:most], *([f"... and {more} more files that cannot be read: fabrica inspect"] if more > 0 else [])]
+
+
 def _write_answers(answering: Answering, job: Outcome, data: Path, path: Path, draws: int, say: Say) -> Path:
     """A row per case: the chance of each class, or the number."""
-    found = [m for m in cohorts.find(data).members if answering.can(m)]
+    if answering.unfinished:
+        say(answering.unfinished)
+    found = [m for m in _found(data, say) if answering.can(m)]
     if not found:
         raise ValueError(f"No case in {data} has {', '.join(reads(job))}. See what is there: fabrica inspect {data}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["case", *([f"chance of {c}" for c in job.classes] or [f"{job.name} {job.unit}".strip()])])
+        count = 0
         for member in found:
-            values = job.in_units(answering.values(member, draws, say).double().numpy())
+            try:
+                values = job.in_units(answering.values(member, draws, say).double().numpy())
+            except UnreadableError as error:
+                say(left_out(member, error))
+                continue
             writer.writerow([member.name, *(f"{v:.6g}" for v in values)])
-    say(f"{len(found)} cases answered.")
+            count += 1
+    say(f"{count} cases answered.")
     return path
 
 
@@ -468,8 +401,10 @@ def _last_stage(recipe: Recipe, name: str | None) -> Stage:
 def _write_recipe(folder: Path, recipe: Recipe) -> None:
     path = folder / "recipe.yaml"
     folder.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        path.write_text(yaml.safe_dump(recipe.plain(), sort_keys=False))
+    plain = recipe.plain()
+    if not path.exists() or yaml.safe_load(path.read_text()) != plain:
+        with writing(path):
+            path.write_text(yaml.safe_dump(plain, sort_keys=False))
 
 
 def _write_environment(folder: Path, recipe: Recipe, digests: Mapping[str, str]) -> None:
@@ -483,7 +418,8 @@ def _write_environment(folder: Path, recipe: Recipe, digests: Mapping[str, str])
         "machine": platform.machine(), "threads": torch.get_num_threads(), "cores": os.cpu_count(), "commit": commit,
         "packages": {name: version(name) for name in packages},
     }  # fmt: skip
-    (folder / "environment.json").write_text(json.dumps(plain, indent=1))
+    with writing(folder / "environment.json"):
+        (folder / "environment.json").write_text(json.dumps(plain, indent=1))
 
 
 __all__ = ["RunResult", "continue_run", "generate_images", "run_recipe"]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -11,8 +15,17 @@ import typer
 WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 
+def echo(text: object = "", *, nl: bool = True, err: bool = False) -> None:
+    """Say it; once nobody listens any more (`| head`), work goes on in silence."""
+    try:
+        typer.echo(text, nl=nl, err=err)
+    except BrokenPipeError:
+        stream = sys.stderr if err else sys.stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def fail(text: str, code: int = WRONG_INPUT) -> NoReturn:
-    typer.echo(text, err=True)
+    echo(text, err=True)
     raise typer.Exit(code)
 
 
@@ -34,10 +47,22 @@ class errors:  # noqa: N801 (reads as a block)
         if isinstance(error, ValueError | UnreadableError):
             fail(str(error), WRONG_INPUT)
         if isinstance(error, OSError):
-            fail(
-                f"{error.filename or 'A file'}: {error.strerror}. Check the path, its permissions and the free space.",
-                FAILED,
-            )
+            fail(_refused_by_the_system(error), FAILED)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _refused_by_the_system(error: OSError) -> str:
+    file = error.filename or "A file"
+    if error.errno not in _FULL:
+        return f"{file}: {error.strerror or error}. Check the path, its permissions and the free space."
+    place = next((p for p in (Path(str(file)), *Path(str(file)).resolve().parents) if p.is_dir()), Path())
+    free = shutil.disk_usage(place).free
+    return (
+        f"{file} could not be written: {error.strerror}. {free / 1e6:.0f} MB are free there. Free some space (old runs are "
+        "the largest: du -sh runs/*) and type the same command again."
+    )
 
 
 class bars:  # noqa: N801 (reads as a block)
@@ -65,7 +90,7 @@ class bars:  # noqa: N801 (reads as a block)
             self.bar.update(self.tasks[stage], completed=p.step, loss=p.loss, rate=p.images_per_second)
         elif time.monotonic() - self.last > 10 or p.step == p.total:
             self.last = time.monotonic()
-            typer.echo(
+            echo(
                 f"{stage} {p.step}/{p.total} loss {p.loss:.4f} {p.images_per_second:.1f} images/s, {p.seconds_left:.0f} s left",
                 err=True,
             )

@@ -159,7 +159,7 @@ def test_inspect_writes_a_table_and_a_sheet(tmp_path: Path, make_image: Callable
 def test_doctor() -> None:
     code, text = call("doctor")
     assert code == 0
-    for words in ("in bfloat16: runs use", "GPU: ", " free; ", ".nii.gz is read by "):
+    for words in ("in float32 / bfloat16; bfloat16 is ", ": runs use ", "GPU: ", " free; ", ".nii.gz is read by "):
         assert words in text
 
 

@@ -19,7 +19,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
     ("rng",), ("contracts",), ("operators", "registry", "machine", "optimiser"), ("io", "networks", "physics"), ("data", "sampling"),
     ("families", "jobs", "evaluate"), ("safeguards", "deliver"), ("document",), ("plan",), ("strict",), ("shorthand",), ("chain",), ("config",), ("checkpoint",), ("train",),
-    ("memory",), ("drawing", "costs", "processes"), ("lineage",), ("judging",), ("forecast",), ("run",), ("painting", "patients"), ("downstream",), ("testing", "serve", "web"), ("terminal",), ("cli",), ("__main__",),
+    ("memory",), ("costs", "processes"), ("drawing",), ("lineage",), ("judging",), ("forecast", "prepared", "evaluations"), ("run",), ("painting", "patients"), ("downstream",), ("testing", "serve", "web"), ("terminal",), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 

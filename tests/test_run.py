@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image as Picture
 
 import fabrica
 from fabrica import io
 from fabrica.config import from_plain
 from fabrica.contracts import Family, Image
+from fabrica.costs import kept_choice
 from fabrica.data.split import LeakError
 from fabrica.data.virtual import VirtualCohort
 from fabrica.data.virtual.export import write_cohort
@@ -25,7 +27,7 @@ from fabrica.drawing import Answering
 from fabrica.families import Regression
 from fabrica.memory import MemoryShortage, Need
 from fabrica.networks.codec import by_tiles
-from fabrica.run import continue_run, generate_images, new_folder, run_recipe
+from fabrica.run import check_settings, continue_run, generate_images, new_folder, run_recipe
 
 from .torchrun import two_processes
 
@@ -356,15 +358,154 @@ def test_what_is_missing_is_said(tmp_path: Path, make_image: MAKE) -> None:
         continue_run(tmp_path)
 
 
-def test_nan_voxels_stop_a_run(tmp_path: Path, make_image: MAKE) -> None:
-    for name in ("p1", "p2"):
+def _files(folder: Path, make_image: MAKE, patients: int = 4) -> Path:
+    for k in range(patients):
         for i, contrast in enumerate(("T1w", "T2w", "FLAIR")):
-            image = make_image((9, 40, 36), seed=i, name=contrast)
-            if name == "p1" and contrast == "T2w":
-                image.data[0, 0, 0, 0] = float("nan")
-            io.write_nifti(image, tmp_path / "d" / name / f"{contrast}.nii.gz")
-    with pytest.raises(io.UnreadableError, match="1 of 12960 voxels are not finite"):
-        _run(tmp_path / "run", cohorts={"all": {"path": str(tmp_path / "d")}}, split={"train": ["p1"], "test": ["p2"]})
+            io.write_nifti(
+                make_image((9, 40, 36), seed=i + 3 * k, name=contrast), folder / f"p{k}" / f"{contrast}.nii.gz"
+            )
+    return folder
+
+
+def _spoil(path: Path) -> None:
+    """One voxel that is no number."""
+    image = nibabel.load(path)
+    data = image.get_fdata(dtype=np.float32)
+    data[0, 0, 0] = np.nan
+    nibabel.save(nibabel.Nifti1Image(data, image.affine), path)
+
+
+QUICK = {"draws": 1, "evaluations": [], "realism": 0}
+
+
+def test_one_odd_file_leaves_its_case_out_and_is_named(tmp_path: Path, make_image: MAKE) -> None:
+    """In training and in testing, found before anything is trained; the rest goes on."""
+    data = _files(tmp_path / "d", make_image)
+    _spoil(data / "p1/T2w.nii.gz")
+    _spoil(data / "p3/T1w.nii.gz")
+    film = nibabel.load(data / "p0/FLAIR.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.stack([film.get_fdata()] * 2, -1), film.affine), data / "p0/FLAIR.nii.gz")
+    split = {"train": ["p0", "p1", "p2"], "test": ["p3", "p4"]}
+    _files(tmp_path / "more", make_image, 5)
+    shutil.copytree(tmp_path / "more/p4", data / "p4")
+    result, said = _run(
+        tmp_path / "run", cohorts={"all": {"path": str(data)}}, split=split, baseline="none", evaluate=QUICK
+    )
+    lines = "\n".join(said)
+    for path, fault in (
+        ("p1/T2w.nii.gz", "1 of 12960 voxels are not finite"), ("p3/T1w.nii.gz", "1 of 12960 voxels are not finite"),
+        ("p0/FLAIR.nii.gz", "its FLAIR is a series of 2 frames, expected one image. Save the frame"),
+    ):  # fmt: skip
+        assert f"{path}: {fault}" in lines
+        assert any(path in remark for remark in result.report.remarks)
+    assert {r.case for r in result.report.stages[0].cases} == {"p4"}
+    assert lines.index("p3/T1w") < lines.index("training with batches")
+
+
+def test_where_nothing_is_left_the_reason_is_named(tmp_path: Path, make_image: MAKE) -> None:
+    data = _files(tmp_path / "d", make_image, 2)
+    split = {"train": ["p0"], "test": ["p1"]}
+    _spoil(data / "p1/T1w.nii.gz")
+    with pytest.raises(ValueError, match=r"No test patient can be read. p1 is left out: .*p1/T1w.nii.gz: 1 of 12960"):
+        _run(tmp_path / "run", cohorts={"all": {"path": str(data)}}, split=split)
+    _spoil(data / "p0/T1w.nii.gz")
+    with pytest.raises(
+        ValueError, match=r"p0 is left out: .*p0/T1w.nii.gz: 1 of 12960 .* There is nothing to train on"
+    ):
+        _run(tmp_path / "run2", cohorts={"all": {"path": str(data)}}, split=split)
+
+
+def test_colour_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    for k in range(3):
+        pixels = np.random.default_rng(k).integers(0, 255, (32, 32, 3)).astype(np.uint8)
+        Picture.fromarray(pixels).save(tmp_path / "d" / f"p{k}.png")
+    job = {"name": "synthesis", "x": ["image"]}
+    with pytest.raises(ValueError, match=r"p\d.png: its image has 3 colour channels, expected one. Save it in grey"):
+        _run(tmp_path / "run", cohorts={"all": {"path": str(tmp_path / "d")}}, job=job)
+
+
+def test_generate_goes_on_past_an_odd_file_and_says_of_an_unfinished_run(
+    finished: Path, tmp_path: Path, make_image: MAKE
+) -> None:
+    data = _files(tmp_path / "d", make_image, 3)
+    _spoil(data / "p1/T2w.nii.gz")
+    (data / "p2/T1w.nii.gz").write_bytes(b"no image")
+    said: list[str] = []
+    written = generate_images(finished, data, tmp_path / "out", say=said.append)
+    assert {p.parent.name for p in written} == {"p0", "p2"}
+    assert any(line.startswith("p1 is left out: ") and "p1/T2w.nii.gz: 1 of 12960 voxels" in line for line in said)
+    assert any("p2/T1w.nii.gz: is not a readable NIfTI file" in line for line in said)
+    assert not any("is trained to step" in line for line in said)
+    begun = tmp_path / "begun"
+    shutil.copytree(finished, begun)
+    index = begun / "stages/model/checkpoint.json"
+    plain = json.loads(index.read_text())
+    plain["facts"]["step"] = 1
+    index.write_text(json.dumps(plain))
+    generate_images(begun, data, tmp_path / "out2", say=said.append)
+    assert any("model is trained to step 1 of 4" in line and f"fabrica run {begun}" in line for line in said)
+
+
+def test_settings_that_change_nothing_are_refused(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "0001"
+    shutil.copytree(finished, run)
+    for change in ({"train": {"steps": 99, "batch": 2}}, {"seed": 5}, {"job": _plain()["job"] | {"neighbours": 1}}):
+        with pytest.raises(
+            ValueError, match=rf"begun with another {next(iter(change))}.*fabrica run .*recipe.yaml --set"
+        ):
+            check_settings(run, from_plain(_plain(**change)))
+    check_settings(run, from_plain(_plain(evaluate={"draws": 1})))
+    check_settings(run, from_plain(_plain()))
+    shutil.rmtree(run / "stages")  # nothing was trained yet
+    check_settings(run, from_plain(_plain(seed=5)))
+
+
+def test_a_run_says_what_it_will_take(tmp_path: Path) -> None:
+    """Training, drawing and judging of each stage, before the first is trained."""
+    _, said = _run(tmp_path, evaluate=QUICK)
+    (one,) = [k for k, line in enumerate(said) if line.startswith("model takes about ")]
+    (all_,) = [k for k, line in enumerate(said) if line.startswith("All stages take about ")]
+    assert one < all_ < next(k for k, line in enumerate(said) if "of memory" in line)
+    for words in ("training", "drawing", "judging"):
+        assert words in said[one]
+
+
+def test_the_cost_table_keeps_to_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fifth of the training's time where nobody asked for it: fewer cases, or none and a line."""
+    few = {"draws": 1, "realism": 0}
+    result, _ = _run(tmp_path / "a", baseline="none", evaluate=few)
+    assert result.report.stages[0].costs == []  # four steps took no time
+    assert any("quality with fewer evaluations would take more" in line for line in result.report.not_evaluated)
+    from fabrica import judging
+
+    monkeypatch.setattr(judging, "COST_SHARE", 1e6)
+    result, _ = _run(tmp_path / "b", baseline="none", evaluate=few, sampler={"name": "euler", "steps": 3, "high": 5.0})
+    assert [(c.evaluations, c.own) for c in result.report.stages[0].costs] == [(1, False), (2, False), (3, True)]
+
+
+def test_validation_patients_choose_the_number_of_evaluations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fabrica import evaluations
+
+    monkeypatch.setattr(evaluations, "SHARE", 1e6)
+    plain = _plain(split={"train": 0.5, "validate": 0.25, "test": 0.25}, baseline="none", evaluate=QUICK)
+    plain["cohorts"]["simulated"]["virtual"]["patients"] = 4
+    del plain["sampler"]
+    said: list[str] = []
+    run_recipe(from_plain(plain), tmp_path / "run", say=said.append)
+    (line,) = [text for text in said if "draws take" in text]
+    assert "chosen on 1 validation patient (2: error " in line
+    choice = kept_choice(tmp_path / "run/stages/model")
+    assert choice is not None
+    assert [t.evaluations for t in choice.tried] == [2, 4, 8, 17]
+    answering = Answering(tmp_path / "run", from_plain(plain), _stage_of(tmp_path / "run"))
+    assert getattr(answering.family, "options", {"steps": 17})["steps"] == choice.evaluations
+    before = (tmp_path / "run/stages/model/evaluations.json").read_bytes()
+    run_recipe(from_plain(plain), tmp_path / "run", say=said.append)  # judged again, chosen once
+    assert (tmp_path / "run/stages/model/evaluations.json").read_bytes() == before
+    nobody = {**plain, "split": {"train": 0.75, "test": 0.25}}
+    run_recipe(from_plain(nobody), tmp_path / "nobody", say=said.append)
+    assert any("nobody validates" in text and "validate: 0.1" in text for text in said)
 
 
 def test_run_folders_number_themselves(tmp_path: Path) -> None:

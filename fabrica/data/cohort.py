@@ -14,6 +14,7 @@ from typing import Literal
 from .. import io
 from ..contracts import Case, Image
 from ..io import Oddity, Scan, UnreadableError
+from ..machine import writing
 from . import vocabulary
 
 
@@ -103,7 +104,7 @@ def find(folder: Path, table: Path | None = None) -> Cohort:
 def write_table(cohort: Cohort, path: Path, folder: Path) -> int:
     """What was understood, one row a file, to be corrected and given back with `table:`; returns the rows written."""
     count = 0
-    with path.open("w", newline="") as file:
+    with writing(path), path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "member", "patient", "visit", "contrast", "site", "days"])
         for member in cohort.members:

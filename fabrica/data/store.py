@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..contracts import Batch, Case, Trace
+from ..contracts import Batch, Case, Image, Trace
 from ..io import UnreadableError
+from ..machine import writing
 from ..rng import Rng, derive
 from .augment import augmented
 from .cohort import Member
@@ -22,6 +23,7 @@ from .prepare import Grid, GridPreparation, align, offset_mm
 from .split import fingerprint
 from .text import hashed
 
+LEFT_OUT = "is left out"
 FAR_MM = 4.0  # misregistration that is reported: twice the resolution of the check
 
 
@@ -42,7 +44,30 @@ def load_aligned(member: Member, contrasts: Sequence[str], reference: str) -> tu
     case = member.load(contrasts)
     if not case.images:
         raise UnreadableError(f"{member.name} has none of {', '.join(contrasts)}.", "See: fabrica inspect DIR.")
+    for name, image in case.images.items():
+        _check_single(name, image)
     return align(case, reference if reference in case.images else next(iter(case.images)))
+
+
+def left_out(member: Member, error: UnreadableError) -> str:
+    """What is said of a case that cannot be used; everything else goes on."""
+    return f"{member.name} {LEFT_OUT}: {error}"
+
+
+def _check_single(name: str, image: Image) -> None:
+    """Raises UnreadableError for a series of frames or several channels, where a job is given one image."""
+    file = image.source or ""
+    if "t" in image.axes:
+        frames = image.data.shape[1]
+        raise UnreadableError(
+            f"its {name} is a series of {frames} frames, expected one image.",
+            "Save the frame that is meant as a file of its own, or leave this one out with a table.", file,
+        )  # fmt: skip
+    if len(image.data) != 1:
+        raise UnreadableError(
+            f"its {name} has {len(image.data)} colour channels, expected one.",
+            "Save it in grey, or its channels as files of their own.", file,
+        )  # fmt: skip
 
 
 def prepare_case(member: Member, contrasts: Sequence[str], reference: str, preparation: GridPreparation) -> Prepared:
@@ -114,15 +139,23 @@ class Store:
 def build_store(
     folder: Path, members: Iterable[Member], contrasts: Sequence[str], reference: str, preparation: GridPreparation
 ) -> tuple[Store, tuple[str, ...]]:
-    """Prepare every member once into `folder`; returns the store and the remarks made on the way."""
-    entries, remarks = [], []
+    """Prepare every member once into `folder`; returns the store and the remarks made on the way.
+
+    A member whose files cannot be used is left out, and one remark names the file.
+    """
+    entries, remarks = [], list[str]()
     folder.mkdir(parents=True, exist_ok=True)
     for member in members:
-        prepared = prepare_case(member, contrasts, reference, preparation)
+        try:
+            prepared = prepare_case(member, contrasts, reference, preparation)
+        except UnreadableError as error:
+            remarks.append(left_out(member, error))
+            continue
         remarks += list(prepared.remarks)
         entries.append(_write(folder / member.name, prepared, reference))
     index = [_plain_entry(entry, folder) for entry in entries]
-    (folder / "index.json").write_text(json.dumps(index, indent=1))
+    with writing(folder / "index.json"):
+        (folder / "index.json").write_text(json.dumps(index, indent=1))
     return Store(entries), tuple(remarks)
 
 
@@ -138,7 +171,8 @@ def _write(folder: Path, prepared: Prepared, reference: str) -> Entry:
     files = {}
     for name, tensor in prepared.tensors.items():
         files[name] = folder / f"{name}.npy"
-        np.save(files[name], tensor.numpy().astype(np.float32), allow_pickle=False)
+        with writing(files[name]):
+            np.save(files[name], tensor.numpy().astype(np.float32), allow_pickle=False)
     anchor = prepared.tensors.get(reference)
     anchor = next(iter(prepared.tensors.values())) if anchor is None else anchor
     inside = (anchor[0] > 0.1).float().flatten(1).mean(1)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..machine import writing
 from ..registry import check_type, unknown
 from . import endpoints, statistics
 from .statistics import SMALLEST
@@ -183,7 +184,8 @@ def declare(claim: Claim, folder: Path) -> str:
         late = any(next(folder.glob(pattern), None) is not None for pattern in results)
         entry = {"sha256": claim.digest(), **claim.__dict__, "after_results": late}
         before = [*before, entry]
-        ledger.write_text(json.dumps(before, indent=1))
+        with writing(ledger):
+            ledger.write_text(json.dumps(before, indent=1))
     own = next(entry for entry in before if entry["sha256"] == claim.digest())
     if own.get("after_results"):
         return "EXPLORATORY: results lay here before the claim was declared: they were known."

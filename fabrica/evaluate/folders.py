@@ -320,14 +320,14 @@ def _pictures(scans: Mapping[str, Scan], masks: Mapping[str, Scan], shelf: _Shel
     for name, scan in scans.items():
         try:
             image = shelf.read(scan)
+            frames = image.data[0].numpy().astype(np.float64) if image.axes[0] == "t" else None
+            if frames is not None:  # the middle frame stands for the series, which the embedding of motion sees whole
+                image = replace(image, data=image.data[:, len(frames) // 2], axes=image.axes[1:], times=None)
+            inside = _outline(name, image, masks, shelf)
         except UnreadableError as error:
-            report.remark(f"{name}: {error.fault} Left out of the set.")
+            report.remark(f"{error.of(name)} Left out of the set.")
             continue
-        frames = image.data[0].numpy().astype(np.float64) if image.axes[0] == "t" else None
-        if frames is not None:  # the middle frame stands for the series, which the embedding of motion sees whole
-            image = replace(image, data=image.data[:, len(frames) // 2], axes=image.axes[1:], times=None)
         values = image.data[0].numpy()  # shared with the pair, if there is one
-        inside = _outline(name, image, masks, shelf)
         if not inside.any():
             report.remark(
                 f"{name}: {'its mask is empty' if io.stem(name) in masks else 'is constant'}. Left out of the set."

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from ..data.cohort import Cohort
+from ..machine import writing
 from . import endpoints
 from .adherence import Adherence
 from .claim import Verdict
@@ -289,7 +290,8 @@ def render(report: Report, folder: Path) -> Path:
         "adherence": [asdict(a) for a in report.adherence], "standings": report.standings, "versions": versions(),
         "realism": {**asdict(report.realism), "sentence": report.realism.sentence()} if report.realism else None,
     }  # fmt: skip
-    (folder / "report.json").write_text(json.dumps(plain, indent=1, allow_nan=False, default=str))
+    with writing(folder / "report.json"):
+        (folder / "report.json").write_text(json.dumps(plain, indent=1, allow_nan=False, default=str))
     _write_parquet(report, folder)
     with (folder / "cases.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -308,7 +310,8 @@ def render(report: Report, folder: Path) -> Path:
         adherence=[*report.adherence, *_by_stage(report.stages)], costs=[s for s in report.stages if s.costs],
     )  # fmt: skip
     path = folder / "index.html"
-    path.write_text(html)
+    with writing(path):
+        path.write_text(html)
     return path
 
 

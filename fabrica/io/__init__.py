@@ -6,6 +6,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..contracts import Image
@@ -33,7 +34,7 @@ def scan_folder(folder: Path) -> Listing:
 
     Headers only; raises UnreadableError when the folder does not exist or is empty.
     """
-    from . import dicom, explicit, nifti, raster
+    from . import dicom
 
     if not folder.exists():
         raise UnreadableError(f"{folder} does not exist.", "Give the folder that holds the scans: --data DIR.")
@@ -41,37 +42,65 @@ def scan_folder(folder: Path) -> Listing:
     oddities: list[Oddity] = []
     dicom_files: list[Path] = []
     count = 0
-    for path in _files(folder):
+    for path in _files(folder, oddities):
         count += 1
         try:
-            state = path.stat()
-            if not stat.S_ISREG(state.st_mode):
-                raise UnreadableError("is a pipe, a socket or a device, not a file.", "Leave it out.")
-            if state.st_size == 0:
-                raise UnreadableError("is empty.", "Copy it again.")
-            lowered = path.name.lower()
-            if lowered.endswith(nifti.ENDINGS):
-                if lowered.endswith(".img") and path.with_suffix(".hdr").exists():
-                    continue  # the pair is read through its header
-                found, odd = nifti.listing(path)
-            elif lowered.endswith(raster.ENDINGS):
-                found, odd = raster.listing(path)
-            elif explicit.header(path) is not None or dicom.looks_like(path):
-                dicom_files.append(path)
-                continue
-            else:
-                oddities.append(_other(path))
-                continue
-            scans += found
-            oddities += odd
+            understood = _scans_in(path)
         except UnreadableError as error:
             oddities.append(Oddity(str(path), error.fault, error.next_step))
-        except OSError as error:
-            oddities.append(Oddity(str(path), f"cannot be opened ({error.strerror}).", "Check its permissions."))
-    if count == 0:
+            continue
+        if understood is None:
+            dicom_files.append(path)
+            continue
+        scans += understood[0]
+        oddities += understood[1]
+    if count == 0 and not oddities:
         raise UnreadableError(f"{folder} is empty.", "Give the folder that holds the scans: --data DIR.")
     found, odd = dicom.listing(dicom_files)
     return Listing(tuple(scans + found), tuple(oddities + odd))
+
+
+def _scans_in(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
+    """What one file holds, or None when it is DICOM, whose series are understood as wholes; raises UnreadableError."""
+    from . import dicom, explicit, nifti, raster
+
+    with _told(path):
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise UnreadableError("is a pipe, a socket or a device, not a file.", "Leave it out.")
+        if state.st_size == 0:
+            raise UnreadableError("is empty.", "Copy it again.")
+        lowered = path.name.lower()
+        if lowered.endswith(nifti.ENDINGS):
+            if lowered.endswith(".img") and path.with_suffix(".hdr").exists():
+                return [], []  # the pair is read through its header
+            return nifti.listing(path)
+        if lowered.endswith(raster.ENDINGS):
+            return raster.listing(path)
+        if explicit.header(path) is None and not dicom.looks_like(path):
+            return [], [_other(path)]
+        return None
+
+
+@contextmanager
+def _told(path: Path, name: str = "") -> Iterator[None]:
+    """Whatever fails inside becomes an UnreadableError that says what to do: one odd file takes nothing else down."""
+    try:
+        yield
+    except UnreadableError as error:
+        raise (error.of(name) if name else error) from error.__cause__
+    except FileNotFoundError as error:
+        what = "is a link to nothing." if path.is_symlink() else "is gone."
+        raise UnreadableError(what, "Copy what it stood for, or leave it out.", name) from error
+    except MemoryError as error:
+        raise UnreadableError("does not fit into memory.", "Split it, or use a machine with more.", name) from error
+    except OSError as error:
+        raise UnreadableError(f"cannot be opened ({error.strerror}).", "Check its permissions.", name) from error
+    except Exception as error:  # readers of damaged files raise every kind
+        words = (str(error).splitlines() or [""])[0][:80]
+        raise UnreadableError(
+            f"cannot be understood ({type(error).__name__}: {words}).", "Export or convert it again.", name
+        ) from error
 
 
 def by_name(folder: Path, scans: Iterable[Scan]) -> dict[str, Scan]:
@@ -92,10 +121,11 @@ def stem(name: str) -> str:
 
 
 def read(scan: Scan) -> Image:
-    """The pixels of a scan; raises UnreadableError when they are damaged or not finite."""
+    """The pixels of a scan; raises UnreadableError naming the file when they are damaged or not finite."""
     from . import dicom, nifti, raster
 
-    return {"nifti": nifti.read, "dicom": dicom.read, "raster": raster.read}[scan.format](scan)
+    with _told(scan.files[0], scan.name):
+        return {"nifti": nifti.read, "dicom": dicom.read, "raster": raster.read}[scan.format](scan)
 
 
 def read_image(path: str | Path) -> Image:
@@ -116,12 +146,28 @@ def write_nifti(image: Image, path: str | Path) -> None:
     nifti.write(image, Path(path))
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Every file below, in the order of names; what starts with a dot is left alone."""
-    if folder.is_file():
+def _files(folder: Path, oddities: list[Oddity]) -> Iterator[Path]:
+    """Every file below, in the order of names, links followed; what starts with a dot is left alone.
+
+    A folder that may not be opened is one oddity, and so is one that was walked before under another name.
+    """
+    if not folder.is_dir():
         yield folder
         return
-    for root, folders, names in os.walk(folder):
+
+    def closed(error: OSError) -> None:
+        step = "Open it to this user, or leave it out."
+        oddities.append(Oddity(str(error.filename), f"cannot be opened ({error.strerror}).", step))
+
+    seen: dict[tuple[int, int], str] = {}
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=closed):
+        state = os.stat(root)
+        first = seen.setdefault((state.st_dev, state.st_ino), root)
+        if first != root:
+            text = f"is a link to {first}, which was read already; not read again."
+            oddities.append(Oddity(root, text, "Nothing to do.", "warning"))
+            folders.clear()
+            continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith("."):

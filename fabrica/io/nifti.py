@@ -15,6 +15,7 @@ from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
 from ..contracts import Field, Image
+from ..machine import writing
 from .gzipped import content
 from .scan import Affine, Oddity, Scan, UnreadableError, check_affine, check_values
 
@@ -100,7 +101,8 @@ def write(image: Image, path: Path) -> None:
     if image.times is not None and len(image.times) > 1:
         nifti.header["pixdim"][4] = float(image.times[1] - image.times[0])
     path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nifti, path)
+    with writing(path):
+        nibabel.save(nifti, path)
 
 
 def _open(path: Path) -> Any:
@@ -124,7 +126,7 @@ def _geometry(image: Any, path: Path) -> tuple[Affine, list[Oddity]]:
     if sform and qform and not np.allclose(image.get_sform(), image.get_qform(), atol=0.1):
         text = "its sform and qform differ by more than 0.1 mm; the sform is used."
         oddities.append(Oddity(str(path), text, "Correct the header if this is wrong.", "warning"))
-    scale = _TO_MM[header.get_xyzt_units()[0]]
+    scale = _TO_MM[_units(header)[0]]
     affine = _LPS_FROM_RAS @ np.diag([scale, scale, scale, 1.0]) @ np.asarray(image.affine, np.float64) @ _ZYX
     check_affine(affine)
     pixdim = np.abs(np.asarray(header["pixdim"][1:4], np.float64))[::-1] * scale
@@ -135,6 +137,18 @@ def _geometry(image: Any, path: Path) -> tuple[Affine, list[Oddity]]:
             "One of them is wrong: correct the header.",
         )
     return affine, oddities
+
+
+def _units(header: Any) -> tuple[str, str]:
+    """Of space and of time; raises UnreadableError for a code that NIfTI does not know."""
+    try:
+        space, time = header.get_xyzt_units()
+    except KeyError as error:
+        raise UnreadableError(
+            f"states units of space or time that NIfTI does not know (xyzt_units {int(header['xyzt_units'])}).",
+            "Correct the header: 10 means mm and s.",
+        ) from error
+    return str(space), str(time)
 
 
 def _axes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
@@ -153,7 +167,7 @@ def _trailing(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _times(image: Any) -> torch.Tensor:
-    unit = _TO_SECONDS.get(image.header.get_xyzt_units()[1], 1.0)
+    unit = _TO_SECONDS.get(_units(image.header)[1], 1.0)
     step = float(image.header["pixdim"][4]) * unit or 1.0
     return torch.arange(image.shape[3], dtype=torch.float64) * step
 

@@ -14,11 +14,15 @@ Affine = NDArray[np.float64]  # (4, 4) index (z, y, x, 1) -> LPS millimetres
 
 
 class UnreadableError(Exception):
-    """A file that cannot become an Image: what is wrong with it and what to do next, in one line."""
+    """A file that cannot become an Image: which one, what is wrong with it and what to do next, in one line."""
 
-    def __init__(self, fault: str, next_step: str) -> None:
-        super().__init__(f"{fault} {next_step}")
-        self.fault, self.next_step = fault, next_step
+    def __init__(self, fault: str, next_step: str, file: str = "") -> None:
+        super().__init__(f"{file}: {fault} {next_step}" if file else f"{fault} {next_step}")
+        self.fault, self.next_step, self.file = fault, next_step, file
+
+    def of(self, file: str) -> UnreadableError:
+        """The same, naming the file that it is about; what is named already stays."""
+        return self if self.file else UnreadableError(self.fault, self.next_step, file)
 
 
 @dataclass(frozen=True, slots=True)

@@ -252,7 +252,8 @@ def test_a_codec_never_trains_on_whom_its_prior_tests(tmp_path: Path, make_image
     """Patients without T1w train the codec; whoever trained it only trains the prior."""
     from fabrica import io
     from fabrica.data import cohort
-    from fabrica.run import find_cohort, split_stage
+    from fabrica.prepared import split_stage
+    from fabrica.run import find_cohort
 
     for i in range(14):
         for contrast in ("T2w", *(("T1w",) if i % 2 else ())):
@@ -291,7 +292,8 @@ def test_a_codec_never_trains_on_whom_its_prior_tests(tmp_path: Path, make_image
 def test_whom_a_split_leaves_out_trains_no_stage(tmp_path: Path, make_image, split: dict) -> None:  # type: ignore[no-untyped-def, type-arg]
     """Patients in no part are in none of a later stage either."""
     from fabrica import io
-    from fabrica.run import find_cohort, split_stage
+    from fabrica.prepared import split_stage
+    from fabrica.run import find_cohort
 
     for i in range(12):
         contrasts = ("T1w", "T2w") if i else ("T1w", "FLAIR")  # p00 has nothing for the codec
