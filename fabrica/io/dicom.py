@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from ..contracts import Field, Image
-from . import explicit
+from . import explicit, meaning
+from .placement import has_geometry, moments, planes_of
 from .planes import Plane, Stack, stacks
 from .scan import Oddity, Scan, UnreadableError, check_affine, check_values
 
@@ -45,6 +46,7 @@ _WITHOUT_PIXELS = {  # SOP class -> what to say
     "1.2.840.10008.5.1.4.1.1.481.2": ("is an RT dose.", "Dose cannot be read yet; images are."),
     "1.2.840.10008.1.3.10": ("is a DICOM directory.", "Nothing to do: the files themselves are read."),
 }
+_OF_THERAPY = {"RTDOSE": "5.1.4.1.1.481.2", "RTPLAN": "5.1.4.1.1.481.5", "RTSTRUCT": "5.1.4.1.1.481.3"}
 _ASKED = [
     "Rows",
     "Columns",
@@ -67,7 +69,6 @@ _ASKED = [
 ]
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 _SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
-_UNITS = {"CT": "HU"}
 _EXPORT_AGAIN = "Export it again from the archive."
 
 
@@ -105,17 +106,19 @@ def _listing(paths: Iterable[Path]) -> tuple[list[Scan], list[Oddity]]:
 
 
 def read(scan: Scan) -> Image:
-    """Pixels in stored units after the modality transform (HU for CT); MONOCHROME1 is inverted."""
+    """Pixels after the modality transform or the real-world value map (HU for CT); padding and MONOCHROME1 as `meaning` says."""
     stack: Stack = scan.recipe
     several: dict[Path, NDArray[np.float32]] = {}  # files of many frames are read once
     planes = [plane for row in stack.frames for plane in row]
     data: NDArray[np.float32] = np.empty((0,), np.float32)
     for i, plane in enumerate(planes):
+        if plane is None:  # a frame that a segmentation leaves out: nothing is marked there
+            continue
         frames = several[plane.path] if plane.path in several else _pixels(plane.path)
         if len(frames) > 1:
             several[plane.path] = frames
-        if i == 0:
-            data = np.empty((len(planes), *frames.shape[1:]), np.float32)
+        if not data.size:
+            data = np.zeros((len(planes), *frames.shape[1:]), np.float32)
         if frames.shape[1:] != data.shape[1:]:
             raise UnreadableError("its slices differ in size or colour.", "Export the series again.")
         data[i] = frames[plane.frame]
@@ -129,7 +132,7 @@ def read(scan: Scan) -> Image:
     data = np.moveaxis(data, -1, 0)
     if scan.kind == "label":
         data = (data > 0).astype(np.float32)
-    times = torch.tensor([row[0].time for row in stack.frames], dtype=torch.float64) if "t" in scan.axes else None
+    times = torch.tensor(stack.times, dtype=torch.float64) if "t" in scan.axes else None
     return Image(
         torch.from_numpy(np.ascontiguousarray(data)),
         scan.axes,
@@ -145,7 +148,9 @@ def read(scan: Scan) -> Image:
 def _header(path: Path, oddities: list[Oddity]) -> Any:
     """The data set without pixels; raises UnreadableError for what can never be an image."""
     header = explicit.header(path) or _parsed_header(path, oddities)
-    kind = str(header.get("SOPClassUID", ""))
+    kind = str(header.get("SOPClassUID") or "")
+    if not kind and (known := _OF_THERAPY.get(str(header.get("Modality") or ""))):
+        kind = f"1.2.840.10008.{known}"
     if kind in _WITHOUT_PIXELS:
         raise UnreadableError(*_WITHOUT_PIXELS[kind])
     if kind == _SLIDE or "TotalPixelMatrixColumns" in header:
@@ -175,29 +180,35 @@ def _parsed_header(path: Path, oddities: list[Oddity]) -> Any:
 def _series_key(header: Any, path: Path) -> tuple[str, ...]:
     """Frames of one series and size; files without a series stand alone, as do multi-frame files."""
     alone = str(path) if int(header.get("NumberOfFrames") or 1) > 1 or not header.get("SeriesInstanceUID") else ""
-    if "ImagePositionPatient" not in header and "PerFrameFunctionalGroupsSequence" not in header:
+    if not has_geometry(header):
         alone = str(path)
-    return str(header.get("SeriesInstanceUID", "")), str(header.Rows), str(header.Columns), alone
+    words = ("SeriesInstanceUID", "PatientID", "StudyInstanceUID")  # anonymisers give one number to several patients
+    return (*(str(header.get(w) or "") for w in words), str(header.Rows), str(header.Columns), alone)
 
 
 def _series_scans(members: Sequence[tuple[Path, Any]], oddities: list[Oddity]) -> list[Scan]:
     planes: list[Plane] = []
     header = members[0][1]
-    for path, own in members:
+    times, untold = moments([own for _, own in members])
+    if untold:
+        oddities.append(Oddity(str(members[0][0]), untold, "Give the times in a header that has them.", "warning"))
+    for (path, own), time in zip(members, times, strict=True):
         try:
-            planes += _planes(path, own)
+            planes += planes_of(path, own, time)
+        except UnreadableError as error:
+            oddities.append(Oddity(str(path), error.fault, error.next_step))
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             text = f"has incomplete geometry ({type(error).__name__}: {str(error)[:60]})."
             oddities.append(Oddity(str(path), text, _EXPORT_AGAIN))
     if not planes:
-        return [] if any(_has_geometry(own) for _, own in members) else _flat_scans(members)
-    found = stacks(planes)
+        return [] if any(has_geometry(own) for _, own in members) else _flat_scans(members)
+    found = stacks(planes, sparse=str(header.get("SOPClassUID", "")) == _SEGMENTATION)
     if len(found) > 1:
         text = f"one series holds {len(found)} volumes (echoes, b-values, segments or orientations)."
         oddities.append(Oddity(str(members[0][0]), text, "Each is read on its own.", "warning"))
     scans = []
     for i, stack in enumerate(found):
-        name = str(stack.frames[0][0].path)
+        name = str(stack.planes[0].path)
         oddities += [
             Oddity(name, remark, "Check the export if this is unexpected.", "warning") for remark in stack.remarks
         ]
@@ -216,7 +227,7 @@ def _scan(header: Any, stack: Stack, member: str) -> Scan:
     size = (slices, int(header.Rows), int(header.Columns))
     axes = "tzyx" if moments > 1 else "zyx"
     shape = (channels, moments, *size) if moments > 1 else (channels, *size)
-    files = tuple(dict.fromkeys(plane.path for row in stack.frames for plane in row))
+    files = tuple(dict.fromkeys(plane.path for plane in stack.planes))
     return Scan(files, "dicom", shape, axes, stack.affine, member=member, recipe=stack, **_facts(header))
 
 
@@ -250,10 +261,12 @@ def _facts(header: Any) -> dict[str, Any]:
     modality = str(header.get("Modality") or "")
     identifier = str(header.get("PatientID") or header.get("StudyInstanceUID") or "")
     words = [header.get("SeriesDescription"), header.get("ProtocolName"), header.get("SequenceName")]
-    unit = "Bq/ml" if str(header.get("Units", "")) == "BQML" else _UNITS.get(modality, "a.u.")
+    unit, stated = meaning.unit_of(header)
+    grey = "MONOCHROME" in str(header.get("PhotometricInterpretation"))
     return {
         "kind": "label" if str(header.get("SOPClassUID", "")) == _SEGMENTATION else "intensity",
-        "unit": unit if "MONOCHROME" in str(header.get("PhotometricInterpretation")) else "a.u.",
+        "unit": unit if grey else "a.u.",
+        "unit_from": stated if grey else "colour",
         "modality": modality,
         "description": " ".join(str(w) for w in words if w),
         "patient": "P-" + hashlib.blake2b(identifier.encode(), digest_size=4).hexdigest() if identifier else "",
@@ -274,83 +287,6 @@ def _values(header: Any) -> dict[str, float | str]:
         if isinstance(value := header.get(name), float | int):
             values[name] = float(value)
     return values
-
-
-def _has_geometry(header: Any) -> bool:
-    return "ImagePositionPatient" in header or "PerFrameFunctionalGroupsSequence" in header
-
-
-def _planes(path: Path, header: Any) -> list[Plane]:
-    if "PerFrameFunctionalGroupsSequence" in header:
-        return _enhanced_planes(path, header)
-    if "ImagePositionPatient" not in header:
-        return []
-    row, column = _directions(header.ImageOrientationPatient)
-    words = (str(header.get(k) or "") for k in ("ImageType", "SegmentLabel"))
-    key = (float(header.get("EchoTime") or 0), float(header.get("DiffusionBValue") or 0), *words)
-    number = int(header.get("InstanceNumber") or 0)
-    return [
-        Plane(
-            path, 0, _triple(header.ImagePositionPatient), row, column, _pair(header.PixelSpacing),
-            float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 0), _moment(header), key,
-            number, header.size if isinstance(header, explicit.PlainHeader) else path.stat().st_size,
-        )
-    ]  # fmt: skip
-
-
-def _moment(header: Any) -> float:
-    """Seconds that order frames at one place: temporal position times TR, trigger time, else the time of acquisition."""
-    if header.get("TemporalPositionIdentifier"):
-        return float(header.TemporalPositionIdentifier) * float(header.get("RepetitionTime") or 1000.0) / 1000
-    if header.get("TriggerTime"):
-        return float(header.TriggerTime) / 1000
-    clock = str(header.get("AcquisitionTime") or header.get("ContentTime") or "")
-    if len(clock) < 6 or not clock[:6].isdigit():
-        return 0.0
-    return 3600 * float(clock[:2]) + 60 * float(clock[2:4]) + float(clock[4:])
-
-
-def _enhanced_planes(path: Path, header: Any) -> list[Plane]:
-    shared = header.SharedFunctionalGroupsSequence[0] if "SharedFunctionalGroupsSequence" in header else {}
-    planes = []
-    for i, own in enumerate(header.PerFrameFunctionalGroupsSequence):
-
-        def group(name: str, own: Any = own) -> Any:
-            sequence = own.get(name) or shared.get(name)
-            return sequence[0] if sequence else {}
-
-        if not group("PlanePositionSequence"):
-            return []
-        row, column = _directions(group("PlaneOrientationSequence").ImageOrientationPatient)
-        measures, content = group("PixelMeasuresSequence"), group("FrameContentSequence")
-        types = group("MRImageFrameTypeSequence") or group("CTImageFrameTypeSequence")
-        key = (
-            str(types.get("FrameType") or "") if types else "",
-            str(group("MREchoSequence").get("EffectiveEchoTime") or "") if group("MREchoSequence") else "",
-            str(group("MRDiffusionSequence").get("DiffusionBValue") or "") if group("MRDiffusionSequence") else "",
-            str(group("SegmentIdentificationSequence").get("ReferencedSegmentNumber") or "")
-            if group("SegmentIdentificationSequence") else "",
-        )  # fmt: skip
-        thickness = float(measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 0)
-        moment = float((content.get("TemporalPositionIndex") if content else None) or i)
-        position = _triple(group("PlanePositionSequence").ImagePositionPatient)
-        planes.append(Plane(path, i, position, row, column, _pair(measures.PixelSpacing), thickness, moment, key))
-    return planes
-
-
-def _triple(values: Any) -> tuple[float, float, float]:
-    x, y, z = (float(v) for v in values)
-    return x, y, z
-
-
-def _pair(values: Any) -> tuple[float, float]:
-    rows, columns = (float(v) for v in values)
-    return rows, columns
-
-
-def _directions(values: Any) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    numbers = [float(v) for v in values]
-    return _triple(numbers[:3]), _triple(numbers[3:])
 
 
 def _pixels(path: Path) -> NDArray[np.float32]:
@@ -383,25 +319,24 @@ def _pixels(path: Path) -> NDArray[np.float32]:
 def _rescaled(header: explicit.PlainHeader, stored: NDArray[Any]) -> NDArray[np.float32]:
     """Stored numbers in physical units, as `_physical` does it; exact in float32 where slope and intercept are whole."""
     slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
+    plain = meaning.turned(header, stored)
     if slope is None or intercept is None:
-        values = stored.astype(np.float32)
+        values = plain.astype(np.float32)
     elif slope == 1 and float(intercept).is_integer() and abs(intercept) < 1e6:
-        values = np.add(stored, np.float32(intercept), dtype=np.float32)
+        values = np.add(plain, np.float32(intercept), dtype=np.float32)
     else:
         with np.errstate(over="ignore"):  # what overflows is refused in words
-            values = (stored * slope + intercept).astype(np.float32)
+            values = (plain * slope + intercept).astype(np.float32)
         check_values(values)
-    return _inside_out(header, stored, values)
+    return _without_padding(header, stored, values)
 
 
-def _inside_out(header: Any, stored: NDArray[Any], values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Padding becomes as dark as the darkest pixel inside; MONOCHROME1 is inverted."""
-    padding, interpretation = header.get("PixelPaddingValue"), str(header.get("PhotometricInterpretation", ""))
-    if isinstance(padding, int) and interpretation.startswith("MONO"):
-        outside = stored == padding
-        if outside.any() and not outside.all():
-            values[outside] = values[~outside].min()
-    return values.max() + values.min() - values if interpretation == "MONOCHROME1" else values
+def _without_padding(header: Any, stored: NDArray[Any], values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Padding becomes as dark as the darkest pixel inside."""
+    outside = meaning.padded(header, stored)
+    if outside is not None:
+        values[outside] = values[~outside].min()
+    return values
 
 
 def _guessed_syntax(header: Any) -> Any:
@@ -416,16 +351,43 @@ def _physical(header: Any, pixels: NDArray[Any]) -> NDArray[Any]:
     interpretation = str(header.get("PhotometricInterpretation", ""))
     if interpretation == "PALETTE COLOR":
         return np.asarray(apply_color_lut(pixels, header))
-    values = np.asarray(apply_modality_lut(pixels, header), np.float32)
+    plain = meaning.turned(header, pixels)
+    values = _real_world(header, pixels)
+    if values is None:
+        values = np.asarray(apply_modality_lut(plain, header), np.float32)
+        per_frame = header.get("PerFrameFunctionalGroupsSequence")
+        if per_frame and "RescaleSlope" not in header:
+            values = _rescaled_frames(header, values, per_frame)
+    return _without_padding(header, pixels, values)
+
+
+def _real_world(header: Any, pixels: NDArray[Any]) -> NDArray[np.float32] | None:
+    """By the one map of stored to real-world values that the file or each frame states; None where there is none."""
+    if (mapped := meaning.real_world(header)) is None:
+        return None
     per_frame = header.get("PerFrameFunctionalGroupsSequence")
-    if per_frame and "RescaleSlope" not in header:
-        shared = header.get("SharedFunctionalGroupsSequence")
-        for i, group in enumerate(per_frame):
-            sequence = group.get("PixelValueTransformationSequence") or (
-                shared and shared[0].get("PixelValueTransformationSequence")
+    values = np.empty(pixels.shape, np.float32)
+    frames = range(len(pixels)) if per_frame and pixels.ndim > 2 else (slice(None),)
+    for i in frames:
+        shared = header.SharedFunctionalGroupsSequence[0] if "SharedFunctionalGroupsSequence" in header else None
+        own = meaning.of_frame(per_frame[i], shared) if isinstance(i, int) else mapped
+        slope, intercept, unit = own or mapped
+        if unit != mapped[2]:
+            raise UnreadableError(
+                f"its frames are in {mapped[2]} and in {unit}.", "Export them as series of their own."
             )
-            if sequence:
-                frame = values[i] if values.ndim > 2 else values
-                frame *= float(sequence[0].get("RescaleSlope", 1))
-                frame += float(sequence[0].get("RescaleIntercept", 0))
-    return _inside_out(header, pixels, values)
+        values[i] = pixels[i] * slope + intercept
+    return values
+
+
+def _rescaled_frames(header: Any, values: NDArray[Any], per_frame: Any) -> NDArray[Any]:
+    shared = header.get("SharedFunctionalGroupsSequence")
+    for i, group in enumerate(per_frame):
+        sequence = group.get("PixelValueTransformationSequence") or (
+            shared and shared[0].get("PixelValueTransformationSequence")
+        )
+        if sequence:
+            frame = values[i] if values.ndim > 2 else values
+            frame *= float(sequence[0].get("RescaleSlope", 1))
+            frame += float(sequence[0].get("RescaleIntercept", 0))
+    return values

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .meaning import CODES
+
 _START = 132
 _FIRST_READ = 8192
 _LONGEST_HEADER = 1 << 20
@@ -35,8 +37,10 @@ _PIXELS, _PADDING = 0x7FE00010, 0x00280120
 _UNDEFINED = 0xFFFFFFFF
 _SHORT, _LENGTH, _ITEM = (struct.Struct(form).unpack_from for form in ("<HH2sH", "<I", "<HHI"))
 _NEVER = frozenset((  # elements that change what pixels or places mean: left to pydicom
-    0x00283000, 0x00480006, 0x00480007, 0x52009229, 0x52009230, 0x00620002,
+    0x00283000, 0x00480006, 0x00480007, 0x52009229, 0x52009230, 0x00620002, 0x00280121, 0x00541006,
 ))  # fmt: skip
+
+_REAL_WORLD = 0x00409096  # a map of stored to real-world values: plain as long as it names no unit that is known here
 
 Parse = Callable[[bytes], Any]
 
@@ -91,13 +95,24 @@ def _double(raw: bytes) -> Any:
     return struct.unpack("<d", raw)[0]
 
 
+_code_values = re.compile(rb"\x08\x00\x00\x01SH(.)\x00", re.DOTALL).finditer  # (0008,0100) and the length of its text
+
+
+def _without_unit(raw: bytes) -> Any:
+    for found in _code_values(raw):
+        text = raw[found.end() : found.end() + found[1][0]]
+        if text.rstrip(b" ").decode("latin-1") in CODES:
+            raise _NotPlainError
+    return None
+
+
 _code = _text(r"[A-Z0-9 _]{0,16}(\\[A-Z0-9 _]{0,16})*")
 _long = _text(r"[\x20-\x5b\x5d-\x7e]{0,64}")
 _uid = _text(r"(?=.{1,64}$)(0|[1-9]\d*)(\.(0|[1-9]\d*))*")
 _PARSERS: dict[bytes, Parse] = {
     b"CS": _code, b"LO": _long, b"SH": _text(r"[\x20-\x5b\x5d-\x7e]{0,16}"), b"DA": _text(r"(\d{8})?"),
     b"TM": _text(r"(\d{6}(\.\d{1,6})?)? *"), b"AS": _text(r"(\d{3}[DWMY])?"), b"UI": _uid,
-    b"DS": _decimal, b"IS": _integer, b"US": _unsigned, b"SS": _signed, b"FD": _double,
+    b"DS": _decimal, b"IS": _integer, b"US": _unsigned, b"SS": _signed, b"FD": _double, b"SQ": _without_unit,
 }  # fmt: skip
 _ASKED: dict[int, tuple[str, tuple[bytes, ...]]] = {
     0x00020010: ("TransferSyntaxUID", (b"UI",)), _PADDING: ("PixelPaddingValue", (b"US", b"SS")),
@@ -112,11 +127,11 @@ _ASKED: dict[int, tuple[str, tuple[bytes, ...]]] = {
     0x00189087: ("DiffusionBValue", (b"FD",)), 0x0020000D: ("StudyInstanceUID", (b"UI",)),
     0x0020000E: ("SeriesInstanceUID", (b"UI",)), 0x00200013: ("InstanceNumber", (b"IS",)),
     0x00200032: ("ImagePositionPatient", (b"DS",)), 0x00200037: ("ImageOrientationPatient", (b"DS",)),
-    0x00200052: ("FrameOfReferenceUID", (b"UI",)), 0x00200100: ("TemporalPositionIdentifier", (b"IS",)),
+    0x00200052: ("FrameOfReferenceUID", (b"UI",)), 0x00200100: ("TemporalPositionIdentifier", (b"IS",)), 0x00200110: ("TemporalResolution", (b"DS",)),
     0x00280002: ("SamplesPerPixel", (b"US",)), 0x00280004: ("PhotometricInterpretation", (b"CS",)),
     0x00280008: ("NumberOfFrames", (b"IS",)), 0x00280010: ("Rows", (b"US",)), 0x00280011: ("Columns", (b"US",)), 0x00280030: ("PixelSpacing", (b"DS",)),
     0x00280100: ("BitsAllocated", (b"US",)), 0x00280101: ("BitsStored", (b"US",)), 0x00280102: ("HighBit", (b"US",)), 0x00280103: ("PixelRepresentation", (b"US",)),
-    0x00281052: ("RescaleIntercept", (b"DS",)), 0x00281053: ("RescaleSlope", (b"DS",)), 0x00541001: ("Units", (b"CS",)),
+    0x00281052: ("RescaleIntercept", (b"DS",)), 0x00281053: ("RescaleSlope", (b"DS",)), 0x00281054: ("RescaleType", (b"LO",)), 0x00541001: ("Units", (b"CS",)),
 }  # fmt: skip
 
 
@@ -234,6 +249,7 @@ def _header(descriptor: int) -> PlainHeader | None:
         elements = {keyword: _parsed(kind, content[a:b]) for keyword, kind, a, b in layout.values}
     except (IndexError, struct.error, _NotPlainError):
         return None
+    elements.pop("RealWorldValueMappingSequence", None)
     if elements.pop("TransferSyntaxUID", None) != _SYNTAX or (elements.get("NumberOfFrames") or 1) != 1:
         return None
     return PlainHeader(elements, layout.offset, layout.length, size)
@@ -270,7 +286,13 @@ def _walk(content: bytes) -> _Layout:
             raise _NotPlainError
         if tag == _PIXELS and length != _UNDEFINED:
             break
-        if length == _UNDEFINED:
+        if tag == _REAL_WORLD:
+            end = _behind_sequence(content, at, kind, marks) if length == _UNDEFINED else at + length
+            if end > len(content):
+                raise IndexError
+            values.append(("RealWorldValueMappingSequence", b"SQ", at, end))
+            at, length = end, 0
+        elif length == _UNDEFINED:
             at, length = _behind_sequence(content, at, kind, marks), 0
         elif tag in _ASKED:
             keyword, expected = _ASKED[tag]

@@ -17,6 +17,8 @@ import numpy as np
 from .scan import Affine
 
 SAME_PLACE_MM = 0.01
+PARALLEL = 2e-3  # of direction cosines: a tenth of a degree
+SAME_SIZE = 1e-3  # relative, of pixels
 UNEVEN = 0.1  # of the usual step; positions are written with few digits
 
 
@@ -51,20 +53,74 @@ class Plane:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Planes in order: frames[t][z]."""
+    """Planes in order: frames[t][z]; None where a sparse object leaves an empty frame out."""
 
-    frames: tuple[tuple[Plane, ...], ...]
+    frames: tuple[tuple[Plane | None, ...], ...]
     affine: Affine
     remarks: tuple[str, ...]
 
+    @property
+    def planes(self) -> list[Plane]:
+        """Those that are there."""
+        return [plane for row in self.frames for plane in row if plane is not None]
 
-def stacks(planes: Sequence[Plane]) -> list[Stack]:
-    """Volumes out of the frames of one series: split by orientation and key, sorted, checked for gaps and copies."""
-    groups: dict[tuple[Hashable, ...], list[Plane]] = {}
+    @property
+    def times(self) -> list[float]:
+        """Seconds of each moment."""
+        return [next(plane.time for plane in row if plane is not None) for row in self.frames]
+
+
+def stacks(planes: Sequence[Plane], sparse: bool = False) -> list[Stack]:
+    """Volumes out of the frames of one series: split by orientation and key, sorted, checked for gaps and copies.
+
+    `sparse`: frames may be left out where they are empty, as in segmentations (PS3.3 A.51): gaps are filled, not cut.
+    """
+    groups: dict[Hashable, list[list[Plane]]] = {}
     for plane in planes:
-        oriented = tuple(round(v, 3) + 0.0 for v in (*plane.row, *plane.column))
-        groups.setdefault((plane.key, oriented, tuple(round(s, 4) for s in plane.spacing)), []).append(plane)
-    return [_stack(group) for group in groups.values()]
+        alike = groups.setdefault(plane.key, [])
+        own = next((group for group in alike if _in_line(group[0], plane)), None)
+        if own is None:
+            alike.append([plane])
+        else:
+            own.append(plane)
+    found = [group for alike in groups.values() for group in alike]
+    return [_sparse_stack(group) if sparse else _stack(group) for group in found]
+
+
+def _in_line(one: Plane, other: Plane) -> bool:
+    """Are two planes parallel, with pixels of one size? Numbers in headers are rounded in many ways."""
+    turned = max(abs(a - b) for a, b in zip((*one.row, *one.column), (*other.row, *other.column), strict=True))
+    return turned < PARALLEL and all(
+        math.isclose(a, b, rel_tol=SAME_SIZE) for a, b in zip(one.spacing, other.spacing, strict=True)
+    )
+
+
+def _sparse_stack(planes: list[Plane]) -> Stack:
+    """Every frame at its multiple of the step; the frames between are empty."""
+    places = _places(planes)
+    if len(places) == 1:
+        return _stack(planes)
+    steps = [b - a for a, b in pairwise([place[0].location for place in places])]
+    step = min(steps)
+    stated = planes[0].thickness
+    if stated and all(_whole(s / stated) for s in steps):
+        step = stated
+    if not all(_whole(s / step) for s in steps):
+        return _stack(planes)
+    index = [round((place[0].location - places[0][0].location) / step) for place in places]
+    row: list[Plane | None] = [None] * (index[-1] + 1)
+    for i, place in zip(index, places, strict=True):
+        row[i] = place[-1]
+    first, last = places[0][0], places[-1][0]
+    affine = _affine([first])
+    affine[:3, 0] = (np.array(last.position) - np.array(first.position)) / index[-1]
+    empty = len(row) - len(places)
+    remarks = (f"{empty} empty frames between marked ones are filled in.",) if empty else ()
+    return Stack((tuple(row),), affine, remarks)
+
+
+def _whole(number: float) -> bool:
+    return abs(number - round(number)) <= UNEVEN and round(number) >= 1
 
 
 def _stack(planes: list[Plane]) -> Stack:

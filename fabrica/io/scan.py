@@ -49,6 +49,7 @@ class Scan:
     affine: Affine
     calibrated: bool = True
     unit: str = "a.u."
+    unit_from: str = ""  # what says so: an element of the header, the name, the values
     kind: Literal["intensity", "label"] = "intensity"
     modality: str = ""  # "MR", "CT", "PT", ... when the header says so
     description: str = ""  # free words of the header that may name the contrast
