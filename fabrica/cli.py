@@ -22,6 +22,10 @@ Value = Annotated[
     list[str] | None,
     typer.Option("--value", metavar="NAME=VALUE", help="A class, a covariate or words for all of them."),
 ]
+Unit = Annotated[
+    list[str] | None,
+    typer.Option("--unit", metavar="CONTRAST=UNIT", help="What a file leaves open: --unit PET=SUV."),
+]
 Device = Annotated[str, typer.Option(help="auto (a CUDA card where there is one), cpu or cuda.")]
 
 
@@ -39,6 +43,7 @@ def run(
         bool, typer.Option("--dry-run", help="Check and print the resolved recipe; read and run nothing.")
     ] = False,
     runs: Annotated[Path, typer.Option(help="Where numbered run folders are made.")] = Path("runs"),
+    unit: Unit = None,
     device: Device = "auto",
 ) -> None:
     """Train, draw and measure what a recipe asks for; ends by printing where the report lies."""
@@ -54,7 +59,7 @@ def run(
         file = recipe / "recipe.yaml" if existing else recipe
         if existing and not file.exists():
             fail(f"{recipe} is not a run: it holds no recipe.yaml. Start one: fabrica run recipes/translation.yaml")
-        checked = config.load(file, settings or [], data or [])
+        checked = config.load(file, settings or [], data or [], _fixed(unit, "--unit PET=SUV"))
         if dry_run:
             echo(yaml.safe_dump(checked.plain(), sort_keys=False), nl=False)
             echo(f"# stages: {', '.join(f'{s.name} ({s.family.name})' for s in checked.stages)}")
@@ -82,13 +87,16 @@ def generate(
     draws: Annotated[int, typer.Option(min=1, help="Draws per case.")] = 1,
     stage: Annotated[str | None, typer.Option(help="Which stage draws; the last when left out.")] = None,
     value: Value = None,
+    unit: Unit = None,
     device: Device = "auto",
 ) -> None:
     """Apply a trained run to new scans; NIfTI on the grid of each scan."""
     from .run import generate_images
 
     with errors():
-        written = generate_images(run, data, out, draws, stage, echo, device, _fixed(value))
+        written = generate_images(
+            run, data, out, draws, stage, echo, device, _fixed(value), _fixed(unit, "--unit PET=SUV")
+        )
         echo(f"{len(written)} file{'s' * (len(written) > 1)} in {out}")
 
 
@@ -120,6 +128,7 @@ def paint(
     radius_mm: Annotated[float, typer.Option(help="Size of the lesion.")],
     label: Annotated[str, typer.Option(help="The mask that the run draws together with its images.")] = "lesion",
     draws: Annotated[int, typer.Option(min=1, help="Draws per case.")] = 1,
+    unit: Unit = None,
     device: Device = "auto",
 ) -> None:
     """Paint a lesion of stated place and size into scans; all else stays as it is."""
@@ -131,7 +140,8 @@ def paint(
         except ValueError:
             fail(f"--at {at!r} is no place. Write three numbers in mm: --at 20,-10,30")
         lesion = Lesion((right, anterior, superior), radius_mm)
-        written = paint_lesion(run, data, out, lesion, label=label, draws=draws, device=device, say=echo)
+        said = _fixed(unit, "--unit PET=SUV")
+        written = paint_lesion(run, data, out, lesion, label=label, draws=draws, device=device, units=said, say=echo)
         echo(f"{len(written)} files in {out}")
 
 
@@ -143,12 +153,13 @@ def inspect(
         Path | None, typer.Option(metavar="FILE", help="Write what was understood, to correct and give back.")
     ] = None,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet (PNG).")] = None,
+    unit: Unit = None,
 ) -> None:
     """Show what is in a folder: patients, contrasts, grids, units, oddities, before anything is trained."""
     from .data import cohort, inspection
 
     with errors():
-        found = cohort.find(folder, table)
+        found = cohort.find(folder, table, _fixed(unit, "--unit PET=SUV"))
         for line in inspection.lines(found):
             echo(line)
         if write_table:
@@ -411,11 +422,11 @@ def doctor(
     echo("\n".join(lines))
 
 
-def _fixed(value: list[str] | None) -> dict[str, str]:
-    """--value NAME=VALUE, as often as given."""
+def _fixed(value: list[str] | None, example: str = "--value class=1") -> dict[str, str]:
+    """--value NAME=VALUE, or --unit CONTRAST=UNIT, as often as given."""
     pairs = [text.partition("=") for text in value or []]
     if wrong := next((text for text, (_, equals, _) in zip(value or [], pairs, strict=True) if not equals), None):
-        fail(f"{wrong!r} gives no value. Write: --value class=1")
+        fail(f"{wrong!r} gives no value. Write: {example}")
     return {name: given for name, _, given in pairs}
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from .chain import check_window, in_order, unmade, words
 from .contracts import Denoiser, Density, Family, Job
+from .data.units import check_unit
 from .data.virtual import VirtualCohort
 from .document import RecipeError, override, parse
 from .evaluate import METRICS
@@ -40,15 +41,21 @@ _FLAT = ("job", "pairing", "family", "sampler", "guidance", "train", "prepare")
 _STAGE = (*_FLAT, "cohorts", "input")
 
 
-def load(path: Path, settings: Sequence[str] = (), data: Sequence[str] = ()) -> Recipe:
-    """Read, override (`train.steps=10`), replace cohorts (`DIR` or `NAME=DIR`) and check; raises RecipeError."""
+def load(
+    path: Path, settings: Sequence[str] = (), data: Sequence[str] = (), units: Mapping[str, str] | None = None
+) -> Recipe:
+    """Read, override (`train.steps=10`), replace cohorts (`DIR` or `NAME=DIR`), say units, and check; raises RecipeError."""
     if not path.is_file():
         raise RecipeError(f"There is no recipe at {path}. See what is there: ls recipes/")
     try:
         plain, lines = parse(path.read_text())
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not valid YAML: {str(error).splitlines()[0]}. Check its indentation.") from error
-    return from_plain(override(plain, settings, data), f"{path}", lines)
+    plain = override(plain, settings, data)
+    for cohort in plain.get("cohorts", {}).values() if units and isinstance(plain.get("cohorts"), dict) else ():
+        if isinstance(cohort, dict) and "path" in cohort:
+            cohort["units"] = {**cohort.get("units", {}), **(units or {})}
+    return from_plain(plain, f"{path}", lines)
 
 
 def from_plain(plain: Mapping[str, Any], where: str = "recipe", lines: Mapping[str, int] | None = None) -> Recipe:
@@ -422,13 +429,17 @@ def _cohort(value: Any, at: str) -> CohortPlan:
         raise AtError(
             at, "a cohort has either a path or a virtual block. Write: {path: DIR} or {virtual: {patients: 24}}"
         )
-    known_keys(value, at, ("path", "table", "virtual"))
+    known_keys(value, at, ("path", "table", "virtual", "units"))
     if "virtual" in value:
         virtual = dataclass_of(VirtualCohort, value["virtual"], f"{at}.virtual")
         guard(f"{at}.virtual", virtual.cohort)
         return CohortPlan(virtual=virtual)
-    table = value.get("table")
-    return CohortPlan(Path(str(value["path"])).expanduser(), Path(str(table)).expanduser() if table else None)
+    table, units = value.get("table"), value.get("units", {})
+    guard(f"{at}.units", lambda: check_type(f"{at}.units", units, Mapping[str, str]))
+    said = {str(n): guard(f"{at}.units", lambda n=n, u=u: check_unit(str(n), u)) for n, u in units.items()}
+    return CohortPlan(
+        Path(str(value["path"])).expanduser(), Path(str(table)).expanduser() if table else None, units=said
+    )
 
 
 def _split(value: Any, cohorts: Sequence[str]) -> Mapping[str, Any]:

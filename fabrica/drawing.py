@@ -96,7 +96,8 @@ def preparation_from(plain: Mapping[str, Any]) -> GridPreparation:
     scales = {k: (float(v[0]), float(v[1])) for k, v in plain["scales"].items()}
     size, multiple = tuple(plain["size"]), plain.get("multiple", MULTIPLE)
     units = {str(k): str(v) for k, v in plain.get("units", {}).items()}
-    return GridPreparation(plain["axes"], tuple(spacing) if spacing else None, size, scales, multiple, units)
+    classes = {str(k): int(v) for k, v in plain.get("classes", {}).items()}
+    return GridPreparation(plain["axes"], tuple(spacing) if spacing else None, size, scales, multiple, units, classes)
 
 
 def drawer(stage: Stage, family: Family) -> Family:
@@ -196,12 +197,16 @@ def images_of(
         start += field.channels
         if field.kind == "label":
             part = part.argmax(0, keepdim=True).float()
-        trace = prepared.traces.get(field.name) or next(iter(prepared.traces.values()))
-        known = field.name in prepared.traces
-        meaning = replace(trace.like.meaning if known else field, name=field.name, kind=field.kind, channels=1)
-        made = preparation.back(part, replace(trace, like=replace(trace.like, meaning=meaning)))
-        images[field.name] = replace(made, source=source)
+        images[field.name] = replace(image_of(part, field, prepared, preparation), source=source)
     return images
+
+
+def image_of(part: Tensor, field: Field, prepared: Prepared, preparation: GridPreparation) -> Image:
+    """One field of a draw (1, z, y, x) on the source's grid, in the training cohort's unit: what is written and what is measured."""
+    trace = prepared.traces.get(field.name) or next(iter(prepared.traces.values()))
+    unit = "" if field.kind == "label" else preparation.unit_of(field.name, field.unit)
+    meaning = replace(field, channels=1, unit=unit)
+    return preparation.back(part, replace(trace, like=replace(trace.like, meaning=meaning)))
 
 
 def questions(job: Job, prepared: Prepared) -> tuple[str, ...]:
@@ -246,7 +251,8 @@ def read_draws(folder: Path, stage: Stage, case: str, wanted: Sequence[str]) -> 
 
 
 def _as(image: Image, field: Field) -> Image:
-    unit = image.meaning.unit if image.meaning.unit != "a.u." else field.unit
+    stated = image.meaning.unit != "a.u." or field.unit != "HU"  # runs of before wrote HU without saying so
+    unit = image.meaning.unit if stated else field.unit
     return replace(image, meaning=replace(field, channels=1, unit="" if field.kind == "label" else unit))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,7 +59,7 @@ class Lesion:
 
 def paint_lesion(
     run: Path, data: Path, out: Path, lesion: Lesion, *, label: str = "lesion", draws: int = 1,
-    device: str = "auto", say: Callable[[str], None] = print,
+    device: str = "auto", units: Mapping[str, str] | None = None, say: Callable[[str], None] = print,
 ) -> list[Path]:  # fmt: skip
     """Write out/CASE/CONTRAST-N.nii.gz, on the scan's own grid and scale, and out/CASE/LABEL.nii.gz; returns the files.
 
@@ -72,7 +72,7 @@ def paint_lesion(
     if answering.unfinished:
         say(answering.unfinished)
     written: list[Path] = []
-    for member in cohorts.find(data).members:
+    for member in cohorts.find(data, units=units).members:
         if missing := [f.name for f in contrasts if f.name not in member.contrasts()]:
             say(f"{member.name}: has no {' and no '.join(missing)}; left out.")
             continue

@@ -23,6 +23,9 @@ class CohortPlan:
     path: Path | None = None
     table: Path | None = None
     virtual: VirtualCohort | None = None
+    units: Mapping[str, str] = field(
+        default_factory=dict
+    )  # contrast -> unit, where somebody knows better than the files
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from .data.split import PARTS, Split, check_leakage, copies, fingerprint, may_tr
 from .data.store import LEFT_OUT, build_store, left_out, load_aligned, prepare_case
 from .evaluate.report import Report
 from .io import UnreadableError
-from .jobs import asks, grid_axes, has_values, layout_of, reads
+from .jobs import asks, grid_axes, has_values, label_classes, layout_of, reads
 from .jobs.values import wide_covariates
 from .judging import Ready
 from .lineage import trained_elsewhere
@@ -35,7 +35,10 @@ def split_stage(recipe: Recipe, stage: Stage, data: Mapping[str, Cohort]) -> Spl
     """
     job = stage.build_job()
     asked, given = asks(job), set(reads(job))
-    merged = Cohort(tuple(m for name in stage.cohorts for m in data[name].members), name="+".join(stage.cohorts))
+    merged = Cohort(
+        tuple(m for name in stage.cohorts for m in data[name].members), name="+".join(stage.cohorts),
+        doubts=tuple(doubt for name in stage.cohorts for doubt in data[name].doubts),
+    )  # fmt: skip
     trainers = {
         id(m) for name in recipe.split.get("only_train", ()) if name in stage.cohorts for m in data[name].members
     }
@@ -108,6 +111,7 @@ def prepare_stage(
                 axes,
                 stage.prepare.spacing_mm,
                 stage.prepare.multiple,
+                label_classes(job),
             )
         except ValueError as error:
             raise ValueError(f"{why[0]} {error}" if why else str(error)) from error

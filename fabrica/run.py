@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -198,7 +198,7 @@ def new_folder(runs: Path) -> Path:
 def find_cohort(recipe: Recipe, name: str) -> Cohort:
     """The members of a named cohort: scanned from its folder, or planned by the simulator."""
     plan = recipe.cohorts[name]
-    found = plan.virtual.cohort() if plan.virtual else cohorts.find(plan.path or Path(), plan.table)
+    found = plan.virtual.cohort() if plan.virtual else cohorts.find(plan.path or Path(), plan.table, plan.units)
     return replace(found, name=name)
 
 
@@ -303,11 +303,11 @@ def _sample_picture(ready: Ready, family: Family, path: Path, seed: int) -> None
 
 def generate_images(
     run: Path, data: Path, out: Path, draws: int = 1, stage: str | None = None, say: Say = print, device: str = "auto",
-    values: Mapping[str, str] | None = None,
+    values: Mapping[str, str] | None = None, units: Mapping[str, str] | None = None,
 ) -> list[Path]:  # fmt: skip
     """Apply a trained run to new scans: NIfTI on their grids, under out/CASE/, or out/answers.csv. Returns the files written.
 
-    `values` stand for those that the cases say (a class, a covariate, words). Raises ValueError when the folder is no run, CheckpointError when it is not trained, UnreadableError for the scans.
+    `values` stand for those that the cases say (a class, a covariate, words), `units` for what files leave open (PET: SUV). Raises ValueError when the folder is no run, CheckpointError when it is not trained, UnreadableError for the scans.
     """
     plain = yaml.safe_load((run / "recipe.yaml").read_text()) if (run / "recipe.yaml").is_file() else None
     if plain is None:
@@ -318,10 +318,10 @@ def generate_images(
     known = getattr(job, "values", Values({}, {}, {}))
     asked = known.asked(values or {})
     if isinstance(job, Outcome):
-        return [_write_answers(answering, job, data, out / "answers.csv", draws, say)]
+        return [_write_answers(answering, job, _found(data, units, say), data, out / "answers.csv", draws, say)]
     if answering.unfinished:
         say(answering.unfinished)
-    for found in _found(data, say):
+    for found in _found(data, units, say):
         member = cohorts.overlaid(found, {}, asked)
         if not answering.can(member):
             say(f"{member.name}: has none of {', '.join(reads(job))}; left out.")
@@ -346,9 +346,9 @@ def generate_images(
     return written
 
 
-def _found(data: Path, say: Say) -> tuple[Member, ...]:
+def _found(data: Path, units: Mapping[str, str] | None, say: Say) -> tuple[Member, ...]:
     """Cases of a folder of new scans; files that cannot be read are said."""
-    cohort = cohorts.find(data)
+    cohort = cohorts.find(data, units=units)
     for line in unreadable(cohort):
         say(line)
     return cohort.members
@@ -361,11 +361,13 @@ def unreadable(cohort: Cohort, most: int = 5) -> list[str]:
     return [*faults[:most], *([f"... and {more} more files that cannot be read: fabrica inspect"] if more > 0 else [])]
 
 
-def _write_answers(answering: Answering, job: Outcome, data: Path, path: Path, draws: int, say: Say) -> Path:
+def _write_answers(
+    answering: Answering, job: Outcome, members: Sequence[Member], data: Path, path: Path, draws: int, say: Say
+) -> Path:
     """A row per case: the chance of each class, or the number."""
     if answering.unfinished:
         say(answering.unfinished)
-    found = [m for m in _found(data, say) if answering.can(m)]
+    found = [m for m in members if answering.can(m)]
     if not found:
         raise ValueError(f"No case in {data} has {', '.join(reads(job))}. See what is there: fabrica inspect {data}")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +18,10 @@ from ..contracts import Case, Image
 from ..io import Oddity, Scan, UnreadableError
 from ..machine import writing
 from . import vocabulary
+from .demographics import Demographics, day_of, find_demographics
+from .identity import Row, guess
+from .tables import Line, lacking, number_of, read_table, value_of
+from .units import check_by_values, check_unit, with_unit
 
 
 class Member(ABC):
@@ -59,12 +65,14 @@ class ScannedMember(Member):
         return Case(self.patient, images, self.values, self.visit, self.days, self.site)
 
     def _image(self, name: str) -> Image:
-        image = io.read(self.scans[name])
-        meaning = vocabulary.field_of(name)
-        label = meaning.kind == "label" or image.meaning.kind == "label"
-        unit = image.meaning.unit if image.meaning.unit != "a.u." else meaning.unit
+        scan = self.scans[name]
+        image = io.read(scan)
+        label = scan.kind == "label" or image.meaning.kind == "label" or vocabulary.field_of(name).kind == "label"
+        unit = image.meaning.unit if scan.unit == "a.u." else scan.unit  # of pictures the pixels say that they are grey
         kind: Literal["label", "intensity"] = "label" if label else "intensity"
-        return replace(image, meaning=replace(image.meaning, name=name, kind=kind, unit="" if label else unit))
+        image = replace(image, meaning=replace(image.meaning, name=name, kind=kind, unit="" if label else unit))
+        check_by_values(image, scan)
+        return image
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,7 @@ class Cohort:
     members: tuple[Member, ...]
     oddities: tuple[Oddity, ...] = ()
     name: str = ""
+    doubts: tuple[str, ...] = ()  # names with two readings: who is whose patient
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -85,20 +94,52 @@ class Cohort:
         return replace(self, members=tuple(m for m in self.members if names <= set(m.contrasts())))
 
 
-def find(folder: Path, table: Path | None = None) -> Cohort:
-    """The cohort in a folder; with a table (columns file, patient, visit, contrast, ...) names are not guessed.
+def find(folder: Path, table: Path | None = None, units: Mapping[str, str] | None = None) -> Cohort:
+    """The cohort in a folder; with a table (columns file, patient, visit, contrast, unit, ...) names are not guessed.
 
-    Raises UnreadableError when the folder is missing or empty, or the table names a file that is not there.
+    `units`: contrast -> unit, by somebody who knows. Raises UnreadableError when the folder is missing or empty, or the table
+    cannot be used; ValueError for a unit that is not known.
     """
+    said = {name: check_unit(name, unit) for name, unit in (units or {}).items()}
     listing = io.scan_folder(folder)
     oddities = list(listing.oddities)
-    rows = _from_table(folder, table, listing.scans) if table else [_guess(scan, folder) for scan in listing.scans]
-    groups: dict[tuple[str, str], list[_Row]] = defaultdict(list)
+    rows = _from_table(folder, table, listing.scans, oddities) if table else guess(listing.scans, folder)
+    known = find_demographics(folder, rows, [table] if table else ())
+    oddities += known.oddities
+    if not table:
+        rows = [_listed(row, known) for row in rows]
+    rows = [replace(row, scan=with_unit(row.scan, row.contrast, said)) for row in rows]
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.patient, row.visit].append(row)
-    demographics = _demographics(folder)
-    members = tuple(_member(key, found, demographics, oddities) for key, found in sorted(groups.items()))
-    return Cohort(members, tuple(oddities))
+    members = [_member(key, found, known, oddities) for key, found in sorted(groups.items())]
+    doubts = tuple(dict.fromkeys(row.doubt for row in rows if row.doubt))
+    return Cohort(_with_days(members), tuple(oddities), doubts=doubts)
+
+
+def _listed(row: Row, known: Demographics) -> Row:
+    """A picture that a table names belongs to the patient that stands there, and is a visit of its own."""
+    stem = row.scan.files[0].name.split(".")[0]
+    if row.scan.member or stem not in known.images:
+        return row
+    patient, values = known.images[stem]
+    own = {name: value for name, value in row.values.items() if name != "class"}  # guessed from a folder's name
+    return replace(row, patient=patient, visit=stem, values={**own, **values}, doubt="")
+
+
+def _with_days(members: Sequence[ScannedMember]) -> tuple[ScannedMember, ...]:
+    """Visits that are dates say how far apart they are, where nothing else does."""
+    dates: dict[str, list[date]] = {m.patient: [] for m in members}
+    for m in members:
+        if m.visit.isdigit() and len(m.visit) == 8 and (when := day_of(m.visit)) is not None:
+            dates[m.patient].append(when)
+    first = {patient: min(found) for patient, found in dates.items() if found}
+    return tuple(
+        replace(m, days=float((when - first[m.patient]).days))
+        if m.days == 0 and m.patient in first and (when := day_of(m.visit)) is not None
+        else m
+        for m in members
+    )
 
 
 def write_table(cohort: Cohort, path: Path, folder: Path) -> int:
@@ -106,96 +147,25 @@ def write_table(cohort: Cohort, path: Path, folder: Path) -> int:
     count = 0
     with writing(path), path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["file", "member", "patient", "visit", "contrast", "site", "days"])
+        writer.writerow(_COLUMNS)
         for member in cohort.members:
             if not isinstance(member, ScannedMember):
                 continue
             for contrast, scan in member.scans.items():
                 relative = scan.files[0].relative_to(folder) if folder.is_dir() else scan.files[0].name
-                row = [relative, scan.member, member.patient, member.visit, contrast, member.site, member.days]
+                unit = scan.unit if scan.unit not in ("SUV?", "") else ""
+                row = [relative, scan.member, member.patient, member.visit, contrast, member.site, member.days, unit]
                 writer.writerow(row)
                 count += 1
     return count
 
 
-@dataclass(frozen=True)
-class _Row:
-    patient: str
-    visit: str
-    contrast: str
-    scan: Scan
-    values: Mapping[str, float | str] = field(default_factory=dict)
-    site: str = ""
-    days: float = 0.0
-
-
-def _guess(scan: Scan, root: Path) -> _Row:
-    base = root if root.is_dir() else root.parent
-    folders = list(scan.files[0].relative_to(base).parts[:-1])
-    if scan.format == "dicom":
-        return _guess_dicom(scan, folders)
-    stem = Path(scan.member).stem if scan.member and not scan.recipe else scan.files[0].name
-    words = vocabulary.tokens(stem)
-    folder_words = [w for f in folders for w in vocabulary.tokens(f)]
-    contrast, label = vocabulary.contrast_of(words, folder_words)
-    contrast = contrast or scan.modality or "image"
-    if label:
-        scan = replace(scan, kind="label")
-    values = dict(scan.values)
-    if scan.format == "raster":
-        return _guess_picture(scan, folders, stem, contrast, values)
-    full = "_".join([*folders, stem])
-    subject, session = re.search(r"sub-([A-Za-z0-9]+)", full), re.search(r"ses-([A-Za-z0-9]+)", full)
-    visits = [v for w in folder_words + words if (v := vocabulary.visit_of(w))]
-    visit = session.group(1) if session else visits[0] if visits else ""
-    own = [f for f in folders if not _is_plain(f)]
-    if subject:
-        return _Row("sub-" + subject.group(1), visit, contrast, scan, values)
-    if own:
-        return _Row(own[0], visit, contrast, scan, values)
-    rest = [w for w in words if not vocabulary.is_contrast(w) and not vocabulary.visit_of(w)]
-    return _Row("_".join(rest) or base.name, visit, contrast, scan, values)
-
-
-def _guess_dicom(scan: Scan, folders: list[str]) -> _Row:
-    description = vocabulary.tokens(scan.description)
-    contrast, label = vocabulary.contrast_of(description, [])
-    if scan.kind == "label" or (label and scan.modality == "SEG"):
-        contrast = contrast if label else "label"
-    elif label or not contrast:
-        contrast = {"CT": "CT", "PT": "PET"}.get(scan.modality, scan.modality or "image")
-    return _Row(scan.patient or (folders[0] if folders else "unknown"), scan.visit, contrast, scan, scan.values)
-
-
-def _guess_picture(scan: Scan, folders: list[str], stem: str, contrast: str, values: dict[str, float | str]) -> _Row:
-    """Pictures: a folder or archive named with letters only is a class, one with digits is a patient."""
-    own = [f for f in folders if not _is_plain(f)]
-    if scan.member and not scan.recipe:
-        own.append(scan.files[0].stem)
-    name = scan.member.replace("/", "_") if scan.recipe else re.sub(r"\.(dcm\.)?[a-z]+$", "", stem)
-    if own and not re.search(r"\d", own[-1]):
-        values["class"] = own[-1]
-        return _Row(f"{own[-1]}_{name}" if not name.startswith(own[-1]) else name, "", contrast, scan, values)
-    if own:
-        return _Row(own[-1], name, contrast, scan, values)
-    return _Row(name, "", contrast, scan, values)
-
-
-def _is_plain(folder: str) -> bool:
-    """Does a folder name say nothing about the patient (images, labels, anat, train, t1)?"""
-    words = vocabulary.tokens(folder)
-    return all(w in vocabulary.PARTS or vocabulary.is_contrast(w) or vocabulary.visit_of(w) for w in words)
-
-
 def _member(
-    key: tuple[str, str],
-    rows: list[_Row],
-    demographics: Mapping[str, Mapping[str, float | str]],
-    oddities: list[Oddity],
-) -> Member:
+    key: tuple[str, str], rows: list[Row], known: Demographics, oddities: list[Oddity]
+) -> ScannedMember:  # fmt: skip
     scans: dict[str, Scan] = {}
-    values: dict[str, float | str] = dict(demographics.get(_number(key[0]), {}))
-    for row in sorted(rows, key=lambda r: -_voxels(r.scan)):
+    values: dict[str, float | str] = known.of(*key)
+    for row in sorted(rows, key=lambda r: -math.prod(r.scan.shape)):
         if row.contrast in scans:
             text = f"is a second {row.contrast} of {'/'.join(k for k in key if k)}; the larger or first one is used."
             step = "Say which file is which: fabrica inspect DIR --write-table files.csv."
@@ -203,81 +173,62 @@ def _member(
             continue
         scans[row.contrast] = row.scan
         values |= row.values
+    stated = next((row.days for row in rows if row.days is not None), known.days.get(key, 0.0))
     ordered = {name: scans[name] for name in sorted(scans)}
-    return ScannedMember(key[0], key[1], ordered, values, rows[0].site, rows[0].days)
+    return ScannedMember(key[0], key[1], ordered, values, rows[0].site, stated)
 
 
-def _voxels(scan: Scan) -> int:
-    count = 1
-    for n in scan.shape:
-        count *= n
-    return count
+_COLUMNS = ("file", "member", "patient", "visit", "contrast", "site", "days", "unit")
 
 
-def _from_table(folder: Path, table: Path, scans: Iterable[Scan]) -> list[_Row]:
+def _from_table(folder: Path, path: Path, scans: Sequence[Scan], oddities: list[Oddity]) -> list[Row]:
     base = folder if folder.is_dir() else folder.parent
     known = {(str(s.files[0].relative_to(base)), s.member): s for s in scans}
-    rows = []
-    with table.open(newline="") as file:
-        reader = csv.DictReader(file)
-        lacking = {"file", "patient", "contrast"} - set(reader.fieldnames or ())
-        if lacking:
-            raise UnreadableError(
-                f"{table} lacks the column{'s' * (len(lacking) > 1)} {', '.join(sorted(lacking))}.",
-                "Write a table to start from: fabrica inspect DIR --write-table files.csv.",
+    table = read_table(path, _COLUMNS)
+    if table.remark:
+        oddities.append(Oddity(str(path), table.remark, "Save it as UTF-8 to be sure.", "warning"))
+    if missing := lacking(table, ("file", "patient", "contrast")):
+        raise UnreadableError(
+            f"lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}.",
+            "Write a table to start from: fabrica inspect DIR --write-table files.csv.", str(path),
+        )  # fmt: skip
+    rows: list[Row] = []
+    seen: dict[tuple[str, str], int] = {}
+    for line in table.lines:
+        key = (line.get("file"), line.get("member"))
+        if (scan := known.get(key)) is None:
+            raise line.fault(
+                f"names {key[0]!r}, which is not a readable image in {folder}.", "Correct the row, or take it out."
             )
-        for line, entry in enumerate(reader, 2):
-            scan = known.get((entry["file"], entry.get("member") or ""))
-            if scan is None:
-                raise UnreadableError(
-                    f"{table}:{line} names {entry['file']!r}, which is not a readable image in {folder}.",
-                    "Correct the row, or take it out.",
-                )
-            label = vocabulary.field_of(entry["contrast"]).kind == "label"
-            plain = {"file", "member", "patient", "visit", "contrast", "site", "days"}
-            values = {k: _plain(v) for k, v in entry.items() if k and k not in plain and v}
-            rows.append(
-                _Row(
-                    entry["patient"], entry.get("visit") or "", entry["contrast"],
-                    replace(scan, kind="label") if label else scan, values,
-                    entry.get("site") or "", float(entry.get("days") or 0),
-                )
-            )  # fmt: skip
+        if key in seen:
+            raise line.fault(
+                f"names {key[0]} again, as row {seen[key]} does.", "A file shows one patient: keep one row."
+            )
+        seen[key] = line.number
+        rows.append(_row_of(line, scan))
     return rows
 
 
-def _plain(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _number(patient: str) -> str:
-    """patient07 and 7 are one patient when a demographics table says so."""
-    digits = re.findall(r"\d+", patient)
-    return str(int(digits[-1])) if digits else patient
-
-
-def _demographics(folder: Path) -> dict[str, dict[str, float | str]]:
-    """Values per patient from a BIDS participants.tsv or a csv with a patient column beside the images."""
-    found: dict[str, dict[str, float | str]] = {}
-    if not folder.is_dir():
-        return found
-    for path in [*sorted(folder.glob("*.csv")), *sorted(folder.glob("participants.tsv"))]:
-        with path.open(newline="", errors="replace") as file:
-            for entry in csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","):
-                key = next((entry[k] for k in ("patient_id", "participant_id", "patient") if entry.get(k)), None)
-                if key is None or "contrast" in entry:
-                    break
-                named = {
-                    ("age" if "age" in k.lower().split("_") else k.lower()): _plain(v)
-                    for k, v in entry.items()
-                    if k and v
-                }
-                keep = {k: v for k, v in named.items() if not k.endswith("_id") and k != "patient"}
-                found.setdefault(_number(key), {}).update(keep)
-    return found
+def _row_of(line: Line, scan: Scan) -> Row:
+    """One row of a table; raises UnreadableError naming it where something is missing or no number."""
+    for needed in ("patient", "contrast"):
+        if not line.get(needed):
+            raise line.fault(f"has no {needed}.", "Fill it, or take the row out.")
+    days, unit = line.get("days"), line.get("unit")
+    if days and number_of(days) is None:
+        raise line.fault(f"has the days {days!r}, expected a number.", "Write 3.5 for three and a half.")
+    if vocabulary.field_of(line.get("contrast")).kind == "label":
+        scan = replace(scan, kind="label")
+    elif unit:
+        try:
+            scan = replace(scan, unit=check_unit(line.get("contrast"), unit), unit_from="table")
+        except ValueError as error:
+            raise line.fault(str(error), "Correct the column unit, or leave it empty.") from error
+    values = {c: value_of(text) for c in line.cells if c not in _COLUMNS and (text := line.get(c))}
+    return Row(
+        line.get("patient"), line.get("visit"), line.get("contrast"), scan, values, line.get("site"),
+        number_of(days) if days else None,
+    )  # fmt: skip
 
 
 def overlaid(member: Member, images: Mapping[str, Image], values: Mapping[str, float | str] | None = None) -> Member:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image as Picture
 from PIL import ImageDraw
 
-from ..io import UnreadableError
+from .. import io
+from ..io import Scan, UnreadableError
 from .cohort import Cohort, ScannedMember
 from .prepare import intensity_scale
+from .units import supported_by
 
 TILE = 160
+OPENED = 4  # label maps of a contrast whose numbers are looked at
+IDS = 12  # numbers of label maps that are shown
 
 
 def lines(cohort: Cohort, most: int = 12) -> Iterator[str]:
@@ -24,7 +30,7 @@ def lines(cohort: Cohort, most: int = 12) -> Iterator[str]:
     for contrast, count in Counter(c for m in members for c in m.contrasts()).most_common():
         scans = [m.scans[contrast] for m in members if contrast in m.scans]
         grids = Counter(_grid(s.shape, s.affine, s.calibrated) for s in scans)
-        units = ", ".join(sorted({"label" if s.kind == "label" else s.unit for s in scans}))
+        units = ", ".join(sorted(set(_units(contrast, scans, members))))
         first, n = grids.most_common(1)[0]
         rest = f" and {len(grids) - 1} other grid{'s' * (len(grids) > 2)}" if len(grids) > 1 else ""
         yield f"  {contrast}: {count} ({units}), {first}{rest if n < count else ''}"
@@ -32,6 +38,7 @@ def lines(cohort: Cohort, most: int = 12) -> Iterator[str]:
         yield f"  {m.name}: {', '.join(m.contrasts())}"
     if len(members) > most:
         yield f"  ... and {len(members) - most} more"
+    yield from _who_is_who(cohort, members)
     notes = [o for o in cohort.oddities if o.severity == "note"]
     odd = [o for o in cohort.oddities if o.severity != "note"]
     if notes:
@@ -40,6 +47,54 @@ def lines(cohort: Cohort, most: int = 12) -> Iterator[str]:
         yield f"{len(odd)} odd:"
     for o in odd:
         yield f"  {o.severity}: {o}"
+
+
+def _units(contrast: str, scans: Sequence[Scan], members: Sequence[ScannedMember]) -> Iterator[str]:
+    """Unit and where it was read; of label maps the numbers that they hold. A few files are opened for it."""
+    if any(s.kind == "label" for s in scans):
+        ids = sorted({v for m in _some(contrast, members) for v in _labels(m, contrast)})
+        shown = ", ".join(f"{v:g}" for v in ids[:IDS]) + (f" and {len(ids) - IDS} more" if len(ids) > IDS else "")
+        yield f"labels {shown}" if ids else "label"
+    for unit, source in sorted({(s.unit, s.unit_from) for s in scans if s.kind != "label"}):
+        told = {"name": " by its name", "sidecar": " by its sidecar", "table": " by the table", "said": " as you say"}
+        values = ""
+        if source in ("name", "nothing") and unit in ("HU", "SUV?"):
+            values = next((v for m in _some(contrast, members, 1) if (v := _by_values(m, contrast))), "")
+        how = told.get(source, f" by {source}" if source and unit not in ("a.u.", "SUV?") else "")
+        yield f"{unit}{how}{', ' + values if values else ''}"
+
+
+def _some(contrast: str, members: Sequence[ScannedMember], most: int = OPENED) -> list[ScannedMember]:
+    return [m for m in members if contrast in m.scans][:most]
+
+
+def _labels(member: ScannedMember, contrast: str) -> list[float]:
+    try:
+        found: list[float] = torch.unique(io.read(member.scans[contrast]).data).tolist()
+    except UnreadableError:
+        return []
+    return found if len(found) <= 256 else []
+
+
+def _by_values(member: ScannedMember, contrast: str) -> str:
+    try:
+        image = io.read(member.scans[contrast])
+    except UnreadableError:
+        return ""
+    scan = member.scans[contrast]
+    return supported_by(replace(image, meaning=replace(image.meaning, unit=scan.unit)), scan)
+
+
+def _who_is_who(cohort: Cohort, members: Sequence[ScannedMember]) -> Iterator[str]:
+    """Names with two readings, and pictures of which nobody says whose they are."""
+    if cohort.doubts:
+        yield f"{len(cohort.doubts)} name{'s' * (len(cohort.doubts) > 1)} with two readings; nobody is split over training and testing before a table settles it:"
+        for doubt in cohort.doubts[:5]:
+            yield f"  {doubt}"
+        yield "  settle it: fabrica inspect DIR --write-table files.csv, then --table files.csv"
+    alone = [m for m in members if not m.visit and all(s.axes == "yx" and not s.patient for s in m.scans.values())]
+    if len(alone) > 1 and len(alone) == len(members) == len(cohort.patients):
+        yield "  nothing says whose pictures these are: each is its own case, and claims are per image"
 
 
 def contact_sheet(cohort: Cohort, path: Path, most: int = 48) -> int:

@@ -11,10 +11,11 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..contracts import Case, Image, Preparation, Trace
+from ..contracts import ARBITRARY, SCALES, Case, Image, Preparation, Scale, Trace
+from ..io import UnreadableError
 
 MULTIPLE = 16  # sides of a prepared grid: what a U-Net with a stem of 2 and three levels needs
-_FIXED = {"HU": (-1024.0, 1024.0), "grey": (0.0, 255.0)}  # offset and scale: of CT air is 0, water is 1
+WHOLE = 1e-3  # how far from a whole number a label may be stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +99,37 @@ def _interpolate(volume: Tensor, index: Tensor, shape: Sequence[int], fill: floa
     return torch.where(near, values, torch.tensor(fill, dtype=values.dtype))
 
 
+def coverage(image: Image, grid: Grid) -> float:
+    """Share of a grid's voxels that lie inside an image."""
+    index = torch.linalg.inv(image.affine.double()) @ grid.affine.double()
+    size = torch.tensor(grid_of(image).shape, dtype=torch.float64)
+    lines = [torch.linspace(0, n - 1, min(n, 64), dtype=torch.float64) for n in grid.shape]
+    target = torch.stack(torch.meshgrid(*lines, indexing="ij"), -1)
+    source = target @ index[:3, :3].T + index[:3, 3]
+    return float(((source > -0.5) & (source < size - 0.5)).all(-1).double().mean())
+
+
 def align(case: Case, reference: str) -> tuple[Case, tuple[str, ...]]:
-    """All images of a case on the grid of one of them, and one sentence for each that had to be resampled."""
+    """All images of a case on the grid of one of them, and one sentence for each that had to be resampled.
+
+    Raises UnreadableError for an image that does not lie where the others do.
+    """
     grid = grid_of(case.images[reference])
     remarks, images = [], {}
     for name, image in case.images.items():
         if same_grid(grid_of(image), grid):
             images[name] = image
             continue
+        share = coverage(image, grid)
+        if not share:
+            raise UnreadableError(
+                f"its {name} lies beside its {reference}: they share no place.",
+                "Correct the geometry of one of them, or leave it out with a table.", image.source or "",
+            )  # fmt: skip
         images[name] = resample(image, grid)
         spacing = " x ".join(f"{s:.3g}" for s in image.spacing_mm)
-        remarks.append(f"{case.patient}: {name} ({spacing} mm) was resampled to the grid of {reference}.")
+        partly = f", of which it covers {share:.0%}" if share < 0.995 else ""
+        remarks.append(f"{case.patient}: {name} ({spacing} mm) was resampled to the grid of {reference}{partly}.")
     return replace(case, images=images), tuple(remarks)
 
 
@@ -138,14 +159,14 @@ def foreground(volume: Tensor) -> Tensor:
 
 
 def intensity_scale(image: Image, percentile: float = 99.5) -> tuple[float, float]:
-    """(offset, scale) that bring an image to about [0, 1]; fixed for HU and grey levels, the foreground's percentile otherwise.
+    """(offset, scale) that bring an image to about [0, 1]; fixed for units that have a constant, the foreground's percentile otherwise.
 
     One number per image holds across scanners that differ by a gain, needs no setting, and keeps contrasts.
     """
     if image.meaning.kind == "label":
         return 0.0, 1.0
-    if image.meaning.unit in _FIXED:
-        return _FIXED[image.meaning.unit]
+    if (fixed := image.meaning.scale) is not None:
+        return fixed.offset, fixed.width
     values = image.data[foreground(image.data)]
     if not len(values):
         return 0.0, 1.0
@@ -157,7 +178,8 @@ def intensity_scale(image: Image, percentile: float = 99.5) -> tuple[float, floa
 class GridPreparation(Preparation):
     """Patient axes in LPS order, a spacing, a box around the patient, an intensity scale.
 
-    `scales` holds, per contrast, the training cohort's typical (offset, scale): what arbitrary units leave on.
+    `scales` holds, per contrast, the training cohort's (offset, scale): what draws leave on. Units with a constant have that;
+    nothing of the case asked about is ever used. Given images and truths of arbitrary units come to it by their own percentiles.
     """
 
     axes: str  # "yx": slices keep the source's own distance along z; "zyx": volumes
@@ -166,6 +188,7 @@ class GridPreparation(Preparation):
     scales: Mapping[str, tuple[float, float]]
     multiple: int = MULTIPLE  # of which sides are multiples; z is free for slices
     units: Mapping[str, str] = field(default_factory=dict)  # per contrast, where they are no arbitrary ones
+    classes: Mapping[str, int] = field(default_factory=dict)  # per label map: what its whole numbers stay below
 
     def grid(self, image: Image, crop: bool = True) -> Grid:
         """The box around the patient on this preparation's spacing, at least `size`; pictures keep the frame they were given."""
@@ -195,37 +218,83 @@ class GridPreparation(Preparation):
         move[:3, 3] = torch.tensor(start).double() * step
         return Grid(affine @ move, (size[0], size[1], size[2]))
 
+    def scale_of(self, image: Image) -> Scale:
+        """How a given image or a truth comes to the network's scale; raises UnreadableError for another unit than the cohort's."""
+        name, unit = image.meaning.name, image.meaning.unit
+        known = self.units.get(name)
+        if image.meaning.kind == "label":
+            return Scale()
+        if known is not None and unit != known:
+            raise UnreadableError(
+                f"its {name} is in {unit}, that of the training cohort in {known}.",
+                f"Say so if it is: --unit {name}={known}", image.source or "",
+            )  # fmt: skip
+        if unit in ARBITRARY or (image.meaning.scale is None and name not in self.scales):
+            return Scale(*intensity_scale(image))
+        return self.draw_scale(name, unit)
+
+    def draw_scale(self, name: str, unit: str) -> Scale:
+        """How a draw leaves the network's scale: by the constant of its unit, else by what the training cohort has."""
+        return SCALES.get(unit) or Scale(*self.scales.get(name, (0.0, 1.0)))
+
+    def unit_of(self, name: str, otherwise: str) -> str:
+        """In which unit a contrast is drawn: the training cohort's."""
+        return self.units.get(name, otherwise if otherwise in SCALES and not self.units else "a.u.")
+
     def forward(self, image: Image, grid: Grid | None = None) -> tuple[Tensor, Trace]:
-        """(C, z, y, x) float32 in about [0, 1] (labels stay whole numbers), on `grid` or on the image's own box."""
-        offset, scale = intensity_scale(image)
+        """(C, z, y, x) float32 in about [0, 1] (labels stay whole numbers), on `grid` or on the image's own box.
+
+        Raises UnreadableError for another unit than the cohort's, ValueError for labels that do not fit the classes.
+        """
+        if image.meaning.kind == "label":
+            check_labels(image, self.classes.get(image.meaning.name))
+        scale = self.scale_of(image)
         target = grid or self.grid(image)
         moved = resample(image, target)
         volume = moved.data if image.axes == "zyx" else moved.data[:, None]
         blank = replace(image, data=torch.zeros(1).expand(image.data.shape))
-        trace = Trace(blank, target.affine, scale, offset)
-        return (volume - offset) / scale, trace
+        trace = Trace(blank, target.affine, scale.width, scale.offset)
+        return (volume - scale.offset) / scale.width, trace
 
     def back(self, tensor: Tensor, trace: Trace) -> Image:
-        """(C, z, y, x) -> the source's grid; physical units by the trace, arbitrary units on the cohort's scale."""
+        """(C, z, y, x) -> the source's grid, in the unit of `trace.like`: by its constant, arbitrary units on the cohort's scale."""
         like, meaning = trace.like, trace.like.meaning
-        physical = meaning.unit not in ("a.u.", "")
-        offset, scale = (trace.offset, trace.scale) if physical else self.scales.get(meaning.name, (0.0, 1.0))
-        values = tensor if meaning.kind == "label" else tensor * scale + offset
+        label = meaning.kind == "label"
+        scale = Scale() if label else self.draw_scale(meaning.name, meaning.unit)
+        values = tensor * scale.width + scale.offset
         volume = Image(values.float(), "zyx", trace.grid, meaning)
-        outside = offset if meaning.kind != "label" and meaning.unit == "HU" else 0.0
-        moved = resample(volume, grid_of(like), fill=outside)
+        moved = resample(volume, grid_of(like), fill=scale.offset)
         return replace(like, data=moved.data if like.axes == "zyx" else moved.data[:, 0])
 
 
-def fit(
-    cases: Iterable[Case], reference: str, axes: str, spacing_mm: Sequence[float] | None, multiple: int = MULTIPLE
-) -> GridPreparation:
-    """The preparation of a training cohort: its spacing (the median, when patients differ), box and typical scales.
+def check_labels(image: Image, classes: int | None) -> None:
+    """Raises ValueError for values that are no labels, or that the classes have no place for: they are never clamped."""
+    name, file = image.meaning.name, image.source or "a label map"
+    ids = torch.unique(image.data)
+    if len(ids) > 1000 or bool(((ids - ids.round()).abs() > WHOLE).any()) or float(ids.min()) < 0:
+        raise ValueError(
+            f"{file}: its {name} holds values that are no labels, expected whole numbers from 0. "
+            "Name what it is in a table: fabrica inspect DIR --write-table files.csv"
+        )
+    if classes is not None and float(ids.max()) > classes - 1 + WHOLE:
+        shown = ", ".join(f"{v:g}" for v in ids[:12].tolist())
+        raise ValueError(
+            f"{file}: its {name} holds the labels {shown}, and the recipe gives {name} {classes} classes (0 to {classes - 1}). "
+            f'Write "{name}:{int(ids.max().round()) + 1}" in place of {name}'
+        )
 
-    Cases are looked at one by one: a cohort may be larger than memory.
+
+def fit(
+    cases: Iterable[Case], reference: str, axes: str, spacing_mm: Sequence[float] | None, multiple: int = MULTIPLE,
+    classes: Mapping[str, int] | None = None,
+) -> GridPreparation:  # fmt: skip
+    """The preparation of a training cohort: its spacing (the median, when patients differ), box, units and scales.
+
+    Cases are looked at one by one: a cohort may be larger than memory. Raises ValueError where a contrast has several units,
+    and for labels that do not fit `classes`.
     """
     spacings, extents_mm = [], []
-    units: dict[str, set[str]] = {}
+    units: dict[str, dict[str, str]] = {}  # contrast -> unit -> a patient who has it
     found: dict[str, list[tuple[float, float]]] = {}
     blank = GridPreparation(axes, None, (1, 1, 1), {}, 1 if multiple < MULTIPLE else MULTIPLE)
     for case in cases:
@@ -234,8 +303,10 @@ def fit(
         spacings.append(own.tolist())
         extents_mm.append((own * torch.tensor(grid.shape)).tolist())
         for name, image in case.images.items():
+            if image.meaning.kind == "label":
+                check_labels(image, (classes or {}).get(name))
             found.setdefault(name, []).append(intensity_scale(image))
-            units.setdefault(name, set()).add(image.meaning.unit)
+            units.setdefault(name, {}).setdefault(image.meaning.unit, case.patient)
     if not spacings:
         raise ValueError(
             "There is nothing to train on: the training part holds no readable cases. See: fabrica inspect DIR."
@@ -251,8 +322,19 @@ def fit(
     sides = [-(-int(n) // multiple) * multiple for n in np.ceil(np.array(extents_mm).max(0) / step - 0.1)]
     scales = {n: (float(np.median([o for o, _ in v])), float(np.median([s for _, s in v]))) for n, v in found.items()}
     size = (1 if axes == "yx" else sides[0], sides[1], sides[2])
-    fixed = {name: min(own) for name, own in units.items() if len(own) == 1 and own <= _FIXED.keys()}
-    return GridPreparation(axes, chosen, size, scales, multiple, fixed)
+    return GridPreparation(axes, chosen, size, scales, multiple, _one_unit_each(units), dict(classes or {}))
+
+
+def _one_unit_each(units: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Contrast -> unit, where it is no arbitrary one; raises ValueError where patients differ."""
+    for name, own in units.items():
+        if len(own) > 1:
+            (one, first), (other, second) = list(own.items())[:2]
+            raise ValueError(
+                f"{name} is in {one or 'no unit'} for {first} and in {other or 'no unit'} for {second}: numbers of two meanings. "
+                f"Say what it is for all (--unit {name}={one or other}), or give files a unit in a table."
+            )
+    return {name: unit for name, own in units.items() for unit in own if unit not in ARBITRARY}
 
 
 def _canonical(grid: Grid) -> tuple[Tensor, tuple[int, int, int]]:

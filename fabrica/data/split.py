@@ -37,9 +37,15 @@ def split_cohort(cohort: Cohort, plan: Mapping[str, object], seed: int = 0, more
     Test patients are drawn from the end of the shuffled cohort: the same ones however many train. `more` members, of other
     patients, only train.
 
-    Raises ValueError for an unknown patient, LeakError for one named twice, ValueError when training or testing,
+    Raises ValueError for names that leave open who is whose patient, for an unknown patient, LeakError for one named twice, ValueError when training or testing,
     where asked for, would be without patients.
     """
+    if cohort.doubts:
+        others = f" and {len(cohort.doubts) - 1} more" if len(cohort.doubts) > 1 else ""
+        raise ValueError(
+            f"Who is whose patient is not clear: {cohort.doubts[0]}{others}. Settle it before anybody trains and tests: "
+            "fabrica inspect DIR --write-table files.csv, then table: files.csv"
+        )
     asked = {part: plan[part] for part in PARTS if part in plan}
     if all(isinstance(value, list | tuple) for value in asked.values()):
         chosen = {part: _named(cohort, [str(n) for n in value]) for part, value in asked.items()}  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ CONTRASTS: dict[str, tuple[str, ...]] = {
     "T2w": ("t2w", "t2"),
     "T2star": ("t2star", "t2s", "t2starw", "swi"),
     "PDw": ("pdw", "pd"),
-    "FLAIR": ("flair", "fla", "t2flair", "tirm"),
+    "FLAIR": ("flair", "fla", "t2flair", "tirm", "t2f"),
     "DWI": ("dwi", "dmri", "dti", "adc"),
     "bold": ("bold", "fmri", "func", "epi"),
     "MT": ("mt", "mt1"),
@@ -29,6 +29,7 @@ LABELS: dict[str, tuple[str, ...]] = {
     "lesion": ("lesion", "lesions", "lesionmask", "gold", "consensus", "wmh"),
     "change": ("gt", "groundtruth"),
     "brain_mask": ("brainmask", "brain_mask", "betmask"),
+    "tissue": ("tissue", "tissues"),
     "label": ("label", "labels", "labelstr", "seg", "segm", "segmentation", "mask", "gmseg", "fusion", "dseg", "lumen"),
 }
 IMAGES = ("image", "images", "imagestr", "imagests")
@@ -36,7 +37,23 @@ _CONTRAST_OF = {token: name for name, tokens in CONTRASTS.items() for token in t
 _LABEL_OF = {token: name for name, tokens in LABELS.items() for token in tokens}
 UNITS = {"CT": "HU", "PET": "SUV", "dose": "Gy"}
 CLASSES = {"lesion": 2, "change": 2, "brain_mask": 2, "label": 3, "tissue": 4}  # when a recipe does not say
-PARTS = {"train", "training", "test", "testing", "valid", "val", "validation", "anat", "func", "raw", "bet", "data"}
+PARTS = {
+    "train",
+    "training",
+    "test",
+    "testing",
+    "valid",
+    "val",
+    "validation",
+    "anat",
+    "func",
+    "raw",
+    "bet",
+    "data",
+    "png",
+    "jpg",
+    "jpeg",
+}
 _VISIT = re.compile(r"^(?:ses|session|visit|study|tp|timepoint|scan|year|month|week|day|v|m)-?(\d+)$")
 
 
@@ -48,15 +65,26 @@ def tokens(name: str) -> list[str]:
 
 def contrast_of(words: Iterable[str], folders: Iterable[str] = ()) -> tuple[str, bool]:
     """(name, is a label map) from the words of a file name, then of its folders; ("", False) when nothing is said."""
-    words, folders = list(words), list(folders)
+    words, folders = _joined(words), _joined(folders)
     for found in (words, folders):
         for word in found:
             if word in _LABEL_OF and not (word in ("seg",) and found is folders):
                 return _LABEL_OF[word], True
-        for word in found:
-            if word in _CONTRAST_OF:
-                return _CONTRAST_OF[word], False
+        told = [_CONTRAST_OF[word] for word in found if word in _CONTRAST_OF]
+        if told:  # MR_T1 is a T1w: what says more wins
+            return next((name for name in told if name != "MR"), "MR"), False
     return ("image", False) if any(word in IMAGES for word in folders + words) else ("", False)
+
+
+def _joined(words: Iterable[str]) -> list[str]:
+    """T2-FLAIR is one contrast, whatever parts its two words."""
+    found: list[str] = []
+    for word in words:
+        if word == "flair" and found and found[-1] in ("t2", "t2w"):
+            found[-1] = "t2flair"
+        else:
+            found.append(word)
+    return found
 
 
 def visit_of(word: str) -> str | None:

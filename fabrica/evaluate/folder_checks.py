@@ -31,7 +31,7 @@ from .honesty import (
     shift_pixels,
     stretched,
 )
-from .pixel import METRICS
+from .pixel import METRICS, POINTWISE
 from .report import Report
 from .statistics import SMALLEST
 from .summary import Row, in_words
@@ -204,8 +204,10 @@ def _middle(values: Array) -> Array:
 
 def _faults_of_pair(name: str, e: Mapping[str, Any]) -> list[tuple[int, str, str]]:
     """(check, why, what to do) of units, mask, place and side."""
-    image, truth = (e[k][len(e[k]) // 2] if "series" in e else e[k] for k in ("generated", "reference"))
+    image, truth = (_one_of(e, k) for k in ("generated", "reference"))
     units, found = e.get("units", ("", "")), []
+    if (share := e.get("covered", 1.0)) < 0.5:
+        found.append((9, f"{name} covers {share:.0%} of its reference; the rest is counted against it.", ""))
     if units[1] in ("HU", "Gy", "SUV") and units[0] != units[1]:
         found.append((5, f"{name}: the reference is in {units[1]}, the generated image is not.", ""))
     if "mask" in e and mask_of_generated(e["mask"], image, truth):
@@ -217,14 +219,32 @@ def _faults_of_pair(name: str, e: Mapping[str, Any]) -> list[tuple[int, str, str
     return found
 
 
+def _one_of(e: Mapping[str, Any], side: str) -> Array:
+    """One image of a pair: the middle frame of a series, the mean of colours."""
+    if "series" in e:
+        frame: Array = e[side][len(e[side]) // 2]
+        return frame
+    return np.asarray(e[side].mean(0) if "channels" in e else e[side])
+
+
 def measured(known: Metric, evidence: Mapping[str, Any], whole: bool = False) -> float | str:
-    """A number or words; of a series the mean over frames, unless the metric wants it `whole`."""
-    if "series" not in evidence or whole:
+    """A number or words; of a series or of colours the mean over frames or channels, unless the metric wants it `whole`."""
+    if not {"series", "channels"} & evidence.keys() or whole:
         return in_words(measure(known, evidence))
+    if "channels" in evidence and known in [METRICS[name] for name in POINTWISE]:
+        return in_words(measure(known, _side_by_side_channels(evidence)))
     frames = zip(evidence["generated"], evidence["reference"], strict=True)
     found = [measure(known, {**evidence, "generated": g, "reference": r}) for g, r in frames]
     lost = next((f for f in found if isinstance(f, NotEvaluated)), None)
     return in_words(lost if lost is not None else float(np.mean(found)))
+
+
+def _side_by_side_channels(evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """The channels of colours one below the other, as one image."""
+    count = len(evidence["reference"])
+    stacked = {k: np.concatenate(list(evidence[k])) for k in ("generated", "reference")}
+    mask = {"mask": np.concatenate([evidence["mask"]] * count)} if evidence.get("mask") is not None else {}
+    return {**evidence, **stacked, **mask}
 
 
 def trivial_rows(

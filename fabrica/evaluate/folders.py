@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .. import io
 from ..contracts import Image
-from ..data.prepare import foreground, grid_of, resample, same_grid
+from ..data.prepare import coverage, foreground, grid_of, resample, same_grid
 from ..io import Scan, UnreadableError
 from . import hounsfield, temporal
 from .adherence import adherence, read_labels
@@ -47,6 +47,8 @@ Say = Callable[[str], None]
 
 IMAGES = ("generated", "reference", "training", "holdout", "competitor")  # folders of images
 OTHERS = ("training", "holdout")  # of other patients than the references: nothing in them makes a pair
+BESIDE = "lies beside its reference"
+WHOLE = 0.005  # of a reference that may stay uncovered: rounded corners
 LESION = 0.2  # of the patient: a smaller mask marks something in it
 
 
@@ -234,6 +236,10 @@ def _pairs(
             report.remark(f"{name}: {error.fault} {error.next_step}")
     patients = {n: patient_of(n, theirs[n]) for n in pairs}
     check_pairs(ledger, pairs, asked.data_range, patients)
+    for name, why in lost.items():
+        if BESIDE in why:
+            ledger.looked.add(9)
+            ledger.trigger(9, f"{name} {why}", "Write images with the geometry of their reference.")
     allowed = [m for m in METRICS if not (m in ("ssim", "ms_ssim") and refused(ledger, 4))]
     span = None if refused(ledger, 3) else asked.data_range
     in_hu = bool(pairs) and all(hounsfield.in_hounsfield(p) for p in pairs.values())
@@ -246,7 +252,7 @@ def _pairs(
     )
     result.cases += [row for own in rows for row in own]
     if name_of == "given images":
-        known = {n: image.data[0].numpy() for n, image in shelf.all(found.get("training", {}))}
+        known = {n: _values(image) for n, image in shelf.all(found.get("training", {}))}
         trivial = trivial_rows(pairs, patients, span, known)
         if alone := len(pairs) - len({row.case for row in trivial}):
             report.not_evaluated.append(
@@ -300,12 +306,27 @@ def _evidence(name: str, found: Mapping[str, Mapping[str, Scan]], shelf: _Shelf,
             )
         evidence["series"] = True
     elif not same_grid(grid_of(image), grid):
+        if (share := coverage(image, grid)) < 1 - WHOLE:
+            evidence["covered"] = share
+        if not share:
+            raise UnreadableError(
+                f"{BESIDE}: 0 % of the reference is covered.",
+                "Write images with the geometry of their reference (a NIfTI affine, DICOM positions).",
+            )
         image = resample(image, grid)
-        report.remark(f"{name}: resampled to the grid of its reference.")
+        report.remark(f"{name}: resampled to the grid of its reference{_covered(share)}.")
+    if len(image.data) != len(truth.data):
+        raise UnreadableError(
+            f"has {len(image.data)} colour channels, its reference {len(truth.data)}.",
+            "Write all of them, or both in grey.",
+        )
+    if len(truth.data) > 1:
+        evidence["channels"] = True
+        report.remark("Colour images are compared channel by channel, and the mean is shown; sets of them in grey.")
     if not image.data.isfinite().all():
         raise UnreadableError("holds NaN or infinity.", "Write finite values, or leave the case out as failed.")
     evidence |= {
-        "generated": image.data[0].numpy(), "reference": truth.data[0].numpy(),
+        "generated": _values(image), "reference": _values(truth),
         "units": (image.meaning.unit, truth.meaning.unit),
     }  # fmt: skip
     if name in found.get("masks", {}):
@@ -314,12 +335,24 @@ def _evidence(name: str, found: Mapping[str, Mapping[str, Scan]], shelf: _Shelf,
     return evidence
 
 
+def _values(image: Image) -> NDArray[np.float32]:
+    """(y, x) or (z, y, x); of several channels (C, ...) all of them."""
+    found: NDArray[np.float32] = image.data[0].numpy() if len(image.data) == 1 else image.data.numpy()
+    return found
+
+
+def _covered(share: float) -> str:
+    return f", of which it covers {share:.0%}; outside it counts as 0" if share < 1 - WHOLE else ""
+
+
 def _pictures(scans: Mapping[str, Scan], masks: Mapping[str, Scan], shelf: _Shelf, report: Report) -> list[Picture]:
     """Images of a set with the patient's outline (the mask of that name, or what is brighter than the mean)."""
     pictures = []
     for name, scan in scans.items():
         try:
             image = shelf.read(scan)
+            if len(image.data) > 1:
+                image = replace(image, data=image.data.mean(0, keepdim=True))
             frames = image.data[0].numpy().astype(np.float64) if image.axes[0] == "t" else None
             if frames is not None:  # the middle frame stands for the series, which the embedding of motion sees whole
                 image = replace(image, data=image.data[:, len(frames) // 2], axes=image.axes[1:], times=None)

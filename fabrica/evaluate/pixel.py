@@ -104,6 +104,7 @@ __all__ = [
     "METRICS", "gmsd", "haarpsi", "hfen", "mae", "modulation_transfer", "ms_ssim", "nmse", "noise_power_spectrum", "psnr",
     "rmse", "ssim", "tissue_errors", "vif", "window_psnr",
 ]  # fmt: skip
+POINTWISE = ("mae", "rmse", "nmse", "psnr")  # what knows no neighbours: of colours all values count together
 _PAIRED = ("generated", "reference")
 METRICS = {
     "mae": Metric(mae, _PAIRED, "pixel", "lower", "unit of the image"),

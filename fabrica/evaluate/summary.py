@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from ..contracts import Field, Image
-from ..data.prepare import GridPreparation, intensity_scale
+from ..contracts import ARBITRARY, Field, Image, Scale
+from ..data.prepare import GridPreparation
 from ..data.store import Prepared, Store
 from ..registry import NotEvaluated, measure
 from . import hounsfield, overlap, pixel, task
@@ -103,12 +103,13 @@ def evaluate_case(
 
 
 def _on_source(volume: Tensor, field: Field, prepared: Prepared, preparation: GridPreparation) -> Array:
-    """(z, y, x) in the scale of the model, on the source's grid."""
+    """(z, y, x) on the source's grid: what is written, on the model's scale, where truths of arbitrary units are compared."""
+    unit = "" if field.kind == "label" else preparation.unit_of(field.name, field.unit)
     trace = prepared.traces[field.name]
-    unscaled = GridPreparation(preparation.axes, preparation.spacing_mm, preparation.size, {})
-    meaning = replace(trace.like.meaning, unit="a.u." if field.kind != "label" else "", kind=field.kind)
-    image = unscaled.back(volume, replace(trace, like=replace(trace.like, meaning=meaning)))
-    array: Array = image.data[0].numpy()
+    meaning = replace(field, channels=1, unit=unit)
+    image = preparation.back(volume, replace(trace, like=replace(trace.like, meaning=meaning)))
+    scale = Scale() if field.kind == "label" else preparation.draw_scale(field.name, unit)
+    array: Array = (image.data[0].numpy() - scale.offset) / scale.width
     return array
 
 
@@ -121,7 +122,7 @@ def _label_rows(
     preparation: GridPreparation,
     f: Field,
 ) -> list[Row]:
-    reference = truth.data[0].numpy().round().clip(0, f.channels - 1)
+    reference = truth.data[0].numpy().round()
     drawn = part.mean(0).argmax(0, keepdim=True).float()
     generated = _on_source(drawn, f, prepared, preparation)
     by = "model: mean of draws" if len(part) > 1 else "model"
@@ -133,40 +134,32 @@ def _intensity_rows(
     evidence: StageEvidence, case: str, prepared: Prepared, part: Tensor, truth: Image, competitors: Competitors,
     preparation: GridPreparation, f: Field,
 ) -> list[Row]:  # fmt: skip
-    offset, scale = intensity_scale(truth)
-    reference = (truth.data[0].numpy() - offset) / scale
-    mask = body_mask(prepared, evidence, f.name)
+    scale = preparation.scale_of(truth)
+    reference = (truth.data[0].numpy() - scale.offset) / scale.width
+    mask = body_mask(prepared, evidence, f.name, preparation)
     answers = {"model: one draw" if len(part) > 1 else "model": _on_source(part[0], f, prepared, preparation)}
     if len(part) > 1:
         answers["model: mean of draws"] = _on_source(part.mean(0), f, prepared, preparation)
-    inputs = {g: _scaled(prepared.case.images[g]) for g in evidence.given if g in prepared.case.images and g != f.name}
+    inputs = {
+        g: _scaled(prepared.case.images[g], preparation)
+        for g in evidence.given
+        if g in prepared.case.images and g != f.name
+    }
     inputs = {g: a for g, a in inputs.items() if a.shape == reference.shape}
     answers |= _trivial(inputs, competitors, f.name)
     if f.name in competitors.mean and competitors.mean[f.name].shape == tuple(part.shape[2:]):
         answers["training mean image"] = _on_source(
             torch.from_numpy(competitors.mean[f.name])[None], f, prepared, preparation
         )
-    in_hu = truth.meaning.unit == "HU"
-    rows = []
+    unit = truth.meaning.unit if truth.meaning.unit not in (*ARBITRARY, "grey") else ""
+    rows, patient = list[Row](), prepared.case.patient
     for by, image in answers.items():
         for metric in evidence.metrics:
-            value, unit = _measure(metric, image, reference, mask, scale if in_hu else None, preparation.axes)
-            rows.append(
-                Row(
-                    case,
-                    prepared.case.patient,
-                    f.name,
-                    by,
-                    metric,
-                    value,
-                    unit or (truth.meaning.unit if in_hu else ""),
-                )
-            )
-    for by, image in answers.items() if in_hu else ():
-        pair = {"generated": image * scale - 1024, "reference": reference * scale - 1024, "mask": mask}
-        rows += [
-            Row(case, prepared.case.patient, f.name, by, m, *found) for m, found in hounsfield.rows_of(pair).items()
-        ]
+            value, own = _measure(metric, image, reference, mask, (scale, unit) if unit else None, preparation.axes)
+            rows.append(Row(case, patient, f.name, by, metric, value, own or unit))
+    for by, image in answers.items() if unit == "HU" else ():
+        pair = {"generated": _physical(image, scale), "reference": _physical(reference, scale), "mask": mask}
+        rows += [Row(case, patient, f.name, by, m, *found) for m, found in hounsfield.rows_of(pair).items()]
     if "lesion" in prepared.case.images and f.name != "lesion":
         rows += _lesion_rows(case, prepared, f.name, answers, reference)
     return rows
@@ -184,15 +177,23 @@ def _trivial(inputs: Mapping[str, Array], competitors: Competitors, target: str)
     return answers
 
 
+def _physical(values: Array, scale: Scale) -> Array:
+    """From the model's scale to the unit that has it."""
+    return values * scale.width + scale.offset
+
+
 def _measure(
-    metric: str, image: Array, reference: Array, mask: NDArray[np.bool_], hu: float | None, axes: str
+    metric: str, image: Array, reference: Array, mask: NDArray[np.bool_], physical: tuple[Scale, str] | None, axes: str
 ) -> tuple[float | str, str]:
-    """In HU over the SynthRAD range when there is one, else on the scale where 1 = the foreground's 99.5th percentile."""
-    if hu is not None:
-        image, reference = image * hu - 1024, reference * hu - 1024
-        convention, span = "synthrad2025", 4095.0
-    else:
-        convention, span = "plain", 1.0
+    """In physical units where there are some: HU over the SynthRAD range, others over the width of their scale.
+
+    Arbitrary units on the scale where 1 = the foreground's 99.5th percentile.
+    """
+    convention, span = "plain", 1.0
+    if physical is not None:
+        scale, unit = physical
+        image, reference = _physical(image, scale), _physical(reference, scale)
+        convention, span = ("synthrad2025", 4095.0) if unit == "HU" else ("plain", scale.width)
     if metric == "ssim":
         return ssim_masked(image, reference, mask, span, axes), ""
     if metric not in pixel.METRICS:
@@ -219,7 +220,9 @@ def ssim_masked(image: Array, reference: Array, mask: NDArray[np.bool_], span: f
     return total / float(mask.sum())
 
 
-def body_mask(prepared: Prepared, evidence: StageEvidence, target: str) -> NDArray[np.bool_]:
+def body_mask(
+    prepared: Prepared, evidence: StageEvidence, target: str, preparation: GridPreparation
+) -> NDArray[np.bool_]:
     """The label named by the recipe, or the patient: bright in any true image, holes filled per slice."""
     if evidence.mask and evidence.mask in prepared.case.images:
         return prepared.case.images[evidence.mask].data[0].numpy() > 0
@@ -227,14 +230,14 @@ def body_mask(prepared: Prepared, evidence: StageEvidence, target: str) -> NDArr
     inside = np.zeros(shape, bool)
     for image in prepared.case.images.values():
         if image.meaning.kind == "intensity" and image.data[0].shape == shape:
-            inside |= _scaled(image) > SMALLEST_BODY
+            inside |= _scaled(image, preparation) > SMALLEST_BODY
     filled = np.stack([ndimage.binary_fill_holes(plane) for plane in inside])
     return filled if filled.any() else np.ones(shape, bool)
 
 
-def _scaled(image: Image) -> Array:
-    offset, scale = intensity_scale(image)
-    array: Array = (image.data[0].numpy() - offset) / scale
+def _scaled(image: Image, preparation: GridPreparation) -> Array:
+    scale = preparation.scale_of(image)
+    array: Array = (image.data[0].numpy() - scale.offset) / scale.width
     return array
 
 

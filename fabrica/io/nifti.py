@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
-from ..contracts import Field, Image
+from ..contracts import SCALES, Field, Image
 from ..machine import writing
 from .gzipped import content
 from .scan import Affine, Oddity, Scan, UnreadableError, check_affine, check_values
@@ -22,7 +21,7 @@ from .scan import Affine, Oddity, Scan, UnreadableError, check_affine, check_val
 ENDINGS = (".nii", ".nii.gz", ".hdr", ".img")
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ZYX = np.eye(4)[[2, 1, 0, 3]]  # permutes index order; its own inverse
-GREY = b"grey"  # the unit of what a screen shows, 0 to 255
+GREY = "grey"  # the unit of what a screen shows, 0 to 255
 _TO_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 _TO_SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 
@@ -37,9 +36,15 @@ def listing(path: Path) -> tuple[list[Scan], list[Oddity]]:
     if values.fields is not None or values.kind == "c":
         raise UnreadableError(f"its voxels are {values}, expected plain numbers.", "Save magnitude or single channels.")
     description = os.fsdecode(bytes(header["descrip"]).rstrip(b"\0"))
-    picture = bytes(header["intent_name"]).rstrip(b"\0") == GREY and not int(header["intent_code"])
-    scan = Scan((path,), "nifti", shape, axes, affine, description=description)
-    return [replace(scan, unit=GREY.decode(), calibrated=False) if picture else scan], oddities
+    named = (
+        bytes(header["intent_name"]).rstrip(b"\0").decode("ascii", "replace") if not int(header["intent_code"]) else ""
+    )
+    unit = named if named in SCALES else "a.u."
+    scan = Scan(
+        (path,), "nifti", shape, axes, affine, calibrated=unit != GREY, unit=unit, unit_from="header" if unit != "a.u." else "",
+        description=description, bytes_each=values.itemsize if values.kind in "ui" else 0,
+    )  # fmt: skip
+    return [scan], oddities
 
 
 def read(scan: Scan) -> Image:
@@ -78,7 +83,7 @@ def _unpacked(stored: Any, inside: bytes) -> NDArray[Any]:
 def write(image: Image, path: Path) -> None:
     """The same grid as a NIfTI-1 file; labels as uint8 or int16, all else float32. 2D images get one slice.
 
-    Grey levels of pictures are named in `intent_name`, so that they are read as pictures without a pixel size again.
+    A unit is named in `intent_name`, so that it is read again; grey levels of pictures come back without a pixel size.
     """
     data = image.data.detach().cpu().numpy()
     if image.axes[0] != "t":
@@ -93,8 +98,8 @@ def write(image: Image, path: Path) -> None:
     affine = _LPS_FROM_RAS @ image.affine.double().numpy() @ _ZYX
     nifti = nibabel.Nifti1Image(ordered.astype(np.float32) if image.meaning.kind != "label" else ordered, affine)
     nifti.header.set_xyzt_units("mm", "sec")
-    if image.meaning.unit == GREY.decode():
-        nifti.header["intent_name"] = GREY
+    if image.meaning.unit in SCALES:
+        nifti.header["intent_name"] = image.meaning.unit.encode()
     nifti.set_sform(affine, code=1)
     if _orthogonal(affine):  # a qform cannot hold shear (gantry tilt)
         nifti.set_qform(affine, code=1)

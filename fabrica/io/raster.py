@@ -50,23 +50,43 @@ def read(scan: Scan) -> Image:
     else:
         data = _pixels(path.read_bytes())
     check_values(data)
+    if scan.kind == "label" and set(np.unique(data).tolist()) <= {0, 255}:
+        data = (data > 0).astype(np.uint8)  # a mask as a screen shows it
     tensor = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32))
-    unit = "grey" if data.dtype == np.uint8 and scan.kind == "intensity" and scan.unit == "a.u." else scan.unit
+    plain = scan.kind == "intensity" and scan.unit in ("a.u.", "grey")
+    unit = ("grey" if data.dtype == np.uint8 else "a.u.") if plain else scan.unit
     field = Field(Path(scan.member or path.name).stem, scan.kind, len(tensor), unit)
     affine = torch.from_numpy(scan.affine)
     return Image(tensor, scan.axes, affine, field, source=scan.name, calibrated=False)
 
 
 def _picture_scan(path: Path, member: str, content: bytes, values: Mapping[str, float | str] | None = None) -> Scan:
-    shape = _pixels(content).shape if not member else _size(content)
-    return Scan((path,), "raster", tuple(shape), "yx", PIXELS, False, member=member, values=values or {})
+    if member:
+        shape, bytes_each = _size(content)
+    else:
+        pixels = _pixels(content)
+        shape, bytes_each = pixels.shape, pixels.dtype.itemsize
+    unit = "grey" if bytes_each == 1 else "a.u."
+    return Scan(
+        (path,),
+        "raster",
+        shape,
+        "yx",
+        PIXELS,
+        False,
+        unit,
+        "8 bits" if unit == "grey" else "",
+        member=member,
+        values=values or {},
+    )
 
 
-def _size(content: bytes) -> tuple[int, int, int]:
-    """Shape without decoding the pixels: an archive may hold thousands."""
+def _size(content: bytes) -> tuple[tuple[int, int, int], int]:
+    """(shape, bytes of a number) without decoding the pixels: an archive may hold thousands."""
     try:
         with Picture.open(io.BytesIO(content)) as picture:
-            return (3 if picture.mode in ("RGB", "RGBA", "P", "CMYK", "YCbCr") else 1, picture.height, picture.width)
+            channels = 3 if picture.mode in ("RGB", "RGBA", "P", "CMYK", "YCbCr") else 1
+            return (channels, picture.height, picture.width), 4 if picture.mode.startswith(("I", "F")) else 1
     except (UnidentifiedImageError, OSError) as error:
         raise UnreadableError("is not a readable picture.", "Save it again as PNG.") from error
 

@@ -57,6 +57,14 @@ def reads(job: Job) -> tuple[str, ...]:
     return tuple(names)
 
 
+def label_classes(job: Job) -> dict[str, int]:
+    """Name of each label map that a job is given or asks for -> number of its classes."""
+    signature = job.signature()
+    return {
+        f.name.removeprefix("given "): f.channels for f in (*signature.condition, *signature.x) if f.kind == "label"
+    }
+
+
 def layout_of(job: Job, size: tuple[int, int, int]) -> Layout:
     """What a loader must cut for a job: its contrasts, values, classes and neighbouring slices."""
     signature = job.signature()
@@ -87,6 +95,7 @@ __all__ = [
     "grid_axes",
     "has_values",
     "job_options",
+    "label_classes",
     "layout_of",
     "reads",
 ]

@@ -82,7 +82,7 @@ def test_wrong_tables_are_refused(tmp_path: Path, make_image: MAKE) -> None:
     with pytest.raises(UnreadableError, match="lacks the column contrast"):
         cohort.find(tmp_path / "d", tmp_path / "t.csv")
     (tmp_path / "t.csv").write_text("file,patient,contrast\nz.nii.gz,p,T1w\n")
-    with pytest.raises(UnreadableError, match=r"t.csv:2 names 'z.nii.gz'"):
+    with pytest.raises(UnreadableError, match=r"t.csv:2: names 'z.nii.gz'"):
         cohort.find(tmp_path / "d", tmp_path / "t.csv")
 
 

@@ -10,11 +10,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fabrica.contracts import Case, Image
+from fabrica.contracts import SCALES, Case, Image
 from fabrica.data.prepare import (
     Grid,
     GridPreparation,
     align,
+    coverage,
     fit,
     grid_of,
     intensity_scale,
@@ -22,6 +23,7 @@ from fabrica.data.prepare import (
     resample,
     same_grid,
 )
+from fabrica.io import UnreadableError
 
 MAKE = Callable[..., Image]
 DIRECTIONS = st.permutations([0, 1, 2]).flatmap(
@@ -191,11 +193,84 @@ def test_pictures_keep_their_frame_and_their_greys(make_image: MAKE) -> None:
     assert found["scan"] == ((1, 1, 16, 16), pytest.approx(1.0), {})
 
 
-def test_units_that_differ_are_no_unit(make_image: MAKE) -> None:
+def test_units_that_differ_are_refused(make_image: MAKE) -> None:
     scan = make_image((20, 20))
     picture = replace(scan, meaning=replace(scan.meaning, unit="grey"), calibrated=False)
-    mixed = fit(iter([Case("p", {"T1w": scan}), Case("q", {"T1w": picture})]), "T1w", "yx", None)
-    assert mixed.units == {}
+    with pytest.raises(
+        ValueError, match=r"T1w is in a.u. for p and in grey for q: numbers of two meanings.*--unit T1w="
+    ):
+        fit(iter([Case("p", {"T1w": scan}), Case("q", {"T1w": picture})]), "T1w", "yx", None)
+
+
+def _fitted(make_image: MAKE, unit: str, *tops: float) -> tuple[GridPreparation, list[Image]]:
+    images = [replace(i := make_image((20, 20), name="X", unit=unit), data=i.data / i.data.max() * top) for top in tops]
+    return fit(iter([Case(str(k), {"X": i}) for k, i in enumerate(images)]), "X", "yx", None), images
+
+
+@pytest.mark.parametrize("unit", ["HU", "SUV", "Gy", "mm", "ms", "Bq/ml", "grey"])
+def test_a_unit_has_one_scale_whoever_is_asked_about(make_image: MAKE, unit: str) -> None:
+    """Neither the case's own values nor the cohort's: twice as many Gy are twice as many on the network's scale."""
+    preparation, (weak, strong) = _fitted(make_image, unit, 10.0, 40.0)
+    constant = SCALES[unit]
+    for image in (weak, strong):
+        x, trace = preparation.forward(image)
+        flat = preparation.forward(image, grid_of(image))[0]
+        torch.testing.assert_close(flat[0], (image.data - constant.offset) / constant.width)
+        torch.testing.assert_close(preparation.back(x, trace).data, image.data, atol=1e-3 * constant.width, rtol=0)
+    assert preparation.units["X"] == unit
+
+
+def test_a_unit_without_a_constant_has_the_cohorts_scale(make_image: MAKE) -> None:
+    preparation, (weak, strong) = _fitted(make_image, "mg/ml", 10.0, 40.0)
+    tops = [float(preparation.forward(i, grid_of(i))[0].max()) for i in (weak, strong)]
+    assert tops[1] == pytest.approx(4 * tops[0])
+
+
+def test_arbitrary_units_come_to_the_cohorts_scale_by_their_own(make_image: MAKE) -> None:
+    preparation, (weak, strong) = _fitted(make_image, "a.u.", 10.0, 40.0)
+    tops = [float(preparation.forward(i, grid_of(i))[0].max()) for i in (weak, strong)]
+    assert tops[1] == pytest.approx(tops[0])
+    x, trace = preparation.forward(strong)
+    middle = float(preparation.back(x, trace).data.max())
+    assert middle == pytest.approx(25.0, rel=0.05)  # a draw leaves on what the cohort has, not on the case's own
+
+
+def test_another_unit_than_the_cohorts_is_refused(make_image: MAKE) -> None:
+    preparation, (image, _) = _fitted(make_image, "HU", 10.0, 40.0)
+    counts = replace(image, meaning=replace(image.meaning, unit="a.u."), source="p9/ct.nii")
+    with pytest.raises(
+        UnreadableError, match=r"p9/ct.nii: its X is in a.u., that of the training cohort in HU. .*--unit X=HU"
+    ):
+        preparation.forward(counts)
+
+
+@pytest.mark.parametrize(("values", "classes", "words"), [
+    ([0, 1, 2, 4], 3, r'holds the labels 0, 1, 2, 4, and the recipe gives seg 3 classes.*Write "seg:5"'), ([0, 0.5, 1], 3, "no labels"), ([-1, 0, 1], 3, "no labels"),
+])  # fmt: skip
+def test_labels_that_do_not_fit_are_refused(make_image: MAKE, values: list[float], classes: int, words: str) -> None:
+    image = make_image((20, 20), name="seg", kind="label", unit="")
+    data = torch.tensor(values).repeat(400)[:400].reshape(1, 20, 20).float()
+    wrong = replace(image, data=data)
+    with pytest.raises(ValueError, match=words):
+        fit(iter([Case("p", {"seg": wrong})]), "seg", "yx", None, classes={"seg": classes})
+    fitting = fit(
+        iter([Case("p", {"seg": replace(image, data=data.abs().round())})]), "seg", "yx", None, classes={"seg": 5}
+    )
+    with pytest.raises(ValueError, match="no labels|holds the labels"):
+        fitting.forward(replace(wrong, data=torch.where(data == 4, 7.0, data)))
+
+
+def test_images_that_share_no_place_are_refused(make_image: MAKE) -> None:
+    one = make_image((6, 20, 20), name="A")
+    aside = torch.zeros(4, 4, dtype=torch.float64)
+    aside[0, 3] = 500.0
+    away = replace(one, affine=one.affine + aside, meaning=replace(one.meaning, name="B"), source="p/b.nii")
+    with pytest.raises(UnreadableError, match=r"p/b.nii: its B lies beside its A: they share no place"):
+        align(Case("p", {"A": one, "B": away}), "A")
+    assert coverage(away, grid_of(one)) == 0
+    assert coverage(one, grid_of(one)) == 1
+    half = replace(one, affine=one.affine + aside * 15 / 500)
+    assert coverage(half, grid_of(one)) == pytest.approx(0.5, abs=0.06)
 
 
 def test_misregistration_is_measured(make_image: MAKE) -> None:

@@ -80,7 +80,7 @@ def test_a_folder_of_ct_is_measured_by_tissue_and_a_folder_of_mr_is_not(tmp_path
             image = make_image((14, 24, 26), name="CT", seed=k)
             values = torch.full_like(image.data, 40.0)
             values[:, :4], values[:, 4:7] = -1000.0, 700.0
-            ct = replace(image, data=values + error, meaning=Field("CT", unit="HU"))
+            ct = replace(image, data=values + error, meaning=Field("CT"))  # a file that states no unit
             io.write_nifti(ct, tmp_path / "ct" / side / f"p{k}" / "ct.nii.gz")
             io.write_nifti(
                 replace(ct, data=ct.data + 1024, meaning=Field("T1w")), tmp_path / "mr" / side / f"p{k}" / "t1.nii.gz"

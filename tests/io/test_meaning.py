@@ -151,7 +151,8 @@ def test_a_range_of_padding_is_left_out_whole(tmp_path: Path) -> None:
     series(tmp_path, pixels=pixels, RescaleIntercept=-24)
     for path in tmp_path.iterdir():
         ds = pydicom.dcmread(path)
-        ds.PixelPaddingValue, ds.PixelPaddingRangeLimit = -2000, -1985
+        ds.add_new(0x00280120, "SS", -2000)
+        ds.add_new(0x00280121, "SS", -1985)
         ds.save_as(path)
     assert float(io.read_image(tmp_path).data.min()) >= -24
 

@@ -174,10 +174,12 @@ def test_neighbours_keep_the_middle_as_target() -> None:
 
 
 def test_labels_become_channels() -> None:
-    labels = torch.tensor([[[[0.0, 1, 2, 9]]]])
-    hot = one_hot(labels, 3)
+    hot = one_hot(torch.tensor([[[[0.0, 1, 2, 1]]]]), 3)
     assert hot.shape == (1, 3, 1, 4)
-    assert hot.argmax(1).flatten().tolist() == [0, 1, 2, 2]
+    assert hot.argmax(1).flatten().tolist() == [0, 1, 2, 1]
+    for wrong in (9.0, -1.0):  # never clamped: 4 of BraTS would become another tissue
+        with pytest.raises(ValueError, match="expected 0 to 2"):
+            one_hot(torch.tensor([[[[0.0, 1, 2, wrong]]]]), 3)
     job = Synthesis(["T1w", "label:4"])
     assert job.signature().channels == 5
 

@@ -1,109 +1,18 @@
-"""The nouns of Fabrica; imports nothing of ours but `rng`. Every job draws x from p(x | condition, y = A(x) + noise).
-
-Shapes: B rows, C channels, *axes a grid in the order t z y x. x is always ONE tensor (B, C, *axes): its channels are
-explained by `Field`s. Numbers (risk, ejection fraction) are x without axes, (B, C); text is tokens, (B, 1, length)."""
+"""Who does what: preparations, jobs, families, samplers, metrics, and the problem that they pass on."""
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from .rng import Rng
-
-Kind = Literal["intensity", "complex", "label", "displacement", "coordinates", "number", "class", "token", "embedding"]
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """What a group of channels of x, or a condition, means."""
-
-    name: str  # "T1w", "lesion", "age"
-    kind: Kind = "intensity"
-    channels: int = 1  # number of classes for "class", "label", "token"; width for "embedding"
-    unit: str = "a.u."  # "HU", "SUV", "Gy", "mm", "year", "grey" (0 to 255); "a.u." = arbitrary, as in most MR
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """What a job asks for, known before any data: enough to build a network and to refuse a recipe."""
-
-    x: tuple[Field, ...]
-    axes: str  # "yx", "zyx", "tyx", "tzyx"; "" for numbers
-    condition: tuple[Field, ...] = ()
-    measurements: tuple[tuple[type[Operator], type[Noise]], ...] = ()  # the kinds of physics it comes with
-    given_axes: str = ""  # of conditions on a grid where x has none: images -> numbers
-
-    @property
-    def channels(self) -> int:
-        """Channels of x, all fields together."""
-        return sum(f.channels for f in self.x)
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """Pixels that know where they are in the patient and what they mean."""
-
-    data: Tensor  # (C, *axes)
-    axes: str  # as in Signature
-    affine: Tensor  # (4, 4) float64, index (z, y, x, 1) -> LPS millimetres; a 2D image has z = 0
-    meaning: Field
-    times: Tensor | None = None  # (t,) seconds after the first frame
-    frame_of_reference: str | None = None
-    source: str | None = None  # what it derives from
-    calibrated: bool = True  # False: the file states no pixel size, the affine only counts pixels
-
-    def __post_init__(self) -> None:
-        if self.axes not in ("yx", "zyx", "tyx", "tzyx"):
-            raise ValueError(f"Image axes are {self.axes!r}, expected yx, zyx, tyx or tzyx.")
-        if self.data.ndim != len(self.axes) + 1:
-            raise ValueError(f"Image data has shape {tuple(self.data.shape)}, expected (C, {', '.join(self.axes)}).")
-        if (a := self.affine).shape != (4, 4) or not a.isfinite().all() or a[:3, :3].double().det().abs() < 1e-9:
-            raise ValueError(f"Image affine is {a.tolist()}, expected an invertible (4, 4) matrix.")
-
-    @property
-    def spacing_mm(self) -> tuple[float, float, float]:
-        """Distance between neighbours along z, y and x."""
-        z, y, x = self.affine[:3, :3].double().norm(dim=0).tolist()
-        return z, y, x
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One patient at one visit: what a cohort holds; patients are what every interval is taken over."""
-
-    patient: str
-    images: Mapping[str, Image]
-    values: Mapping[str, float | str] = field(default_factory=dict)  # "age", "report"; absent = unknown
-    visit: str = ""
-    days: float = 0.0  # since the patient's first visit
-    site: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Cases of one grid size, stacked by name: what a loader yields and a job reads."""
-
-    cases: tuple[str, ...]  # B names, printed when a row fails
-    images: Mapping[str, Tensor]  # (B, C, *axes), scaled
-    affine: Tensor  # (B, 4, 4)
-    values: Mapping[str, Tensor] = field(default_factory=dict)
-    present: Mapping[str, Tensor] = field(default_factory=dict)  # bool (B,); absent key = present
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """What a Preparation did to one image: all that is needed to undo it."""
-
-    like: Image  # the source without its pixels (zeros that take no memory): grid, meaning, origin
-    grid: Tensor  # (4, 4) affine of the prepared grid
-    scale: float  # prepared = (source - offset) / scale
-    offset: float
+from ..rng import Rng
+from .measured import Measurement, Noise, Operator
+from .values import Batch, Image, Signature, Trace
 
 
 class Preparation(ABC):
@@ -116,56 +25,6 @@ class Preparation(ABC):
     @abstractmethod
     def back(self, tensor: Tensor, trace: Trace) -> Image:
         """On the source's grid; in physical units where the field has them, else on the training cohort's scale."""
-
-
-class Rowwise(nn.Module, ABC):
-    """A module that says which of its buffers and parameters have one entry per row."""
-
-    per_row: tuple[str, ...] = ()  # their first axis is B, or 1 when the rows share it
-
-    def rows(self, index: Tensor) -> Self:
-        """The same module for some rows; everything that is not per row is shared, not copied."""
-        twin = copy.copy(self)
-        for store in ("_buffers", "_parameters"):
-            own = {n: t[index] if n in self.per_row and len(t) > 1 else t for n, t in getattr(self, store).items()}
-            object.__setattr__(twin, store, own)
-        parts = {name: m.rows(index) if isinstance(m, Rowwise) else m for name, m in self._modules.items()}
-        object.__setattr__(twin, "_modules", parts)
-        return twin
-
-
-class Operator(Rowwise):
-    """Forward physics y = A(x), called as operator(x); its unknowns (coils, motion) are its nn.Parameters."""
-
-    @abstractmethod
-    def forward(self, x: Tensor) -> Tensor: ...
-
-
-class Noise(Rowwise):
-    """How y scatters around A(x): Gaussian, Rician, Poisson with a background, a categorical answer."""
-
-    @abstractmethod
-    def draw(self, mean: Tensor, rng: Rng) -> Tensor: ...
-
-    @abstractmethod
-    def nll(self, y: Tensor, mean: Tensor) -> Tensor:
-        """-log p(y | mean) up to a constant, (B,)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """A value with the physics that made it."""
-
-    value: Tensor  # (B, ...)
-    operator: Operator
-    noise: Noise
-
-    def nll(self, x: Tensor) -> Tensor:
-        """-log p(y | x), (B,); its gradient is the pull of the data."""
-        return self.noise.nll(self.value, self.operator(x))
-
-    def rows(self, index: Tensor) -> Measurement:
-        return Measurement(self.value[index], self.operator.rows(index), self.noise.rows(index))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,125 @@
+"""What is passed along: fields, images, cases, batches. Shapes: B rows, C channels, *axes a grid in the order t z y x."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from .measured import Noise, Operator
+
+Kind = Literal["intensity", "complex", "label", "displacement", "coordinates", "number", "class", "token", "embedding"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How a field's numbers relate to the network's: network = (value - offset) / width."""
+
+    offset: float = 0.0
+    width: float = 1.0
+
+
+SCALES: Mapping[str, Scale] = {  # one stated constant a unit, so that a level is something a model can get wrong
+    "HU": Scale(-1024.0, 1024.0),  # air is 0, water is 1
+    "grey": Scale(0.0, 255.0),  # what a screen shows
+    "SUV": Scale(0.0, 10.0),
+    "Bq/ml": Scale(0.0, 50_000.0),  # some 10 SUV of 370 MBq in 70 kg
+    "Gy": Scale(0.0, 70.0),
+    "mm": Scale(0.0, 10.0),
+    "ms": Scale(0.0, 1000.0),
+}
+ARBITRARY = ("a.u.", "", "SUV?")  # units whose numbers mean nothing between patients, or of which it is not known
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What a group of channels of x, or a condition, means."""
+
+    name: str  # "T1w", "lesion", "age"
+    kind: Kind = "intensity"
+    channels: int = 1  # number of classes for "class", "label", "token"; width for "embedding"
+    unit: str = "a.u."  # "HU", "SUV", "Gy", "mm", "year", "grey" (0 to 255); "a.u." = arbitrary, as in most MR
+
+    @property
+    def scale(self) -> Scale | None:
+        """Fixed by the unit; None where it is fitted on the training cohort. Never taken from the case asked about."""
+        return SCALES.get(self.unit)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a job asks for, known before any data: enough to build a network and to refuse a recipe."""
+
+    x: tuple[Field, ...]
+    axes: str  # "yx", "zyx", "tyx", "tzyx"; "" for numbers
+    condition: tuple[Field, ...] = ()
+    measurements: tuple[tuple[type[Operator], type[Noise]], ...] = ()  # the kinds of physics it comes with
+    given_axes: str = ""  # of conditions on a grid where x has none: images -> numbers
+
+    @property
+    def channels(self) -> int:
+        """Channels of x, all fields together."""
+        return sum(f.channels for f in self.x)
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Pixels that know where they are in the patient and what they mean."""
+
+    data: Tensor  # (C, *axes)
+    axes: str  # as in Signature
+    affine: Tensor  # (4, 4) float64, index (z, y, x, 1) -> LPS millimetres; a 2D image has z = 0
+    meaning: Field
+    times: Tensor | None = None  # (t,) seconds after the first frame
+    frame_of_reference: str | None = None
+    source: str | None = None  # what it derives from
+    calibrated: bool = True  # False: the file states no pixel size, the affine only counts pixels
+
+    def __post_init__(self) -> None:
+        if self.axes not in ("yx", "zyx", "tyx", "tzyx"):
+            raise ValueError(f"Image axes are {self.axes!r}, expected yx, zyx, tyx or tzyx.")
+        if self.data.ndim != len(self.axes) + 1:
+            raise ValueError(f"Image data has shape {tuple(self.data.shape)}, expected (C, {', '.join(self.axes)}).")
+        if (a := self.affine).shape != (4, 4) or not a.isfinite().all() or a[:3, :3].double().det().abs() < 1e-9:
+            raise ValueError(f"Image affine is {a.tolist()}, expected an invertible (4, 4) matrix.")
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between neighbours along z, y and x."""
+        z, y, x = self.affine[:3, :3].double().norm(dim=0).tolist()
+        return z, y, x
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One patient at one visit: what a cohort holds; patients are what every interval is taken over."""
+
+    patient: str
+    images: Mapping[str, Image]
+    values: Mapping[str, float | str] = field(default_factory=dict)  # "age", "report"; absent = unknown
+    visit: str = ""
+    days: float = 0.0  # since the patient's first visit
+    site: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Cases of one grid size, stacked by name: what a loader yields and a job reads."""
+
+    cases: tuple[str, ...]  # B names, printed when a row fails
+    images: Mapping[str, Tensor]  # (B, C, *axes), scaled
+    affine: Tensor  # (B, 4, 4)
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    present: Mapping[str, Tensor] = field(default_factory=dict)  # bool (B,); absent key = present
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What a Preparation did to one image: all that is needed to undo it."""
+
+    like: Image  # the source without its pixels (zeros that take no memory): grid, meaning, origin
+    grid: Tensor  # (4, 4) affine of the prepared grid
+    scale: float  # prepared = (source - offset) / scale
+    offset: float

@@ -1,0 +1,216 @@
+"""Whose image a file is: names and folders read as the field writes them. Two readings of one name are said, not chosen."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from .. import io
+from ..io import Scan, UnreadableError
+from . import vocabulary
+
+EQUAL = 0.6  # of neighbours inside: regions of a label map are of one number, intensities are not
+_BRATS = re.compile(r"^(BraTS-[A-Za-z]+-\d+)-(\d{3})\b")
+_CHANNEL = re.compile(r"^(.+)_(\d{4})$")
+_SLICE = re.compile(r"^(.*?\d.*?)[_-]*(?:slice|sl|frame|fr|img|im|z)[_-]?(\d+)$", re.IGNORECASE)
+_TWO_NUMBERS = re.compile(r"^(.*\d)[_-](\d+)$")
+_PERSON = re.compile(r"^(?:sub|subject|patient|pat|participant|case|pid|p|s)[-_ ]?\d+\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image: of whom, when, and what it shows."""
+
+    patient: str
+    visit: str
+    contrast: str
+    scan: Scan
+    values: Mapping[str, float | str] = field(default_factory=dict)
+    site: str = ""
+    days: float | None = None
+    doubt: str = ""  # the two readings of its name
+
+
+def guess(scans: Sequence[Scan], root: Path) -> list[Row]:
+    """What names, folders and headers say of every image below `root`."""
+    base = root if root.is_dir() else root.parent
+    raw = _nnunet_cases(scans)
+    scans = [_by_content(scan) for scan in scans]
+    rows = [_row(scan, base, raw) for scan in scans]
+    return _with_doubts(rows, base)
+
+
+def _row(scan: Scan, base: Path, raw: Mapping[Path, set[str]]) -> Row:
+    folders = list(scan.files[0].relative_to(base).parts[:-1])
+    if scan.format == "dicom":
+        return _dicom(scan, folders)
+    stem = Path(scan.member).stem if scan.member and not scan.recipe else scan.files[0].name
+    if (found := _nnunet(scan, raw)) is not None:
+        return found
+    words = vocabulary.tokens(stem)
+    folder_words = [w for f in folders for w in vocabulary.tokens(f)]
+    contrast, label = vocabulary.contrast_of(words, folder_words)
+    if label:
+        scan = replace(scan, kind="label")
+    elif scan.kind == "label":  # by its content
+        told = vocabulary.contrast_of(words)[0]
+        inside = any(not _is_plain(f) for f in folders)
+        contrast = "_".join(words) if inside and not told else "label"
+    contrast = contrast or scan.modality or "image"
+    if scan.format == "raster":
+        return _picture(scan, folders, stem, contrast)
+    return _volume(scan, folders, stem, words, contrast, base)
+
+
+def _volume(scan: Scan, folders: list[str], stem: str, words: list[str], contrast: str, base: Path) -> Row:
+    values = dict(scan.values)
+    folder_words = [w for f in folders for w in vocabulary.tokens(f)]
+    full = "_".join([*folders, stem])
+    subject, session = re.search(r"sub-([A-Za-z0-9]+)", full), re.search(r"ses-([A-Za-z0-9]+)", full)
+    visits = [v for w in folder_words + words if (v := vocabulary.visit_of(w))]
+    visit = session.group(1) if session else visits[0] if visits else ""
+    if subject:
+        return Row("sub-" + subject.group(1), visit, contrast, scan, values)
+    for name in (*folders, stem):
+        if found := _BRATS.match(name):
+            return Row(found[1], found[2], contrast, scan, values)
+    own = [f for f in folders if not _is_plain(f)]
+    if own:
+        level = next((k for k, f in enumerate(own) if _PERSON.match(f)), 0)
+        deeper = "-".join(own[level + 1 :])
+        return Row(own[level], visit or deeper, contrast, scan, values)
+    rest = [w for w in words if not vocabulary.is_contrast(w) and not vocabulary.visit_of(w)]
+    return Row("_".join(rest) or base.name, visit, contrast, scan, values)
+
+
+def _dicom(scan: Scan, folders: list[str]) -> Row:
+    description = vocabulary.tokens(scan.description)
+    contrast, label = vocabulary.contrast_of(description, [])
+    if scan.kind == "label" or (label and scan.modality == "SEG"):
+        contrast = contrast if label else "label"
+    elif label or not contrast:
+        contrast = {"CT": "CT", "PT": "PET"}.get(scan.modality, scan.modality or "image")
+    return Row(scan.patient or (folders[0] if folders else "unknown"), scan.visit, contrast, scan, scan.values)
+
+
+def _picture(scan: Scan, folders: list[str], stem: str, contrast: str) -> Row:
+    """A folder or archive named with letters only is a class, one with digits is a patient; slices belong to one patient."""
+    values = dict(scan.values)
+    own = [f for f in folders if not _is_plain(f)]
+    if scan.member and not scan.recipe:
+        own.append(scan.files[0].stem)
+    name = scan.member.replace("/", "_") if scan.recipe else re.sub(r"\.(dcm\.)?[a-z]+$", "", stem)
+    bare, kinds = (name, False) if scan.recipe else _without_kind(name)
+    sliced = _SLICE.match(bare)
+    if own and not re.search(r"\d", own[-1]):
+        values["class"] = own[-1]
+        if sliced:
+            return Row(sliced[1].rstrip("_-"), f"slice{sliced[2]}", contrast, scan, values)
+        return Row(f"{own[-1]}_{name}" if not name.startswith(own[-1]) else name, "", contrast, scan, values)
+    if own:
+        return Row(own[-1], bare if kinds else name, contrast, scan, values)
+    if sliced:
+        return Row(sliced[1].rstrip("_-"), f"slice{sliced[2]}", contrast, scan, values)
+    return Row(bare if kinds else name, "", contrast, scan, values)
+
+
+def _without_kind(name: str) -> tuple[str, bool]:
+    """A picture's name without the word that says what it shows: p1_label and p1_t1 are of one p1."""
+    parts = re.split(r"([_-])", name)
+    kept = [i for i in range(0, len(parts), 2) if not vocabulary.is_contrast(parts[i].lower())]
+    if len(kept) == (len(parts) + 1) // 2 or not kept:
+        return name, False
+    return "".join(p for i in kept for p in parts[max(0, i - 1) : i + 1]).strip("_-"), True
+
+
+def _is_plain(folder: str) -> bool:
+    """Does a folder name say nothing about the patient (images, labels, anat, train, t1)?"""
+    words = vocabulary.tokens(folder)
+    return all(w in vocabulary.PARTS or vocabulary.is_contrast(w) or vocabulary.visit_of(w) for w in words)
+
+
+def _nnunet_cases(scans: Iterable[Scan]) -> dict[Path, set[str]]:
+    """nnU-Net raw data: data set folder -> names of its cases; images bear the number of their channel, labels do not."""
+    found: dict[Path, set[str]] = defaultdict(set)
+    for scan in scans:
+        path = scan.files[0]
+        if path.parent.name in ("imagesTr", "imagesTs", "imagesVal") and (named := _CHANNEL.match(_bare(path))):
+            found[path.parent.parent].add(named[1])
+    return found
+
+
+def _nnunet(scan: Scan, raw: Mapping[Path, set[str]]) -> Row | None:
+    path = scan.files[0]
+    cases, folder = raw.get(path.parent.parent), path.parent.name
+    if not cases or not folder.startswith(("images", "labels")):
+        return None
+    if folder.startswith("labels") and _bare(path) in cases:
+        return Row(_bare(path), "", "label", replace(scan, kind="label"), scan.values)
+    named = _CHANNEL.match(_bare(path))
+    return None if named is None else Row(named[1], "", _channel(path.parent.parent, named[2]), scan, scan.values)
+
+
+def _channel(folder: Path, number: str) -> str:
+    """What a channel shows, as dataset.json says; else image, or image1 and so on."""
+    try:
+        plain = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        said = plain.get("channel_names") or plain.get("modality") or {}
+        name = str(said[str(int(number))])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "image" if int(number) == 0 else f"image{int(number)}"
+    known = vocabulary.contrast_of(vocabulary.tokens(f"{name}.x"))[0]
+    return known or re.sub(r"[^A-Za-z0-9]+", "", name) or f"image{int(number)}"
+
+
+def _bare(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(path.suffix if path.suffix != ".gz" else "")
+
+
+def _by_content(scan: Scan) -> Scan:
+    """A volume of single bytes whose regions are of one number each is a label map, whatever it or its folder is called."""
+    if scan.format != "nifti" or scan.kind == "label" or scan.bytes_each != 1:
+        return scan
+    try:
+        volume = io.read(scan).data[0]
+    except UnreadableError:
+        return scan  # said where it is read
+    return replace(scan, kind="label") if _is_label(volume) else scan
+
+
+def _is_label(volume: torch.Tensor) -> bool:
+    inside = volume[..., 1:] != 0
+    if not bool(inside.any()) or bool((volume != volume.round()).any()) or float(volume.min()) < 0:
+        return False
+    return float((volume[..., 1:] == volume[..., :-1])[inside].float().mean()) >= EQUAL
+
+
+def _with_doubts(rows: Sequence[Row], base: Path) -> list[Row]:
+    """Rows whose names have two readings say so: p1_2 may be the second image of p1, or a patient of its own."""
+    flat: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        if _is_flat(row, base) and (named := _TWO_NUMBERS.match(row.patient)):
+            flat[named[1]].add(row.patient)
+    several = {one for one, full in flat.items() if len(full) > 1}
+    if len(flat) < 2:  # one first number for all is the name of the collection
+        return list(rows)
+    found = []
+    for row in rows:
+        named = _TWO_NUMBERS.match(row.patient) if _is_flat(row, base) else None
+        if named and named[1] in several:
+            doubt = f"{row.patient} may be image {named[2]} of patient {named[1]}, or a patient of its own"
+            row = replace(row, patient=named[1], visit=row.visit or named[2], doubt=doubt)
+        found.append(row)
+    return found
+
+
+def _is_flat(row: Row, base: Path) -> bool:
+    """Is the patient named by the file alone? Archives and arrays number their pictures, headers name patients."""
+    path = row.scan.files[0]
+    folders = [f for f in path.relative_to(base).parts[:-1] if not _is_plain(f)]
+    return row.scan.format in ("nifti", "raster") and not folders and not row.scan.member and not row.visit

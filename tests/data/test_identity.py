@@ -1,0 +1,228 @@
+"""Who is who: names, folders, tables; what has two readings is said and refuses to be split."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from fabrica import io
+from fabrica.contracts import Image
+from fabrica.data import cohort, inspection
+from fabrica.data.split import split_cohort
+from fabrica.io import UnreadableError
+
+MAKE = Callable[..., Image]
+
+
+def _volumes(folder: Path, names: list[str], make_image: MAKE, kind: str = "intensity") -> None:
+    for i, name in enumerate(names):
+        io.write_nifti(make_image((12, 24, 24), seed=i, kind=kind), folder / name)
+
+
+def _pictures(folder: Path, names: list[str]) -> None:
+    for i, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Picture.fromarray(np.random.default_rng(i).integers(0, 255, (12, 12)).astype(np.uint8)).save(path)
+
+
+def _who(folder: Path, table: Path | None = None) -> list[tuple[str, str, tuple[str, ...]]]:
+    return [(m.patient, m.visit, m.contrasts()) for m in cohort.find(folder, table).members]
+
+
+def test_nnunet_channels_and_labels_are_of_one_case(tmp_path: Path, make_image: MAKE) -> None:
+    _volumes(tmp_path, [f"imagesTr/la_00{k}_000{c}.nii.gz" for k in (3, 4) for c in (0, 1)], make_image)
+    _volumes(tmp_path, ["labelsTr/la_003.nii.gz", "labelsTr/la_004.nii.gz"], make_image, "label")
+    assert _who(tmp_path) == [(f"la_00{k}", "", ("image", "image1", "label")) for k in (3, 4)]
+    (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "T1", "1": "T2-FLAIR"}}')
+    assert _who(tmp_path)[0] == ("la_003", "", ("FLAIR", "T1w", "label"))
+
+
+def test_brats_time_points_are_visits(tmp_path: Path, make_image: MAKE) -> None:
+    names = [
+        f"BraTS-GLI-0000{p}-00{v}/BraTS-GLI-0000{p}-00{v}-{c}.nii.gz"
+        for p in (0, 1)
+        for v in (0, 1)
+        for c in ("t1n", "t2f")
+    ]
+    _volumes(tmp_path, names, make_image)
+    assert _who(tmp_path) == [(f"BraTS-GLI-0000{p}", f"00{v}", ("FLAIR", "T1w")) for p in (0, 1) for v in (0, 1)]
+
+
+def test_slices_of_a_patient_stay_together(tmp_path: Path) -> None:
+    _pictures(tmp_path, [f"p0{p}_slice00{z}.png" for p in (1, 2) for z in (0, 1)])
+    assert [who[:2] for who in _who(tmp_path)] == [(f"p0{p}", f"slice00{z}") for p in (1, 2) for z in (0, 1)]
+    _pictures(tmp_path / "in", [f"images/p0{p}-z{z}.png" for p in (1, 2) for z in (0, 1)])
+    assert {who[0] for who in _who(tmp_path / "in")} == {"p01", "p02"}
+
+
+def test_pictures_listed_in_a_table_are_of_whom_it_says(tmp_path: Path) -> None:
+    _pictures(tmp_path, [f"png/{name}.png" for name in ("a1", "b2", "c3", "d4")])
+    (tmp_path / "data.csv").write_text("patient_id,image_id,sex,age\nX,a1,f,60\nX,b2,f,61\nY,c3,m,40\n")
+    found = cohort.find(tmp_path)
+    assert {m.name: dict(m.values) for m in found.members if m.patient in ("X", "Y")} == {
+        "X_a1": {"sex": "f", "age": 60}, "X_b2": {"sex": "f", "age": 61}, "Y_c3": {"sex": "m", "age": 40},
+    }  # fmt: skip
+    assert len(found.patients) == 3
+
+
+def test_folders_of_patients_may_lie_in_a_folder_of_a_collection(tmp_path: Path, make_image: MAKE) -> None:
+    _volumes(
+        tmp_path, [f"ms_data/patient0{p}/{v}/t1.nii.gz" for p in (1, 2) for v in ("baseline", "later")], make_image
+    )
+    assert [who[:2] for who in _who(tmp_path)] == [(f"patient0{p}", v) for p in (1, 2) for v in ("baseline", "later")]
+
+
+def test_a_mask_is_a_label_whatever_its_folder_is_called(tmp_path: Path, make_image: MAKE) -> None:
+    _volumes(tmp_path, ["aorta_cta/ct_cropped.nii.gz"], make_image)
+    _volumes(tmp_path, ["aorta_cta/aorta.nii.gz", "contours/p1/T1.nii.gz"], make_image, "label")
+    found = {m.patient: {c: m.scans[c].kind for c in m.contrasts()} for m in cohort.find(tmp_path).members}
+    assert found["aorta_cta"] == {"CT": "intensity", "aorta": "label"}
+    assert found["p1"] == {"label": "label"}
+
+
+def test_single_bytes_may_be_intensities(tmp_path: Path) -> None:
+    import nibabel
+
+    noise = np.random.default_rng(0).integers(0, 139, (10, 10, 10)).astype(np.uint8)
+    (tmp_path / "p1").mkdir()
+    nibabel.save(nibabel.Nifti1Image(noise, np.eye(4)), tmp_path / "p1" / "hippo.nii.gz")
+    (member,) = cohort.find(tmp_path).members
+    assert member.scans["image"].kind == "intensity"
+
+
+def test_two_readings_of_a_name_refuse_a_split(tmp_path: Path) -> None:
+    _pictures(tmp_path, [f"case{p}_{k}.png" for p in (1, 2, 3) for k in (1, 2)])
+    found = cohort.find(tmp_path)
+    assert len(found.doubts) == 6
+    assert len(found.patients) == 3  # the reading that cannot leak, until a table settles it
+    text = "\n".join(inspection.lines(found))
+    assert "6 names with two readings" in text
+    assert "case1_1 may be image 1 of patient case1, or a patient of its own" in text
+    with pytest.raises(ValueError, match=r"Who is whose patient is not clear: case1_1 .* and 5 more.*--write-table"):
+        split_cohort(found, {"train": 0.7, "test": 0.3})
+    table = tmp_path / "files.csv"
+    cohort.write_table(found, table, tmp_path)
+    settled = cohort.find(tmp_path, table)
+    assert not settled.doubts
+    assert split_cohort(settled, {"train": 0.7, "test": 0.3}).parts["test"]
+
+
+@pytest.mark.parametrize("names", [
+    ["hippocampus_001", "hippocampus_002"], ["BraTS20_Training_001", "BraTS20_Training_002"], ["img1", "img2"], ["a_1", "b_2"],
+])  # fmt: skip
+def test_names_with_one_reading_are_no_doubt(tmp_path: Path, make_image: MAKE, names: list[str]) -> None:
+    _volumes(tmp_path, [f"{name}.nii.gz" for name in names], make_image)
+    found = cohort.find(tmp_path)
+    assert not found.doubts
+    assert len(found.patients) == 2
+
+
+def test_pictures_without_any_hint_are_said_and_not_refused(tmp_path: Path) -> None:
+    _pictures(tmp_path, [f"Hand/{k:06d}.png" for k in range(4)])
+    found = cohort.find(tmp_path)
+    assert not found.doubts
+    assert any("claims are per image" in line for line in inspection.lines(found))
+
+
+def test_demographics_are_joined_by_exact_identifiers(tmp_path: Path, make_image: MAKE) -> None:
+    _volumes(tmp_path, [f"sub-{name}/anat/sub-{name}_T1w.nii.gz" for name in ("NC01", "PD01")], make_image)
+    table = "participant_id\tage\tsex\nsub-NC01\t30\tF\nsub-PD01\t70\tM\n"
+    for text, encoding in (
+        (table, "utf-8"),
+        (table, "utf-8-sig"),
+        (table.replace("\t", ";"), "utf-16"),
+        (table.replace("sub-", ""), "utf-8"),
+    ):
+        (tmp_path / "participants.tsv").write_bytes(text.encode(encoding))
+        assert {m.patient: dict(m.values) for m in cohort.find(tmp_path).members} == {
+            "sub-NC01": {"age": 30, "sex": "F"}, "sub-PD01": {"age": 70, "sex": "M"},
+        }  # fmt: skip
+
+
+def test_a_bare_number_is_joined_only_where_it_can_mean_one(tmp_path: Path, make_image: MAKE) -> None:
+    _volumes(tmp_path, ["patient07/t1.nii.gz", "patient19/t1.nii.gz"], make_image)
+    (tmp_path / "info.csv").write_text("patient_id,age\n7,53\n19,47\n")
+    found = cohort.find(tmp_path)
+    assert {m.patient: m.values["age"] for m in found.members} == {"patient07": 53, "patient19": 47}
+    assert any("7 is read as patient07" in o.fault for o in found.oddities)
+    _volumes(tmp_path, ["control07/t1.nii.gz"], make_image)  # now 7 may be two people
+    found = cohort.find(tmp_path)
+    assert all("age" not in m.values for m in found.members)
+    assert any("names none of the patients here" in o.fault for o in found.oddities)
+
+
+def test_rows_that_contradict_each_other_are_refused_by_row(tmp_path: Path, make_image: MAKE) -> None:
+    _volumes(tmp_path, ["p1/t1.nii.gz"], make_image)
+    (tmp_path / "info.csv").write_text("patient,weight_kg\np1,70\np1,80\n")
+    with pytest.raises(
+        UnreadableError, match=r"info.csv:3: says weight_kg 80.0 of p1, and an earlier row says 70.0.*visit"
+    ):
+        cohort.find(tmp_path)
+
+
+def test_each_visit_has_its_values_and_days(tmp_path: Path, make_image: MAKE) -> None:
+    _volumes(tmp_path, [f"sub-A01/ses-0{v}/anat/sub-A01_ses-0{v}_T1w.nii.gz" for v in (1, 2)], make_image)
+    (tmp_path / "participants.tsv").write_text("participant_id\tsex\nsub-A01\tF\n")
+    sessions = tmp_path / "sub-A01" / "sub-A01_sessions.tsv"
+    sessions.write_text("session_id\tage\tacq_time\nses-01\t60\t2020-01-01T10:00:00\nses-02\t61\t2020-12-31T09:00:00\n")
+    first, second = cohort.find(tmp_path).members
+    assert (first.days, dict(first.values)) == (0, {"sex": "F", "age": 60})
+    assert (second.days, dict(second.values)) == (365, {"sex": "F", "age": 61})
+    sessions.write_text("session_id\tage\tdays\nses-02\t61\t400\nses-01\t60\t0\n")
+    assert [m.days for m in cohort.find(tmp_path).members] == [0, 400]
+
+
+def test_a_table_with_a_row_a_visit_tells_them_apart(tmp_path: Path, make_image: MAKE) -> None:
+    _volumes(tmp_path, [f"p1/study{v}_t1.nii.gz" for v in (1, 2)], make_image)
+    (tmp_path / "values.csv").write_text("patient,visit,weight_kg,days\np1,study1,70,0\np1,study2,66,203\n")
+    assert [(m.visit, m.days, m.values["weight_kg"]) for m in cohort.find(tmp_path).members] == [
+        ("study1", 0, 70),
+        ("study2", 203, 66),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (",T1w,", r"t.csv:3: has no patient"), ("b,,", r"t.csv:3: has no contrast"), ("b,T1w,soon", r"t.csv:3: has the days 'soon', expected a number"),
+        ("b,T1w,inf", r"t.csv:3: has the days 'inf'"),
+    ],
+)  # fmt: skip
+def test_rows_that_say_too_little_are_named(tmp_path: Path, make_image: MAKE, row: str, words: str) -> None:
+    _volumes(tmp_path / "d", ["x.nii.gz", "y.nii.gz"], make_image)
+    (tmp_path / "t.csv").write_text(f"file,patient,contrast,days\nx.nii.gz,a,T1w,0\ny.nii.gz,{row}\n")
+    with pytest.raises(UnreadableError, match=words):
+        cohort.find(tmp_path / "d", tmp_path / "t.csv")
+
+
+def test_a_file_shows_one_patient(tmp_path: Path, make_image: MAKE) -> None:
+    _volumes(tmp_path / "d", ["x.nii.gz"], make_image)
+    (tmp_path / "t.csv").write_text("file,patient,contrast\nx.nii.gz,a,T1w\nx.nii.gz,b,T2w\n")
+    with pytest.raises(UnreadableError, match=r"t.csv:3: names x.nii.gz again, as row 2 does"):
+        cohort.find(tmp_path / "d", tmp_path / "t.csv")
+
+
+def test_days_between_dicom_studies_are_counted(tmp_path: Path) -> None:
+    from ..io.test_meaning import series
+
+    for k, when in enumerate(("20200101", "20201231")):
+        series(tmp_path / when, "MR", StudyDate=when, StudyInstanceUID=f"1.{k}", SeriesInstanceUID=f"1.{k}.1")
+    assert [(m.visit, m.days) for m in cohort.find(tmp_path).members] == [("20200101", 0), ("20201231", 365)]
+
+
+def test_real_folders_say_who_is_who(real_data: Path) -> None:
+    covid = cohort.find(real_data / "longitudinal" / "cxr_covid")
+    assert (len(covid.members), len(covid.patients)) == (90, 36)
+    sarcoma = "\n".join(inspection.lines(cohort.find(real_data / "ct_pet_mr" / "sarcoma")))
+    assert "PET: 8 (SUV?, values 0 to " in sarcoma
+    assert "CT: 8 (HU by its name, values -1000 to " in sarcoma
+    aorta = cohort.find(real_data / "ct").members[0]
+    assert {c for c in aorta.contrasts() if aorta.scans[c].kind == "label"} == {
+        "aorta",
+        "label",
+        "vertebrae_T12".lower(),
+    }
+    assert not cohort.find(real_data / "mri_hippocampus").doubts
