@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
 from torch import Tensor, nn
 
-FORMAT = 1
+FORMAT = 2  # 1: contrasts had a unit only where it was HU or grey, all others the scale of each case
+READABLE = (1, 2)
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
@@ -40,7 +41,8 @@ def save(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) 
         cut_short.unlink(missing_ok=True)
     try:
         name, digest = _write_tensors(folder, tensors)
-        plain = {"format": FORMAT, "tensors": name, "sha256": digest, "facts": dict(facts)}
+        own = {key: value for key, value in facts.items() if key != "format"}
+        plain = {"format": FORMAT, "tensors": name, "sha256": digest, "facts": own}
         index = json.dumps(plain, indent=1).encode()
         _write(folder / "checkpoint.json", lambda file: file.write(index))
     except OSError as error:
@@ -124,7 +126,7 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         return None
     try:
         plain = json.loads(index.read_text())
-        name, digest, facts = plain["tensors"], plain["sha256"], plain["facts"]
+        name, digest, facts = plain["tensors"], plain["sha256"], {**plain["facts"], "format": int(plain["format"])}
         if Path(name).name != name:
             raise ValueError("a path instead of a name")
         content = (folder / name).read_bytes()
@@ -132,6 +134,11 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         raise CheckpointError(
             f"The checkpoint in {folder} is incomplete ({error}). Delete that folder to start the stage again."
         ) from error
+    if facts["format"] not in READABLE:
+        raise CheckpointError(
+            f"The checkpoint in {folder} has format {facts['format']}, and this version reads {READABLE[0]} to {READABLE[-1]}. "
+            "Use the version of Fabrica that wrote it: see commit and packages in the run's environment.json."
+        )
     if hashlib.sha256(content).hexdigest() != digest:
         raise CheckpointError(
             f"The checkpoint in {folder} does not match its hash: it was cut short or changed. Delete that folder to "

@@ -18,7 +18,7 @@ from . import io
 from .checkpoint import load as load_checkpoint
 from .checkpoint import load_weights
 from .config import from_plain
-from .contracts import Codec, Condition, Family, Field, Image, Job, Problem
+from .contracts import ARBITRARY, Codec, Condition, Family, Field, Image, Job, Problem
 from .costs import kept_choice, told
 from .data.cohort import Member, overlaid
 from .data.prepare import MULTIPLE, GridPreparation
@@ -256,6 +256,16 @@ def _as(image: Image, field: Field) -> Image:
     return replace(image, meaning=replace(field, channels=1, unit="" if field.kind == "label" else unit))
 
 
+def check_scales(stage: Stage, job: Job, facts: Mapping[str, Any]) -> None:
+    """Raises ValueError for a stage of format 1 whose answer was scaled by each case: its numbers mean nothing now."""
+    odd = [f for f in job.signature().x if f.kind == "intensity" and f.unit not in (*ARBITRARY, "HU", "grey")]
+    if odd and int(facts.get("format", 1)) < 2:
+        raise ValueError(
+            f"{stage.name} was trained when {odd[0].name} ({odd[0].unit}) was scaled by each case's own values: its level cannot be "
+            "told. Train it again, or use the version that wrote it (commit in environment.json)."
+        )
+
+
 def _unfinished(run: Path, stage: Stage, facts: Mapping[str, Any]) -> str:
     """What is said of a stage whose training has not come to its end; '' when it has."""
     step, total = int(facts["step"]), int(facts["total"])
@@ -275,6 +285,7 @@ class Answering:
         self.run, self.seed, self.stage, self.job = run, recipe.seed, stage, stage.build_job()
         self.window = recipe.evaluate.window
         facts = known[1]
+        check_scales(stage, self.job, facts)
         self.preparation, self.reference = preparation_from(facts["preparation"]), str(facts["reference"])
         family = build_family(stage, self.job, facts["precision"], recipe)
         kept_in_float32(family, facts)

@@ -19,8 +19,8 @@ import yaml
 from numpy.typing import NDArray
 
 from . import io
+from .checkpoint import FORMAT, load_weights
 from .checkpoint import load as load_checkpoint
-from .checkpoint import load_weights
 from .config import from_plain
 from .contracts import Family
 from .costs import Choice, told
@@ -30,6 +30,7 @@ from .data.store import Loader, Store, left_out, to_device
 from .drawing import (
     Answering,
     build_family,
+    check_scales,
     drawer,
     kept_in_float32,
     plain_preparation,
@@ -213,6 +214,8 @@ def train_stage(
     chosen = known[1]["precision"] if known else precision_of(stage, device)
     torch.manual_seed(derive(recipe.seed, "weights", stage.name) % 2**32)
     family = with_codec(build_family(stage, ready.job, chosen, recipe), stage, folder, recipe)
+    if known is not None:
+        check_scales(stage, ready.job, known[1])
     if known is None:
         _read_intensities(family, ready, say)
     family = family.to(device)
@@ -416,7 +419,7 @@ def _write_environment(folder: Path, recipe: Recipe, digests: Mapping[str, str])
         ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     plain = {
-        "seed": recipe.seed, "data_sha256": dict(digests), "python": platform.python_version(),
+        "format": FORMAT, "seed": recipe.seed, "data_sha256": dict(digests), "python": platform.python_version(),
         "machine": platform.machine(), "threads": torch.get_num_threads(), "cores": os.cpu_count(), "commit": commit,
         "packages": {name: version(name) for name in packages},
     }  # fmt: skip

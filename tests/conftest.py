@@ -25,7 +25,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
-torch.set_num_threads(1)  # two workers share two cores, and draws depend on the number of threads
+torch.set_num_threads(
+    int(os.environ.get("FABRICA_TEST_THREADS", "1"))
+)  # two workers share two cores, and draws depend on the number of threads
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ def test_round_trip_and_replacement(tmp_path: Path) -> None:
     for step in (1, 2):
         save(tmp_path, {**TENSORS, "step": torch.tensor(step)}, {"step": step})
     tensors, facts = load(tmp_path) or ({}, {})
-    assert facts == {"step": 2}
+    assert facts == {"step": 2, "format": 2}
     assert torch.equal(tensors["model/a"], TENSORS["model/a"])
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
 
@@ -60,7 +60,7 @@ def test_a_full_disk_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pytest
         save(tmp_path, {"other": torch.zeros(3)}, {"step": 2})
     monkeypatch.undo()
     _, facts = load(tmp_path) or ({}, {})
-    assert facts == {"step": 1}
+    assert facts == {"step": 1, "format": 2}
     assert not list(tmp_path.glob("*.part"))
 
 
@@ -123,7 +123,7 @@ def test_a_fault_in_the_background_is_raised_once_and_nothing_is_lost(
         writer.wait()
     writer.check()
     monkeypatch.undo()
-    assert (load(tmp_path) or ({}, {}))[1] == {"step": 1}
+    assert (load(tmp_path) or ({}, {}))[1] == {"step": 1, "format": 2}
 
 
 def test_any_fault_in_the_background_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image as Picture
 
 import fabrica
 from fabrica import io
+from fabrica.checkpoint import CheckpointError
 from fabrica.config import from_plain
 from fabrica.contracts import Family, Image
 from fabrica.costs import kept_choice
@@ -690,3 +692,90 @@ def test_weights_to_start_from_have_not_seen_who_tests(tmp_path: Path) -> None:
     other = _plain(baseline="none", train=train, split={"train": 0.5, "test": 0.5, "seed": 3})
     with pytest.raises(LeakError, match="who test here"):
         run_recipe(from_plain(other), tmp_path / "leak", say=lambda text: None)
+
+
+def _as_before(run: Path) -> None:
+    """The checkpoint as the version before this format wrote it."""
+    for index in run.glob("stages/*/checkpoint.json"):
+        plain = json.loads(index.read_text())
+        plain["format"] = 1
+        facts = plain["facts"]
+        facts.pop("float32_layers")
+        facts["preparation"].pop("classes")
+        units = facts["preparation"]["units"]
+        facts["preparation"]["units"] = {n: u for n, u in units.items() if u in ("HU", "grey")}
+        index.write_text(json.dumps(plain))
+
+
+def test_runs_of_before_load_or_are_refused(finished: Path, tmp_path: Path, make_image: MAKE) -> None:
+    run = tmp_path / "0001"
+    shutil.copytree(finished, run)
+    _as_before(run)
+    data = _files(tmp_path / "d", make_image, 1)
+    assert generate_images(run, data, tmp_path / "out", say=lambda _: None)
+    continue_run(run, say=lambda _: None)
+    index = run / "stages/model/checkpoint.json"
+    index.write_text(index.read_text().replace('"format": 1', '"format": 99'))
+    with pytest.raises(CheckpointError, match=r"has format 99, and this version reads 1 to 2. Use the version"):
+        generate_images(run, data, tmp_path / "out", say=lambda _: None)
+
+
+@pytest.mark.parametrize(("asked", "loads"), [("CT", True), ("PET", False)])
+def test_what_each_case_once_scaled_is_refused(tmp_path: Path, asked: str, loads: bool) -> None:
+    """HU had a constant before, SUV had none: the level of such a draw was the case's own."""
+    plain = _plain(job={"name": "translation", "from": ["T1w"], "x": [asked]}, baseline="none", evaluate=QUICK)
+    run_recipe(from_plain(plain), tmp_path / "run", say=lambda _: None)
+    _as_before(tmp_path / "run")
+    if loads:
+        assert Answering(tmp_path / "run", from_plain(plain), _stage_of(tmp_path / "run"))
+        return
+    with pytest.raises(ValueError, match=r"PET \(SUV\) was scaled by each case's own values"):
+        Answering(tmp_path / "run", from_plain(plain), _stage_of(tmp_path / "run"))
+    with pytest.raises(ValueError, match="Train it again"):
+        continue_run(tmp_path / "run", say=lambda _: None)
+
+
+def test_ct_from_mr_leaves_on_the_training_cohorts_scale(tmp_path: Path) -> None:
+    """Whatever the values of the MR asked about: ten times as bright is the same patient."""
+    plain = _plain(
+        job={"name": "translation", "from": ["T1w"], "x": ["CT"]}, family={"name": "regression", "network": NETWORK},
+        train={"steps": 30, "batch": 4, "precision": "fp32"}, evaluate=QUICK,
+    )  # fmt: skip
+    del plain["sampler"]
+    result = run_recipe(from_plain(plain), tmp_path / "run", say=lambda _: None)
+    rows = {r.metric: r for r in result.report.stages[0].cases if r.by == "model" and r.contrast == "CT"}
+    assert rows["mae"].unit == "HU"
+    (member, *_) = VirtualCohort(1, 5, 4, planes=(14, 22)).cohort().members
+    made = []
+    for gain in (1.0, 10.0):
+        image = member.load(["T1w"]).images["T1w"]
+        io.write_nifti(replace(image, data=gain * image.data), tmp_path / f"new{gain}" / "p" / "T1w.nii.gz")
+        (path,) = generate_images(
+            tmp_path / "run", tmp_path / f"new{gain}", tmp_path / f"out{gain}", say=lambda _: None
+        )
+        made.append(io.read_image(path))
+    assert made[0].meaning.unit == "HU"
+    np.testing.assert_allclose(made[0].data, made[1].data, atol=2.0)
+    assert float(made[0].data[0, :, 0, 0].mean()) < -700  # air; a tenth of a percent of the range is 4 HU
+
+
+def test_what_is_measured_is_what_was_written(tmp_path: Path) -> None:
+    """The rows of a report from the files of its draws and the truth, by numpy alone."""
+    plain = _plain(
+        job={"name": "translation", "from": ["T1w"], "x": ["CT"]},
+        baseline="none",
+        evaluate={**QUICK, "mask": "brain_mask"},
+    )
+    result = run_recipe(from_plain(plain), tmp_path / "run", say=lambda _: None)
+    stage = result.report.stages[0]
+    for member in VirtualCohort(4, 0, 4, "ms", planes=(14, 22)).cohort().members:
+        rows = [r for r in stage.cases if r.case == member.name and r.by == "model" and r.metric == "mae"]
+        if not rows:
+            continue
+        case = member.load(["CT", "brain_mask"])
+        drawn = io.read_image(tmp_path / "run/stages/model/draws" / member.name / "0.nii.gz")
+        inside = case.images["brain_mask"].data[0].numpy() > 0
+        truth = case.images["CT"].data[0].numpy().clip(-1024, 3071)[inside]
+        assert rows[0].value == pytest.approx(
+            float(np.abs(drawn.data[0].numpy().clip(-1024, 3071)[inside] - truth).mean()), rel=1e-4
+        )

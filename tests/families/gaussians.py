@@ -2,19 +2,20 @@
 
 from collections.abc import Callable
 
-import pytest
 import torch
 
 from fabrica.contracts import Condition, Family, Field, Problem, Signature
 from fabrica.networks.unet import UNetShape
 from fabrica.rng import Rng
 
+from ..margin import PRECISION, SEED, near
+
 SIGNATURE = Signature((Field("value", "number", 1),), "", (Field("class", "class", 2),))
 
 
 def taught(kind: Callable[..., Family], steps: int) -> Family:
-    torch.manual_seed(0)
-    family = kind(SIGNATURE, UNetShape((32,), 1), "fp32")
+    torch.manual_seed(SEED)
+    family = kind(SIGNATURE, UNetShape((32,), 1), PRECISION)
     optimiser = torch.optim.Adam(family.parameters(), 2e-3)
     labels = torch.arange(128) % 2
     for step in range(steps):
@@ -35,5 +36,5 @@ def check_moments(family: Family, mean_within: float, deviation_within: float) -
     drawn = family.sample(problem, Rng(range(600)))[:, 0]
     for k, mean in ((0, -0.3), (1, 0.3)):
         own = drawn[labels == k]
-        assert float(own.mean()) == pytest.approx(mean, abs=mean_within)
-        assert float(own.std()) == pytest.approx(0.1, abs=deviation_within)
+        near("the mean of a class", float(own.mean()), mean, mean_within)
+        near("the spread of a class", float(own.std()), 0.1, deviation_within)

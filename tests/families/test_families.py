@@ -16,6 +16,7 @@ from fabrica.rng import Rng
 from fabrica.sampling import SAMPLERS
 from fabrica.testing import check_family, check_family_learns, check_family_shapes
 
+from ..margin import PRECISION, SEED, below, learns
 from .gaussians import check_moments, taught
 
 IMAGES = [n for n in FAMILIES.names() if "intensity" in FAMILIES.find(n).learns]
@@ -147,12 +148,14 @@ VOLUMES = {"autoregressive": 500, "flow": 600, "gan": 400, "regression": 300, "v
         *((n, "zyx") for n in VOLUMES),
     ],
 )
+@learns
 def test_what_is_taught_is_learned(name: str, axes: str) -> None:
     """As runs train: by the optimiser of `train`, its rates and all."""
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     plan = dict(LEARNING[name]) | ({"axes": axes, "steps": VOLUMES[name]} if axes == "zyx" else {})
     shape = UNetShape(plan.pop("channels", (16, 32) if plan.get("axes", "yx") else (32,)), 1)
-    check_family_learns(lambda signature: FAMILIES.find(name)(signature, shape, "fp32"), **plan)
+    largest = check_family_learns(lambda signature: FAMILIES.find(name)(signature, shape, PRECISION), **plan)
+    below("the largest share of a bound of the law", largest, 1.0)
 
 
 @pytest.mark.parametrize("name", ["flow", "diffusion"])
@@ -177,9 +180,10 @@ def test_training_noise_grows_with_the_grid_unless_an_image_is_given(
 
 
 @pytest.mark.parametrize("name", IMAGES)
+@learns
 def test_training_lowers_the_loss(name: str) -> None:
-    torch.manual_seed(1)
-    family, problem = FAMILIES.find(name)(_signature("yx"), SMALL, "fp32"), _problem("yx", 6)
+    torch.manual_seed(1 + SEED)
+    family, problem = FAMILIES.find(name)(_signature("yx"), SMALL, PRECISION), _problem("yx", 6)
 
     def loss() -> float:
         many = [family.loss(problem, "model", Rng(range(6)).child("fixed", k), 0.0) for k in range(8)]
@@ -188,10 +192,11 @@ def test_training_lowers_the_loss(name: str) -> None:
 
     before = loss()
     _trained(family, problem, 40)
-    assert loss() < 0.8 * before
+    below("the loss, of what it was", loss() / before, 0.8)
 
 
 @pytest.mark.parametrize("family_class", [Diffusion, Flow])
+@learns
 def test_moments_of_two_classes(family_class: type) -> None:
     """What is learned is the distribution given the class: its means and its spread, not an average of both."""
     check_moments(taught(family_class, 500), 0.06, 0.05)

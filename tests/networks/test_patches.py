@@ -13,6 +13,8 @@ from fabrica.networks.tiled import tiled
 from fabrica.networks.unet import UNetShape
 from fabrica.rng import Rng
 
+from ..margin import PRECISION, SEED, above, below, learns
+
 WHOLE, PATCH = (24, 16, 16), 8
 
 
@@ -29,13 +31,13 @@ def _anatomy(place: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def trained() -> Regression:
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     asked = Synthesis(["T1w"], axes="zyx").signature()
     (place_of,) = asked.condition
     signature = replace(
         asked, condition=(replace(place_of, kind="displacement"),)
     )  # regression wants an image: here, of places
-    family = Regression(signature, UNetShape((16, 32), 1), "fp32")
+    family = Regression(signature, UNetShape((16, 32), 1), PRECISION)
     optimiser = torch.optim.Adam(family.parameters(), 3e-3)
     for step in range(250):
         rng = Rng(range(8)).child(step)
@@ -49,6 +51,7 @@ def trained() -> Regression:
     return family.eval()
 
 
+@learns
 @pytest.mark.parametrize("window", [None, (PATCH,) * 3, (12, 8, 16)])
 def test_patches_make_a_patient_without_seams(trained: Regression, window: tuple[int, ...] | None) -> None:
     place = _place((0, 0, 0), WHOLE)
@@ -56,15 +59,20 @@ def test_patches_make_a_patient_without_seams(trained: Regression, window: tuple
     with tiled(trained, window), torch.no_grad():
         drawn = trained.sample(problem, Rng([0]))[0]
     error = drawn - _anatomy(place)
-    assert float(error.abs().mean()) < (0.06 if window else 0.15)  # norms of the whole see more than a patch
-    if window:  # jumps of the error from voxel to voxel are no larger where windows meet than elsewhere
-        jumps = error.diff(dim=1).abs().mean((0, 2, 3))
-        assert float(jumps.max()) < 3 * float(jumps.median()) + 0.01
+    if window is None:  # norms of the whole see more than a patch
+        below("the error of a whole", float(error.abs().mean()), 0.25)
+        return
+    below("the error by windows", float(error.abs().mean()), 0.11)
+    jumps = (
+        error.diff(dim=1).abs().mean((0, 2, 3))
+    )  # from voxel to voxel they are no larger where windows meet than elsewhere
+    below("jumps of the error, of the usual one", float(jumps.max() / (jumps.median() + 0.003)), 3)
 
 
+@learns
 def test_without_its_place_a_patch_cannot_know(trained: Regression) -> None:
     elsewhere = _place((0, 0, 0), WHOLE).flip(1)
     with tiled(trained, (PATCH,) * 3), torch.no_grad():
         drawn = trained.sample(Problem(("a",), (1, *WHOLE), Condition({"place": elsewhere[None]})), Rng([0]))[0]
-    assert float((drawn - _anatomy(elsewhere)).abs().mean()) < 0.06
-    assert float((drawn - _anatomy(elsewhere.flip(1))).abs().mean()) > 0.12
+    told, untold = (float((drawn - _anatomy(place)).abs().mean()) for place in (elsewhere, elsewhere.flip(1)))
+    above("the error elsewhere, of that where it was told", untold / told, 1.5)

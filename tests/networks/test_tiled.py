@@ -14,6 +14,8 @@ from fabrica.networks.tiled import Tiled, TiledCodec, tiled, windows
 from fabrica.networks.unet import UNet, UNetShape
 from fabrica.rng import Rng
 
+from ..margin import PRECISION, SEED, below, learns
+
 LEVEL = torch.zeros(2)
 
 
@@ -107,11 +109,12 @@ def test_a_prior_works_by_windows_of_its_codes() -> None:
     assert drawn.shape == (1, 1, 128, 128)
 
 
+@learns
 def test_a_draw_by_windows_has_no_seams() -> None:
     """After a short training the steps across borders of windows are no larger than elsewhere."""
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     family = Diffusion(
-        Signature((Field("FLAIR"),), "yx", (Field("given T1w"),)), UNetShape(channels=(8, 16), blocks=1), "fp32"
+        Signature((Field("FLAIR"),), "yx", (Field("given T1w"),)), UNetShape(channels=(8, 16), blocks=1), PRECISION
     )
     optimiser = torch.optim.Adam(family.parameters(), 3e-3)
     for step in range(40):
@@ -130,7 +133,9 @@ def test_a_draw_by_windows_has_no_seams() -> None:
         {e for place in windows((96, 96), (32, 32)) for e in (place[0].start, place[0].stop) if 0 < e < 96}
     )
     across = torch.stack([steps[b - 1] for b in borders]).mean()
-    assert across < 1.25 * steps.mean()
+    below(
+        "steps across borders, of all", float(across / steps.mean()), 1.6
+    )  # side by side, without blending: survey.py
 
 
 def test_the_cost_is_that_of_the_windows() -> None:
