@@ -216,7 +216,7 @@ def problem_of(answering: Answering, labels: Tensor) -> Any:
         tuple(map(str, range(rows))), {"image": torch.zeros(rows, 1, SIDE, SIDE)}, torch.eye(4).expand(rows, 4, 4),
         {"class": labels.float(), "position": torch.zeros(rows)},
     )  # fmt: skip
-    return answering.job.question(batch)
+    return answering.job.question(batch, Rng([0]))
 
 
 def keep(folder: Path, name: str, images: NDArray[Any], labels: NDArray[Any], facts: dict[str, Any]) -> None:

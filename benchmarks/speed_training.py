@@ -266,7 +266,7 @@ def forward(dimensions: int, side: int, batch: int, width: int) -> Callable[[], 
 def draws(count: int) -> Callable[[], object]:
     folder = tempfile.TemporaryDirectory()
     family, job, store, layout = parts(Path(folder.name), "yx", 32, (32, 64, 128))
-    question = job.question(Loader(store, layout, 1, 0).load(0)).rows(torch.zeros(count, dtype=torch.long))
+    question = job.question(Loader(store, layout, 1, 0).load(0), Rng([0])).rows(torch.zeros(count, dtype=torch.long))
     return lambda: family.sample(question, Rng(list(range(count))))
 
 

@@ -91,12 +91,12 @@ def generate(
     device: Device = "auto",
 ) -> None:
     """Apply a trained run to new scans; NIfTI on the grid of each scan."""
+    from .data.cohort import Source
     from .run import generate_images
 
     with errors():
-        written = generate_images(
-            run, data, out, draws, stage, echo, device, _fixed(value), _fixed(unit, "--unit PET=SUV")
-        )
+        source = Source(data, _fixed(unit, "--unit PET=SUV"))
+        written = generate_images(run, source, out, draws, stage, echo, device, _fixed(value))
         echo(f"{len(written)} file{'s' * (len(written) > 1)} in {out}")
 
 
@@ -132,6 +132,7 @@ def paint(
     device: Device = "auto",
 ) -> None:
     """Paint a lesion of stated place and size into scans; all else stays as it is."""
+    from .data.cohort import Source
     from .painting import Lesion, paint_lesion
 
     with errors():
@@ -140,8 +141,8 @@ def paint(
         except ValueError:
             fail(f"--at {at!r} is no place. Write three numbers in mm: --at 20,-10,30")
         lesion = Lesion((right, anterior, superior), radius_mm)
-        said = _fixed(unit, "--unit PET=SUV")
-        written = paint_lesion(run, data, out, lesion, label=label, draws=draws, device=device, units=said, say=echo)
+        source = Source(data, _fixed(unit, "--unit PET=SUV"))
+        written = paint_lesion(run, source, out, lesion, label=label, draws=draws, device=device, say=echo)
         echo(f"{len(written)} files in {out}")
 
 

@@ -46,7 +46,7 @@ def with_evaluations(family: Family, count: int) -> Family | None:
     return twin
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluations(family: Family, problem: Problem) -> int:
     """How many rows the networks that know the noise level are given to draw the first row, on a corner of its grid: a call that
     asks with and without a condition, as guidance does, counts twice.

@@ -29,6 +29,7 @@ from .jobs import layout_of, reads
 from .memory import drawing_room, windows_said
 from .networks.soundness import in_float32
 from .networks.tiled import tiled
+from .physics.mask import settled
 from .plan import Recipe, Stage
 from .registry import build
 from .rng import Rng, derive
@@ -115,7 +116,7 @@ def drawer(stage: Stage, family: Family) -> Family:
     return Drawn(family, SAMPLERS.find(stage.sampler.name), stage.sampler.options)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def draw(
     family: Family, job: Job, shown: Sequence[Shown], layout: Layout, seed: int, say: Callable[[str], None],
     window: Sequence[int] | None = None,
@@ -129,14 +130,19 @@ def draw(
     found: list[Tensor] = []
     for group in _together(shown, layout):
         asked = joined([question_batch(one.case, layout) for one in group])
-        problem = job.question(to_device(asked, device))
-        each = len(problem.cases) // len(group)
+        each = len(asked.cases) // len(group)
+        asking = Rng([derive(seed, "question", name, group[i // each].number) for i, name in enumerate(asked.cases)])
+        problem = job.question(to_device(asked, device), asking)
         rows, fitting = drawing_room(family, problem, min(ROWS, len(problem.cases)), device.type)
         if fitting and window is None:
             say(windows_said(group[0].case.name, fitting))
         seeds = [derive(seed, "draw", name, group[i // each].number) for i, name in enumerate(problem.cases)]
         x = background(job.signature().x, problem)
-        filled = (~nothing_given(job, problem)).nonzero().flatten().cpu()
+        done = nothing_given(job, problem)
+        for measured in problem.measurements.values():
+            whole = settled(measured.operator, len(done))
+            x[whole], done = measured.value[whole.to(device)].float().cpu(), done | whole
+        filled = (~done).nonzero().flatten().cpu()
         for index in torch.split(filled, rows) if len(filled) else ():
             with tiled(family, window or fitting):
                 x[index] = family.sample(problem.rows(index), Rng([seeds[i] for i in index.tolist()])).float().cpu()

@@ -155,7 +155,7 @@ def _mean(count: int, found: Sequence[_Score]) -> Tried:
     return Tried(count, distortion, float(np.mean([d for _, d, _ in found])), float(np.median([s for *_, s in found])))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _drawn(family: Family, trial: _Trial, index: Sequence[int], seed: int) -> Tensor:
     problem = trial.problem.rows(torch.tensor(list(index)))
     rng = Rng([derive(seed, "row", case) for case in problem.cases])
@@ -191,7 +191,7 @@ def _trial(ready: Ready, family: Family) -> _Trial | None:
         hidden = questions(ready.job, prepared)[0]
         truth = stack_fields(fields, _centred(joined([question_batch(prepared, ready.layout)]), ready))
         asked = question_batch(without(prepared, hidden), ready.layout)
-        problem = ready.job.question(to_device(asked, device))
+        problem = ready.job.question(to_device(asked, device), Rng(range(len(asked.cases))))
         place = _middle(problem.shape[1:], ready, family)
         rows = _useful(truth)
         condition = cut(problem.condition, problem.shape[1:], place)

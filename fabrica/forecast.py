@@ -119,7 +119,8 @@ def time_of_stage(recipe: Recipe, ready: Ready, folder: Path, device: str) -> Ti
         return Times(training)
     case = prepare_case(test[0], (*ready.layout.contrasts, *FINDINGS), ready.reference, ready.preparation)
     told = drawer(stage, family).eval()
-    problem = ready.job.question(to_device(question_batch(case, ready.layout), torch.device(device)))
+    batch = to_device(question_batch(case, ready.layout), torch.device(device))
+    problem = ready.job.question(batch, Rng(range(len(batch.cases))))
     quick, own = with_evaluations(told, 1), count_evaluations(told, problem)
     one = quick or told
     started = time.perf_counter()
@@ -170,7 +171,8 @@ def foretell_drawing(recipe: Recipe, ready: Ready, family: Family, device: str, 
     if not test or recipe.evaluate.window is not None or not asks(ready.job):
         return
     case = prepare_case(test[0], ready.layout.contrasts, ready.reference, ready.preparation)
-    problem = ready.job.question(to_device(question_batch(case, ready.layout), torch.device(device)))
+    batch = to_device(question_batch(case, ready.layout), torch.device(device))
+    problem = ready.job.question(batch, Rng(range(len(batch.cases))))
     _, fitting = drawing_room(family.eval(), problem, min(ROWS, len(problem.cases)), device)
     family.train()
     if fitting:

@@ -36,6 +36,7 @@ from .jobs.outcome import Outcome
 from .memory import window_that_fits
 from .networks.tiled import tiled
 from .plan import EvaluatePlan, Recipe, Stage
+from .rng import Rng
 from .train import Trained
 
 Say = Callable[[str], None]
@@ -167,7 +168,7 @@ class _GivenBack:
             return
         batch = to_device(question_batch(case, layout), next(self.codec.parameters()).device)
         x = stack_fields(fields, batch)
-        asked = self.ready.job.question(batch)
+        asked = self.ready.job.question(batch, Rng(range(len(batch.cases))))
         with tiled(self.codec.eval(), self.window or window_that_fits(self.codec, asked)):
             back = self.codec.decode(self.codec.encode(x), asked.condition)
             tokens = self.codec.tokens(x).flatten().cpu() if isinstance(self.codec, Fsq) else None
@@ -208,7 +209,8 @@ class _Chances:
             return
         device = next(self.family.parameters()).device
         x = stack_fields(fields, to_device(question_batch(asked.case, layout), device))
-        problem = self.ready.job.question(to_device(question_batch(asked.shown[0], layout), device))
+        shown = to_device(question_batch(asked.shown[0], layout), device)
+        problem = self.ready.job.question(shown, Rng(range(len(shown.cases))))
         with tiled(self.family, self.window or window_that_fits(self.family, problem)):
             words = words_of(self.family, x, problem.condition, [f.channels for f in fields])
             say(f"{self.ready.stage.name}: the chances of {asked.name} take {words.count} evaluations of the network.")
@@ -310,7 +312,9 @@ class _Asking:
     def calls(self, family: Family, kept: Sequence[_Asked]) -> int:
         """Evaluations of the network for a draw."""
         batch = question_batch(kept[0].shown[0], self.ready.layout)
-        problem = self.ready.job.question(to_device(batch, next(family.parameters()).device))
+        problem = self.ready.job.question(
+            to_device(batch, next(family.parameters()).device), Rng(range(len(batch.cases)))
+        )
         return count_evaluations(family.eval(), problem)
 
     def _paired(self, kept: Sequence[_Asked], drawn: Sequence[Tensor]) -> dict[str, float]:

@@ -86,7 +86,7 @@ def drawing_bytes(family: Family, problem: Problem) -> int:
     """Of one row of a whole draw, counted on a corner of its grid."""
     small = corner(family, problem)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def draw(rows: int) -> None:
         family.sample(small.rows(torch.zeros(rows, dtype=torch.long)), Rng(list(range(rows))))
 
@@ -99,7 +99,9 @@ def corner(family: Family, problem: Problem) -> Problem:
     side = _probe(family, "zyx" if len(grid) == 3 else "yx")
     sides = tuple(min(n, side) for n in grid)
     place = tuple(slice(n) for n in sides)
-    return Problem(problem.cases, (problem.shape[0], *sides), cut(problem.condition, grid, place))
+    shape = (problem.shape[0], *sides)
+    measured = {name: m.corner(shape) for name, m in problem.measurements.items()}
+    return Problem(problem.cases, shape, cut(problem.condition, grid, place), measured)
 
 
 def drawing_room(family: Family, problem: Problem, most_rows: int, device: str) -> tuple[int, tuple[int, ...] | None]:

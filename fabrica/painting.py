@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,19 +14,18 @@ from torch import Tensor
 
 from . import io
 from .config import from_plain
-from .contracts import Denoiser, Field, Image
-from .data import cohort as cohorts
-from .data.cohort import Member
+from .contracts import Denoiser, Field, Image, Measurement
+from .data.cohort import Member, Source
 from .data.prepare import Grid, grid_of
-from .data.store import Prepared, left_out, prepare_case, question_batch, to_device
-from .drawing import ROWS, Answering
+from .data.store import Prepared, left_out, prepare_case
+from .drawing import Answering, Shown, draw
 from .families import Drawn, Latent
 from .io import UnreadableError
+from .jobs.painted import KNOWN, Painted
 from .machine import find_device
-from .memory import drawing_room, windows_said
-from .networks.tiled import tiled
-from .rng import Rng, derive
-from .sampling.repaint import repaint
+from .physics import Exact, Mask
+from .rng import derive
+from .sampling import SAMPLERS
 
 ROOM = 1.6  # radii: inside this the image is drawn anew, so that the lesion may change its surroundings
 FADE_MM = 2.0  # over which the drawn part gives way to the scan
@@ -58,8 +57,8 @@ class Lesion:
 
 
 def paint_lesion(
-    run: Path, data: Path, out: Path, lesion: Lesion, *, label: str = "lesion", draws: int = 1,
-    device: str = "auto", units: Mapping[str, str] | None = None, say: Callable[[str], None] = print,
+    run: Path, data: Path | Source, out: Path, lesion: Lesion, *, label: str = "lesion", draws: int = 1,
+    device: str = "auto", say: Callable[[str], None] = print,
 ) -> list[Path]:  # fmt: skip
     """Write out/CASE/CONTRAST-N.nii.gz, on the scan's own grid and scale, and out/CASE/LABEL.nii.gz; returns the files.
 
@@ -72,7 +71,7 @@ def paint_lesion(
     if answering.unfinished:
         say(answering.unfinished)
     written: list[Path] = []
-    for member in cohorts.find(data, units=units).members:
+    for member in Source.of(data).find().members:
         if missing := [f.name for f in contrasts if f.name not in member.contrasts()]:
             say(f"{member.name}: has no {' and no '.join(missing)}; left out.")
             continue
@@ -84,7 +83,9 @@ def paint_lesion(
         say(f"{member.name}: {draws} draw{'s' * (draws > 1)} written.")
     if not written:
         names = ", ".join(f.name for f in contrasts)
-        raise ValueError(f"No case in {data} has {names}. See what is there: fabrica inspect {data}")
+        raise ValueError(
+            f"No case in {Source.of(data).folder} has {names}. See what is there: fabrica inspect {Source.of(data).folder}"
+        )
     return written
 
 
@@ -180,37 +181,17 @@ def _middle(image: Image) -> str:
     return f"{-left:.0f}, {-posterior:.0f}, {superior:.0f}"
 
 
-@torch.inference_mode()
 def _filled(
     answering: Answering, prepared: Prepared, marked: Field, lesion: Lesion, draws: int, say: Callable[[str], None]
 ) -> Tensor:  # fmt: skip
-    """(draws, C, z, y, x): the scan as it is, but drawn anew around the lesion."""
-    prior = _prior(answering).eval()
-    device = next(prior.parameters()).device
+    """(draws, C, z, y, x): the scan as it is, but drawn anew around the lesion; a measured problem like any other."""
     values, known = _known(answering, prepared, marked, lesion)
-    slices = answering.layout.axes == "yx"
-    batch = to_device(question_batch(prepared, answering.layout), device)
-    problem = answering.job.question(batch)
-    touched = torch.arange(len(problem.cases))
-    if slices:
-        values, known = values.transpose(0, 1), known.transpose(0, 1)  # rows are slices
-        touched = (~known).flatten(1).any(1).nonzero().flatten()
-    else:
-        values, known = values[None], known[None]
-    rows, fitting = drawing_room(prior, problem, min(ROWS, len(problem.cases)), device.type)
-    if fitting and answering.window is None:
-        say(windows_said(prepared.name, fitting))
-    found = []
-    for number in range(draws):
-        x = values.clone()
-        for index in torch.split(touched, rows):
-            some = problem.rows(index)
-            rng = Rng([derive(answering.seed, "paint", case, number) for case in some.cases])
-            v, k = values[index].to(device), known[index].to(device)
-            with tiled(prior, answering.window or fitting):
-                x[index] = repaint(prior, some, rng, values=v, known=k).float().cpu()
-        found.append(x.transpose(0, 1) if slices else x[0])
-    return torch.stack(found)
+    rows = [t.transpose(0, 1) if answering.layout.axes == "yx" else t[None] for t in (values, known)]
+    measured = {KNOWN: Measurement(rows[0], Mask(rows[1]), Exact())}
+    family = Drawn(_prior(answering), SAMPLERS.find("repaint"), {})
+    shown = [Shown(replace(prepared, measurements=measured), number) for number in range(draws)]
+    seed = derive(answering.seed, "paint")
+    return torch.stack(draw(family, Painted(answering.job), shown, answering.layout, seed, say, answering.window))
 
 
 def _known(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from .contracts import Family, Metric, Noise, Operator, Reconstructor, Sampler
+from .contracts import Family, Measured, Metric, Noise, Operator, Reconstructor, Sampler
 
 T = TypeVar("T")
 
@@ -113,9 +113,7 @@ def _type_name(hint: Any) -> str:
     return str(getattr(hint, "__name__", hint))
 
 
-def refusal(
-    prior: type[Family], sampler: Sampler | None, measured: Sequence[tuple[type[Operator], type[Noise]]]
-) -> str | None:
+def refusal(prior: type[Family], sampler: Sampler | None, measured: Mapping[str, Measured]) -> str | None:
     """Why this family and sampler cannot answer such a problem, or None: asked of types, before there is any data."""
     if sampler is None:
         ignored = measured and not issubclass(prior, Reconstructor)
@@ -124,9 +122,12 @@ def refusal(
         return f"The sampler needs a {sampler.prior.__name__}, got {prior.__name__}."
     if measured and sampler.operator is None:
         return "The sampler would ignore the measurements; name a restorer."
-    for operator, noise in measured:
-        if not issubclass(operator, sampler.operator or Operator) or not issubclass(noise, sampler.noise or Noise):
-            return f"The sampler cannot use {operator.__name__} with {noise.__name__}."
+    if not measured and sampler.operator is not None:
+        return f"The sampler needs a measurement by {sampler.operator.__name__}, and this job has none."
+    for one in measured.values():
+        fits = issubclass(one.operator, sampler.operator or Operator) and issubclass(one.noise, sampler.noise or Noise)
+        if not fits:
+            return f"The sampler cannot use {one.operator.__name__} with {one.noise.__name__}."
     return None
 
 

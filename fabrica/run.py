@@ -25,7 +25,7 @@ from .config import from_plain
 from .contracts import Family
 from .costs import Choice, told
 from .data import cohort as cohorts
-from .data.cohort import Cohort, Member
+from .data.cohort import Cohort, Member, Source
 from .data.store import Loader, Store, left_out, to_device
 from .drawing import (
     Answering,
@@ -293,7 +293,7 @@ def _sample_picture(ready: Ready, family: Family, path: Path, seed: int) -> None
     row = Loader(Store([entry]), ready.layout, 1, 0).load(len(entry.useful) // 2)
     problem = ready.job.problem(row, Rng([seed]))
     family.eval()
-    asked = ready.job.question(to_device(row, next(family.parameters()).device))
+    asked = ready.job.question(to_device(row, next(family.parameters()).device), Rng([seed]))
     x = family.sample(asked, Rng([derive(seed, "sample")])).cpu()
     family.train()
     if problem.target is None:
@@ -305,26 +305,26 @@ def _sample_picture(ready: Ready, family: Family, path: Path, seed: int) -> None
 
 
 def generate_images(
-    run: Path, data: Path, out: Path, draws: int = 1, stage: str | None = None, say: Say = print, device: str = "auto",
-    values: Mapping[str, str] | None = None, units: Mapping[str, str] | None = None,
+    run: Path, data: Path | Source, out: Path, draws: int = 1, stage: str | None = None, say: Say = print, device: str = "auto",
+    values: Mapping[str, str] | None = None,
 ) -> list[Path]:  # fmt: skip
     """Apply a trained run to new scans: NIfTI on their grids, under out/CASE/, or out/answers.csv. Returns the files written.
 
-    `values` stand for those that the cases say (a class, a covariate, words), `units` for what files leave open (PET: SUV). Raises ValueError when the folder is no run, CheckpointError when it is not trained, UnreadableError for the scans.
+    `values` stand for those that the cases say (a class, a covariate, words); a `Source` says units that files leave open. Raises ValueError when the folder is no run, CheckpointError when it is not trained, UnreadableError for the scans.
     """
     plain = yaml.safe_load((run / "recipe.yaml").read_text()) if (run / "recipe.yaml").is_file() else None
     if plain is None:
         raise ValueError(f"{run} is not a run: it holds no recipe.yaml. Start one: fabrica run RECIPE")
     recipe = from_plain(plain, str(run / "recipe.yaml"))
     answering = Answering(run, recipe, _last_stage(recipe, stage), find_device(device))
-    job, written = answering.job, list[Path]()
+    job, written, source = answering.job, list[Path](), Source.of(data)
     known = getattr(job, "values", Values({}, {}, {}))
     asked = known.asked(values or {})
     if isinstance(job, Outcome):
-        return [_write_answers(answering, job, _found(data, units, say), data, out / "answers.csv", draws, say)]
+        return [_write_answers(answering, job, _found(source, say), source.folder, out / "answers.csv", draws, say)]
     if answering.unfinished:
         say(answering.unfinished)
-    for found in _found(data, units, say):
+    for found in _found(source, say):
         member = cohorts.overlaid(found, {}, asked)
         if not answering.can(member):
             say(f"{member.name}: has none of {', '.join(reads(job))}; left out.")
@@ -345,13 +345,15 @@ def generate_images(
                 written.append(path)
         say(f"{member.name}: {draws} draw{'s' * (draws > 1)} written.")
     if not written:
-        raise ValueError(f"No case in {data} has {', '.join(reads(job))}. See what is there: fabrica inspect {data}")
+        raise ValueError(
+            f"No case in {source.folder} has {', '.join(reads(job))}. See what is there: fabrica inspect {source.folder}"
+        )
     return written
 
 
-def _found(data: Path, units: Mapping[str, str] | None, say: Say) -> tuple[Member, ...]:
+def _found(source: Source, say: Say) -> tuple[Member, ...]:
     """Cases of a folder of new scans; files that cannot be read are said."""
-    cohort = cohorts.find(data, units=units)
+    cohort = source.find()
     for line in unreadable(cohort):
         say(line)
     return cohort.members

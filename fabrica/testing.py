@@ -34,8 +34,8 @@ from .contracts import (
     Signature,
 )
 from .families import sides_of
-from .operators import LinearOperator
 from .optimiser import optimisers
+from .physics.algebra import LinearOperator
 from .registry import NotEvaluated, measure
 from .rng import Rng
 from .train import Loss, TrainingError
@@ -343,7 +343,7 @@ def _check_loss(family: Family, problem: Problem, group: str) -> None:
 
 def _check_capability(family: Family, problem: Problem, draw: Tensor) -> None:
     if isinstance(family, Reconstructor) and problem.measurements:
-        doubled = tuple(type(m)(2 * m.value, m.operator, m.noise) for m in problem.measurements)
+        doubled = {n: type(m)(2 * m.value, m.operator, m.noise) for n, m in problem.measurements.items()}
         again = family.sample(replace(problem, measurements=doubled), Rng(range(len(problem.cases))))
         assert not torch.equal(again, draw), "the measurement is not used"
     if isinstance(family, Denoiser):
@@ -373,7 +373,7 @@ def check_job(job: Job, batch: Batch) -> None:
     """Shapes agree with the signature, the question holds nothing of the answer, chance comes from the rng alone."""
     name, signature = type(job).__name__, job.signature()
     rng = Rng(range(len(batch.cases)))
-    problem, again, question = job.problem(batch, rng), job.problem(batch, rng), job.question(batch)
+    problem, again, question = job.problem(batch, rng), job.problem(batch, rng), job.question(batch, rng)
     assert problem.shape[0] == signature.channels, (
         f"{name}: x has {problem.shape[0]} channels, the signature says {signature.channels}"
     )

@@ -17,7 +17,7 @@ from fabrica.sampling import SAMPLERS
 ROOT = Path(fabrica.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
-    ("rng",), ("contracts",), ("operators", "registry", "machine", "optimiser"), ("io", "networks", "physics"), ("data", "sampling"),
+    ("rng",), ("contracts",), ("registry", "machine", "optimiser"), ("physics",), ("io", "networks"), ("data", "sampling"),
     ("families", "jobs", "evaluate"), ("safeguards", "deliver"), ("document",), ("plan",), ("strict",), ("shorthand",), ("chain",), ("config",), ("checkpoint",), ("train",),
     ("memory",), ("costs", "processes"), ("drawing",), ("lineage",), ("judging",), ("forecast", "prepared", "evaluations"), ("run",), ("painting", "patients"), ("downstream",), ("testing", "serve", "web"), ("terminal",), ("cli",), ("__main__",),
 ]  # fmt: skip

@@ -43,7 +43,7 @@ def test_the_count_on_a_small_problem_foretells_the_large_one(tmp_path: Path, na
     assert all(p.grad is None for p in family.parameters())
     rows = 2
     batch = Loader(store, layout, rows, 0).load(0)
-    drawn = drawing_bytes(family, job.question(batch))
+    drawn = drawing_bytes(family, job.question(batch, Rng([0])))
     for parameter in family.parameters():
         parameter.grad = torch.zeros_like(parameter)
 
@@ -58,7 +58,7 @@ def test_the_count_on_a_small_problem_foretells_the_large_one(tmp_path: Path, na
 
     def draw() -> None:
         with torch.inference_mode():
-            family.sample(job.question(batch), Rng([1, 2]))
+            family.sample(job.question(batch, Rng([0])), Rng([1, 2]))
 
     assert rows * drawn / SLACK == pytest.approx(peak_bytes(draw), rel=0.12)
 
@@ -89,7 +89,7 @@ def test_codes_are_foretold_and_frozen_weights_count_thrice(tmp_path: Path, axes
 def test_evaluations_are_counted_on_a_corner(tmp_path: Path) -> None:
     """A volume that only windows can draw is not drawn whole to count calls."""
     family, job, store, layout = _parts(tmp_path, "flow", "zyx")
-    problem, seen = job.question(Loader(store, layout, 1, 0).load(0)), set()
+    problem, seen = job.question(Loader(store, layout, 1, 0).load(0), Rng([0])), set()
     for net in (m for m in family.modules() if isinstance(m, UNet)):
         net.register_forward_hook(lambda module, given, out: seen.add(tuple(given[0].shape[2:])))
     assert evaluations(family, problem) == 17
@@ -121,7 +121,7 @@ def test_a_volume_that_does_not_fit_is_drawn_by_windows_that_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family, job, store, layout = _parts(tmp_path, "flow", "zyx")
-    question = job.question(Loader(store, layout, 1, 0).load(0)).rows(torch.zeros(4, dtype=torch.long))
+    question = job.question(Loader(store, layout, 1, 0).load(0), Rng([0])).rows(torch.zeros(4, dtype=torch.long))
     one = drawing_bytes(family, question)
     room: dict[float, tuple[int, tuple[int, ...] | None]] = {}
     for share in (100.0, 5.0, 2.5, 0.6, 0.2, 0.001):

@@ -15,6 +15,7 @@ from fabrica.data.virtual import VirtualCohort
 from fabrica.data.virtual.export import write_cohort
 from fabrica.painting import ROOM, Lesion, paint_lesion
 from fabrica.run import run_recipe
+from fabrica.testing import BATCH_TOLERANCE
 
 
 def _quiet(text: str) -> None:
@@ -76,7 +77,10 @@ def test_a_lesion_lies_where_it_was_asked_for(trained: tuple[Path, Path], tmp_pa
     assert np.abs(one.get_fdata()[inside] - before.get_fdata()[inside]).mean() > 0
     assert np.abs(one.get_fdata()[inside] - other.get_fdata()[inside]).mean() > 0
     again = paint_lesion(run, scans, tmp_path / "again", Lesion(at, 10.0), say=_quiet)
-    np.testing.assert_array_equal(nibabel.load(sorted(again)[0]).get_fdata(), one.get_fdata())
+    same, top = nibabel.load(sorted(again)[0]).get_fdata(), float(one.get_fdata().max())
+    np.testing.assert_allclose(
+        same, one.get_fdata(), atol=BATCH_TOLERANCE * top
+    )  # drawn alone, and beside another draw
 
 
 def test_what_cannot_be_painted(trained: tuple[Path, Path], tmp_path: Path) -> None:

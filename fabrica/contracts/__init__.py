@@ -3,7 +3,7 @@
 Shapes: B rows, C channels, *axes a grid in the order t z y x. x is always ONE tensor (B, C, *axes): its channels are
 explained by `Field`s. Numbers (risk, ejection fraction) are x without axes, (B, C); text is tokens, (B, 1, length)."""
 
-from .measured import Measurement, Noise, Operator, Rowwise
+from .measured import Measured, Measurement, Noise, Operator, Rowwise
 from .roles import (
     Codec,
     Condition,
@@ -35,6 +35,7 @@ __all__ = [
     "Image",
     "Job",
     "Kind",
+    "Measured",
     "Measurement",
     "Metric",
     "Noise",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from ..rng import Rng
@@ -34,6 +36,14 @@ class Operator(Rowwise):
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor: ...
 
+    def crude(self, y: Tensor) -> Tensor | None:
+        """A first answer by the data alone (zero-filled, back-projected): what a model has to beat; None where there is none."""
+        return None
+
+    def corner(self, sides: tuple[int, ...]) -> Self:
+        """The same physics on the first voxels of its grid, where memory and costs are counted; operators tied to a grid say how."""
+        return self
+
 
 class Noise(Rowwise):
     """How y scatters around A(x): Gaussian, Rician, Poisson with a background, a categorical answer."""
@@ -44,6 +54,15 @@ class Noise(Rowwise):
     @abstractmethod
     def nll(self, y: Tensor, mean: Tensor) -> Tensor:
         """-log p(y | mean) up to a constant, (B,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What kind of y a job comes with, known before any data."""
+
+    operator: type[Operator]
+    noise: type[Noise]
+    shape: tuple[int, ...] | None = None  # of one y; None where it differs from case to case
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +79,53 @@ class Measurement:
 
     def rows(self, index: Tensor) -> Measurement:
         return Measurement(self.value[index], self.operator.rows(index), self.noise.rows(index))
+
+    def to(self, device: torch.device) -> Measurement:
+        """The same there; what is there already is not copied."""
+        return Measurement(self.value.to(device), self.operator.to(device), self.noise.to(device))
+
+    def corner(self, shape: Sequence[int]) -> Measurement:
+        """Of the first voxels (C, *sides) alone, as if nothing were there: enough to count memory and costs on."""
+        operator = self.operator.corner(tuple(shape[1:]))
+        blank = torch.zeros(len(self.value), *shape, device=self.value.device)
+        with torch.no_grad():
+            return Measurement(operator(blank), operator, self.noise)
+
+
+def joined(measurements: Sequence[Measurement]) -> Measurement:
+    """Rows of several, of one kind and shape, as one; raises ValueError where shapes differ."""
+    if len({tuple(m.value.shape[1:]) for m in measurements}) > 1:
+        raise ValueError("Measurements of different shapes make no batch. Write: train: {batch: 1}")
+    counts = [len(m.value) for m in measurements]
+    operator = _joined([m.operator for m in measurements], counts)
+    noise = _joined([m.noise for m in measurements], counts)
+    return Measurement(torch.cat([m.value for m in measurements]), operator, noise)
+
+
+Module = TypeVar("Module", bound=Rowwise)
+
+
+def _inside(modules: Sequence[Rowwise], name: str) -> list[Any]:
+    return [m._modules[name] for m in modules]
+
+
+def _joined(modules: Sequence[Module], counts: Sequence[int]) -> Module:
+    """One module with the rows of all; what the rows of each share is repeated for them."""
+    twin = copy.copy(modules[0])
+    for store in ("_buffers", "_parameters"):
+        own: dict[str, Tensor] = {}
+        for name, tensor in getattr(modules[0], store).items():
+            if name not in twin.per_row:
+                own[name] = tensor
+                continue
+            parts = [getattr(m, store)[name] for m in modules]
+            own[name] = torch.cat(
+                [p.expand(n, *p.shape[1:]) if len(p) == 1 else p for p, n in zip(parts, counts, strict=True)]
+            )
+        object.__setattr__(twin, store, own)
+    inner = {
+        name: _joined(_inside(modules, name), counts) if isinstance(part, Rowwise) else part
+        for name, part in modules[0]._modules.items()
+    }
+    object.__setattr__(twin, "_modules", inner)
+    return twin

@@ -50,7 +50,7 @@ class Problem:
     cases: tuple[str, ...]  # B names
     shape: tuple[int, ...]  # (C, *axes) of one answer
     condition: Condition = Condition()
-    measurements: tuple[Measurement, ...] = ()
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)  # y with its physics, by name
     target: Tensor | None = None  # (B, C, *axes)
     weight: Tensor | None = None  # broadcasts to target; 0 where the target is unknown
     paired: Tensor | None = None  # bool (B,): is the target of the same patient as the condition? None = yes
@@ -64,7 +64,7 @@ class Problem:
             self,
             cases=tuple(self.cases[i] for i in index.tolist()),
             condition=self.condition.rows(index),
-            measurements=tuple(m.rows(index) for m in self.measurements),
+            measurements={name: m.rows(index) for name, m in self.measurements.items()},
             held_out=self.held_out.rows(index) if self.held_out else None,
             **optional,
         )
@@ -84,8 +84,8 @@ class Job(ABC):
         """What training sees; its target is set where the batch holds it."""
 
     @abstractmethod
-    def question(self, batch: Batch) -> Problem:
-        """What drawing sees: nothing random, nothing of the answer."""
+    def question(self, batch: Batch, rng: Rng) -> Problem:
+        """What drawing sees: nothing of the answer but through A and its noise; the same rng gives the same y, whatever the batch."""
 
 
 class Family(nn.Module, ABC):
@@ -146,6 +146,7 @@ class Sampler:
     operator: type[Operator] | None = None  # None: it does not look at measurements
     noise: type[Noise] | None = None
     order: int = 1  # of convergence in the step size, proven in the tests; 0 for a stochastic sampler
+    needs_gradient: bool = False  # of the network's answer with respect to x: drawing opens one for it
 
 
 @dataclass(frozen=True, slots=True)

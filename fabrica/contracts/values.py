@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from .measured import Noise, Operator
+from .measured import Measured, Measurement
 
 Kind = Literal["intensity", "complex", "label", "displacement", "coordinates", "number", "class", "token", "embedding"]
 
@@ -55,7 +55,7 @@ class Signature:
     x: tuple[Field, ...]
     axes: str  # "yx", "zyx", "tyx", "tzyx"; "" for numbers
     condition: tuple[Field, ...] = ()
-    measurements: tuple[tuple[type[Operator], type[Noise]], ...] = ()  # the kinds of physics it comes with
+    measurements: Mapping[str, Measured] = field(default_factory=dict)  # the kinds of physics it comes with, by name
     given_axes: str = ""  # of conditions on a grid where x has none: images -> numbers
 
     @property
@@ -102,6 +102,7 @@ class Case:
     visit: str = ""
     days: float = 0.0  # since the patient's first visit
     site: str = ""
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)  # of one row each: k-space, sinogram, counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ class Batch:
     affine: Tensor  # (B, 4, 4)
     values: Mapping[str, Tensor] = field(default_factory=dict)
     present: Mapping[str, Tensor] = field(default_factory=dict)  # bool (B,); absent key = present
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)  # of B rows
 
 
 @dataclass(frozen=True, slots=True)

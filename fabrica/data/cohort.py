@@ -94,6 +94,22 @@ class Cohort:
         return replace(self, members=tuple(m for m in self.members if names <= set(m.contrasts())))
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where scans lie, and what somebody knows that their files leave open."""
+
+    folder: Path
+    units: Mapping[str, str] = field(default_factory=dict)  # contrast -> unit
+
+    @staticmethod
+    def of(data: Path | Source) -> Source:
+        return data if isinstance(data, Source) else Source(data)
+
+    def find(self) -> Cohort:
+        """As `find`."""
+        return find(self.folder, None, self.units)
+
+
 def find(folder: Path, table: Path | None = None, units: Mapping[str, str] | None = None) -> Cohort:
     """The cohort in a folder; with a table (columns file, patient, visit, contrast, unit, ...) names are not guessed.
 

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..contracts import Batch, Case, Image, Trace
+from ..contracts import Batch, Case, Image, Measurement, Trace
+from ..contracts.measured import joined as joined_measurements
 from ..io import UnreadableError
 from ..machine import writing
 from ..rng import Rng, derive
@@ -37,6 +38,7 @@ class Prepared:
     traces: Mapping[str, Trace]
     grid: Grid
     remarks: tuple[str, ...] = ()
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)  # of as many rows as are asked about
 
 
 def load_aligned(member: Member, contrasts: Sequence[str], reference: str) -> tuple[Case, tuple[str, ...]]:
@@ -359,7 +361,7 @@ def question_batch(prepared: Prepared, layout: Layout) -> Batch:
         values["position"] = torch.tensor([position(depth, z) for z in range(depth)])
     affine = prepared.grid.affine.expand(rows, 4, 4)
     names = tuple(f"{prepared.name}/{z}" for z in range(rows))
-    return Batch(names, images, affine, values, {**present, **known})
+    return Batch(names, images, affine, values, {**present, **known}, prepared.measurements)
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
@@ -371,7 +373,8 @@ def joined(batches: Sequence[Batch]) -> Batch:
         for part in ("images", "values", "present")
     )
     cases, affine = tuple(c for b in batches for c in b.cases), torch.cat([b.affine for b in batches])
-    return Batch(cases, images, affine, values, present)
+    measured = {n: joined_measurements([b.measurements[n] for b in batches]) for n in batches[0].measurements}
+    return Batch(cases, images, affine, values, present, measured)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -380,4 +383,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     def move(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: t.to(device) for name, t in tensors.items()}
 
-    return Batch(batch.cases, move(batch.images), batch.affine.to(device), move(batch.values), move(batch.present))
+    measured = {name: m.to(device) for name, m in batch.measurements.items()}
+    return Batch(
+        batch.cases, move(batch.images), batch.affine.to(device), move(batch.values), move(batch.present), measured
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..contracts import Family, Problem, Reconstructor, Sampler
+from ..contracts import Family, Measured, Problem, Reconstructor, Sampler
 from ..registry import refusal
 from ..rng import Rng
 
@@ -29,7 +29,8 @@ class Drawn(Reconstructor):
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:
         """Raises ValueError when the sampler cannot answer this problem."""
-        kinds = [(type(m.operator), type(m.noise)) for m in problem.measurements]
+        kinds = {name: Measured(type(m.operator), type(m.noise)) for name, m in problem.measurements.items()}
         if reason := refusal(type(self.prior), self.sampler, kinds):
             raise ValueError(reason)
-        return self.sampler.draw(self.prior, problem, rng, **self.options)
+        with torch.set_grad_enabled(self.sampler.needs_gradient):
+            return self.sampler.draw(self.prior, problem, rng, **self.options).detach()

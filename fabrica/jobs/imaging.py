@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -122,7 +123,7 @@ class Translation(Job):
         wide = weight.reshape(*weight.shape, *[1] * (target.ndim - 2))
         return Problem(problem.cases, problem.shape, condition, target=target, weight=wide)
 
-    def question(self, batch: Batch) -> Problem:
+    def question(self, batch: Batch, rng: Rng) -> Problem:
         return self._ask(batch, {}, {f.name: batch.images[f.name] for f in self.source})
 
     def _ask(self, batch: Batch, hidden: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Problem:
@@ -143,7 +144,7 @@ class Translation(Job):
     def _centred(self, batch: Batch) -> Batch:
         around = {f.name: self.neighbours for f in self.source}
         images = {n: _middle(v, around.get(n, 0)) for n, v in batch.images.items()}
-        return Batch(batch.cases, images, batch.affine, batch.values, batch.present)
+        return replace(batch, images=images)
 
 
 class Synthesis(Job):
@@ -173,14 +174,14 @@ class Synthesis(Job):
         return Signature(self.x, self.axes, (*self.values.fields(), *position))
 
     def problem(self, batch: Batch, rng: Rng) -> Problem:
-        question = self.question(batch)
+        question = self.question(batch, rng)
         target = stack_fields(self.x, batch)
         shown = torch.cat([_present(batch, f.name).float()[:, None].expand(-1, f.channels) for f in self.x], 1)
         weight = shown.reshape(*shown.shape, *[1] * (target.ndim - 2))
         condition = self.values.hidden(question.condition, batch, self.drop, rng)
         return Problem(question.cases, question.shape, condition, target=target, weight=weight)
 
-    def question(self, batch: Batch) -> Problem:
+    def question(self, batch: Batch, rng: Rng) -> Problem:
         given = self.values.given(batch)
         if self.place and self.axes == "yx":
             given["position"] = batch.values["position"]
@@ -210,5 +211,5 @@ class Segmentation(Job):
     def problem(self, batch: Batch, rng: Rng) -> Problem:
         return self._inner.problem(batch, rng)
 
-    def question(self, batch: Batch) -> Problem:
-        return self._inner.question(batch)
+    def question(self, batch: Batch, rng: Rng) -> Problem:
+        return self._inner.question(batch, rng)

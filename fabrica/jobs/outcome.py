@@ -51,7 +51,7 @@ class Outcome(Job):
         asked = self._ask(batch, images)
         return Problem(asked.cases, asked.shape, asked.condition, target=target, weight=weight)
 
-    def question(self, batch: Batch) -> Problem:
+    def question(self, batch: Batch, rng: Rng) -> Problem:
         return self._ask(batch, {f.name: batch.images[f.name] for f in self.source})
 
     def _ask(self, batch: Batch, images: dict[str, Tensor]) -> Problem:

@@ -25,9 +25,9 @@ class Representation(Job):
         return Signature((Field("features", "embedding", self.width, ""),), "", given, given_axes=self.axes)
 
     def problem(self, batch: Batch, rng: Rng) -> Problem:
-        return self.question(batch)
+        return self.question(batch, rng)
 
-    def question(self, batch: Batch) -> Problem:
+    def question(self, batch: Batch, rng: Rng) -> Problem:
         labels = {f.name: f.channels for f in self.source if f.kind == "label"}
         images = {f.name: batch.images[f.name] for f in self.source}
         given = {f"given {n}": one_hot(i, labels[n]) if n in labels else i for n, i in images.items()}

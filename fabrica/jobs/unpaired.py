@@ -37,8 +37,8 @@ class Unpaired(Job):
         both = tuple(f"{case} (beside {other})" for case, other in zip(problem.cases, others, strict=True))
         return replace(problem, cases=both, target=problem.target.roll(1, 0), weight=weight, paired=apart)
 
-    def question(self, batch: Batch) -> Problem:
-        return self.inner.question(batch)
+    def question(self, batch: Batch, rng: Rng) -> Problem:
+        return self.inner.question(batch, rng)
 
 
 def _of_another(problem: Problem) -> torch.Tensor:

@@ -1,8 +1,10 @@
 """How to walk from noise to an image: plain functions of a denoiser, and the table of samplers."""
 
 from ..contracts import Denoiser, Sampler
+from ..physics import Exact, Mask
 from ..registry import Table
 from . import solvers
+from .repaint import repaint
 
 SAMPLERS: Table[Sampler] = Table(
     "sampler",
@@ -12,5 +14,6 @@ SAMPLERS: Table[Sampler] = Table(
         "midpoint": Sampler(solvers.midpoint, Denoiser, order=2),
         "dpm": Sampler(solvers.dpm_solver_2m, Denoiser, order=2),
         "ancestral": Sampler(solvers.ancestral, Denoiser, order=0),
+        "repaint": Sampler(repaint, Denoiser, Mask, Exact, order=0),
     },
 )

@@ -7,19 +7,22 @@ from itertools import pairwise
 from torch import Tensor
 
 from ..contracts import Denoiser, Problem
+from ..physics import Mask
 from ..rng import Rng
 from .solvers import HIGH, LOW, _denoise, _start, walk
 
 
 def repaint(
-    prior: Denoiser, problem: Problem, rng: Rng, *, values: Tensor, known: Tensor, steps: int = 20, again: int = 5,
-    high: float = HIGH,
-) -> Tensor:  # fmt: skip
-    """x with `values` where `known` (bool, both broadcast to (B, C, *axes)) and a draw elsewhere; at most `steps * again` evaluations.
+    prior: Denoiser, problem: Problem, rng: Rng, *, steps: int = 20, again: int = 5, high: float = HIGH
+) -> Tensor:
+    """x as its one measurement by a mask says where that is known, and a draw elsewhere; at most `steps * again` evaluations.
 
     Every step is taken `again` times, with noise put back in between, so that the drawn part hears of the known one. Exact for no
     prior: the fewer the repetitions, the less the two parts agree.
     """
+    (measured,) = problem.measurements.values()
+    assert isinstance(measured.operator, Mask)  # the table of samplers says so
+    values, known = measured.value, measured.operator.known
     levels = walk(problem, steps, high, LOW)
     x, clean = _start(prior, problem, rng, levels[0])
     x = x + (values.to(x) - clean) * known.to(x)

@@ -69,14 +69,14 @@ def test_losses_gradients_and_draws_stay_where_the_family_is(name: str, given: s
         assert {t.device for t in terms.values()} == {WHERE}
         torch.stack([t.mean() for t in terms.values()]).sum().backward()
         assert any(p.grad is not None for p in parameters)
-    assert family.sample(job.question(batch), Rng(ROWS)).device == WHERE
+    assert family.sample(job.question(batch, Rng([0])), Rng(ROWS)).device == WHERE
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.names())
 def test_samplers_start_where_the_prior_is(sampler: str) -> None:
     job = _jobs()["synthesis of nothing given"]
     family = Drawn(Diffusion(job.signature(), SMALL, "fp32").to(WHERE), SAMPLERS.find(sampler), {"steps": 2})
-    assert family.sample(job.question(_batch("zyx")), Rng(ROWS)).device == WHERE
+    assert family.sample(job.question(_batch("zyx"), Rng([0])), Rng(ROWS)).device == WHERE
 
 
 def test_the_device_mixes_with_none() -> None:

@@ -106,16 +106,16 @@ def test_values_stand_beside_images_and_are_hidden_together() -> None:
         shown |= set(present[0].tolist())
         assert torch.allclose(problem.condition.values["age"], torch.tensor([-1.5, -0.5, 0.5, 1.5]))
     assert shown == {True, False}
-    asked = job.question(batch).condition
+    asked = job.question(batch, Rng([0])).condition
     assert not set(asked.present) & set(job.hidden)  # drawing shows all of them
     known = replace(batch, present={"age": torch.tensor([True, False, True, True])})
-    assert job.question(known).condition.present["age"].tolist() == [True, False, True, True]
+    assert job.question(known, Rng([0])).condition.present["age"].tolist() == [True, False, True, True]
 
 
 def test_covariates_have_a_scale() -> None:
     batch = replace(_batch(), values={**_batch().values, "weight_kg": torch.tensor([55.0, 70, 85, 100])})
     job = Synthesis(["FLAIR"], covariates={"weight_kg": [70, 15]})
-    assert torch.allclose(job.question(batch).condition.values["weight_kg"], torch.tensor([-1.0, 0, 1, 2]))
+    assert torch.allclose(job.question(batch, Rng([0])).condition.values["weight_kg"], torch.tensor([-1.0, 0, 1, 2]))
     cases = [{"weight_kg": v} for v in (55.0, 70.0, 85.0, 100.0)]
     assert wide_covariates(job.values, cases) == ""
     bare = Synthesis(["FLAIR"], covariates=["weight_kg"])
@@ -162,7 +162,7 @@ def test_inputs_vary_in_training_only() -> None:
     problem = job.problem(batch, Rng(range(ROWS)))
     assert not torch.allclose(problem.condition.values["given T1w"], batch.images["T1w"])
     assert torch.equal(problem.target, batch.images["FLAIR"])
-    assert torch.equal(job.question(batch).condition.values["given T1w"], batch.images["T1w"])
+    assert torch.equal(job.question(batch, Rng([0])).condition.values["given T1w"], batch.images["T1w"])
 
 
 def test_neighbours_keep_the_middle_as_target() -> None:
@@ -201,4 +201,4 @@ def test_synthesis_hides_all_its_conditions_together_and_no_position() -> None:
         assert "position" not in present
         seen |= set(present["class"].tolist())
     assert seen == {True, False}
-    assert "class" not in job.question(batch).condition.present
+    assert "class" not in job.question(batch, Rng([0])).condition.present

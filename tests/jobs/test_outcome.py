@@ -106,7 +106,7 @@ def test_a_number_in_its_unit() -> None:
     torch.testing.assert_close(problem.target[:, 0], torch.tensor([-1.0, 0, 2]))
     assert problem.weight[:, 0].tolist() == [1, 1, 0]
     assert job.in_units(np.array([-1.0])) == [30]
-    assert job.question(batch).target is None
+    assert job.question(batch, Rng([0])).target is None
     assert layout_of(job, (8, 8, 8)).axes == "zyx"
     assert layout_of(job, (8, 8, 8)).values == ("age",)
 

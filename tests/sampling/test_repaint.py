@@ -4,9 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fabrica.contracts import Condition, Denoiser, Problem
+from fabrica.contracts import Condition, Denoiser, Measurement, Problem
+from fabrica.families import Drawn
+from fabrica.physics import Exact, Gaussian, Mask
 from fabrica.rng import Rng
+from fabrica.sampling import SAMPLERS
 from fabrica.sampling.repaint import repaint
+from fabrica.testing import check_sampler
 
 RHO, KNOWN = 0.8, 1.5
 
@@ -32,8 +36,9 @@ class Pair(Denoiser):
 def _draw(rows: int = 400, **options: float) -> Tensor:
     known = torch.tensor([True, False]).reshape(1, 2, 1, 1)
     values = torch.tensor([KNOWN, 9.0]).reshape(1, 2, 1, 1)
-    problem = Problem(tuple(map(str, range(rows))), (2, 1, 1))
-    return repaint(Pair(), problem, Rng(range(rows)), values=values, known=known, **options)
+    measured = {"known": Measurement(values.expand(rows, 2, 1, 1), Mask(known), Exact())}
+    problem = Problem(tuple(map(str, range(rows))), (2, 1, 1), measurements=measured)
+    return repaint(Pair(), problem, Rng(range(rows)), **options)
 
 
 def test_the_unknown_follows_the_conditional() -> None:
@@ -53,3 +58,22 @@ def test_same_seed_same_draw_in_any_company() -> None:
     assert torch.equal(x, _draw(rows=5, steps=6))
     torch.testing.assert_close(_draw(rows=2, steps=6), x[:2], rtol=1e-4, atol=1e-5)
     assert float((x[0] - x[1]).abs().max()) > 0.01
+
+
+def test_it_stands_in_the_table_and_is_drawn_like_any_other() -> None:
+    """Known voxels exact, the laws of samplers, refused without a measurement and by what knows no masks."""
+    known = torch.tensor([True, False]).reshape(1, 2, 1, 1)
+    measured = {"known": Measurement(torch.full((3, 2, 1, 1), KNOWN), Mask(known), Exact())}
+    problem = Problem(("a", "b", "c"), (2, 1, 1), measurements=measured)
+    check_sampler(SAMPLERS.find("repaint"), Pair(), problem)
+    drawn = Drawn(Pair(), SAMPLERS.find("repaint"), {"steps": 6}).sample(problem, Rng(range(3)))
+    assert torch.equal(drawn[:, 0], torch.full_like(drawn[:, 0], KNOWN))
+    with pytest.raises(ValueError, match="needs a measurement by Mask, and this job has none"):
+        Drawn(Pair(), SAMPLERS.find("repaint"), {}).sample(Problem(("a",), (2, 1, 1)), Rng([0]))
+    with pytest.raises(ValueError, match="would ignore the measurements"):
+        Drawn(Pair(), SAMPLERS.find("dpm"), {}).sample(problem, Rng(range(3)))
+    noisy = {"known": Measurement(torch.full((3, 2, 1, 1), KNOWN), Mask(known), Gaussian(0.1))}
+    with pytest.raises(ValueError, match="cannot use Mask with Gaussian"):
+        Drawn(Pair(), SAMPLERS.find("repaint"), {}).sample(
+            Problem(("a", "b", "c"), (2, 1, 1), measurements=noisy), Rng(range(3))
+        )

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from fabrica.contracts import Measurement, Noise, Operator
-from fabrica.operators import Chain, LinearOperator
+from fabrica.physics.algebra import Chain, LinearOperator
 from fabrica.rng import Rng
 from fabrica.testing import check_noise, check_operator
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .contracts import Operator
+from ..contracts import Operator
 
 
 class LinearOperator(Operator):
@@ -21,6 +21,9 @@ class LinearOperator(Operator):
     @abstractmethod
     def adjoint(self, y: Tensor) -> Tensor:
         """Re<A x, y> = Re<x, adjoint(y)>, in the dtype of x."""
+
+    def crude(self, y: Tensor) -> Tensor | None:
+        return self.adjoint(y)
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = _Differentiable.apply(x, self)  # type: ignore[no-untyped-call]

@@ -1,0 +1,40 @@
+"""What is known of x itself: voxels that were measured, and nothing of the others."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .algebra import LinearOperator
+
+
+class Mask(LinearOperator):
+    """y = x where `known` (bool, (B or 1, C, *axes)), 0 elsewhere: inpainting, missing slices, a scan around a lesion."""
+
+    per_row = ("known",)
+    known: Tensor
+
+    def __init__(self, known: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("known", known.bool())
+
+    def apply_to(self, x: Tensor) -> Tensor:
+        return x * self.known
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y * self.known
+
+    def corner(self, sides: tuple[int, ...]) -> Mask:
+        return Mask(self.known[(slice(None), slice(None), *(slice(n) for n in sides))])
+
+    def settled(self) -> Tensor:
+        """bool (B,): rows of which every voxel is known."""
+        whole: Tensor = self.known.flatten(1).all(1)
+        return whole
+
+
+def settled(operator: object, rows: int) -> Tensor:
+    """bool (B,): rows that an operator leaves nothing to be drawn of; none for any but a mask."""
+    if not isinstance(operator, Mask):
+        return torch.zeros(rows, dtype=torch.bool)
+    return operator.settled().cpu().expand(rows)
