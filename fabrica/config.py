@@ -17,7 +17,7 @@ from .data.virtual import VirtualCohort
 from .document import RecipeError, override, parse
 from .evaluate import METRICS
 from .families import FAMILIES, RUNTIME, can_be_guided, sides_of
-from .jobs import JOBS, grid_axes, job_options
+from .jobs import JOBS, grid_axes, job_options, starts_from_images
 from .networks.unet import UNetShape
 from .plan import (
     CohortPlan,
@@ -125,7 +125,7 @@ def _baselines(stages: Sequence[Stage]) -> list[Stage]:
         if s.paired
         and s.family.name != "regression"
         and s.job.name not in names
-        and s.job.name not in ("synthesis", "representation")
+        and starts_from_images(s.build_job())
         and not s.trained
     ]
 

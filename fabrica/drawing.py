@@ -129,10 +129,8 @@ def draw(
     device = next(family.parameters()).device
     found: list[Tensor] = []
     for group in _together(shown, layout):
-        asked = joined([question_batch(one.case, layout) for one in group])
-        each = len(asked.cases) // len(group)
-        asking = Rng([derive(seed, "question", name, group[i // each].number) for i, name in enumerate(asked.cases)])
-        problem = job.question(to_device(asked, device), asking)
+        problem = question_of(job, group, layout, seed, device)
+        each = len(problem.cases) // len(group)
         rows, fitting = drawing_room(family, problem, min(ROWS, len(problem.cases)), device.type)
         if fitting and window is None:
             say(windows_said(group[0].case.name, fitting))
@@ -148,6 +146,23 @@ def draw(
                 x[index] = family.sample(problem.rows(index), Rng([seeds[i] for i in index.tolist()])).float().cpu()
         found += [_whole(rows_of, layout) for rows_of in torch.split(x, each)]
     return found
+
+
+def question_of(job: Job, shown: Sequence[Shown], layout: Layout, seed: int, device: torch.device) -> Problem:
+    """What is asked about cases of one grid; each row's chance is its own, from the case, the slice and the number of the draw."""
+    asked = joined([question_batch(one.case, layout) for one in shown])
+    each = len(asked.cases) // len(shown)
+    seeds = [derive(seed, "question", name, shown[i // each].number) for i, name in enumerate(asked.cases)]
+    return job.question(to_device(asked, device), Rng(seeds))
+
+
+def crude_answers(job: Job, shown: Shown, layout: Layout, seed: int) -> dict[str, Tensor]:
+    """What the measurements of a draw say by themselves, (C, z, y, x) by name; nothing where no operator has such an answer."""
+    if not job.signature().measurements:
+        return {}
+    problem = question_of(job, [shown], layout, seed, torch.device("cpu"))
+    found = {name: m.operator.crude(m.value) for name, m in problem.measurements.items()}
+    return {f"{name} alone": _whole(x.float(), layout) for name, x in found.items() if x is not None}
 
 
 def nothing_given(job: Job, problem: Problem) -> Tensor:
@@ -304,10 +319,12 @@ class Answering:
     def given(self, member: Member) -> list[str]:
         """Which of the images that this stage reads a case has, or will have from the earlier stage."""
         made = {f.name for f in self.earlier.job.signature().x} if self.earlier and self.earlier.can(member) else set()
-        return [n for n in reads(self.job) if n in member.contrasts() or n in made]
+        known = dict.fromkeys((*reads(self.job), *self.job.simulates))
+        return [n for n in known if n in member.contrasts() or n in made]
 
     def can(self, member: Member) -> bool:
-        return bool(self.given(member)) or not reads(self.job)
+        given = self.given(member)
+        return set(self.job.simulates) <= set(given) and (bool(given) or not reads(self.job))
 
     def draws(self, member: Member, count: int, say: Callable[[str], None]) -> list[dict[str, Image]]:
         """`count` draws as images on the case's own grid; draw k is made from draw k of the earlier stage."""

@@ -16,7 +16,7 @@ from .costs import evaluations as count_evaluations
 from .costs import with_evaluations
 from .data.store import Loader, prepare_case, question_batch, to_device
 from .drawing import ROWS, Shown, build_family, draw, drawer, questions
-from .evaluate.summary import StageEvidence, competitors_of, evaluate_case
+from .evaluate.summary import Answer, StageEvidence, competitors_of, evaluate_case
 from .io import UnreadableError
 from .jobs import asks, reads
 from .judging import COST_SHARE, FINDINGS, Ready
@@ -130,7 +130,7 @@ def time_of_stage(recipe: Recipe, ready: Ready, folder: Path, device: str) -> Ti
     questions_each = len(questions(ready.job, case))
     started = time.perf_counter()
     evidence = StageEvidence(stage.name, ready.job.signature().x, reads(ready.job), ready.job.metrics + plan.metrics)
-    evaluate_case(evidence, case.name, case, x[None], competitors_of(ready.store, evidence), ready.preparation, 0.0, "")
+    evaluate_case(evidence, case.name, case, Answer(x[None]), competitors_of(ready.store, evidence), ready.preparation)
     judged = time.perf_counter() - started
     count = len(test) * questions_each
     more = COST_SHARE * training if plan.evaluations is None and own > 1 else 0.0

@@ -21,14 +21,26 @@ from .data.cohort import Member
 from .data.prepare import GridPreparation
 from .data.split import Split
 from .data.store import Layout, Prepared, Store, prepare_case, question_batch, to_device
-from .drawing import ROWS, Shown, draw, draw_file, drawer, images_of, questions, read_draws, versions, without
+from .drawing import (
+    ROWS,
+    Shown,
+    crude_answers,
+    draw,
+    draw_file,
+    drawer,
+    images_of,
+    questions,
+    read_draws,
+    versions,
+    without,
+)
 from .evaluate.gallery import Gallery
 from .evaluate.honesty import Ledger
 from .evaluate.outcomes import Answered, Measured, Question, case_rows, set_figures, write_answers
 from .evaluate.report import Cost, Report, StageResult
 from .evaluate.run_checks import check_distances, check_drawn, check_parts
 from .evaluate.statistics import interval
-from .evaluate.summary import Competitors, Pictures, StageEvidence, competitors_of, evaluate_case
+from .evaluate.summary import Answer, Competitors, Pictures, StageEvidence, competitors_of, evaluate_case
 from .families import Fsq, density_of, words_of
 from .jobs import asks, reads
 from .jobs.imaging import stack_fields
@@ -100,9 +112,8 @@ def judge_stage(
         for a in asked:
             x = torch.stack([next(drawn) for _ in a.shown])
             _write_draws(folder, stage, a.name, x, a.case, ready.preparation)
-            result.cases += evaluate_case(
-                evidence, a.name, a.case, x, competitors, ready.preparation, seconds, a.hidden
-            )
+            answer = Answer(x, seconds, a.hidden, crude_answers(job, Shown(a.shown[0]), ready.layout, recipe.seed))
+            result.cases += evaluate_case(evidence, a.name, a.case, answer, competitors, ready.preparation)
             pictures.add(a.name, a.case, x, fields, reads(job), a.hidden)
             given_back.add(a.case)
             chances.add(a, say)
@@ -320,9 +331,8 @@ class _Asking:
     def _paired(self, kept: Sequence[_Asked], drawn: Sequence[Tensor]) -> dict[str, float]:
         found: dict[str, list[float]] = {}
         for a, x in zip(kept, drawn, strict=True):
-            rows = evaluate_case(
-                self.evidence, a.name, a.case, x[None], self.competitors, self.ready.preparation, 0.0, a.hidden
-            )
+            answer = Answer(x[None], hidden=a.hidden)
+            rows = evaluate_case(self.evidence, a.name, a.case, answer, self.competitors, self.ready.preparation)
             for r in rows:
                 if r.by == "model" and r.metric in self.evidence.metrics and not isinstance(r.value, str):
                     found.setdefault(r.metric, []).append(r.value)

@@ -93,7 +93,7 @@ def prepare_stage(
     job = stage.build_job()
     asked = asks(job)
     split = split_stage(recipe, stage, data)
-    contrasts = tuple(dict.fromkeys((*reads(job), *asked)))
+    contrasts = tuple(dict.fromkeys((*reads(job), *asked, *job.simulates)))
     axes = grid_axes(job)
     reference = (asked or reads(job))[0]
     train = split.parts["train"]

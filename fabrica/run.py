@@ -319,6 +319,7 @@ def generate_images(
     answering = Answering(run, recipe, _last_stage(recipe, stage), find_device(device))
     job, written, source = answering.job, list[Path](), Source.of(data)
     known = getattr(job, "values", Values({}, {}, {}))
+    needed = ", ".join(dict.fromkeys((*reads(job), *job.simulates)))
     asked = known.asked(values or {})
     if isinstance(job, Outcome):
         return [_write_answers(answering, job, _found(source, say), source.folder, out / "answers.csv", draws, say)]
@@ -327,7 +328,7 @@ def generate_images(
     for found in _found(source, say):
         member = cohorts.overlaid(found, {}, asked)
         if not answering.can(member):
-            say(f"{member.name}: has none of {', '.join(reads(job))}; left out.")
+            say(f"{member.name}: has none of {needed}; left out.")
             continue
         if missing := [name for name in known.names if name not in member.values]:
             say(
@@ -345,9 +346,7 @@ def generate_images(
                 written.append(path)
         say(f"{member.name}: {draws} draw{'s' * (draws > 1)} written.")
     if not written:
-        raise ValueError(
-            f"No case in {source.folder} has {', '.join(reads(job))}. See what is there: fabrica inspect {source.folder}"
-        )
+        raise ValueError(f"No case in {source.folder} has {needed}. See what is there: fabrica inspect {source.folder}")
     return written
 
 

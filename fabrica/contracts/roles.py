@@ -75,6 +75,7 @@ class Job(ABC):
 
     metrics: tuple[str, ...] = ()  # names from the table of metrics that its answers are measured by
     hidden: tuple[str, ...] = ()  # conditions that training hides together at times: guidance may leave them out
+    simulates: tuple[str, ...] = ()  # images from which its question makes the y that they would have given
 
     @abstractmethod
     def signature(self) -> Signature: ...

@@ -3,7 +3,7 @@
 from ..contracts import Metric
 from ..registry import Table
 from . import feature as feature
-from . import pixel, task
+from . import pixel, task, temporal
 from . import statistics as statistics
 
-METRICS: Table[Metric] = Table("metric", {**pixel.METRICS, **task.METRICS})
+METRICS: Table[Metric] = Table("metric", {**pixel.METRICS, **temporal.METRICS, **task.METRICS})

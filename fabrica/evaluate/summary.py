@@ -16,7 +16,7 @@ from ..contracts import ARBITRARY, Field, Image, Scale
 from ..data.prepare import GridPreparation
 from ..data.store import Prepared, Store
 from ..registry import NotEvaluated, measure
-from . import hounsfield, overlap, pixel, task
+from . import METRICS, hounsfield, overlap, task
 from .competitors import JointHistogram, fit_histogram, matched
 from .structure import ssim_map
 
@@ -79,12 +79,23 @@ def competitors_of(store: Store, evidence: StageEvidence) -> Competitors:
     return Competitors(histograms, joint, mean)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a stage drew of one question, and what the data alone say."""
+
+    x: Tensor  # (draws, C, z, y, x)
+    seconds: float = 0.0  # a draw
+    hidden: str = ""  # the contrast that was asked for, where a job asks for several in turn
+    crude: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (C, z, y, x), as `Operator.crude` answers
+
+
 def evaluate_case(
-    evidence: StageEvidence, case: str, prepared: Prepared, x: Tensor, competitors: Competitors,
-    preparation: GridPreparation, seconds: float, hidden: str,
+    evidence: StageEvidence, case: str, prepared: Prepared, answer: Answer, competitors: Competitors,
+    preparation: GridPreparation,
 ) -> list[Row]:  # fmt: skip
     """All rows of one case; arrays are on the prepared grid when it is the source's, else back on the source's."""
-    rows = [Row(case, prepared.case.patient, "", "model", "seconds a draw", seconds, "s")]
+    x, hidden = answer.x, answer.hidden
+    rows = [Row(case, prepared.case.patient, "", "model", "seconds a draw", answer.seconds, "s")]
     start = 0
     for f in evidence.fields:
         part = x[:, start : start + f.channels]
@@ -98,7 +109,8 @@ def evaluate_case(
         elif f.kind == "label":
             rows += _label_rows(evidence, case, prepared, part, truth, preparation, f)
         elif evidence.metrics:
-            rows += _intensity_rows(evidence, case, prepared, part, truth, competitors, preparation, f)
+            crude = {by: y[start - f.channels : start] for by, y in answer.crude.items()}
+            rows += _intensity_rows(evidence, case, prepared, (part, crude), competitors, preparation, f)
     return rows
 
 
@@ -126,20 +138,26 @@ def _label_rows(
     drawn = part.mean(0).argmax(0, keepdim=True).float()
     generated = _on_source(drawn, f, prepared, preparation)
     by = "model: mean of draws" if len(part) > 1 else "model"
-    found = overlap.rows_of(generated, reference, spacing_mm=truth.spacing_mm)
+    found: dict[str, tuple[Any, str]] = dict(overlap.rows_of(generated, reference, spacing_mm=truth.spacing_mm))
+    given = {"labels": generated, "reference_labels": reference, "spacing_mm": truth.spacing_mm, "classes": f.channels}
+    for metric in evidence.metrics:
+        if metric not in found and METRICS.find(metric).tier != "pixel":
+            found[metric] = in_words(measure(METRICS.find(metric), given)), METRICS.find(metric).unit
     return [Row(case, prepared.case.patient, f.name, by, m, value, unit) for m, (value, unit) in found.items()]
 
 
 def _intensity_rows(
-    evidence: StageEvidence, case: str, prepared: Prepared, part: Tensor, truth: Image, competitors: Competitors,
-    preparation: GridPreparation, f: Field,
+    evidence: StageEvidence, case: str, prepared: Prepared, drawn: tuple[Tensor, Mapping[str, Tensor]],
+    competitors: Competitors, preparation: GridPreparation, f: Field,
 ) -> list[Row]:  # fmt: skip
+    (part, crude), truth = drawn, prepared.case.images[f.name]
     scale = preparation.scale_of(truth)
     reference = (truth.data[0].numpy() - scale.offset) / scale.width
     mask = body_mask(prepared, evidence, f.name, preparation)
     answers = {"model: one draw" if len(part) > 1 else "model": _on_source(part[0], f, prepared, preparation)}
     if len(part) > 1:
         answers["model: mean of draws"] = _on_source(part.mean(0), f, prepared, preparation)
+    answers |= {by: _on_source(y, f, prepared, preparation) for by, y in crude.items()}
     inputs = {
         g: _scaled(prepared.case.images[g], preparation)
         for g in evidence.given
@@ -153,9 +171,12 @@ def _intensity_rows(
         )
     unit = truth.meaning.unit if truth.meaning.unit not in (*ARBITRARY, "grey") else ""
     rows, patient = list[Row](), prepared.case.patient
+    masks = {n: i.data[0].numpy() > 0.5 for n, i in prepared.case.images.items() if i.meaning.kind == "label"}
+    more = {"spacing_mm": truth.spacing_mm, **masks, "values": prepared.case.values}
     for by, image in answers.items():
         for metric in evidence.metrics:
-            value, own = _measure(metric, image, reference, mask, (scale, unit) if unit else None, preparation.axes)
+            physical = (scale, unit) if unit else None
+            value, own = _measure(metric, image, reference, mask, physical, preparation.axes, more)
             rows.append(Row(case, patient, f.name, by, metric, value, own or unit))
     for by, image in answers.items() if unit == "HU" else ():
         pair = {"generated": _physical(image, scale), "reference": _physical(reference, scale), "mask": mask}
@@ -183,11 +204,13 @@ def _physical(values: Array, scale: Scale) -> Array:
 
 
 def _measure(
-    metric: str, image: Array, reference: Array, mask: NDArray[np.bool_], physical: tuple[Scale, str] | None, axes: str
-) -> tuple[float | str, str]:
+    metric: str, image: Array, reference: Array, mask: NDArray[np.bool_], physical: tuple[Scale, str] | None, axes: str,
+    more: Mapping[str, Any],
+) -> tuple[float | str, str]:  # fmt: skip
     """In physical units where there are some: HU over the SynthRAD range, others over the width of their scale.
 
-    Arbitrary units on the scale where 1 = the foreground's 99.5th percentile.
+    Arbitrary units on the scale where 1 = the foreground's 99.5th percentile. A metric is found whatever its tier, and called with
+    the evidence that it names; `more`: spacing_mm, and masks of the case by name.
     """
     convention, span = "plain", 1.0
     if physical is not None:
@@ -196,11 +219,16 @@ def _measure(
         convention, span = ("synthrad2025", 4095.0) if unit == "HU" else ("plain", scale.width)
     if metric == "ssim":
         return ssim_masked(image, reference, mask, span, axes), ""
-    if metric not in pixel.METRICS:
-        return str(NotEvaluated((f"a {metric} that can be computed from paired images",))), ""
-    known = pixel.METRICS[metric]
-    given = {"generated": image, "reference": reference, "mask": mask, "data_range": span, "convention": convention}
-    return in_words(measure(known, given)), known.unit if known.unit == "dB" else ""
+    known = METRICS.find(metric)
+    given = {
+        "generated": image,
+        "reference": reference,
+        "mask": mask,
+        "data_range": span,
+        "convention": convention,
+        **more,
+    }
+    return in_words(measure(known, given)), "" if known.unit == "unit of the image" else known.unit
 
 
 def in_words(value: Any) -> float | str:

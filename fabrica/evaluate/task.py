@@ -37,4 +37,4 @@ def lesion_contrast(image: ArrayLike, lesion: ArrayLike, *, tissue: ArrayLike | 
     return float(values[inside].mean() - values[shell].mean())
 
 
-METRICS = {"dice": Metric(dice, ("generated", "reference"), "task", "higher", "")}
+METRICS = {"dice": Metric(dice, ("labels", "reference_labels"), "task", "higher", "")}

@@ -57,6 +57,11 @@ def reads(job: Job) -> tuple[str, ...]:
     return tuple(names)
 
 
+def starts_from_images(job: Job) -> bool:
+    """Whether a regression could answer: something is asked that has a truth, and images are given to start from."""
+    return bool(reads(job)) and all(f.kind != "embedding" for f in job.signature().x)
+
+
 def label_classes(job: Job) -> dict[str, int]:
     """Name of each label map that a job is given or asks for -> number of its classes."""
     signature = job.signature()
@@ -78,7 +83,7 @@ def layout_of(job: Job, size: tuple[int, int, int]) -> Layout:
     values = tuple(f.name for f in fields if f.kind in ("number", "class") and f.name != "position")
     classes = {name: tuple(known) for name, known in getattr(job, "by", {}).items()}
     labels = tuple(f.name.removeprefix("given ") for f in fields if f.kind == "label")
-    contrasts = tuple(dict.fromkeys((*given, *asked)))
+    contrasts = tuple(dict.fromkeys((*given, *asked, *job.simulates)))
     place = any(f.name == "place" for f in signature.condition)
     return Layout(
         contrasts, grid_axes(job), size, context, values, classes, labels, texts=getattr(job, "text", {}), place=place
@@ -98,4 +103,5 @@ __all__ = [
     "label_classes",
     "layout_of",
     "reads",
+    "starts_from_images",
 ]
