@@ -33,7 +33,7 @@ def stack_fields(fields: Sequence[Field], batch: Batch) -> Tensor:
 def one_hot(labels: Tensor, classes: int) -> Tensor:
     """(B, 1, *axes) whole numbers -> (B, classes, *axes); raises ValueError for a number that is no class."""
     index = labels[:, 0].round().long()
-    if index.numel() and (int(index.min()) < 0 or int(index.max()) >= classes):
+    if index.numel() and not index.is_meta and (int(index.min()) < 0 or int(index.max()) >= classes):
         raise ValueError(
             f"A label is {int(index.max())}, expected 0 to {classes - 1}. Give the field more classes: label:{int(index.max()) + 1}"
         )

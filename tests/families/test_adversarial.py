@@ -168,14 +168,14 @@ def test_a_cycle_comes_back_and_its_terms_can_be_left_out() -> None:
     assert "identity" not in Cycle(neighbours, SMALL, "fp32").loss(wide, "model", Rng(range(2)), 0.0)
     optimiser = torch.optim.Adam(list(bare.groups()["model"]), 3e-3)
     before = float(bare.loss(problem, "model", Rng(range(4)), 0.0)["cycle"].detach().mean())
-    for step in range(60):
+    for step in range(120):
         optimiser.zero_grad()
         torch.stack(
             [t.mean() for t in bare.loss(problem, "model", Rng(range(4)).child(step), 0.0).values()]
         ).sum().backward()
         optimiser.step()
     after = float(bare.loss(problem, "model", Rng(range(4)), 0.0)["cycle"].detach().mean())
-    below("the way there and back, of what it was", after / before, 0.5)
+    below("the way there and back, of what it was", after / before, 0.6)
 
 
 VIRTUAL = {

@@ -126,19 +126,27 @@ def test_channels_and_odd_sides(name: str, axes: str) -> None:
 
 LEARNING: dict[str, dict[str, Any]] = {
     "autoregressive": {"steps": 500, "within": 0.1},  # of coins
-    "consistency": {"steps": 600, "axes": ""},  # of images it had its means, not its spreads, after 400 steps
-    "cycle": {"steps": 400, "channels": (8, 16)},
+    "consistency": {
+        "steps": 900,
+        "axes": "",
+        "spread_within": 0.75,
+    },  # of images it had its means, not its spreads, after 400 steps
+    "cycle": {"steps": 400, "channels": (8, 16), "within": 0.1, "spread_within": 0.75},
     "diffusion": {"steps": 600},
     "flow": {"steps": 600},
     "gan": {"steps": 400},
     "regression": {},
-    "shortcut": {"steps": 600},
+    "shortcut": {"steps": 600, "spread_within": 0.75},
     "vae": {"steps": 1000},
     "vq": {"steps": 1500, "generates": False},
 }
 
 
-VOLUMES = {"autoregressive": 500, "flow": 600, "gan": 400, "regression": 300, "vae": 600}  # one of each kind; steps
+VOLUMES = {
+    "autoregressive": 500,
+    "flow": 600,
+    "regression": 300,
+}  # one of each kind that is learned within seconds; steps
 
 
 @pytest.mark.parametrize(
@@ -152,10 +160,13 @@ VOLUMES = {"autoregressive": 500, "flow": 600, "gan": 400, "regression": 300, "v
 def test_what_is_taught_is_learned(name: str, axes: str) -> None:
     """As runs train: by the optimiser of `train`, its rates and all."""
     torch.manual_seed(SEED)
-    plan = dict(LEARNING[name]) | ({"axes": axes, "steps": VOLUMES[name]} if axes == "zyx" else {})
+    plan = dict(LEARNING[name]) | (
+        {"axes": axes, "steps": VOLUMES[name], "spread_within": 0.75} if axes == "zyx" else {}
+    )
     shape = UNetShape(plan.pop("channels", (16, 32) if plan.get("axes", "yx") else (32,)), 1)
     largest = check_family_learns(lambda signature: FAMILIES.find(name)(signature, shape, PRECISION), **plan)
-    below("the largest share of a bound of the law", largest, 1.0)
+    for what, share in largest.items():
+        below(f"{name}-{axes}: {what}, of the law's bound", share, 1.0)
 
 
 @pytest.mark.parametrize("name", ["flow", "diffusion"])
@@ -192,7 +203,7 @@ def test_training_lowers_the_loss(name: str) -> None:
 
     before = loss()
     _trained(family, problem, 40)
-    below("the loss, of what it was", loss() / before, 0.8)
+    below(f"{name}: the loss, of what it was", loss() / before, 0.8)
 
 
 @pytest.mark.parametrize("family_class", [Diffusion, Flow])
