@@ -376,16 +376,17 @@ def virtual(
 
 @app.command("list")
 def list_names(
-    noun: Annotated[str | None, typer.Argument(metavar="[NOUN]", help="family, job, sampler or metric.")] = None,
+    noun: Annotated[str | None, typer.Argument(metavar="[NOUN]", help="family, job, sampler, operator, noise or metric.")] = None,
 ) -> None:
     """Every registered name, one a line."""
     from .evaluate import METRICS
     from .families import FAMILIES
     from .jobs import JOBS
+    from .physics import NOISES, OPERATORS
     from .registry import Table, unknown
     from .sampling import SAMPLERS
 
-    tables: dict[str, Table[Any]] = {t.noun: t for t in (FAMILIES, JOBS, SAMPLERS, METRICS)}
+    tables: dict[str, Table[Any]] = {t.noun: t for t in (FAMILIES, JOBS, SAMPLERS, OPERATORS, NOISES, METRICS)}
     with errors():
         if noun is not None and noun not in tables:
             raise unknown("noun", noun, list(tables))
