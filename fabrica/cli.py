@@ -376,7 +376,9 @@ def virtual(
 
 @app.command("list")
 def list_names(
-    noun: Annotated[str | None, typer.Argument(metavar="[NOUN]", help="family, job, sampler, operator, noise or metric.")] = None,
+    noun: Annotated[
+        str | None, typer.Argument(metavar="[NOUN]", help="family, job, sampler, operator, noise or metric.")
+    ] = None,
 ) -> None:
     """Every registered name, one a line."""
     from .evaluate import METRICS
