@@ -216,6 +216,7 @@ def train_stage(
     family = with_codec(build_family(stage, ready.job, chosen, recipe), stage, folder, recipe)
     if known is not None:
         check_scales(stage, ready.job, known[1])
+        _check_same_scans(ready, known[1], folder)
     if known is None:
         _read_intensities(family, ready, say)
     family = family.to(device)
@@ -257,6 +258,19 @@ def train_stage(
             watch(stage.name, progress)
 
     return fit(family, stage.training_job(), loader, plan, place, facts, told, device)
+
+
+def _check_same_scans(ready: Ready, facts: Mapping[str, Any], folder: Path) -> None:
+    """Raises ValueError where scans, units or grids are no longer those of the training: its weights would mean something else."""
+    if int(facts["format"]) < FORMAT:
+        return
+    now = json.loads(json.dumps(plain_preparation(ready.preparation)))
+    changed = [key for key, value in now.items() if facts["preparation"].get(key) != value]
+    if changed:
+        raise ValueError(
+            f"{ready.stage.name} was trained on other scans: their {', '.join(changed)} changed since. Give it back what it was trained on, "
+            f"or start a new run: fabrica run {folder / 'recipe.yaml'}"
+        )
 
 
 def _read_intensities(family: Family, ready: Ready, say: Say) -> None:

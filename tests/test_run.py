@@ -463,6 +463,22 @@ def test_settings_that_change_nothing_are_refused(finished: Path, tmp_path: Path
     check_settings(run, from_plain(_plain(seed=5)))
 
 
+def test_other_scans_than_those_of_the_training_are_refused(tmp_path: Path, make_image: MAKE) -> None:
+    """A unit said later, or other patients in the folder: the weights would be asked on another scale."""
+    data = _files(tmp_path / "d", make_image)
+    told = {
+        "cohorts": {"all": {"path": str(data)}},
+        "split": {"train": ["p0", "p1"], "test": ["p2"]},
+        "baseline": "none",
+        "evaluate": QUICK,
+    }
+    _run(tmp_path / "run", **told)
+    _run(tmp_path / "run", **told)  # the same again
+    units = {"all": {"path": str(data), "units": {"FLAIR": "ms"}}}
+    with pytest.raises(ValueError, match=r"model was trained on other scans: their scales, units changed since"):
+        _run(tmp_path / "run", **{**told, "cohorts": units})
+
+
 def test_a_run_says_what_it_will_take(tmp_path: Path) -> None:
     """Training, drawing and judging of each stage, before the first is trained."""
     _, said = _run(tmp_path, evaluate=QUICK)
