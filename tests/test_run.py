@@ -686,7 +686,9 @@ def test_values_of_new_scans_can_be_asked_for(tmp_path: Path, monkeypatch: pytes
     write_cohort(VirtualCohort(1, 9, 4), tmp_path / "new", lambda text: None)
     seen = []
     asked = Translation.question
-    monkeypatch.setattr(Translation, "question", lambda self, batch: seen.append(asked(self, batch)) or seen[-1])
+    monkeypatch.setattr(
+        Translation, "question", lambda self, batch, rng: seen.append(asked(self, batch, rng)) or seen[-1]
+    )
     for number, values in enumerate(({}, {"age": "81"})):
         files = generate_images(
             tmp_path / "run", tmp_path / "new", tmp_path / str(number), say=lambda text: None, values=values
