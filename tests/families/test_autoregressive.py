@@ -201,14 +201,14 @@ def test_words_of_a_codec_become_images() -> None:
     torch.manual_seed(SEED)
     signature = Signature((Field("FLAIR"),), "yx")
     codec = Fsq(signature, UNetShape((16, 32), 1), PRECISION, levels=(4, 4))
-    _train(codec, 150)
+    _train(codec, 300)
     prior = Autoregressive(latent_signature(signature, codec, Autoregressive), UNetShape((32,), 2, patch=1), PRECISION)
     model = Latent(codec, prior, ())
     assert sides_of(model) == 4
-    _train(model, 250)
+    _train(model, 400)
     rows = tuple(map(str, range(24)))
     drawn, real = model.sample(Problem(rows, (1, 16, 16)), Rng(range(24))), _images(200, Rng(range(900, 1100)))
-    near("the mean of draws", float(drawn.mean()), float(real.mean()), 0.1)
+    near("the mean of draws", float(drawn.mean()), float(real.mean()), 0.12)
     above("how far draws lie apart", float((drawn[:12] - drawn[12:]).abs().mean()), 0.025)
     check_family(model, Problem(("a", "b"), (1, 16, 16), target=real[:2]))
 
