@@ -43,7 +43,7 @@ class Member(ABC):
     @property
     def name(self) -> str:
         """patient, or patient_visit: the name of the case in every table and folder."""
-        return re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{self.patient}_{self.visit}" if self.visit else self.patient)
+        return re.sub(r"[^\w.-]+", "-", f"{self.patient}_{self.visit}" if self.visit else self.patient)
 
 
 @dataclass(frozen=True)
@@ -129,13 +129,34 @@ def find(folder: Path, table: Path | None = None, units: Mapping[str, str] | Non
     for row in rows:
         groups[row.patient, row.visit].append(row)
     members = [_member(key, found, known, oddities) for key, found in sorted(groups.items())]
+    _check_names(members)
+    if lost := sorted(set(said) - {row.contrast for row in rows}):
+        oddities.append(
+            Oddity(
+                str(folder),
+                f"no image is called {', '.join(lost)}.",
+                "Name contrasts as inspect shows them.",
+                "warning",
+            )
+        )
     doubts = tuple(dict.fromkeys(row.doubt for row in rows if row.doubt))
     return Cohort(_with_days(members), tuple(oddities), doubts=doubts)
 
 
+def _check_names(members: Sequence[Member]) -> None:
+    """Raises UnreadableError where two cases would lie in one folder: one would overwrite the other."""
+    seen: dict[str, Member] = {}
+    for m in members:
+        if (first := seen.setdefault(m.name, m)) is not m:
+            whom = " and ".join(repr("/".join(k for k in (o.patient, o.visit) if k)) for o in (first, m))
+            raise UnreadableError(
+                f"{whom} would share the name {m.name}.", "Rename one in a table: --write-table files.csv."
+            )
+
+
 def _listed(row: Row, known: Demographics) -> Row:
     """A picture that a table names belongs to the patient that stands there, and is a visit of its own."""
-    stem = row.scan.files[0].name.split(".")[0]
+    stem = io.stem(row.scan.files[0].name)
     if row.scan.member or stem not in known.images:
         return row
     patient, values = known.images[stem]
@@ -169,7 +190,13 @@ def write_table(cohort: Cohort, path: Path, folder: Path) -> int:
                 continue
             for contrast, scan in member.scans.items():
                 relative = scan.files[0].relative_to(folder) if folder.is_dir() else scan.files[0].name
-                unit = scan.unit if scan.unit not in ("SUV?", "") else ""
+                unit = (
+                    "label"
+                    if scan.kind == "label"
+                    else scan.unit
+                    if scan.unit_from in ("table", "said", "sidecar")
+                    else ""
+                )
                 row = [relative, scan.member, member.patient, member.visit, contrast, member.site, member.days, unit]
                 writer.writerow(row)
                 count += 1
@@ -233,7 +260,7 @@ def _row_of(line: Line, scan: Scan) -> Row:
     days, unit = line.get("days"), line.get("unit")
     if days and number_of(days) is None:
         raise line.fault(f"has the days {days!r}, expected a number.", "Write 3.5 for three and a half.")
-    if vocabulary.field_of(line.get("contrast")).kind == "label":
+    if unit == "label" or vocabulary.field_of(line.get("contrast")).kind == "label":
         scan = replace(scan, kind="label")
     elif unit:
         try:

@@ -7,11 +7,13 @@ Exact identifiers are joined first. A bare number is joined to a patient only wh
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
+from .. import io
 from ..io import Oddity, UnreadableError
 from .identity import Row
 from .tables import Line, Table, number_of, read_table, value_of
@@ -19,6 +21,7 @@ from .tables import Line, Table, number_of, read_table, value_of
 PATIENT = ("participant_id", "patient_id", "subject_id", "patient", "subject", "participant")
 VISIT = ("session_id", "session", "visit", "visit_id", "timepoint")
 IMAGE = ("image_id", "image", "file", "filename", "file_name")
+OTHER_AGES = {"onset", "diagnosis", "death", "gestational", "menarche"}  # no ages at the scan
 DAYS = ("days", "days_since_first", "day")
 DATE = ("acq_time", "date", "study_date", "scan_date")
 
@@ -45,7 +48,10 @@ def find_demographics(folder: Path, rows: Sequence[Row], reserved: Iterable[Path
     found = Demographics()
     if not folder.is_dir():
         return found
-    stems = {_stem(r.scan.files[0]) for r in rows if not r.scan.member}
+    every = [_stem(r.scan.files[0]) for r in rows if not r.scan.member]
+    stems = {
+        stem for stem, count in Counter(every).items() if count == 1
+    }  # of two of one name nobody can say which is meant
     visits: dict[str, set[str]] = {}
     for row in rows:
         visits.setdefault(row.patient, set()).add(row.visit)
@@ -72,7 +78,7 @@ def _take(found: Demographics, table: Table, visits: Mapping[str, set[str]], ste
         return
     if of_image:
         for line in table.lines:
-            if line.get(of_patient):
+            if line.get(of_patient) and _stem(Path(line.get(of_image))) in stems:
                 found.images[_stem(Path(line.get(of_image)))] = (
                     line.get(of_patient),
                     _values(line, (of_patient, of_image)),
@@ -116,11 +122,9 @@ def _joined(found: Demographics, table: Table, said: Sequence[str], patients: Se
     join: dict[str, str] = {}
     prefixes = {re.fullmatch(r"(\D*)\d+", p)[1] if re.fullmatch(r"(\D*)\d+", p) else None for p in patients}  # type: ignore[index]
     alike = len(prefixes) == 1 and None not in prefixes
-    lost = []
+    lost, known = [], _index(patients)
     for name in dict.fromkeys(n for n in said if n):
-        exact = [p for p in patients if p == name] or [
-            p for p in patients if p.casefold().removeprefix("sub-") == name.casefold().removeprefix("sub-")
-        ]
+        exact = next((k[spelt(name)] for k, spelt in zip(known, _SPELLINGS, strict=True) if spelt(name) in k), [])
         if not exact and alike and name.isdigit():
             exact = [p for p in patients if re.search(r"\d+$", p) and int(re.search(r"\d+$", p)[0]) == int(name)]  # type: ignore[index]
             if len(exact) == 1:
@@ -141,12 +145,35 @@ def _joined(found: Demographics, table: Table, said: Sequence[str], patients: Se
     return join
 
 
+def _same(name: str, known: Sequence[str]) -> list[str]:
+    """Those that a table means: exactly so, else without `sub-`, `ses-` and case, else but for leading zeros."""
+    return next((found for spelt in _SPELLINGS if (found := [k for k in known if spelt(k) == spelt(name)])), [])
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"^(?:sub|ses)-", "", name.casefold())
+
+
+def _unpadded(name: str) -> str:
+    return re.sub(r"(?<!\d)0+(?=\d)", "", _bare(name))
+
+
+_SPELLINGS: tuple[Callable[[str], str], ...] = (str, _bare, _unpadded)
+
+
+def _index(patients: Sequence[str]) -> list[dict[str, list[str]]]:
+    """By each spelling, whom it may mean."""
+    found: list[dict[str, list[str]]] = [{} for _ in _SPELLINGS]
+    for patient in patients:
+        for known, spelt in zip(found, _SPELLINGS, strict=True):
+            known.setdefault(spelt(patient), []).append(patient)
+    return found
+
+
 def _visit(said: str, known: Iterable[str]) -> str | None:
     """The visit of the cohort that a table means, ses- or not; None where there is no such visit."""
-    bare = said.removeprefix("ses-")
-    names = list(known)
-    exact = [v for v in names if v in (said, bare)]
-    return exact[0] if exact else None
+    found = _same(said, [v for v in known if v])
+    return found[0] if len(found) == 1 else None
 
 
 def _values(line: Line, keys: Iterable[str]) -> Values:
@@ -156,8 +183,10 @@ def _values(line: Line, keys: Iterable[str]) -> Values:
     for column in line.cells:
         if column in left_out or not (text := line.get(column)):
             continue
-        parts = column.split("_")
-        found["age" if "age" in parts and "age" not in line.cells else column] = value_of(text)
+        found[column] = value_of(text)
+    ages = [c for c in found if "age" in c.split("_") and not set(c.split("_")) & OTHER_AGES]
+    if "age" not in found and len(ages) == 1:
+        found["age"] = found.pop(ages[0])
     return found
 
 
@@ -186,4 +215,4 @@ def _lists_files(table: Table, column: str, stems: set[str]) -> bool:
 
 
 def _stem(path: Path) -> str:
-    return path.name.split(".")[0]
+    return io.stem(path.name)

@@ -16,10 +16,13 @@ from ..io import Scan, UnreadableError
 from . import vocabulary
 
 EQUAL = 0.6  # of neighbours inside: regions of a label map are of one number, intensities are not
+FEW = 12  # numbers of a label map whose name says nothing
+SMALL = 8_000_000  # bytes of a file that is opened to see whether it is one: masks pack well
 _BRATS = re.compile(r"^(BraTS-[A-Za-z]+-\d+)-(\d{3})\b")
 _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
 _SLICE = re.compile(r"^(.*?\d.*?)[_-]*(?:slice|sl|frame|fr|img|im|z)[_-]?(\d+)$", re.IGNORECASE)
-_TWO_NUMBERS = re.compile(r"^(.*\d)[_-](\d+)$")
+_TWO_NUMBERS = re.compile(r"^(.*\d.*?)(?:[_-](\d+)|(?<=\d)([a-z]))$")
+_DATE = re.compile(r"(?<!\d)((?:19|20)\d{2}-?[01]\d-?[0-3]\d)(?!\d)")
 _PERSON = re.compile(r"^(?:sub|subject|patient|pat|participant|case|pid|p|s)[-_ ]?\d+\b", re.IGNORECASE)
 
 
@@ -82,11 +85,23 @@ def _volume(scan: Scan, folders: list[str], stem: str, words: list[str], contras
             return Row(found[1], found[2], contrast, scan, values)
     own = [f for f in folders if not _is_plain(f)]
     if own:
-        level = next((k for k, f in enumerate(own) if _PERSON.match(f)), 0)
+        level = _level_of_patients(own)
         deeper = "-".join(own[level + 1 :])
         return Row(own[level], visit or deeper, contrast, scan, values)
+    if not visit and (dated := _DATE.search(stem)):
+        visit = dated[1]
+        words = vocabulary.tokens(stem.replace(visit, ""))
     rest = [w for w in words if not vocabulary.is_contrast(w) and not vocabulary.visit_of(w)]
     return Row("_".join(rest) or base.name, visit, contrast, scan, values)
+
+
+def _level_of_patients(folders: Sequence[str]) -> int:
+    """Which of the folders is a patient's: what is called so, else the first that bears a number and is no date; else the first."""
+    called = next((k for k, f in enumerate(folders) if _PERSON.match(f)), None)
+    numbered = (
+        k for k, f in enumerate(folders) if re.search(r"\d", f) and not re.fullmatch(r"(?:19|20)\d{2}[-_\d]*", f)
+    )
+    return called if called is not None else next(numbered, 0)
 
 
 def _dicom(scan: Scan, folders: list[str]) -> Row:
@@ -117,14 +132,14 @@ def _picture(scan: Scan, folders: list[str], stem: str, contrast: str) -> Row:
         return Row(own[-1], bare if kinds else name, contrast, scan, values)
     if sliced:
         return Row(sliced[1].rstrip("_-"), f"slice{sliced[2]}", contrast, scan, values)
-    return Row(bare if kinds else name, "", contrast, scan, values)
+    return Row((bare if kinds else name) or name, "", contrast, scan, values)
 
 
 def _without_kind(name: str) -> tuple[str, bool]:
     """A picture's name without the word that says what it shows: p1_label and p1_t1 are of one p1."""
     parts = re.split(r"([_-])", name)
     kept = [i for i in range(0, len(parts), 2) if not vocabulary.is_contrast(parts[i].lower())]
-    if len(kept) == (len(parts) + 1) // 2 or not kept:
+    if len(kept) == (len(parts) + 1) // 2:
         return name, False
     return "".join(p for i in kept for p in parts[max(0, i - 1) : i + 1]).strip("_-"), True
 
@@ -173,8 +188,12 @@ def _bare(path: Path) -> str:
 
 
 def _by_content(scan: Scan) -> Scan:
-    """A volume of single bytes whose regions are of one number each is a label map, whatever it or its folder is called."""
-    if scan.format != "nifti" or scan.kind == "label" or scan.bytes_each != 1:
+    """A volume of a few whole numbers whose regions are of one each is a label map, whatever it or its folder is called."""
+    if scan.format != "nifti" or scan.kind == "label":
+        return scan
+    path = scan.files[0]
+    told = vocabulary.contrast_of(vocabulary.tokens(path.name))[0]
+    if scan.bytes_each != 1 and (told or path.stat().st_size > SMALL):
         return scan
     try:
         volume = io.read(scan).data[0]
@@ -186,6 +205,8 @@ def _by_content(scan: Scan) -> Scan:
 def _is_label(volume: torch.Tensor) -> bool:
     inside = volume[..., 1:] != 0
     if not bool(inside.any()) or bool((volume != volume.round()).any()) or float(volume.min()) < 0:
+        return False
+    if len(torch.unique(volume)) > FEW:
         return False
     return float((volume[..., 1:] == volume[..., :-1])[inside].float().mean()) >= EQUAL
 
@@ -203,8 +224,9 @@ def _with_doubts(rows: Sequence[Row], base: Path) -> list[Row]:
     for row in rows:
         named = _TWO_NUMBERS.match(row.patient) if _is_flat(row, base) else None
         if named and named[1] in several:
-            doubt = f"{row.patient} may be image {named[2]} of patient {named[1]}, or a patient of its own"
-            row = replace(row, patient=named[1], visit=row.visit or named[2], doubt=doubt)
+            own = named[2] or named[3]
+            doubt = f"{row.patient} may be image {own} of patient {named[1]}, or a patient of its own"
+            row = replace(row, patient=named[1], visit=row.visit or own, doubt=doubt)
         found.append(row)
     return found
 
@@ -213,4 +235,7 @@ def _is_flat(row: Row, base: Path) -> bool:
     """Is the patient named by the file alone? Archives and arrays number their pictures, headers name patients."""
     path = row.scan.files[0]
     folders = [f for f in path.relative_to(base).parts[:-1] if not _is_plain(f)]
-    return row.scan.format in ("nifti", "raster") and not folders and not row.scan.member and not row.visit
+    classed = row.scan.format == "raster" and not any(
+        re.search(r"\d", f) for f in folders
+    )  # a folder of letters is a class
+    return row.scan.format in ("nifti", "raster") and (not folders or classed) and not row.scan.member and not row.visit

@@ -120,6 +120,11 @@ def align(case: Case, reference: str) -> tuple[Case, tuple[str, ...]]:
         if same_grid(grid_of(image), grid):
             images[name] = image
             continue
+        if not image.calibrated and not case.images[reference].calibrated:
+            raise UnreadableError(
+                f"its {name} is a picture of another size than its {reference}, and neither says how large a pixel is.",
+                "Bring them to one size, or leave one out with a table.", image.source or "",
+            )  # fmt: skip
         share = coverage(image, grid)
         if not share:
             raise UnreadableError(

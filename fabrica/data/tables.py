@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,9 @@ class Table:
 def read_table(path: Path, expected: Sequence[str] = ()) -> Table:
     """The table in a file; `expected` columns help to tell the separator. Raises UnreadableError naming file and row."""
     text, remark = _decoded(path)
-    separator = _separator(text, path, expected)
+    stated = re.match(r'"?sep=(.)"?\r?\n', text)  # how spreadsheets say it
+    text = text[stated.end() :] if stated else text
+    separator = stated[1] if stated else _separator(text, path, expected)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
         rows = [(reader.line_num, row) for row in reader]
@@ -95,6 +98,8 @@ def _decoded(path: Path) -> tuple[str, str]:
         ) from error
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     try:
+        if encoding == "utf-8" and b"\0" in content:
+            encoding = "utf-16-le" if content[1:2] == b"\0" else "utf-16-be"
         return content.decode(encoding), ""
     except UnicodeDecodeError as error:
         if encoding != "utf-8" or b"\0" in content:

@@ -34,6 +34,10 @@ def with_unit(scan: Scan, contrast: str, said: Mapping[str, str] | None = None) 
     if scan.kind == "label":
         return replace(scan, unit="")
     if said and contrast in said:
+        if scan.format == "dicom" and scan.unit not in (*ARBITRARY, said[contrast]):
+            raise ValueError(
+                f"{scan.name} states {scan.unit}, and --unit says {contrast}={said[contrast]}. Leave --unit out, or convert it."
+            )
         return replace(scan, unit=said[contrast], unit_from="said")
     if scan.unit_from == "table" or scan.format == "dicom" or scan.unit != "a.u.":
         return replace(scan, unit_from=scan.unit_from or "header")
@@ -59,7 +63,7 @@ def _by_sidecar(path: Path) -> str:
     except (OSError, ValueError):
         return ""
     stated = plain.get("Units") if isinstance(plain, dict) else None
-    return _SIDECAR.get(str(stated).strip().lower(), "") if stated else ""
+    return _SIDECAR.get(str(stated).strip().lower(), "a.u.") if stated else ""
 
 
 def check_by_values(image: Image, scan: Scan) -> None:
@@ -68,9 +72,9 @@ def check_by_values(image: Image, scan: Scan) -> None:
         return
     low, high = float(image.data.min()), float(image.data.max())
     name = image.meaning.name
-    if image.meaning.unit == "HU" and low >= 0 and high > -NO_AIR:
+    if image.meaning.unit == "HU" and low >= NO_AIR:
         raise UnreadableError(
-            f"is called CT, but no value is below 0 (they reach from {low:.0f} to {high:.0f}): these are no HU.",
+            f"is called CT, but no value is as dark as air (they reach from {low:.4g} to {high:.4g}): these may be no HU.",
             f"Convert it (HU + 1024 is common), or say that they are: --unit {name}=HU", str(scan.files[0]),
         )  # fmt: skip
     if image.meaning.unit == "Gy" and high > MOST_GY:

@@ -54,7 +54,9 @@ PARTS = {
     "jpg",
     "jpeg",
 }
-_VISIT = re.compile(r"^(?:ses|session|visit|study|tp|timepoint|scan|year|month|week|day|v|m)-?(\d+)$")
+_VISIT = re.compile(
+    r"^(?:baseline|followup|bl|fu\d*)$|^(?:ses|session|visit|study|tp|timepoint|scan|year|month|week|day|v|m)-?(\d+)$"
+)
 
 
 def tokens(name: str) -> list[str]:

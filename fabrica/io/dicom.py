@@ -68,6 +68,7 @@ _ASKED = [
     "StudyDate",
 ]
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+_LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 _SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _EXPORT_AGAIN = "Export it again from the archive."
 
@@ -130,8 +131,6 @@ def read(scan: Scan) -> Image:
     elif scan.axes == "yx":
         data = data[0, 0]
     data = np.moveaxis(data, -1, 0)
-    if scan.kind == "label":
-        data = (data > 0).astype(np.float32)
     times = torch.tensor(stack.times, dtype=torch.float64) if "t" in scan.axes else None
     return Image(
         torch.from_numpy(np.ascontiguousarray(data)),
@@ -155,6 +154,15 @@ def _header(path: Path, oddities: list[Oddity]) -> Any:
         raise UnreadableError(*_WITHOUT_PIXELS[kind])
     if kind == _SLIDE or "TotalPixelMatrixColumns" in header:
         raise UnreadableError("holds tiles of a slide, not a patient volume.", "Whole-slide images are not supported.")
+    if kind == _SEGMENTATION and str(header.get("SegmentationType") or "") == "FRACTIONAL":
+        raise UnreadableError(
+            "is a fractional segmentation: shares, not labels.", "Export it as binary, at the share that is meant."
+        )
+    if "MOSAIC" in str(header.get("ImageType") or ""):
+        raise UnreadableError("is a mosaic: many slices in one picture.", "Convert it to NIfTI, or export slices.")
+    for several, what in (("NumberOfEnergyWindows", "energy windows"), ("NumberOfTimeSlots", "time slots")):
+        if int(header.get(several) or 1) > 1:
+            raise UnreadableError(f"holds {what} one behind the other.", "Export them as files of their own.")
     if not header.get("Rows") or not header.get("Columns"):
         raise UnreadableError("is DICOM without pixels (a report, a plan or a damaged image).", "Leave it out.")
     return header
@@ -202,7 +210,12 @@ def _series_scans(members: Sequence[tuple[Path, Any]], oddities: list[Oddity]) -
             oddities.append(Oddity(str(path), text, _EXPORT_AGAIN))
     if not planes:
         return [] if any(has_geometry(own) for _, own in members) else _flat_scans(members)
-    found = stacks(planes, sparse=str(header.get("SOPClassUID", "")) == _SEGMENTATION)
+    units = sorted({meaning.unit_of(own)[0] for _, own in members})
+    if len(units) > 1:
+        text = f"is one of a series whose slices are in {' and in '.join(units)}."
+        oddities.append(Oddity(str(members[0][0]), text, _EXPORT_AGAIN))
+        return []
+    found = stacks(planes, sparse=str(header.get("SOPClassUID", "")) in (_SEGMENTATION, _LABEL_MAP))
     if len(found) > 1:
         text = f"one series holds {len(found)} volumes (echoes, b-values, segments or orientations)."
         oddities.append(Oddity(str(members[0][0]), text, "Each is read on its own.", "warning"))
@@ -238,7 +251,8 @@ def _flat_scans(members: Sequence[tuple[Path, Any]]) -> list[Scan]:
         frames = int(header.get("NumberOfFrames") or 1)
         spacing = header.get("PixelSpacing") or header.get("ImagerPixelSpacing")
         rows, columns = (float(spacing[0]), float(spacing[1])) if spacing else (1.0, 1.0)
-        step = float(header.get("FrameTime") or 1000.0) / 1000
+        rate = float(header.get("CineRate") or header.get("RecommendedDisplayFrameRate") or 1.0)
+        step = float(header.get("FrameTime") or 1000.0 / rate) / 1000
         planes = tuple(
             (Plane(path, i, (0, 0, 0), (1, 0, 0), (0, 1, 0), (rows, columns), 1.0, i * step),) for i in range(frames)
         )
@@ -264,7 +278,7 @@ def _facts(header: Any) -> dict[str, Any]:
     unit, stated = meaning.unit_of(header)
     grey = "MONOCHROME" in str(header.get("PhotometricInterpretation"))
     return {
-        "kind": "label" if str(header.get("SOPClassUID", "")) == _SEGMENTATION else "intensity",
+        "kind": "label" if str(header.get("SOPClassUID", "")) in (_SEGMENTATION, _LABEL_MAP) else "intensity",
         "unit": unit if grey else "a.u.",
         "unit_from": stated if grey else "colour",
         "modality": modality,
@@ -302,6 +316,8 @@ def _pixels(path: Path) -> NDArray[np.float32]:
                 header.file_meta.TransferSyntaxUID = _guessed_syntax(header)
             pixels = header.pixel_array
             pixels = _physical(header, pixels)
+        except UnreadableError:
+            raise
         except Exception as error:  # decoders raise their own kinds
             text = f"has pixels that cannot be decoded ({type(error).__name__}: {str(error).splitlines()[0][:80]})."
             raise UnreadableError(text, "Export it again, uncompressed if need be.") from error
@@ -367,16 +383,16 @@ def _real_world(header: Any, pixels: NDArray[Any]) -> NDArray[np.float32] | None
         return None
     per_frame = header.get("PerFrameFunctionalGroupsSequence")
     values = np.empty(pixels.shape, np.float32)
-    frames = range(len(pixels)) if per_frame and pixels.ndim > 2 else (slice(None),)
+    frames: Any = range(len(pixels)) if per_frame and pixels.ndim > 2 else (0,)
     for i in frames:
         shared = header.SharedFunctionalGroupsSequence[0] if "SharedFunctionalGroupsSequence" in header else None
-        own = meaning.of_frame(per_frame[i], shared) if isinstance(i, int) else mapped
-        slope, intercept, unit = own or mapped
-        if unit != mapped[2]:
-            raise UnreadableError(
-                f"its frames are in {mapped[2]} and in {unit}.", "Export them as series of their own."
-            )
-        values[i] = pixels[i] * slope + intercept
+        own = meaning.of_frame(per_frame[i], shared, str(header.get("Modality") or "")) if per_frame else mapped
+        if own is None or own[2] != mapped[2]:
+            other = "in no unit" if own is None else f"in {own[2]}"
+            raise UnreadableError(f"its frames are in {mapped[2]} and {other}.", "Export them as series of their own.")
+        slope, intercept, _ = own
+        where = i if pixels.ndim > 2 and per_frame else slice(None)
+        values[where] = pixels[where] * slope + intercept
     return values
 
 

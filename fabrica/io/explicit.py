@@ -131,7 +131,7 @@ _ASKED: dict[int, tuple[str, tuple[bytes, ...]]] = {
     0x00280002: ("SamplesPerPixel", (b"US",)), 0x00280004: ("PhotometricInterpretation", (b"CS",)),
     0x00280008: ("NumberOfFrames", (b"IS",)), 0x00280010: ("Rows", (b"US",)), 0x00280011: ("Columns", (b"US",)), 0x00280030: ("PixelSpacing", (b"DS",)),
     0x00280100: ("BitsAllocated", (b"US",)), 0x00280101: ("BitsStored", (b"US",)), 0x00280102: ("HighBit", (b"US",)), 0x00280103: ("PixelRepresentation", (b"US",)),
-    0x00281052: ("RescaleIntercept", (b"DS",)), 0x00281053: ("RescaleSlope", (b"DS",)), 0x00281054: ("RescaleType", (b"LO",)), 0x00541001: ("Units", (b"CS",)),
+    0x00281052: ("RescaleIntercept", (b"DS",)), 0x00281053: ("RescaleSlope", (b"DS",)), 0x00281054: ("RescaleType", (b"LO",)), 0x00541001: ("Units", (b"CS",)), 0x00541300: ("FrameReferenceTime", (b"DS",)),
 }  # fmt: skip
 
 

@@ -22,7 +22,20 @@ CODES = {  # UCUM and DCM codes of real-world value maps -> unit and the factor 
     "[hnsf'U]": ("HU", 1.0), "Bq/ml": ("Bq/ml", 1.0), "kBq/ml": ("Bq/ml", 1000.0), "g/ml{SUVbw}": ("SUV", 1.0), "{SUVbw}g/ml": ("SUV", 1.0),
     "g/ml": ("SUV", 1.0), "Gy": ("Gy", 1.0), "cGy": ("Gy", 0.01), "mm": ("mm", 1.0), "ms": ("ms", 1.0), "s": ("ms", 1000.0),
 }  # fmt: skip
-SCREEN = ("a.u.", "")  # numbers that mean what a screen shows: what MONOCHROME1 turns round
+SCREEN = (
+    "CR",
+    "DX",
+    "MG",
+    "RG",
+    "RF",
+    "XA",
+    "IO",
+    "PX",
+    "OT",
+    "SC",
+    "XC",
+    "GM",
+)  # pictures for a screen: what MONOCHROME1 turns round
 
 Mapping_ = tuple[float, float, str]  # slope, intercept, unit
 
@@ -44,9 +57,21 @@ def unit_of(header: Any) -> tuple[str, str]:
         return RESCALE_TYPES.get(kind, "a.u."), f"RescaleType {kind}"
     if modality == "CT":
         whole = header.get("RescaleSlope") is not None and header.get("RescaleIntercept") is not None
-        enhanced = "PerFrameFunctionalGroupsSequence" in header
-        return ("HU", "Modality CT") if whole or enhanced else ("a.u.", "CT without a rescale")
+        if "PerFrameFunctionalGroupsSequence" in header:
+            return _of_enhanced_ct(header)
+        return ("HU", "Modality CT") if whole else ("a.u.", "CT without a rescale")
     return "a.u.", "nothing"
+
+
+def _of_enhanced_ct(header: Any) -> tuple[str, str]:
+    """By the rescale type of its frames (C.7.6.16.2.9), which they all have."""
+    shared = (header.get("SharedFunctionalGroupsSequence") or [{}])[0]
+    own = (header.get("PerFrameFunctionalGroupsSequence") or [{}])[0]
+    stated = own.get("PixelValueTransformationSequence") or shared.get("PixelValueTransformationSequence")
+    if not stated:
+        return "a.u.", "CT without a rescale"
+    kind = str(stated[0].get("RescaleType") or "HU")
+    return RESCALE_TYPES.get(kind, "a.u."), f"RescaleType {kind}"
 
 
 def real_world(header: Any) -> Mapping_ | None:
@@ -54,15 +79,15 @@ def real_world(header: Any) -> Mapping_ | None:
     items = _maps(header)
     if len(items) != 1:
         return None
-    return _linear(items[0])
+    return _linear(items[0], str(header.get("Modality") or ""))
 
 
-def of_frame(group: Any, shared: Any) -> Mapping_ | None:
+def of_frame(group: Any, shared: Any, modality: str) -> Mapping_ | None:
     """The same for one frame of an enhanced image."""
     for place in (group, shared):
         items = list(place.get("RealWorldValueMappingSequence") or []) if place else []
         if len(items) == 1:
-            return _linear(items[0])
+            return _linear(items[0], modality)
     return None
 
 
@@ -75,13 +100,15 @@ def _maps(header: Any) -> Sequence[Any]:
     return list(shared.get("RealWorldValueMappingSequence") or first.get("RealWorldValueMappingSequence") or [])
 
 
-def _linear(item: Any) -> Mapping_ | None:
+def _linear(item: Any, modality: str) -> Mapping_ | None:
     slope, intercept = item.get("RealWorldValueSlope"), item.get("RealWorldValueIntercept")
     codes = item.get("MeasurementUnitsCodeSequence") or []
     if slope is None or intercept is None or not codes:
         return None
     unit, factor = CODES.get(str(codes[0].get("CodeValue") or ""), ("a.u.", 1.0))
-    return (factor * float(slope), factor * float(intercept), unit) if unit != "a.u." else None
+    if unit == "a.u." or (unit == "SUV" and modality != "PT"):  # g/ml of a CT is a density
+        return None
+    return factor * float(slope), factor * float(intercept), unit
 
 
 def padded(header: Any, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
@@ -89,6 +116,9 @@ def padded(header: Any, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
 
     The value is of the pixels' own sign, whatever its element's: 63536 in an unsigned one is -2000 where pixels are signed.
     """
+    if isinstance(first := header.get("FloatPixelPaddingValue"), float):
+        nothing: NDArray[np.bool_] = stored == np.float32(first)
+        return nothing if nothing.any() and not nothing.all() else None
     first = header.get("PixelPaddingValue")
     if not isinstance(first, int) or not str(header.get("PhotometricInterpretation", "")).startswith("MONO"):
         return None
@@ -108,9 +138,10 @@ def _signed_as(header: Any, value: int) -> int:
 def turned(header: Any, stored: NDArray[Any]) -> NDArray[Any]:
     """Stored numbers of MONOCHROME1 turned round within all that its bits can hold, so that slices stay comparable.
 
-    Only where numbers mean what a screen shows: HU, Bq/ml and others stay what they are (C.7.6.3.1.2).
+    Only of pictures for a screen: HU, counts and signals stay what they are (C.7.6.3.1.2).
     """
-    if header.get("PhotometricInterpretation") != "MONOCHROME1" or unit_of(header)[0] not in SCREEN:
+    shown = str(header.get("Modality") or "") in SCREEN and unit_of(header)[0] == "a.u."
+    if header.get("PhotometricInterpretation") != "MONOCHROME1" or not shown:
         return stored
     bits = int(header.get("BitsStored") or header.get("BitsAllocated") or 16)
     low, high = (

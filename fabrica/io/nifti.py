@@ -56,7 +56,7 @@ def read(scan: Scan) -> Image:
     except (EOFError, OSError, ValueError) as error:
         raise UnreadableError("its voxel data is cut short or damaged.", "Copy the file again.") from error
     check_values(data)
-    data = data.reshape(data.shape[:3] + _trailing(data.shape))
+    data = data.reshape((*data.shape[:3], 1, 1, 1)[:3] + _trailing(data.shape))
     ordered = data.transpose(4, 3, 2, 1, 0)  # x y z t c -> c t z y x
     if scan.axes == "zyx":
         ordered = ordered[:, 0]

@@ -16,6 +16,7 @@ from . import explicit
 from .planes import Plane
 from .scan import UnreadableError
 
+DAY = 86400.0  # seconds
 SLOW_MS = 300.0  # a repetition time from which it may be the time of a whole volume
 
 
@@ -31,7 +32,8 @@ def planes_of(path: Path, header: Any, time: float) -> list[Plane]:
         return []
     position, (row, column), spacing = place
     words = (str(header.get(k) or "") for k in ("ImageType", "SegmentLabel"))
-    key = (float(header.get("EchoTime") or 0), float(header.get("DiffusionBValue") or 0), *words)
+    numbers = (float(header.get(k) or 0) for k in ("EchoTime", "InversionTime", "DiffusionBValue"))
+    key = (*numbers, *words)
     number, size = int(header.get("InstanceNumber") or 0), _bytes(path, header)
     apart = float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 0)
     first = Plane(path, 0, position, row, column, spacing, abs(apart), time, key, number, size)
@@ -80,16 +82,21 @@ def moments(headers: Sequence[Any]) -> tuple[list[float], str]:
     long enough for a volume; without positions trigger times or acquisition times order frames.
     """
     positions = [int(h.get("TemporalPositionIdentifier") or 0) for h in headers]
+    clocks = _clocks(headers)
     if not any(positions):
-        return [float(h.get("TriggerTime") or 0) / 1000 or _clock(h) for h in headers], ""
+        for keyword in ("TriggerTime", "FrameReferenceTime"):
+            found = [h.get(keyword) for h in headers]
+            if len(set(found)) > 1 and all(v is not None for v in found):
+                return [float(v) / 1000 for v in found], ""
+        return clocks, ""
     if len(set(positions)) == 1:
         return [float(p) for p in positions], ""
     stated = next((float(h.get("TemporalResolution")) for h in headers if h.get("TemporalResolution")), 0.0)
     if stated:
         return [p * stated / 1000 for p in positions], ""
     starts: dict[int, float] = {}
-    for position, header in zip(positions, headers, strict=True):
-        starts[position] = min(starts.get(position, math.inf), _clock(header))
+    for position, clock in zip(positions, clocks, strict=True):
+        starts[position] = min(starts.get(position, math.inf), clock)
     ordered = [starts[p] for p in sorted(starts)]
     if all(b > a for a, b in pairwise(ordered)):
         return [starts[p] for p in positions], ""
@@ -97,6 +104,13 @@ def moments(headers: Sequence[Any]) -> tuple[list[float], str]:
     if repetition >= SLOW_MS:
         return [p * repetition / 1000 for p in positions], ""
     return [float(p) for p in positions], "states no time between its frames; they are counted as 1 s apart."
+
+
+def _clocks(headers: Sequence[Any]) -> list[float]:
+    """Seconds of each acquisition; what begins before midnight goes on after it."""
+    found = [_clock(h) for h in headers]
+    late = max(found) - min(found) > DAY / 2
+    return [c + DAY if late and c < DAY / 2 else c for c in found]
 
 
 def _clock(header: Any) -> float:

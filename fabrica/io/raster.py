@@ -46,9 +46,9 @@ def read(scan: Scan) -> Image:
         data = np.moveaxis(data, -1, 0) if scan.shape[0] == 3 else data[None]
     elif path.suffix.lower() == ".zip":
         with zipfile.ZipFile(path) as archive:
-            data = _pixels(archive.read(scan.member))
+            data = _pixels(archive.read(scan.member), scan.kind == "label")
     else:
-        data = _pixels(path.read_bytes())
+        data = _pixels(path.read_bytes(), scan.kind == "label")
     check_values(data)
     if scan.kind == "label" and set(np.unique(data).tolist()) <= {0, 255}:
         data = (data > 0).astype(np.uint8)  # a mask as a screen shows it
@@ -87,15 +87,17 @@ def _size(content: bytes) -> tuple[tuple[int, int, int], int]:
         with Picture.open(io.BytesIO(content)) as picture:
             channels = 3 if picture.mode in ("RGB", "RGBA", "P", "CMYK", "YCbCr") else 1
             return (channels, picture.height, picture.width), 4 if picture.mode.startswith(("I", "F")) else 1
-    except (UnidentifiedImageError, OSError) as error:
-        raise UnreadableError("is not a readable picture.", "Save it again as PNG.") from error
+    except (UnidentifiedImageError, OSError, Picture.DecompressionBombError) as error:
+        raise UnreadableError(
+            f"is not a readable picture ({type(error).__name__}).", "Save it again as PNG."
+        ) from error
 
 
-def _pixels(content: bytes) -> NDArray[Any]:
-    """(C, y, x) of an encoded picture."""
+def _pixels(content: bytes, label: bool = False) -> NDArray[Any]:
+    """(C, y, x) of an encoded picture; of a label map with a palette the numbers, not the colours."""
     try:
         with Picture.open(io.BytesIO(content)) as picture:
-            grey = picture.mode in ("1", "L", "I", "F", "I;16", "I;16L", "I;16B")
+            grey = picture.mode in ("1", "L", "I", "F", "I;16", "I;16L", "I;16B", *(("P",) if label else ()))
             data = np.asarray(
                 picture.convert("L") if picture.mode == "1" else picture if grey else picture.convert("RGB")
             )
@@ -123,7 +125,7 @@ def _zip_listing(path: Path) -> tuple[list[Scan], list[Oddity]]:
                 try:
                     with archive.open(info) as member:
                         scans.append(_picture_scan(path, info.filename, member.read()))
-                except (UnreadableError, zipfile.BadZipFile) as error:
+                except (UnreadableError, zipfile.BadZipFile, RuntimeError) as error:
                     fault = (
                         error
                         if isinstance(error, UnreadableError)

@@ -226,3 +226,99 @@ def test_real_folders_say_who_is_who(real_data: Path) -> None:
         "vertebrae_T12".lower(),
     }
     assert not cohort.find(real_data / "mri_hippocampus").doubts
+
+
+@pytest.mark.parametrize(("names", "who"), [
+    (["controls/A01/t1", "controls/A02/t1", "MS/A03/t1"], [("A01", ""), ("A02", ""), ("A03", "")]),
+    (["siteA/101/t1", "siteA/102/t1"], [("101", ""), ("102", "")]),
+    (["p1_baseline_t1", "p1_followup_t1"], [("p1", "baseline"), ("p1", "followup")]),
+    (["p1_2020-01-05_t1", "p1_20210311_t1"], [("p1", "2020-01-05"), ("p1", "20210311")]),
+    (["101/2020/t1", "101/2021/t1"], [("101", "2020"), ("101", "2021")]),
+])  # fmt: skip
+def test_groups_sites_and_dates_are_no_patients(tmp_path: Path, make_image: MAKE, names: list[str], who: list) -> None:
+    _volumes(tmp_path, [f"{name}.nii.gz" for name in names], make_image)
+    assert sorted(w[:2] for w in _who(tmp_path)) == sorted(who)
+
+
+@pytest.mark.parametrize("names", [
+    ["p1a", "p1b", "p2a", "p2b"], ["covid/patient01_1", "covid/patient01_2", "covid/patient02_1"], ["ill/person1_bacteria_1", "ill/person1_bacteria_2", "ill/person2_bacteria_3"],
+])  # fmt: skip
+def test_letters_and_numbers_inside_classes_are_doubted_too(tmp_path: Path, names: list[str]) -> None:
+    _pictures(tmp_path, [f"{name}.png" for name in names])
+    found = cohort.find(tmp_path)
+    assert found.doubts
+    with pytest.raises(ValueError, match="Who is whose patient"):
+        split_cohort(found, {"train": 0.5, "test": 0.5})
+
+
+def test_names_that_would_share_a_folder_are_told_apart_or_refused(tmp_path: Path, make_image: MAKE) -> None:
+    _volumes(tmp_path, ["m\u00fcller/t1.nii.gz", "m\u00f6ller/t1.nii.gz"], make_image)
+    assert len({m.name for m in cohort.find(tmp_path).members}) == 2
+    _volumes(tmp_path, ["a b/t1.nii.gz", "a+b/t1.nii.gz"], make_image)
+    with pytest.raises(
+        UnreadableError, match=r"'a\+b' and 'a b' would share the name a-b|'a b' and 'a\+b' would share the name a-b"
+    ):
+        cohort.find(tmp_path)
+
+
+def test_zeros_in_front_and_other_ages(tmp_path: Path, make_image: MAKE) -> None:
+    _volumes(
+        tmp_path,
+        ["sub-01/ses-01/anat/sub-01_ses-01_T1w.nii.gz", "sub-02/ses-01/anat/sub-02_ses-01_T1w.nii.gz"],
+        make_image,
+    )
+    (tmp_path / "participants.tsv").write_text(
+        "participant_id\tage_at_scan\tage_of_onset\nsub-1\t60\t31\nsub-2\t50\t20\n"
+    )
+    (tmp_path / "sub-01/sub-01_sessions.tsv").write_text("session_id\tweight_kg\nses-1\t70\n")
+    first, second = cohort.find(tmp_path).members
+    assert dict(first.values) == {"age": 60, "age_of_onset": 31, "weight_kg": 70}
+    assert dict(second.values) == {"age": 50, "age_of_onset": 20}
+
+
+def test_pictures_of_one_name_are_not_joined_by_it(tmp_path: Path) -> None:
+    _pictures(tmp_path, ["train/001.png", "test/001.png", "train/1.2.3.png"])
+    (tmp_path / "data.csv").write_text("patient_id,image_id\nA,001\nB,1.2.3\n")
+    assert "A" not in {who[0] for who in _who(tmp_path)}
+    assert ("B", "1.2.3", ("image",)) in _who(tmp_path)
+
+
+def test_a_written_table_keeps_labels_and_says_no_more_than_was_known(tmp_path: Path, make_image: MAKE) -> None:
+    _volumes(tmp_path / "d", ["p1/t1.nii.gz"], make_image)
+    _volumes(tmp_path / "d", ["p1/lung.nii.gz"], make_image, "label")
+    cohort.write_table(cohort.find(tmp_path / "d"), tmp_path / "t.csv", tmp_path / "d")
+    (member,) = cohort.find(tmp_path / "d", tmp_path / "t.csv").members
+    assert {c: (s.kind, s.unit_from) for c, s in member.scans.items()} == {
+        "T1w": ("intensity", ""),
+        "lung": ("label", ""),
+    }
+
+
+def test_masks_of_any_number_format_are_labels_and_smooth_bytes_are_not(tmp_path: Path) -> None:
+    import nibabel
+
+    ball = (np.linalg.norm(np.indices((16, 16, 16)) - 7.5, axis=0) < 5).astype(np.int16)
+    smooth = np.repeat(np.repeat(np.arange(16, dtype=np.uint8)[:, None, None], 16, 1), 16, 2)
+    for name, data in (("heart", ball), ("liver", ball.astype(np.float32)), ("T1w", smooth)):
+        (tmp_path / "p1").mkdir(exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), tmp_path / "p1" / f"{name}.nii.gz")
+    (member,) = cohort.find(tmp_path).members
+    assert {c: s.kind for c, s in member.scans.items()} == {"T1w": "intensity", "heart": "label", "liver": "label"}
+
+
+def test_a_unit_for_nothing_is_said(tmp_path: Path, make_image: MAKE) -> None:
+    _volumes(tmp_path, ["p1/t1.nii.gz"], make_image)
+    assert any("no image is called PETT" in o.fault for o in cohort.find(tmp_path, units={"PETT": "SUV"}).oddities)
+
+
+def test_pictures_of_different_sizes_are_no_pair(tmp_path: Path) -> None:
+    from fabrica.data.store import load_aligned
+
+    for name, side in (("T1w", 32), ("T2w", 64)):
+        (tmp_path / "p1").mkdir(exist_ok=True)
+        Picture.fromarray(np.zeros((side, side), np.uint8)).save(tmp_path / "p1" / f"{name}.png")
+    members = cohort.find(tmp_path).members
+    (member,) = members
+    assert member.contrasts() == ("T1w", "T2w")
+    with pytest.raises(UnreadableError, match="picture of another size"):
+        load_aligned(member, ["T1w", "T2w"], "T1w")

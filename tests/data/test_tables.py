@@ -66,5 +66,13 @@ def test_bytes_that_are_no_text_are_refused_by_name(tmp_path: Path) -> None:
         read_table(tmp_path / "none.csv")
 
 
+def test_what_spreadsheets_write(tmp_path: Path) -> None:
+    """A line that names the separator; UTF-16 without its mark."""
+    stated = read_table(_written(tmp_path / "a.csv", "sep=;\npatient;age\nx;3,5\n", "utf-8"))
+    assert stated.lines[0].get("age") == "3.5"
+    bare = read_table(_written(tmp_path / "b.csv", "patient,age\nx,3\n", "utf-16-le"))
+    assert (bare.columns, bare.lines[0].get("age")) == (("patient", "age"), "3")
+
+
 def test_values() -> None:
     assert [value_of(t) for t in ("3", "-2.5e3", "007", "inf", "F")] == [3.0, -2500.0, "007", "inf", "F"]

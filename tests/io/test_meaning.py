@@ -254,3 +254,103 @@ def test_a_segmentation_may_leave_empty_frames_out(tmp_path: Path, places: tuple
     assert marked == sorted(places)
     assert float(image.data.sum()) == 9 * len(places)
     assert image.spacing_mm[0] == 1
+
+
+@pytest.mark.parametrize(("modality", "turned"), [("PT", False), ("NM", False), ("MR", False), ("CR", True)])
+def test_counts_and_signals_are_never_turned_round(tmp_path: Path, modality: str, turned: bool) -> None:
+    pixels = PIXELS[0].astype(np.uint16)
+    write(tmp_path / "x", pixels, (0, 0, 0), modality, PhotometricInterpretation="MONOCHROME1", Units="CNTS")
+    np.testing.assert_array_equal(io.read_image(tmp_path / "x").data.squeeze(), 65535.0 - pixels if turned else pixels)
+
+
+def test_slices_of_two_units_are_refused(tmp_path: Path) -> None:
+    series(tmp_path, "PT", Units=lambda z: "BQML" if z < 3 else "CNTS")
+    found = io.scan_folder(tmp_path)
+    assert not found.scans
+    assert "a series whose slices are in Bq/ml and in a.u." in found.oddities[0].fault
+
+
+def test_a_density_is_no_uptake(tmp_path: Path) -> None:
+    series(tmp_path, "CT", RealWorldValueMappingSequence=a_map("g/ml", 0.001, 0))
+    assert io.read_image(tmp_path).meaning.unit == "HU"
+
+
+@pytest.mark.parametrize(
+    ("header", "times"),
+    [
+        ({"TriggerTime": lambda t: 50.0 * t, "AcquisitionTime": "120000"}, [0, 0.05, 0.1]), ({"AcquisitionTime": lambda t: ("235950", "000000", "000010")[t]}, [0, 10, 20]),
+        ({"FrameReferenceTime": lambda t: 5000.0 + 10000 * t, "AcquisitionTime": "120000"}, [0, 10, 20]),
+    ],
+)  # fmt: skip
+def test_moments_begin_at_zero_and_go_past_midnight(tmp_path: Path, header: dict, times: list[float]) -> None:
+    for t in range(3):
+        write(
+            tmp_path / f"{t}", PIXELS[t], (0, 0, 0), "MR", **{k: v(t) if callable(v) else v for k, v in header.items()}
+        )
+    image = io.read_image(tmp_path)
+    assert image.times.tolist() == pytest.approx(times)
+    np.testing.assert_array_equal(image.data[0, :, 0], PIXELS[:3])
+
+
+@pytest.mark.parametrize(
+    ("modality", "header", "words"),
+    [
+        ("MR", {"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "is a mosaic"), ("NM", {"NumberOfEnergyWindows": 2}, "holds energy windows one behind the other"),
+        ("NM", {"NumberOfTimeSlots": 8}, "holds time slots"), ("SEG", {"SegmentationType": "FRACTIONAL"}, "is a fractional segmentation"),
+    ],
+)  # fmt: skip
+def test_what_would_be_understood_in_part_is_refused(tmp_path: Path, modality: str, header: dict, words: str) -> None:
+    write(tmp_path / "x", PIXELS, (0, 0, 0), modality, SpacingBetweenSlices=2, **header)
+    found = io.scan_folder(tmp_path)
+    assert not found.scans
+    assert words in found.oddities[0].fault
+
+
+def test_a_header_that_states_a_unit_is_not_overruled(tmp_path: Path) -> None:
+    series(tmp_path, "PT", Units="BQML")
+    with pytest.raises(ValueError, match=r"states Bq/ml, and --unit says PET=SUV"):
+        cohort.find(tmp_path, units={"PET": "SUV"})
+
+
+def _enhanced(path: Path, modality: str, frames: list[dict], **shared: Any) -> None:
+    ds = write(path, PIXELS[: len(frames)], None, modality)
+    common = Dataset()
+    common.PixelMeasuresSequence = group(PixelSpacing=[1, 1], SliceThickness=1, SpacingBetweenSlices=1)
+    common.PlaneOrientationSequence = group(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+    for key, value in shared.items():
+        setattr(common, key, value)
+    ds.SharedFunctionalGroupsSequence = Sequence([common])
+    own = []
+    for z, more in enumerate(frames):
+        frame = Dataset()
+        frame.PlanePositionSequence = group(ImagePositionPatient=[0.0, 0.0, float(z)])
+        for key, value in more.items():
+            setattr(frame, key, value)
+        own.append(frame)
+    ds.PerFrameFunctionalGroupsSequence = Sequence(own)
+    for word in ("RescaleSlope", "RescaleIntercept"):
+        if word in ds:
+            del ds[word]
+    ds.save_as(path)
+
+
+def test_enhanced_frames_have_their_own_maps_or_are_refused(tmp_path: Path) -> None:
+    maps = [{"RealWorldValueMappingSequence": a_map("g/ml{SUVbw}", k + 1.0, 0)} for k in range(3)]
+    _enhanced(tmp_path / "a/x", "PT", maps)
+    image = io.read_image(tmp_path / "a")
+    assert image.meaning.unit == "SUV"
+    np.testing.assert_allclose(image.data[0], PIXELS[:3] * np.array([1, 2, 3])[:, None, None])
+    _enhanced(tmp_path / "b/x", "PT", [maps[0], {}, maps[2]])
+    with pytest.raises(io.UnreadableError, match="its frames are in SUV and in no unit. Export them"):
+        io.read_image(tmp_path / "b")
+
+
+@pytest.mark.parametrize(("kind", "unit"), [("HU", "HU"), ("US", "a.u."), ("MGML", "mg/ml"), (None, "a.u.")])
+def test_enhanced_ct_says_its_unit_in_its_frames(tmp_path: Path, kind: str | None, unit: str) -> None:
+    told = (
+        {"PixelValueTransformationSequence": group(RescaleSlope=1, RescaleIntercept=-1000, RescaleType=kind)}
+        if kind
+        else {}
+    )
+    _enhanced(tmp_path / "x", "CT", [{}, {}], **told)
+    assert io.read_image(tmp_path / "x").meaning.unit == unit

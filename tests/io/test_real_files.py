@@ -8,7 +8,7 @@ from fabrica import io
 
 UNREADABLE_DICOM = {
     "highdicom/seg_image_sm_dots_tiled_full.dcm", "highdicom/sm_image.dcm", "highdicom/sr_document.dcm",
-     "malformed/badVR.dcm", "malformed/empty_charset_LEI.dcm", "malformed/nested_priv_SQ.dcm",
+     "highdicom/seg_image_ct_true_fractional.dcm", "malformed/badVR.dcm", "malformed/empty_charset_LEI.dcm", "malformed/nested_priv_SQ.dcm",
     "malformed/no_meta.dcm", "malformed/rtplan_truncated.dcm", "pydicom_data/emri_small_jpeg_2k_lossless_too_short.dcm",
     "pydicom_data/liver_deflate.dcm",
 }  # fmt: skip
