@@ -136,7 +136,6 @@ def find(folder: Path, table: Path | None = None, units: Mapping[str, str] | Non
                 str(folder),
                 f"no image is called {', '.join(lost)}.",
                 "Name contrasts as inspect shows them.",
-                "warning",
             )
         )
     doubts = tuple(dict.fromkeys(row.doubt for row in rows if row.doubt))
@@ -182,7 +181,7 @@ def _with_days(members: Sequence[ScannedMember]) -> tuple[ScannedMember, ...]:
 def write_table(cohort: Cohort, path: Path, folder: Path) -> int:
     """What was understood, one row a file, to be corrected and given back with `table:`; returns the rows written."""
     count = 0
-    with writing(path), path.open("w", newline="") as file:
+    with writing(path), path.open("w", newline="", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
         for member in cohort.members:

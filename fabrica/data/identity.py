@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ SMALL = 8_000_000  # bytes of a file that is opened to see whether it is one: ma
 _BRATS = re.compile(r"^(BraTS-[A-Za-z]+-\d+)-(\d{3})\b")
 _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
 _SLICE = re.compile(r"^(.*?\d.*?)[_-]*(?:slice|sl|frame|fr|img|im|z)[_-]?(\d+)$", re.IGNORECASE)
-_TWO_NUMBERS = re.compile(r"^(.*\d.*?)(?:[_-](\d+)|(?<=\d)([a-z]))$")
+_TWO_NUMBERS = re.compile(r"^(.*?\d.*?)(?:[_-]([A-Za-z0-9]+)|(?<=\d)([a-z]))$")
 _DATE = re.compile(r"(?<!\d)((?:19|20)\d{2}-?[01]\d-?[0-3]\d)(?!\d)")
 _PERSON = re.compile(r"^(?:sub|subject|patient|pat|participant|case|pid|p|s)[-_ ]?\d+\b", re.IGNORECASE)
 
@@ -87,12 +87,19 @@ def _volume(scan: Scan, folders: list[str], stem: str, words: list[str], contras
     if own:
         level = _level_of_patients(own)
         deeper = "-".join(own[level + 1 :])
-        return Row(own[level], visit or deeper, contrast, scan, values)
+        return Row(_without_visit(own[level]), visit or deeper, contrast, scan, values)
     if not visit and (dated := _DATE.search(stem)):
         visit = dated[1]
         words = vocabulary.tokens(stem.replace(visit, ""))
     rest = [w for w in words if not vocabulary.is_contrast(w) and not vocabulary.visit_of(w)]
     return Row("_".join(rest) or base.name, visit, contrast, scan, values)
+
+
+def _without_visit(folder: str) -> str:
+    """p01_tp1 and OAS1_0001_MR2 are visits of p01 and OAS1_0001."""
+    parts = re.split(r"[_-]", folder)
+    last = parts[-1].lower()
+    return folder[: -len(last) - 1] if len(parts) > 1 and vocabulary.visit_of(last) else folder
 
 
 def _level_of_patients(folders: Sequence[str]) -> int:
@@ -108,10 +115,12 @@ def _dicom(scan: Scan, folders: list[str]) -> Row:
     description = vocabulary.tokens(scan.description)
     contrast, label = vocabulary.contrast_of(description, [])
     if scan.kind == "label" or (label and scan.modality == "SEG"):
-        contrast = contrast if label else "label"
+        named = re.sub(r"[^a-z0-9]+", "_", scan.description.lower()).strip("_") if scan.member else ""
+        contrast = named or (contrast if label else "label")
     elif label or not contrast:
         contrast = {"CT": "CT", "PT": "PET"}.get(scan.modality, scan.modality or "image")
-    return Row(scan.patient or (folders[0] if folders else "unknown"), scan.visit, contrast, scan, scan.values)
+    whom = scan.patient or (folders[0] if folders else "unknown")
+    return Row(whom, scan.visit, contrast, scan, scan.values, doubt=scan.doubt)
 
 
 def _picture(scan: Scan, folders: list[str], stem: str, contrast: str) -> Row:
@@ -213,6 +222,7 @@ def _is_label(volume: torch.Tensor) -> bool:
 
 def _with_doubts(rows: Sequence[Row], base: Path) -> list[Row]:
     """Rows whose names have two readings say so: p1_2 may be the second image of p1, or a patient of its own."""
+    rows = _with_doubtful_folders(_with_doubtful_headers(rows), base)
     flat: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         if _is_flat(row, base) and (named := _TWO_NUMBERS.match(row.patient)):
@@ -228,6 +238,32 @@ def _with_doubts(rows: Sequence[Row], base: Path) -> list[Row]:
             doubt = f"{row.patient} may be image {own} of patient {named[1]}, or a patient of its own"
             row = replace(row, patient=named[1], visit=row.visit or own, doubt=doubt)
         found.append(row)
+    return found
+
+
+def _with_doubtful_headers(rows: Sequence[Row]) -> list[Row]:
+    """Headers that name nobody are doubted where there are several images of one kind."""
+    count = Counter(row.contrast for row in rows if row.doubt)
+    return [replace(row, doubt=row.doubt if count[row.contrast] > 1 else "") for row in rows]
+
+
+def _with_doubtful_folders(rows: Sequence[Row], base: Path) -> list[Row]:
+    """anna/1 and bert/1 may be first visits of two people, or two people of number 1 in two groups."""
+    above: dict[str, set[str]] = defaultdict(set)
+    inside: dict[int, list[str]] = {}
+    for k, row in enumerate(rows):
+        own = [f for f in row.scan.files[0].relative_to(base).parts[:-1] if not _is_plain(f)]
+        stated = any(_PERSON.match(f) or f.startswith("sub-") or _BRATS.match(f) for f in own)
+        guessed = row.scan.format == "nifti" and len(own) > 1 and not stated
+        if guessed and _level_of_patients(own) > 0:
+            inside[k] = own
+            above[own[_level_of_patients(own)]].add(own[0])
+    found = list(rows)
+    for k, own in inside.items():
+        name = own[_level_of_patients(own)]
+        if len(above[name]) > 1:
+            doubt = f"{'/'.join(own)} may be visit {name} of {own[0]}, or patient {name} of a group"
+            found[k] = replace(rows[k], patient=own[0], visit="-".join(own[1:]), doubt=doubt)
     return found
 
 

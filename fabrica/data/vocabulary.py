@@ -55,7 +55,7 @@ PARTS = {
     "jpeg",
 }
 _VISIT = re.compile(
-    r"^(?:baseline|followup|bl|fu\d*)$|^(?:ses|session|visit|study|tp|timepoint|scan|year|month|week|day|v|m)-?(\d+)$"
+    r"^(?:baseline|followup|bl|fu\d*)$|^(?:ses|session|visit|study|tp|timepoint|scan|year|month|week|day|mr|v|m)-?(\d+)$"
 )
 
 

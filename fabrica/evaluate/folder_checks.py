@@ -208,8 +208,14 @@ def _faults_of_pair(name: str, e: Mapping[str, Any]) -> list[tuple[int, str, str
     units, found = e.get("units", ("", "")), []
     if (share := e.get("covered", 1.0)) < 0.5:
         found.append((9, f"{name} covers {share:.0%} of its reference; the rest is counted against it.", ""))
-    if units[1] in ("HU", "Gy", "SUV") and units[0] != units[1]:
-        found.append((5, f"{name}: the reference is in {units[1]}, the generated image is not.", ""))
+    if units[0] != units[1] and {"HU", "Gy", "SUV"} & set(units):
+        found.append(
+            (
+                5,
+                f"{name}: the reference is in {units[1] or 'no unit'}, the generated image in {units[0] or 'no unit'}.",
+                "",
+            )
+        )
     if "mask" in e and mask_of_generated(e["mask"], image, truth):
         found.append((8, f"{name}: its mask is a threshold of the generated image.", "Make masks from the truth."))
     if (off := shift_pixels(image, truth)) > OFF_PIXELS:

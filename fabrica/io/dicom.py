@@ -70,6 +70,7 @@ _ASKED = [
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 _LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 _SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+_NOBODY = ("", "anonymous", "anonymized", "anonymised", "anon", "unknown", "none", "patient", "0", "00000000")
 _EXPORT_AGAIN = "Export it again from the archive."
 
 
@@ -212,7 +213,7 @@ def _series_scans(members: Sequence[tuple[Path, Any]], oddities: list[Oddity]) -
         return [] if any(has_geometry(own) for _, own in members) else _flat_scans(members)
     units = sorted({meaning.unit_of(own)[0] for _, own in members})
     if len(units) > 1:
-        text = f"is one of a series whose slices are in {' and in '.join(units)}."
+        text = f"is one of a series whose slices are in different units ({', '.join(units)})."
         oddities.append(Oddity(str(members[0][0]), text, _EXPORT_AGAIN))
         return []
     found = stacks(planes, sparse=str(header.get("SOPClassUID", "")) in (_SEGMENTATION, _LABEL_MAP))
@@ -241,7 +242,18 @@ def _scan(header: Any, stack: Stack, member: str) -> Scan:
     axes = "tzyx" if moments > 1 else "zyx"
     shape = (channels, moments, *size) if moments > 1 else (channels, *size)
     files = tuple(dict.fromkeys(plane.path for plane in stack.planes))
-    return Scan(files, "dicom", shape, axes, stack.affine, member=member, recipe=stack, **_facts(header))
+    facts = _facts(header)
+    if member and facts["kind"] == "label":
+        facts["description"] = _segment(header, str(stack.planes[0].key[-1]))
+    return Scan(files, "dicom", shape, axes, stack.affine, member=member, recipe=stack, **facts)
+
+
+def _segment(header: Any, number: str) -> str:
+    """What the segment of a number is called (PS3.3 C.8.20.2)."""
+    for item in header.get("SegmentSequence") or []:
+        if str(item.get("SegmentNumber")) == number:
+            return str(item.get("SegmentLabel") or f"segment {number}")
+    return f"segment {number}"
 
 
 def _flat_scans(members: Sequence[tuple[Path, Any]]) -> list[Scan]:
@@ -273,7 +285,8 @@ def _flat_scans(members: Sequence[tuple[Path, Any]]) -> list[Scan]:
 def _facts(header: Any) -> dict[str, Any]:
     """What the header says of the patient and the image, without any name or identifier."""
     modality = str(header.get("Modality") or "")
-    identifier = str(header.get("PatientID") or header.get("StudyInstanceUID") or "")
+    named = str(header.get("PatientID") or "").strip()
+    identifier = named or str(header.get("StudyInstanceUID") or "")
     words = [header.get("SeriesDescription"), header.get("ProtocolName"), header.get("SequenceName")]
     unit, stated = meaning.unit_of(header)
     grey = "MONOCHROME" in str(header.get("PhotometricInterpretation"))
@@ -281,6 +294,7 @@ def _facts(header: Any) -> dict[str, Any]:
         "kind": "label" if str(header.get("SOPClassUID", "")) in (_SEGMENTATION, _LABEL_MAP) else "intensity",
         "unit": unit if grey else "a.u.",
         "unit_from": stated if grey else "colour",
+        "doubt": "" if named.casefold() not in _NOBODY else f"their headers name nobody ({named or 'no PatientID'})",
         "modality": modality,
         "description": " ".join(str(w) for w in words if w),
         "patient": "P-" + hashlib.blake2b(identifier.encode(), digest_size=4).hexdigest() if identifier else "",

@@ -36,6 +36,8 @@ def listing(path: Path) -> tuple[list[Scan], list[Oddity]]:
     if values.fields is not None or values.kind == "c":
         raise UnreadableError(f"its voxels are {values}, expected plain numbers.", "Save magnitude or single channels.")
     description = os.fsdecode(bytes(header["descrip"]).rstrip(b"\0"))
+    if "t" in axes:
+        oddities += _time_oddities(header, path)
     named = (
         bytes(header["intent_name"]).rstrip(b"\0").decode("ascii", "replace") if not int(header["intent_code"]) else ""
     )
@@ -45,6 +47,20 @@ def listing(path: Path) -> tuple[list[Scan], list[Oddity]]:
         description=description, bytes_each=values.itemsize if values.kind in "ui" else 0,
     )  # fmt: skip
     return [scan], oddities
+
+
+def _time_oddities(header: Any, path: Path) -> list[Oddity]:
+    """A fourth axis without a step, or of another unit than time."""
+    unit, step = _units(header)[1], float(header["pixdim"][4])
+    if unit in ("hz", "ppm", "rads"):
+        text = f"has a fourth axis in {unit}, which is no time; its steps are counted as seconds."
+    elif not step:
+        text = "states no time between its frames; they are counted as 1 s apart."
+    elif unit == "unknown" and step > 30:
+        text = f"states {step:g} between its frames and no unit; it is taken for seconds."
+    else:
+        return []
+    return [Oddity(str(path), text, "Correct the header if times matter.", "warning")]
 
 
 def read(scan: Scan) -> Image:

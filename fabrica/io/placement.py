@@ -107,10 +107,17 @@ def moments(headers: Sequence[Any]) -> tuple[list[float], str]:
 
 
 def _clocks(headers: Sequence[Any]) -> list[float]:
-    """Seconds of each acquisition; what begins before midnight goes on after it."""
+    """Seconds of each acquisition; what begins before midnight goes on after it, where the numbers of instances say so."""
     found = [_clock(h) for h in headers]
-    late = max(found) - min(found) > DAY / 2
-    return [c + DAY if late and c < DAY / 2 else c for c in found]
+    if max(found) - min(found) <= DAY / 2:
+        return found
+    order = sorted(range(len(found)), key=lambda k: int(headers[k].get("InstanceNumber") or 0))
+    later = [c + DAY if c < DAY / 2 else c for c in found]
+    wrapped = (
+        all(later[b] >= later[a] for a, b in pairwise(order))
+        and len({headers[k].get("InstanceNumber") for k in order}) > 1
+    )
+    return later if wrapped else found
 
 
 def _clock(header: Any) -> float:

@@ -58,6 +58,7 @@ class Scan:
     member: str = ""  # inside an archive or a series: tells apart several scans of one file
     frame_of_reference: str | None = None
     values: Mapping[str, float | str] = field(default_factory=dict)  # age, sex, label, ...
+    doubt: str = ""  # why its patient may be another than it seems
     bytes_each: int = 0  # of a stored whole number; 0 where numbers are no whole ones, or it is not known
     recipe: Any = None  # what the format's reader needs to find the pixels again
 

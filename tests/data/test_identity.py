@@ -241,7 +241,7 @@ def test_groups_sites_and_dates_are_no_patients(tmp_path: Path, make_image: MAKE
 
 
 @pytest.mark.parametrize("names", [
-    ["p1a", "p1b", "p2a", "p2b"], ["covid/patient01_1", "covid/patient01_2", "covid/patient02_1"], ["ill/person1_bacteria_1", "ill/person1_bacteria_2", "ill/person2_bacteria_3"],
+    ["p1a", "p1b", "p2a", "p2b"], ["p1_left", "p1_right", "p2_left"], ["covid/patient01_1", "covid/patient01_2", "covid/patient02_1"], ["ill/person1_bacteria_1", "ill/person1_bacteria_2", "ill/person2_bacteria_3"],
 ])  # fmt: skip
 def test_letters_and_numbers_inside_classes_are_doubted_too(tmp_path: Path, names: list[str]) -> None:
     _pictures(tmp_path, [f"{name}.png" for name in names])
@@ -322,3 +322,36 @@ def test_pictures_of_different_sizes_are_no_pair(tmp_path: Path) -> None:
     assert member.contrasts() == ("T1w", "T2w")
     with pytest.raises(UnreadableError, match="picture of another size"):
         load_aligned(member, ["T1w", "T2w"], "T1w")
+
+
+def test_folders_with_two_readings_are_doubted(tmp_path: Path, make_image: MAKE) -> None:
+    """Nobody is lost, and nobody is split over training and testing."""
+    _volumes(tmp_path, [f"{who}/{k}/t1.nii.gz" for who in ("anna", "bert") for k in (1, 2)], make_image)
+    found = cohort.find(tmp_path)
+    assert len(found.members) == 4
+    assert "anna/1 may be visit 1 of anna, or patient 1 of a group" in found.doubts
+
+
+def test_visits_at_the_end_of_a_folders_name(tmp_path: Path, make_image: MAKE) -> None:
+    _volumes(
+        tmp_path,
+        ["OAS1_0001_MR1/t1.nii.gz", "OAS1_0001_MR2/t1.nii.gz", "p01_tp1/t1.nii.gz", "p01_tp2/t1.nii.gz"],
+        make_image,
+    )
+    assert [w[:2] for w in _who(tmp_path)] == [
+        ("OAS1_0001", "mr1"),
+        ("OAS1_0001", "mr2"),
+        ("p01", "tp1"),
+        ("p01", "tp2"),
+    ]
+
+
+@pytest.mark.parametrize("named", ["", "ANONYMOUS", " anon "])
+def test_headers_that_name_nobody_are_doubted(tmp_path: Path, named: str) -> None:
+    from ..io.test_meaning import series
+
+    series(tmp_path / "a", PatientID=named, StudyInstanceUID="1.1", SeriesInstanceUID="1.1.1")
+    assert not cohort.find(tmp_path).doubts  # one image is of one patient
+    series(tmp_path / "b", PatientID=named, StudyInstanceUID="1.2", SeriesInstanceUID="1.2.1")
+    (doubt,) = cohort.find(tmp_path).doubts
+    assert "their headers name nobody" in doubt

@@ -267,7 +267,7 @@ def test_slices_of_two_units_are_refused(tmp_path: Path) -> None:
     series(tmp_path, "PT", Units=lambda z: "BQML" if z < 3 else "CNTS")
     found = io.scan_folder(tmp_path)
     assert not found.scans
-    assert "a series whose slices are in Bq/ml and in a.u." in found.oddities[0].fault
+    assert "a series whose slices are in different units (Bq/ml, a.u.)" in found.oddities[0].fault
 
 
 def test_a_density_is_no_uptake(tmp_path: Path) -> None:
@@ -279,14 +279,13 @@ def test_a_density_is_no_uptake(tmp_path: Path) -> None:
     ("header", "times"),
     [
         ({"TriggerTime": lambda t: 50.0 * t, "AcquisitionTime": "120000"}, [0, 0.05, 0.1]), ({"AcquisitionTime": lambda t: ("235950", "000000", "000010")[t]}, [0, 10, 20]),
-        ({"FrameReferenceTime": lambda t: 5000.0 + 10000 * t, "AcquisitionTime": "120000"}, [0, 10, 20]),
+        ({"AcquisitionTime": lambda t: ("060000", "120000", "210000")[t]}, [0, 21600, 54000]), ({"FrameReferenceTime": lambda t: 5000.0 + 10000 * t, "AcquisitionTime": "120000"}, [0, 10, 20]),
     ],
 )  # fmt: skip
 def test_moments_begin_at_zero_and_go_past_midnight(tmp_path: Path, header: dict, times: list[float]) -> None:
     for t in range(3):
-        write(
-            tmp_path / f"{t}", PIXELS[t], (0, 0, 0), "MR", **{k: v(t) if callable(v) else v for k, v in header.items()}
-        )
+        own = {k: v(t) if callable(v) else v for k, v in header.items()}
+        write(tmp_path / f"{t}", PIXELS[t], (0, 0, 0), "MR", InstanceNumber=t + 1, **own)
     image = io.read_image(tmp_path)
     assert image.times.tolist() == pytest.approx(times)
     np.testing.assert_array_equal(image.data[0, :, 0], PIXELS[:3])
@@ -354,3 +353,22 @@ def test_enhanced_ct_says_its_unit_in_its_frames(tmp_path: Path, kind: str | Non
     )
     _enhanced(tmp_path / "x", "CT", [{}, {}], **told)
     assert io.read_image(tmp_path / "x").meaning.unit == unit
+
+
+def test_segments_have_their_own_names(tmp_path: Path) -> None:
+    """Two segments of one object reach the case, each as what it is."""
+    square = np.zeros((8, 8), np.uint8)
+    square[2:5, 2:5] = 1
+    _segmentation(tmp_path / "s", (1, 2, 3, 5), square)
+    ds = pydicom.dcmread(tmp_path / "s")
+    for frame, number in zip(ds.PerFrameFunctionalGroupsSequence, (1, 1, 2, 2), strict=True):
+        frame.SegmentIdentificationSequence = group(ReferencedSegmentNumber=number)
+    ds.SegmentSequence = Sequence(
+        [*group(SegmentNumber=1, SegmentLabel="Liver"), *group(SegmentNumber=2, SegmentLabel="Tumour, left")]
+    )
+    ds.save_as(tmp_path / "s")
+    (member,) = cohort.find(tmp_path).members
+    assert member.contrasts() == ("liver", "tumour_left")
+    case = member.load(member.contrasts())
+    assert {n: float(i.data.sum()) for n, i in case.images.items()} == {"liver": 18, "tumour_left": 18}
+    assert all(i.meaning.kind == "label" for i in case.images.values())

@@ -160,3 +160,13 @@ def test_grey_levels_stay_a_picture(make_image: MAKE, tmp_path: Path) -> None:
     stamped.header["intent_name"], stamped.header["intent_code"] = b"grey", 1001  # somebody else's statistic
     nibabel.save(stamped, tmp_path / "statistic.nii")
     assert io.read_image(tmp_path / "statistic.nii").calibrated
+
+
+@pytest.mark.parametrize(("unit", "step", "words"), [("hz", 5.0, "which is no time"), ("sec", 0.0, "states no time between"), ("unknown", 2000.0, "no unit"), ("sec", 2.0, "")])  # fmt: skip
+def test_a_fourth_axis_that_is_no_time_is_said(tmp_path: Path, unit: str, step: float, words: str) -> None:
+    image = nibabel.Nifti1Image(np.random.default_rng(0).random((4, 4, 4, 3)).astype(np.float32), np.eye(4))
+    image.header.set_xyzt_units("mm", unit)
+    image.header["pixdim"][4] = step
+    nibabel.save(image, tmp_path / "a.nii")
+    faults = " ".join(o.fault for o in io.scan_folder(tmp_path).oddities)
+    assert (words in faults) if words else not faults
