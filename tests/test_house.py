@@ -154,3 +154,24 @@ def test_text_files_name_no_machine() -> None:
     assert texts
     for path in [*texts, *FILES]:
         assert not re.search(r"/root/|/work/|/home/\w+/|file:///", path.read_text()), path
+
+
+def _margins() -> list[tuple[str, list[float]]]:
+    """(place, shares of its bound that the comment above tells) of every call of tests/margin.py."""
+    found = []
+    for path in sorted((ROOT.parent / "tests").rglob("test_*.py")):
+        lines = path.read_text().splitlines()
+        if path.name == "test_house.py" or not any(re.match(r"from \.+margin import", line) for line in lines):
+            continue
+        for k, line in enumerate(lines):
+            if re.match(r"\s+(below|above|near)\(", line):
+                told = re.findall(r"\((\d+\.\d+) of the bound", lines[k - 1])
+                found.append((f"{path.name}:{k + 1}", [float(share) for share in told]))
+    return found
+
+
+def test_learned_figures_stay_away_from_their_bounds() -> None:
+    """Each bound lies 1.5 times beyond the worst of the seeds that `python -m tests.survey` has measured."""
+    margins = _margins()
+    assert len(margins) > 30
+    assert not [place for place, shares in margins if not shares or max(shares) > 1 / 1.5 + 0.005]

@@ -36,6 +36,7 @@ def test_points_of_one_path_lead_to_one_image(trained: Consistency) -> None:
     image = (0.6 * condition.values["class"].float() - 0.3)[:, None]
     answers = [trained._image(image + s * noise, torch.full((64,), s), condition) for s in (0.5, 0.6)]
     moved = float((answers[1] - answers[0]).detach().abs().mean())
+    # worst of 0.157 (0.63 of the bound; fp32, 5 seeds); 0.113 (0.45 of the bound; bf16, 2 seeds)
     below(
         "how far answers of one path lie apart, of the noise between", moved / float((0.1 * noise).abs().mean()), 0.25
     )

@@ -61,9 +61,11 @@ def test_learned_features_tell_shapes_apart_and_have_not_collapsed(trained: Path
     assert name.startswith("model of 0001 (")
     features = np.stack([how(_drawn(kind, seed), 1.0) for kind in (0, 1) for seed in range(6)])
     assert features.shape == (12, 16)
-    above("the spread of the narrowest feature", float(features.std(0).min()), 1e-3)
+    # worst of 0.00114 (0.44 of the bound; fp32, 5 seeds); 0.00266 (0.19 of the bound; bf16, 1 seed)
+    above("the spread of the narrowest feature", float(features.std(0).min()), 5e-4)
     within = np.linalg.norm(features[:6] - features[:6].mean(0), axis=1).mean()
     between = np.linalg.norm(features[:6].mean(0) - features[6:].mean(0))
+    # worst of 26 (0.08 of the bound; fp32, 5 seeds); 62.7 (0.03 of the bound; bf16, 1 seed)
     above("two shapes apart, of the spread of one", float(between / within), 2)
     np.testing.assert_array_equal(how(_drawn(0, 1), 1.0), how(_drawn(0, 1), 5.0))
 

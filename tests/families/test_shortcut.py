@@ -41,6 +41,7 @@ def test_large_steps_learn_from_two_small_ones(trained: Shortcut) -> None:
     condition = Condition({"class": torch.arange(64) % 2})
     two = trained._two_steps(x, t, size, condition)
     one = trained._velocity(x, t, torch.zeros(64), condition)
+    # worst of 0.0289 (0.10 of the bound; fp32, 5 seeds); 0.0242 (0.08 of the bound; bf16, 1 seed)
     below("a large step from two small ones", float((one - two).detach().abs().mean() / two.abs().mean()), 0.3)
 
 

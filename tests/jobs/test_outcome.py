@@ -66,6 +66,7 @@ def test_a_report_has_figures_over_patients(trained: tuple[Path, Path]) -> None:
     report = json.loads((trained[1] / "report" / "report.json").read_text())
     figures = {f["name"]: f for f in report["stages"][0]["figures"]}
     assert figures["AUC, 1"]["n"] == 48
+    # worst of 0 (0.00 of the bound; fp32, 5 seeds); 0 (0.00 of the bound; bf16, 1 seed)
     below("1 - AUC", 1 - figures["AUC, 1"]["value"], 0.25)
     if figures["AUC, 1"]["value"] == 1:
         assert "labels are separated" in figures["AUC, 1"]["convention"]
@@ -73,6 +74,7 @@ def test_a_report_has_figures_over_patients(trained: tuple[Path, Path]) -> None:
         assert figures["AUC, 1"]["interval"][0] <= figures["AUC, 1"]["value"]
     assert {"Brier score, 1", "calibration error, 1"} <= set(figures)
     answers = {(s["by"], s["metric"]): s["value"] for s in report["summaries"]}
+    # worst of 2.09 (0.48 of the bound; fp32, 5 seeds); 2.09 (0.48 of the bound; bf16, 1 seed)
     above(
         "correct, of the commonest class", answers["model", "correct"] / answers["the commonest class", "correct"], 1.0
     )
