@@ -136,7 +136,8 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         ) from error
     if facts["format"] not in READABLE:
         raise CheckpointError(
-            f"The checkpoint in {folder} has format {facts['format']}, and this version reads {READABLE[0]} to {READABLE[-1]}. "
+            f"The checkpoint in {folder} has format {facts['format']}, "
+            f"and this version reads {READABLE[0]} to {READABLE[-1]}. "
             "Use the version of Fabrica that wrote it: see commit and packages in the run's environment.json."
         )
     if hashlib.sha256(content).hexdigest() != digest:

@@ -44,7 +44,7 @@ _STAGE = (*_FLAT, "cohorts", "input")
 def load(
     path: Path, settings: Sequence[str] = (), data: Sequence[str] = (), units: Mapping[str, str] | None = None
 ) -> Recipe:
-    """Read, override (`train.steps=10`), replace cohorts (`DIR` or `NAME=DIR`), say units, and check; raises RecipeError."""
+    """Read, override (`train.steps=10`), replace cohorts (`DIR` or `NAME=DIR`), say units, check; raises RecipeError."""
     if not path.is_file():
         raise RecipeError(f"There is no recipe at {path}. See what is there: ls recipes/")
     try:

@@ -72,8 +72,12 @@ class Tried:
 
     evaluations: int
     distortion: float | None  # root mean square error on the model's scale; none where nothing is given
-    realism: float  # kernel distance of textures from those of the same patients
+    realism: float | None  # kernel distance of textures from the same patients'; none where draws are constant
     seconds: float  # a row
+
+    def in_words(self) -> str:
+        error = [] if self.distortion is None else [f"error {self.distortion:.3f}"]
+        return ", ".join([*error, "no texture" if self.realism is None else f"distance {self.realism:.3g}"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +90,7 @@ class Choice:
     tried: tuple[Tried, ...]
 
     def in_words(self, name: str) -> str:
-        best = ", ".join(
-            f"{t.evaluations}: {'' if t.distortion is None else f'error {t.distortion:.3f}, '}distance {t.realism:.3g}"
-            for t in self.tried
-        )
+        best = ", ".join(f"{t.evaluations}: {t.in_words()}" for t in self.tried)
         people = f"{self.patients} validation patient{'s' * (self.patients != 1)}"
         return f"{name}: draws take {self.evaluations} evaluations of the network, chosen on {people} ({best})."
 

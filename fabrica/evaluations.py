@@ -7,6 +7,7 @@ prefer. The fewest that are as good as the best by both, within what another see
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -47,7 +48,8 @@ EMBEDDING = "radiomics"  # textures
 def chosen(ready: Ready, trained: Family, place: Path, seconds: float, seed: int) -> Choice | str | None:
     """The choice for a finished training, kept in `place`; words why there is none, None where nothing is to be chosen.
 
-    A recipe that names its sampler has chosen by itself. `seconds`: what training took.
+    A recipe that names its sampler has chosen by itself. What another run trained draws as chosen there, and nothing is
+    written to that run. `seconds`: what training took.
     """
     family = drawer(ready.stage, trained).eval()
     if ready.stage.sampler is not None or not _walks(family) or not asks(ready.job):
@@ -55,6 +57,8 @@ def chosen(ready: Ready, trained: Family, place: Path, seconds: float, seed: int
     if (known := kept_choice(place)) is not None:
         return known
     name = ready.stage.name
+    if ready.stage.trained is not None:
+        return f"{name}: the run it was trained in has chosen no number of evaluations; draws take the family's own."
     if not ready.split.parts["validate"]:
         return (
             f"{name}: nobody validates, so that draws take as many evaluations as the family does by itself. "
@@ -64,7 +68,7 @@ def chosen(ready: Ready, trained: Family, place: Path, seconds: float, seed: int
     if isinstance(found, Choice):
         place.mkdir(parents=True, exist_ok=True)
         with writing(place / CHOICE):
-            (place / CHOICE).write_text(json.dumps(asdict(found), indent=1))
+            (place / CHOICE).write_text(json.dumps(asdict(found), indent=1, allow_nan=False))
     return found
 
 
@@ -152,7 +156,9 @@ def _fewest(scores: Mapping[int, Sequence[_Score]]) -> int:
 def _mean(count: int, found: Sequence[_Score]) -> Tried:
     errors = [e for e, _, _ in found if e is not None]
     distortion = float(np.mean(errors)) if errors else None
-    return Tried(count, distortion, float(np.mean([d for _, d, _ in found])), float(np.median([s for *_, s in found])))
+    realism = float(np.mean([d for _, d, _ in found]))
+    seconds = float(np.median([s for *_, s in found]))
+    return Tried(count, distortion, realism if math.isfinite(realism) else None, seconds)
 
 
 @torch.no_grad()

@@ -31,7 +31,8 @@ Say = Callable[[str], None]
 def split_stage(recipe: Recipe, stage: Stage, data: Mapping[str, Cohort]) -> Split:
     """Who trains and who tests in a stage: as the recipe says, or as in the stage that it takes its input from.
 
-    Then patients whom that stage could not use may only train; whom the recipe gives to no part stays out. Raises ValueError when nobody can be used or judged.
+    Then patients whom that stage could not use may only train; whom the recipe gives to no part stays out. Raises
+    ValueError when nobody can be used or judged.
     """
     job = stage.build_job()
     asked, given = asks(job), set(reads(job))

@@ -76,7 +76,8 @@ def run_recipe(
 ) -> RunResult:  # fmt: skip
     """Run every stage of a checked recipe, or go on with the run in `folder`; returns where the report lies.
 
-    `device` is auto (a CUDA card where there is one), cpu or cuda. Raises RecipeError, MemoryShortage, UnreadableError, LeakError, TrainingError, CheckpointError; Interrupted on Ctrl-C.
+    `device` is auto (a CUDA card where there is one), cpu or cuda. Raises RecipeError, MemoryShortage, UnreadableError,
+    LeakError, TrainingError, CheckpointError; Interrupted on Ctrl-C.
     """
     with joined() as processes:
         folder = folder or common_folder(runs, processes)
@@ -251,13 +252,13 @@ def train_stage(
     if known:
         say(f"{stage.name}: goes on at step {known[1]['step']} of {known[1]['total']}.")
 
-    def told(progress: Progress, average: Family) -> None:
+    def shown(progress: Progress, average: Family) -> None:
         if progress.step in _moments(progress.total):
             _sample_picture(ready, drawer(stage, average), place / "samples" / f"{progress.step:07d}.png", recipe.seed)
         if watch is not None:
             watch(stage.name, progress)
 
-    return fit(family, stage.training_job(), loader, plan, place, facts, told, device)
+    return fit(family, stage.training_job(), loader, plan, place, facts, shown, device)
 
 
 def _check_same_scans(ready: Ready, facts: Mapping[str, Any], folder: Path) -> None:
@@ -324,7 +325,8 @@ def generate_images(
 ) -> list[Path]:  # fmt: skip
     """Apply a trained run to new scans: NIfTI on their grids, under out/CASE/, or out/answers.csv. Returns the files written.
 
-    `values` stand for those that the cases say (a class, a covariate, words); a `Source` says units that files leave open. Raises ValueError when the folder is no run, CheckpointError when it is not trained, UnreadableError for the scans.
+    `values` stand for those that the cases say (a class, a covariate, words); a `Source` says units that files leave open.
+    Raises ValueError when the folder is no run, CheckpointError when it is not trained, UnreadableError for the scans.
     """
     plain = yaml.safe_load((run / "recipe.yaml").read_text()) if (run / "recipe.yaml").is_file() else None
     if plain is None:

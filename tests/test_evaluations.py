@@ -1,12 +1,13 @@
 """The number of evaluations: the fewest within the spread over seeds of the best, by realism and distortion together."""
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from fabrica.costs import CHOICE, Choice, Tried, kept_choice, told
-from fabrica.evaluations import _fewest
+from fabrica.evaluations import _fewest, _mean
 from fabrica.families import Flow, Regression
 from fabrica.families.drawn import Drawn
 from fabrica.jobs import JOBS
@@ -33,6 +34,15 @@ def test_the_fewest_that_are_as_good_by_both(table: dict, chosen: int) -> None:
     assert _fewest(_scores(table)) == chosen
 
 
+def test_constant_draws_have_no_distance_and_are_not_chosen() -> None:
+    """JSON has no infinity: what is kept says that there is none."""
+    infinite = float("inf")
+    scores = _scores({2: [(0.3, infinite), (0.3, infinite)], 8: [(0.3, 1.0), (0.3, 1.1)]})
+    assert _fewest(scores) == 8
+    assert _mean(2, scores[2]) == Tried(2, 0.3, None, 0.1)
+    json.dumps(asdict(_mean(2, scores[2])), allow_nan=False)
+
+
 def test_a_choice_is_kept_and_draws_follow_it(tmp_path: Path) -> None:
     assert kept_choice(tmp_path) is None
     plain = {
@@ -45,6 +55,8 @@ def test_a_choice_is_kept_and_draws_follow_it(tmp_path: Path) -> None:
     choice = kept_choice(tmp_path)
     assert choice == Choice(4, False, 2, (Tried(4, 0.1, 0.2, 0.3),))
     assert "chosen on 2 validation patients (4: error 0.100, distance 0.2)" in choice.in_words("model")
+    constant = replace(choice, tried=(Tried(4, 0.1, None, 0.3),))
+    assert "(4: error 0.100, no texture)" in constant.in_words("model")
     signature = JOBS.find("synthesis")(["T1w"]).signature()
     family = Flow(signature, SMALL, "fp32")
     assert isinstance(fewer := told(family, choice), Drawn)

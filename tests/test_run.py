@@ -525,6 +525,11 @@ def test_validation_patients_choose_the_number_of_evaluations(tmp_path: Path, mo
     nobody = {**plain, "split": {"train": 0.75, "test": 0.25}}
     run_recipe(from_plain(nobody), tmp_path / "nobody", say=said.append)
     assert any("nobody validates" in text and "validate: 0.1" in text for text in said)
+    used = {key: value for key, value in plain.items() if key not in ("train", "prepare")}
+    again = {**used, "family": {"run": str(tmp_path / "nobody")}}
+    run_recipe(from_plain(again), tmp_path / "again", say=said.append)  # judged again, and nothing written to that run
+    assert any("the run it was trained in has chosen no number" in text for text in said)
+    assert not (tmp_path / "nobody/stages/model/evaluations.json").exists()
 
 
 def test_run_folders_number_themselves(tmp_path: Path) -> None:

@@ -37,11 +37,14 @@ class Operator(Rowwise):
     def forward(self, x: Tensor) -> Tensor: ...
 
     def crude(self, y: Tensor) -> Tensor | None:
-        """A first answer by the data alone (zero-filled, back-projected): what a model has to beat; None where there is none."""
+        """A first answer by the data alone (zero-filled, back-projected), which a model has to beat; None without one."""
         return None
 
     def corner(self, sides: tuple[int, ...]) -> Self:
-        """The same physics on the first voxels of its grid, where memory and costs are counted; operators tied to a grid say how."""
+        """The same physics on the first voxels of its grid, where memory and costs are counted.
+
+        Operators that are tied to a grid say how.
+        """
         return self
 
 

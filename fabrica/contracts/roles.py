@@ -86,7 +86,10 @@ class Job(ABC):
 
     @abstractmethod
     def question(self, batch: Batch, rng: Rng) -> Problem:
-        """What drawing sees: nothing of the answer but through A and its noise; the same rng gives the same y, whatever the batch."""
+        """What drawing sees: nothing of the answer but through A and its noise.
+
+        The same rng gives the same y, whatever the batch.
+        """
 
 
 class Family(nn.Module, ABC):

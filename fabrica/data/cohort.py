@@ -189,17 +189,17 @@ def write_table(cohort: Cohort, path: Path, folder: Path) -> int:
                 continue
             for contrast, scan in member.scans.items():
                 relative = scan.files[0].relative_to(folder) if folder.is_dir() else scan.files[0].name
-                unit = (
-                    "label"
-                    if scan.kind == "label"
-                    else scan.unit
-                    if scan.unit_from in ("table", "said", "sidecar")
-                    else ""
-                )
-                row = [relative, scan.member, member.patient, member.visit, contrast, member.site, member.days, unit]
-                writer.writerow(row)
+                about = [member.patient, member.visit, contrast, member.site, member.days]
+                writer.writerow([relative, scan.member, *about, _stated_unit(scan)])
                 count += 1
     return count
+
+
+def _stated_unit(scan: Scan) -> str:
+    """What the table's column `unit` says of it: what somebody stated, not what its own header says again."""
+    if scan.kind == "label":
+        return "label"
+    return scan.unit if scan.unit_from in ("table", "said", "sidecar") else ""
 
 
 def _member(

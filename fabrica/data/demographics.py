@@ -118,15 +118,18 @@ def _put(found: Demographics, line: Line, patient: str, visit: str, values: Valu
 
 
 def _joined(found: Demographics, table: Table, said: Sequence[str], patients: Sequence[str]) -> dict[str, str]:
-    """Identifier in the table -> patient; what cannot be told is an oddity with the line to type."""
+    """Identifier in the table -> patient; what cannot be told is an oddity with the line to type.
+
+    A bare number names a patient where all are called alike but for their number; leading zeros do not matter then.
+    """
     join: dict[str, str] = {}
-    prefixes = {re.fullmatch(r"(\D*)\d+", p)[1] if re.fullmatch(r"(\D*)\d+", p) else None for p in patients}  # type: ignore[index]
-    alike = len(prefixes) == 1 and None not in prefixes
+    numbers = {p: m for p in patients if (m := re.fullmatch(r"(\D*)(\d+)", p))}
+    alike = len(numbers) == len(set(patients)) and len({m[1] for m in numbers.values()}) == 1
     lost, known = [], _index(patients)
     for name in dict.fromkeys(n for n in said if n):
         exact = next((k[spelt(name)] for k, spelt in zip(known, _SPELLINGS, strict=True) if spelt(name) in k), [])
         if not exact and alike and name.isdigit():
-            exact = [p for p in patients if re.search(r"\d+$", p) and int(re.search(r"\d+$", p)[0]) == int(name)]  # type: ignore[index]
+            exact = [p for p, m in numbers.items() if int(m[2]) == int(name)]
             if len(exact) == 1:
                 found.oddities.append(
                     Oddity(str(table.path), f"{name} is read as {exact[0]}.", "Write it so to be sure.", "note")

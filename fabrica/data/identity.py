@@ -21,6 +21,7 @@ SMALL = 8_000_000  # bytes of a file that is opened to see whether it is one: ma
 _BRATS = re.compile(r"^(BraTS-[A-Za-z]+-\d+)-(\d{3})\b")
 _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
 _SLICE = re.compile(r"^(.*?\d.*?)[_-]*(?:slice|sl|frame|fr|img|im|z)[_-]?(\d+)$", re.IGNORECASE)
+_CODE = re.compile(r"[vVmM]\d{3,}")  # a person of a group, or a late visit
 _TWO_NUMBERS = re.compile(r"^(.*?\d.*?)(?:[_-]([A-Za-z0-9]+)|(?<=\d)([a-z]))$")
 _DATE = re.compile(r"(?<!\d)((?:19|20)\d{2}-?[01]\d-?[0-3]\d)(?!\d)")
 _PERSON = re.compile(r"^(?:sub|subject|patient|pat|participant|case|pid|p|s)[-_ ]?\d+\b", re.IGNORECASE)
@@ -103,12 +104,18 @@ def _without_visit(folder: str) -> str:
 
 
 def _level_of_patients(folders: Sequence[str]) -> int:
-    """Which of the folders is a patient's: what is called so, else the first that bears a number and is no date; else the first."""
+    """Which folder is a patient's: what is called so, else the first with a number that is no date or visit; else the first."""
     called = next((k for k, f in enumerate(folders) if _PERSON.match(f)), None)
-    numbered = (
-        k for k, f in enumerate(folders) if re.search(r"\d", f) and not re.fullmatch(r"(?:19|20)\d{2}[-_\d]*", f)
-    )
+    numbered = (k for k, f in enumerate(folders) if re.search(r"\d", f) and not _tells_when(f))
     return called if called is not None else next(numbered, 0)
+
+
+def _tells_when(folder: str) -> bool:
+    """A date, or a visit in words; a letter and a number (M101) may as well be somebody."""
+    date, code = r"(?:19|20)\d{2}[-_\d]*", r"[a-zA-Z]-?\d+"
+    return bool(re.fullmatch(date, folder)) or bool(
+        vocabulary.visit_of(folder.lower()) and not re.fullmatch(code, folder)
+    )
 
 
 def _dicom(scan: Scan, folders: list[str]) -> Row:
@@ -222,7 +229,7 @@ def _is_label(volume: torch.Tensor) -> bool:
 
 def _with_doubts(rows: Sequence[Row], base: Path) -> list[Row]:
     """Rows whose names have two readings say so: p1_2 may be the second image of p1, or a patient of its own."""
-    rows = _with_doubtful_folders(_with_doubtful_headers(rows), base)
+    rows = _with_doubtful_codes(_with_doubtful_folders(_with_doubtful_headers(rows), base), base)
     flat: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         if _is_flat(row, base) and (named := _TWO_NUMBERS.match(row.patient)):
@@ -264,6 +271,21 @@ def _with_doubtful_folders(rows: Sequence[Row], base: Path) -> list[Row]:
         if len(above[name]) > 1:
             doubt = f"{'/'.join(own)} may be visit {name} of {own[0]}, or patient {name} of a group"
             found[k] = replace(rows[k], patient=own[0], visit="-".join(own[1:]), doubt=doubt)
+    return found
+
+
+def _with_doubtful_codes(rows: Sequence[Row], base: Path) -> list[Row]:
+    """siteA/M101 may be month 101 of one person, or person M101 of a site: where no other folder bears a number."""
+    found = []
+    for row in rows:
+        folders = row.scan.files[0].relative_to(base).parts[:-1]
+        numbered = [f for f in folders if re.search(r"\d", f)]
+        if row.scan.format == "nifti" and len(folders) > 1 and len(numbered) == 1 and _CODE.fullmatch(numbered[0]):
+            doubt = (
+                f"{'/'.join(folders)} may be visit {numbered[0]} of {row.patient}, or patient {numbered[0]} of a group"
+            )
+            row = replace(row, doubt=doubt)
+        found.append(row)
     return found
 
 

@@ -88,7 +88,8 @@ def _by_values(member: ScannedMember, contrast: str) -> str:
 def _who_is_who(cohort: Cohort, members: Sequence[ScannedMember]) -> Iterator[str]:
     """Names with two readings, and pictures of which nobody says whose they are."""
     if cohort.doubts:
-        yield f"{len(cohort.doubts)} name{'s' * (len(cohort.doubts) > 1)} with two readings; nobody is split over training and testing before a table settles it:"
+        names = f"{len(cohort.doubts)} name{'s' * (len(cohort.doubts) > 1)}"
+        yield f"{names} with two readings; nobody is split over training and testing before a table settles it:"
         for doubt in cohort.doubts[:5]:
             yield f"  {doubt}"
         yield "  settle it: fabrica inspect DIR --write-table files.csv, then --table files.csv"

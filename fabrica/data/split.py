@@ -37,8 +37,8 @@ def split_cohort(cohort: Cohort, plan: Mapping[str, object], seed: int = 0, more
     Test patients are drawn from the end of the shuffled cohort: the same ones however many train. `more` members, of other
     patients, only train.
 
-    Raises ValueError for names that leave open who is whose patient, for an unknown patient, LeakError for one named twice, ValueError when training or testing,
-    where asked for, would be without patients.
+    Raises ValueError for names that leave open who is whose patient, for an unknown patient, and when training or testing,
+    where asked for, would be without patients; LeakError for a patient named twice.
     """
     if cohort.doubts:
         others = f" and {len(cohort.doubts) - 1} more" if len(cohort.doubts) > 1 else ""

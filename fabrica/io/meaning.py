@@ -12,32 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 PET_UNITS = {"BQML": "Bq/ml", "GML": "SUV"}  # GML: g/ml, the standardised uptake value by body weight
-RESCALE_TYPES = {
-    "HU": "HU",
-    "MGML": "mg/ml",
-    "PCT": "%",
-    "OD": "OD",
-}  # C.11.1.1.2; others are no unit that is known here
+RESCALE_TYPES = {"HU": "HU", "MGML": "mg/ml", "PCT": "%", "OD": "OD"}  # C.11.1.1.2; others are no unit known here
 CODES = {  # UCUM and DCM codes of real-world value maps -> unit and the factor into it
     "[hnsf'U]": ("HU", 1.0), "Bq/ml": ("Bq/ml", 1.0), "kBq/ml": ("Bq/ml", 1000.0), "g/ml{SUVbw}": ("SUV", 1.0), "{SUVbw}g/ml": ("SUV", 1.0),
     "g/ml": ("SUV", 1.0), "Gy": ("Gy", 1.0), "cGy": ("Gy", 0.01), "mm": ("mm", 1.0), "ms": ("ms", 1.0), "s": ("ms", 1000.0),
 }  # fmt: skip
-SCREEN = (
-    "CR",
-    "DX",
-    "MG",
-    "RG",
-    "RF",
-    "XA",
-    "IO",
-    "PX",
-    "OT",
-    "SC",
-    "XC",
-    "GM",
-)  # pictures for a screen: what MONOCHROME1 turns round
+# Pictures for a screen: what MONOCHROME1 turns round.
+SCREEN = ("CR", "DX", "MG", "RG", "RF", "XA", "IO", "PX", "OT", "SC", "XC", "GM")
 
-Mapping_ = tuple[float, float, str]  # slope, intercept, unit
+RealWorldMap = tuple[float, float, str]  # slope, intercept, unit
 
 
 def unit_of(header: Any) -> tuple[str, str]:
@@ -49,9 +32,8 @@ def unit_of(header: Any) -> tuple[str, str]:
         stated = str(header.get("Units") or "")
         kind = str(header.get("SUVType") or "BW")
         known = PET_UNITS.get(stated, "a.u.")
-        return (
-            known if known != "SUV" or kind == "BW" else "a.u."
-        ), f"Units {stated}" if stated else "Units, which is missing"
+        unit = known if known != "SUV" or kind == "BW" else "a.u."
+        return unit, f"Units {stated}" if stated else "Units, which is missing"
     kind = str(header.get("RescaleType") or "")
     if kind:
         return RESCALE_TYPES.get(kind, "a.u."), f"RescaleType {kind}"
@@ -74,7 +56,7 @@ def _of_enhanced_ct(header: Any) -> tuple[str, str]:
     return RESCALE_TYPES.get(kind, "a.u."), f"RescaleType {kind}"
 
 
-def real_world(header: Any) -> Mapping_ | None:
+def real_world(header: Any) -> RealWorldMap | None:
     """(slope, intercept, unit) of the one linear map of stored to real-world values; None where there is none, or several."""
     items = _maps(header)
     if len(items) != 1:
@@ -82,7 +64,7 @@ def real_world(header: Any) -> Mapping_ | None:
     return _linear(items[0], str(header.get("Modality") or ""))
 
 
-def of_frame(group: Any, shared: Any, modality: str) -> Mapping_ | None:
+def of_frame(group: Any, shared: Any, modality: str) -> RealWorldMap | None:
     """The same for one frame of an enhanced image."""
     for place in (group, shared):
         items = list(place.get("RealWorldValueMappingSequence") or []) if place else []
@@ -100,7 +82,7 @@ def _maps(header: Any) -> Sequence[Any]:
     return list(shared.get("RealWorldValueMappingSequence") or first.get("RealWorldValueMappingSequence") or [])
 
 
-def _linear(item: Any, modality: str) -> Mapping_ | None:
+def _linear(item: Any, modality: str) -> RealWorldMap | None:
     slope, intercept = item.get("RealWorldValueSlope"), item.get("RealWorldValueIntercept")
     codes = item.get("MeasurementUnitsCodeSequence") or []
     if slope is None or intercept is None or not codes:

@@ -234,6 +234,8 @@ def test_real_folders_say_who_is_who(real_data: Path) -> None:
     (["p1_baseline_t1", "p1_followup_t1"], [("p1", "baseline"), ("p1", "followup")]),
     (["p1_2020-01-05_t1", "p1_20210311_t1"], [("p1", "2020-01-05"), ("p1", "20210311")]),
     (["101/2020/t1", "101/2021/t1"], [("101", "2020"), ("101", "2021")]),
+    (["anna/ses-1/t1", "bert/ses-2/t1"], [("anna", "1"), ("bert", "2")]),
+    (["anna/tp1/t1", "anna/tp2/t1", "bert/tp1/t1"], [("anna", "tp1"), ("anna", "tp2"), ("bert", "tp1")]),
 ])  # fmt: skip
 def test_groups_sites_and_dates_are_no_patients(tmp_path: Path, make_image: MAKE, names: list[str], who: list) -> None:
     _volumes(tmp_path, [f"{name}.nii.gz" for name in names], make_image)
@@ -355,3 +357,13 @@ def test_headers_that_name_nobody_are_doubted(tmp_path: Path, named: str) -> Non
     series(tmp_path / "b", PatientID=named, StudyInstanceUID="1.2", SeriesInstanceUID="1.2.1")
     (doubt,) = cohort.find(tmp_path).doubts
     assert "their headers name nobody" in doubt
+
+
+def test_a_letter_and_three_digits_may_be_a_visit_or_somebody(tmp_path: Path, make_image: MAKE) -> None:
+    """M101 of a site is a person, m120 of a patient is ten years later."""
+    _volumes(tmp_path / "sites", [f"siteA/M{k}/t1.nii.gz" for k in (101, 102)], make_image)
+    assert "siteA/M101 may be visit M101 of siteA, or patient M101 of a group" in cohort.find(tmp_path / "sites").doubts
+    _volumes(tmp_path / "years", [f"002_S_0413/m{k}/t1.nii.gz" for k in ("06", "120")], make_image)
+    found = cohort.find(tmp_path / "years")
+    assert not found.doubts
+    assert found.patients == ("002_S_0413",)

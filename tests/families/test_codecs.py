@@ -122,10 +122,10 @@ def test_a_codec_keeps_images_and_its_codes_have_unit_size(codec: Vae) -> None:
     near("the spread of codes, log", math.log(float(codes.std())), 0, math.log(2))
     # worst of 0.0187 (0.31 of the bound; fp32, 5 seeds); 0.0199 (0.33 of the bound; bf16, 2 seeds)
     below("the error of a round trip", float((back - x).abs().mean()), 0.06)
-    codec = codec if PRECISION == "fp32" else pytest.skip("tiles are compared to rounding")
-    with torch.no_grad(), tiled(codec, (8,)):
-        torch.testing.assert_close(codec.encode(x), codes, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(codec.decode(codes, Condition()), back, rtol=1e-4, atol=1e-4)
+    if PRECISION == "fp32":  # to rounding; the survey trains in bf16 too
+        with torch.no_grad(), tiled(codec, (8,)):
+            torch.testing.assert_close(codec.encode(x), codes, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(codec.decode(codes, Condition()), back, rtol=1e-4, atol=1e-4)
 
 
 @learns
