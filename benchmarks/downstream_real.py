@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from sets import resumed
 
-from fabrica.checkpoint import load
-from fabrica.config import from_plain
-from fabrica.downstream import Terms, compare_arms
+from fabrica.generate.patients import draw_patients
+from fabrica.learning.checkpoint import load
 from fabrica.networks import precision
-from fabrica.patients import draw_patients
-from fabrica.run import run_recipe
+from fabrica.recipe.checks import from_plain
+from fabrica.run.sequence import run_recipe
+from fabrica.study.downstream import Terms, compare_arms
 
 RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, dict[str, Any]] = {

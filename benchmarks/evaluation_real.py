@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from fabrica import io
-from fabrica.config import from_plain
 from fabrica.contracts import Image
 from fabrica.data.prepare import foreground
-from fabrica.evaluate import pixel, task
-from fabrica.evaluate.embedding import Picture
-from fabrica.evaluate.realism import Realism, realism
-from fabrica.run import generate_images, run_recipe
+from fabrica.evaluate.metrics import pixel, task
+from fabrica.evaluate.sets.embedding import Picture
+from fabrica.evaluate.sets.realism import Realism, realism
+from fabrica.generate.scans import generate_images
+from fabrica.recipe.checks import from_plain
+from fabrica.run.sequence import run_recipe
 
 RESULTS = Path(__file__).parent / "results"
 Array = NDArray[np.float64]

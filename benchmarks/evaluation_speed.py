@@ -24,7 +24,8 @@ import torch
 from scipy import linalg, ndimage
 from speed import line, machine
 
-from fabrica.evaluate import feature, pixel
+from fabrica.evaluate.metrics import pixel
+from fabrica.evaluate.sets import feature
 
 RESULTS = Path(__file__).parent / "results"
 Section = Callable[[int], dict[str, Any]]

@@ -25,16 +25,16 @@ from PIL import Image as Pillow
 from sets import machine, place, resumed
 
 from fabrica import io
-from fabrica.checkpoint import load
-from fabrica.config import from_plain
 from fabrica.data import cohort
 from fabrica.data.prepare import foreground
-from fabrica.downstream import Terms, compare_arms
-from fabrica.evaluate.embedding import Picture
-from fabrica.evaluate.realism import realism
-from fabrica.patients import draw_patients
-from fabrica.prepared import split_stage
-from fabrica.run import find_cohort, run_recipe
+from fabrica.evaluate.sets.embedding import Picture
+from fabrica.evaluate.sets.realism import realism
+from fabrica.generate.patients import draw_patients
+from fabrica.learning.checkpoint import load
+from fabrica.recipe.checks import from_plain
+from fabrica.run.prepare import split_stage
+from fabrica.run.sequence import find_cohort, run_recipe
+from fabrica.study.downstream import Terms, compare_arms
 
 RESULTS = Path(__file__).parent / "results"
 PATIENTS = 90

@@ -28,13 +28,13 @@ from sets import Sets, machine, place, sheet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fabrica.checkpoint import load
-from fabrica.config import from_plain
 from fabrica.contracts import Batch
-from fabrica.costs import evaluations, with_evaluations
-from fabrica.drawing import Answering
+from fabrica.learning.checkpoint import load
+from fabrica.recipe.checks import from_plain
 from fabrica.rng import Rng, derive
-from fabrica.run import run_recipe
+from fabrica.run.answering import Answering
+from fabrica.run.costs import evaluations, with_evaluations
+from fabrica.run.sequence import run_recipe
 
 CLASSES = ("AbdomenCT", "BreastMRI", "CXR", "ChestCT", "Hand", "HeadCT")
 HELD_OUT, DRAWS, SIDE, BATCH, PEER_BATCH = 200, 252, 64, 8, 16

@@ -21,12 +21,12 @@ from scipy import ndimage
 from sets import machine, place, resumed
 from translation_ms import figures, load
 
-from fabrica.checkpoint import load as load_checkpoint
-from fabrica.config import from_plain
 from fabrica.data import cohort
 from fabrica.data.prepare import intensity_scale
-from fabrica.evaluate.task import lesion_contrast
-from fabrica.run import run_recipe
+from fabrica.evaluate.metrics.task import lesion_contrast
+from fabrica.learning.checkpoint import load as load_checkpoint
+from fabrica.recipe.checks import from_plain
+from fabrica.run.sequence import run_recipe
 
 RESULTS = Path(__file__).parent / "results"
 TRAIN, TEST = "patient19", "patient07"  # the one with many lesions trains

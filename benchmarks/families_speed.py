@@ -29,12 +29,12 @@ from torch.utils.flop_counter import flop_registry
 
 from fabrica.contracts import Condition, Family, Field, Problem, Signature
 from fabrica.families import FAMILIES, Latent, Vae, latent_signature
-from fabrica.machine import peak_bytes
+from fabrica.learning.optimiser import optimisers
+from fabrica.machine.device import peak_bytes
 from fabrica.networks import precision
 from fabrica.networks.codec import Decoder, Encoder
 from fabrica.networks.transformer import Transformer
 from fabrica.networks.unet import UNet, UNetShape
-from fabrica.optimiser import optimisers
 from fabrica.rng import Rng
 
 RESULTS = Path(__file__).parent / "results"

@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fabrica.config import from_plain
-from fabrica.run import run_recipe
+from fabrica.recipe.checks import from_plain
+from fabrica.run.sequence import run_recipe
 
 RESULTS = Path(__file__).parent / "results"
 NETWORK = {"channels": [16, 32, 64], "blocks": 1}

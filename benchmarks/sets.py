@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from fabrica.evaluate.embedding import Picture, by_radiomics, by_thumbnail
-from fabrica.evaluate.feature import frechet_distance, kernel_distance, precision_recall
+from fabrica.evaluate.sets.embedding import Picture, by_radiomics, by_thumbnail
+from fabrica.evaluate.sets.feature import frechet_distance, kernel_distance, precision_recall
 
 Array = NDArray[np.float64]
 Embed = Callable[[NDArray[Any]], Array]

@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from fabrica import checkpoint
 from fabrica.contracts import Condition, Family, Job
 from fabrica.data.store import Entry, Layout, Loader, Store
 from fabrica.families import Flow
 from fabrica.jobs import JOBS
-from fabrica.machine import resident_bytes
-from fabrica.memory import training_need
+from fabrica.learning import checkpoint
+from fabrica.learning.loop import _Loop
+from fabrica.machine.device import resident_bytes
 from fabrica.networks import precision
 from fabrica.networks.unet import UNet, UNetShape
-from fabrica.plan import TrainPlan
+from fabrica.recipe.values import TrainPlan
 from fabrica.rng import Rng
-from fabrica.train import _Loop
+from fabrica.run.memory import training_need
 
 Fact = dict[str, Any]
 

@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage, stats
 
-from fabrica.evaluate import feature, statistics, task
-from fabrica.evaluate.embedding import Picture
-from fabrica.evaluate.featurewise import feature_differences
-from fabrica.evaluate.readers import forced_choice, obuchowski_rockette, wilson
-from fabrica.evaluate.set_claim import relative_kernel_distance
+from fabrica.evaluate import statistics
+from fabrica.evaluate.honesty.set_claim import relative_kernel_distance
+from fabrica.evaluate.metrics import task
+from fabrica.evaluate.metrics.readers import forced_choice, obuchowski_rockette, wilson
+from fabrica.evaluate.sets import feature
+from fabrica.evaluate.sets.embedding import Picture
+from fabrica.evaluate.sets.featurewise import feature_differences
 
 Draw = np.random.Generator
 OUTSIDE = (

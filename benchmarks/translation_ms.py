@@ -23,13 +23,13 @@ import nibabel
 import numpy as np
 import torch
 
-from fabrica.config import from_plain
 from fabrica.data import cohort
 from fabrica.data.prepare import intensity_scale
-from fabrica.evaluate.structure import ssim_map
-from fabrica.evaluate.task import lesion_contrast
+from fabrica.evaluate.metrics.structure import ssim_map
+from fabrica.evaluate.metrics.task import lesion_contrast
 from fabrica.networks import precision
-from fabrica.run import run_recipe
+from fabrica.recipe.checks import from_plain
+from fabrica.run.sequence import run_recipe
 
 RESULTS = Path(__file__).parent / "results"
 NETWORK = {"channels": [32, 64, 128]}

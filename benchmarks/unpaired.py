@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from sets import machine, place, resumed
 
-from fabrica.checkpoint import load as load_checkpoint
-from fabrica.config import load
-from fabrica.run import run_recipe
+from fabrica.learning.checkpoint import load as load_checkpoint
+from fabrica.recipe.checks import load
+from fabrica.run.sequence import run_recipe
 
 RESULTS = Path(__file__).parent / "results"
 RECIPE = Path(__file__).parents[1] / "recipes" / "unpaired.yaml"

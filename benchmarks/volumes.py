@@ -20,17 +20,17 @@ from families_ms import TEST, TRAIN, averaged
 from sets import machine
 from torch import Tensor
 
-from fabrica.config import from_plain
 from fabrica.contracts import Condition, Family, Field, Problem, Signature
-from fabrica.costs import with_evaluations
 from fabrica.data.store import places
-from fabrica.drawing import Answering
-from fabrica.machine import peak_bytes
+from fabrica.machine.device import peak_bytes
 from fabrica.networks.backbone import backbone
 from fabrica.networks.tiled import cut, tiled, windows
 from fabrica.networks.unet import UNetShape
+from fabrica.recipe.checks import from_plain
 from fabrica.rng import Rng
-from fabrica.run import run_recipe
+from fabrica.run.answering import Answering
+from fabrica.run.costs import with_evaluations
+from fabrica.run.sequence import run_recipe
 
 RESULTS = Path(__file__).parent / "results"
 WINDOW, WHOLE, EVALUATIONS = (32, 48, 48), (56, 104, 88), 8

@@ -6,11 +6,11 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from fabrica.config import from_plain
-from fabrica.document import RecipeError
 from fabrica.evaluate import METRICS
 from fabrica.families import FAMILIES, RUNTIME
 from fabrica.jobs import JOBS
+from fabrica.recipe.checks import from_plain
+from fabrica.recipe.text import RecipeError
 from fabrica.registry import Table, options_of
 from fabrica.sampling import SAMPLERS
 

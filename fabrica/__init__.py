@@ -9,19 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .config import load as load_recipe
     from .contracts import Case as Case
     from .contracts import Field as Field
     from .contracts import Image as Image
     from .data.cohort import find as find_cohort
     from .data.virtual import simulate as simulate_patient
-    from .document import RecipeError as RecipeError
+    from .generate.scans import generate_images as generate_images
     from .io import read_image as read_image
     from .io import write_nifti as write_nifti
-    from .plan import Recipe as Recipe
-    from .run import continue_run as continue_run
-    from .run import generate_images as generate_images
-    from .run import run_recipe as run_recipe
+    from .recipe.checks import load as load_recipe
+    from .recipe.text import RecipeError as RecipeError
+    from .recipe.values import Recipe as Recipe
+    from .run.sequence import continue_run as continue_run
+    from .run.sequence import run_recipe as run_recipe
 
 __version__ = "0.1.0"
 
@@ -29,14 +29,14 @@ _HOME = {
     "Case": "contracts:Case",
     "Field": "contracts:Field",
     "Image": "contracts:Image",
-    "Recipe": "config:Recipe",
-    "RecipeError": "document:RecipeError",
-    "continue_run": "run:continue_run",
+    "Recipe": "recipe.values:Recipe",
+    "RecipeError": "recipe.text:RecipeError",
+    "continue_run": "run.sequence:continue_run",
     "find_cohort": "data.cohort:find",
-    "generate_images": "run:generate_images",
-    "load_recipe": "config:load",
+    "generate_images": "generate.scans:generate_images",
+    "load_recipe": "recipe.checks:load",
     "read_image": "io:read_image",
-    "run_recipe": "run:run_recipe",
+    "run_recipe": "run.sequence:run_recipe",
     "simulate_patient": "data.virtual:simulate",
     "write_nifti": "io:write_nifti",
 }

@@ -1,5 +1,5 @@
 """python -m fabrica."""
 
-from .cli import main
+from .cli.verbs import main
 
 main()

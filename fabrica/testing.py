@@ -34,11 +34,11 @@ from .contracts import (
     Signature,
 )
 from .families import sides_of
-from .optimiser import optimisers
+from .learning.loop import Loss, TrainingError
+from .learning.optimiser import optimisers
 from .physics.algebra import LinearOperator
 from .registry import NotEvaluated, measure
 from .rng import Rng
-from .train import Loss, TrainingError
 
 SPREAD = 0.45  # part of a taught spread that what is learned may lack or have too much
 BATCH_TOLERANCE = 1e-4  # of a draw's largest value: what batching may change in float32

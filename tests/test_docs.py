@@ -11,7 +11,7 @@ import yaml
 import fabrica
 import fabrica.families
 import fabrica.jobs
-from fabrica.config import from_plain
+from fabrica.recipe.checks import from_plain
 
 ROOT = Path(fabrica.__file__).parents[1]
 

@@ -8,14 +8,14 @@ import torch
 import yaml
 
 import fabrica
-from fabrica.config import from_plain
 from fabrica.contracts import Batch
-from fabrica.drawing import build_family
 from fabrica.families import FAMILIES
 from fabrica.jobs import JOBS, job_options
 from fabrica.jobs.unpaired import Unpaired
+from fabrica.recipe.checks import from_plain
 from fabrica.rng import Rng
-from fabrica.run import run_recipe
+from fabrica.run.family import build_family
+from fabrica.run.sequence import run_recipe
 
 ROOT = Path(fabrica.__file__).parents[1]
 spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")

@@ -8,21 +8,23 @@ import pytest
 import torch
 
 from fabrica import io
-from fabrica.config import RecipeError, from_plain
 from fabrica.contracts import Batch
 from fabrica.data.store import prepare_case
 from fabrica.data.virtual import VirtualCohort
-from fabrica.drawing import Answering, Shown, question_of
 from fabrica.evaluate import METRICS
 from fabrica.families import Drawn
+from fabrica.generate.scans import generate_images
 from fabrica.jobs import JOBS
+from fabrica.learning.loop import Interrupted, Progress
 from fabrica.physics import OPERATORS
+from fabrica.recipe.checks import RecipeError, from_plain
 from fabrica.registry import Table
 from fabrica.rng import Rng
-from fabrica.run import continue_run, generate_images, run_recipe
+from fabrica.run.answering import Answering
+from fabrica.run.question import Shown, question_of
+from fabrica.run.sequence import continue_run, run_recipe
 from fabrica.sampling import SAMPLERS
 from fabrica.testing import check_job, check_metric, check_operator
-from fabrica.train import Interrupted, Progress
 
 PLUGINS = Path(__file__).parent / "plugins"
 

@@ -16,7 +16,7 @@ from typing import Literal
 from .. import io
 from ..contracts import Case, Image
 from ..io import Oddity, Scan, UnreadableError
-from ..machine import writing
+from ..machine.device import writing
 from . import vocabulary
 from .demographics import Demographics, day_of, find_demographics
 from .identity import Row, guess
@@ -297,3 +297,10 @@ class _Overlaid(Member):
         case = self.under.load([n for n in wanted if n not in self.over])
         shown = {**case.images, **{n: i for n, i in self.over.items() if n in wanted}}
         return replace(case, images=shown, values=self.values)
+
+
+def unreadable(cohort: Cohort, most: int = 5) -> list[str]:
+    """A line for each file that cannot be read, the first few."""
+    faults = [str(o) for o in cohort.oddities if o.severity == "fault"]
+    more = len(faults) - most
+    return [*faults[:most], *([f"... and {more} more files that cannot be read: fabrica inspect"] if more > 0 else [])]

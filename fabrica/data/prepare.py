@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -375,3 +376,18 @@ def _box(
     low = [max(0, int(v) - 2) for v in index.min(0).values.floor().tolist()]
     high = [min(n, int(v) + 3) for v, n in zip(index.max(0).values.ceil().tolist(), extent, strict=True)]
     return low, high
+
+
+def plain_preparation(preparation: GridPreparation) -> dict[str, Any]:
+    plain = asdict(preparation)
+    plain["scales"] = {k: list(v) for k, v in preparation.scales.items()}
+    return plain
+
+
+def preparation_from(plain: Mapping[str, Any]) -> GridPreparation:
+    spacing = plain["spacing_mm"]
+    scales = {k: (float(v[0]), float(v[1])) for k, v in plain["scales"].items()}
+    size, multiple = tuple(plain["size"]), plain.get("multiple", MULTIPLE)
+    units = {str(k): str(v) for k, v in plain.get("units", {}).items()}
+    classes = {str(k): int(v) for k, v in plain.get("classes", {}).items()}
+    return GridPreparation(plain["axes"], tuple(spacing) if spacing else None, size, scales, multiple, units, classes)

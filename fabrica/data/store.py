@@ -16,7 +16,7 @@ from torch import Tensor
 from ..contracts import Batch, Case, Image, Measurement, Trace
 from ..contracts.measured import joined as joined_measurements
 from ..io import UnreadableError
-from ..machine import writing
+from ..machine.device import writing
 from ..rng import Rng, derive
 from .augment import augmented
 from .cohort import Member

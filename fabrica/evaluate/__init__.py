@@ -2,8 +2,8 @@
 
 from ..contracts import Metric
 from ..registry import Table
-from . import feature as feature
-from . import pixel, task, temporal
 from . import statistics as statistics
+from .metrics import pixel, task, temporal
+from .sets import feature as feature
 
 METRICS: Table[Metric] = Table("metric", {**pixel.METRICS, **temporal.METRICS, **task.METRICS})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -61,3 +62,29 @@ def _restored(
     return Result(
         value, n, convention, interval=interval, p_value=p_value, standard_error=standard_error, details=details
     )
+
+
+@dataclass
+class Row:
+    """One metric of one image of one case, by the model or by a competitor."""
+
+    case: str
+    patient: str
+    contrast: str
+    by: str  # "model: draw", "model: mean of draws", "input copied", ...
+    metric: str
+    value: float | str  # text when not evaluated
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure over all patients of a stage."""
+
+    stage: str
+    by: str
+    name: str
+    value: float | str  # text when not evaluated
+    interval: tuple[float, float] | None
+    n: int
+    convention: str

@@ -14,7 +14,7 @@ from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
 from ..contracts import SCALES, Field, Image
-from ..machine import writing
+from ..machine.device import writing
 from .gzipped import content
 from .scan import Affine, Oddity, Scan, UnreadableError, check_affine, check_values
 

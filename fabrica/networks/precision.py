@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..machine import cache_folder, processor_name
+from ..machine.device import cache_folder, processor_name
 
 WORTH_IT = 1.3  # bfloat16 must be this much faster than float32 to be used
 ROUNDS = (9, 15, 31)  # after each of these the answer is looked at: certain enough, or go on

@@ -4,7 +4,7 @@ from ..contracts import Denoiser, Sampler
 from ..physics import Exact, Mask
 from ..registry import Table
 from . import solvers
-from .repaint import repaint
+from .restorers import repaint
 
 SAMPLERS: Table[Sampler] = Table(
     "sampler",

@@ -70,8 +70,7 @@ def test_same_place_same_value(make_image: MAKE) -> None:
 
 def test_small_organs_waste_few_voxels(make_image: MAKE) -> None:
     """An explicit multiple: the box hardly exceeds the patient, and is remembered with the preparation."""
-    from fabrica.data.prepare import fit
-    from fabrica.drawing import plain_preparation, preparation_from
+    from fabrica.data.prepare import fit, plain_preparation, preparation_from
 
     case = Case("p", {"T1w": make_image((18, 26, 18))})
     coarse, fine = (fit([case], "T1w", "zyx", None, multiple) for multiple in (16, 4))

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from fabrica.config import from_plain
 from fabrica.contracts import Condition, Field, Problem, Signature
 from fabrica.data.store import Layout, encode_values
 from fabrica.data.text import hashed
 from fabrica.families import Flow
+from fabrica.generate.patients import draw_patients
 from fabrica.networks.unet import UNetShape
-from fabrica.patients import draw_patients
+from fabrica.recipe.checks import from_plain
 from fabrica.rng import Rng
-from fabrica.run import run_recipe
+from fabrica.run.sequence import run_recipe
 
 from ..margin import PRECISION, SEED, above, learns
 

@@ -10,13 +10,13 @@ import pytest
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from fabrica.cli import app
-from fabrica.evaluate.adherence import _ranks, adherence, read_labels
-from fabrica.evaluate.embedding import Picture
-from fabrica.evaluate.folders import Asked, Folders, evaluate_folders
-from fabrica.evaluate.recomputation import recomputed
+from fabrica.cli.verbs import app
+from fabrica.evaluate.judging.folders import Asked, Folders, evaluate_folders
+from fabrica.evaluate.judging.recomputation import recomputed
+from fabrica.evaluate.sets.adherence import _ranks, adherence, read_labels
+from fabrica.evaluate.sets.embedding import Picture
 
-from .test_folders import _patients
+from .judging.test_folders import _patients
 
 
 def _set(first: str, sizes: np.ndarray, seed: int) -> list[Picture]:

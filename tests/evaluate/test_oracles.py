@@ -12,7 +12,8 @@ from monai import metrics as monai
 from scipy import ndimage
 from torchmetrics.functional.classification import binary_auroc
 
-from fabrica.evaluate import feature, pixel, task
+from fabrica.evaluate.metrics import pixel, task
+from fabrica.evaluate.sets import feature
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of theirs
 SPACING_MM = (2.0, 1.0, 0.5)

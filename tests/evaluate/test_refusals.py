@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from fabrica import evaluate
-from fabrica.evaluate import feature, pixel, statistics, task
+from fabrica.evaluate import statistics
+from fabrica.evaluate.metrics import pixel, task
 from fabrica.evaluate.result import Result
+from fabrica.evaluate.sets import feature
 
 NAMES = [str(i) for i in range(24)]
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from fabrica.evaluate.competitors import fit_histogram, matched
+from fabrica.evaluate.judging.competitors import fit_histogram, matched
+from fabrica.evaluate.metrics.task import dice, lesion_contrast
 from fabrica.evaluate.statistics import interval, per_patient
-from fabrica.evaluate.task import dice, lesion_contrast
 
 
 def test_slices_of_a_patient_are_one_value() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fabrica.evaluate.embedding import Changed, Picture, bin_width, embed, read, standardised, usable
+from fabrica.evaluate.sets.embedding import Changed, Picture, bin_width, embed, read, standardised, usable
 from fabrica.evaluate.threads import side_by_side
 
 

@@ -6,20 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from fabrica.config import from_plain
 from fabrica.contracts import Condition, Field, Problem, Signature
-from fabrica.document import RecipeError
 from fabrica.families import Cycle, Gan, Regression
 from fabrica.families.gan import in_blocks
 from fabrica.jobs import Synthesis, Translation
 from fabrica.jobs.unpaired import Unpaired
+from fabrica.learning.loop import Loss, TrainingError
+from fabrica.learning.optimiser import optimisers
 from fabrica.networks.discriminator import Discriminator
 from fabrica.networks.unet import UNetShape
-from fabrica.optimiser import optimisers
+from fabrica.recipe.checks import from_plain
+from fabrica.recipe.text import RecipeError
 from fabrica.rng import Rng
-from fabrica.run import run_recipe
+from fabrica.run.sequence import run_recipe
 from fabrica.testing import check_job
-from fabrica.train import Loss, TrainingError
 
 from ..jobs.test_jobs import ROWS, _batch
 from ..margin import PRECISION, SEED, below, learns, near

@@ -8,25 +8,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fabrica.config import from_plain
 from fabrica.contracts import Codec, Condition, Family, Field, Problem, Signature
-from fabrica.document import RecipeError
-from fabrica.families import (
-    Autoregressive,
-    Flow,
-    Fsq,
-    Latent,
-    Vae,
-    density_of,
-    latent_signature,
-    sides_of,
-    words_of,
-)
+from fabrica.families import Autoregressive, Flow, Fsq, Latent, Vae, density_of, latent_signature, sides_of, words_of
 from fabrica.networks.blocks import folded
 from fabrica.networks.codec import Levels
 from fabrica.networks.unet import UNetShape
+from fabrica.recipe.checks import from_plain
+from fabrica.recipe.text import RecipeError
 from fabrica.rng import Rng
-from fabrica.run import run_recipe
+from fabrica.run.sequence import run_recipe
 from fabrica.testing import check_family
 
 from ..margin import PRECISION, SEED, above, below, learns, near

@@ -6,16 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from fabrica.config import from_plain
 from fabrica.contracts import Condition, Field, Problem, Signature
 from fabrica.data.split import LeakError
-from fabrica.document import RecipeError
 from fabrica.families import Flow, Fsq, Latent, Vae, latent_signature
+from fabrica.generate.scans import generate_images
 from fabrica.networks.codec import Decoder, Encoder, Levels, by_tiles
 from fabrica.networks.tiled import tiled
 from fabrica.networks.unet import UNetShape
+from fabrica.recipe.checks import from_plain
+from fabrica.recipe.text import RecipeError
 from fabrica.rng import Rng
-from fabrica.run import generate_images, run_recipe
+from fabrica.run.sequence import run_recipe
 from fabrica.testing import check_family
 
 from ..margin import PRECISION, SEED, above, below, learns, near
@@ -271,8 +272,8 @@ def test_a_codec_never_trains_on_whom_its_prior_tests(tmp_path: Path, make_image
     """Patients without T1w train the codec; whoever trained it only trains the prior."""
     from fabrica import io
     from fabrica.data import cohort
-    from fabrica.prepared import split_stage
-    from fabrica.run import find_cohort
+    from fabrica.run.prepare import split_stage
+    from fabrica.run.sequence import find_cohort
 
     for i in range(14):
         for contrast in ("T2w", *(("T1w",) if i % 2 else ())):
@@ -311,8 +312,8 @@ def test_a_codec_never_trains_on_whom_its_prior_tests(tmp_path: Path, make_image
 def test_whom_a_split_leaves_out_trains_no_stage(tmp_path: Path, make_image, split: dict) -> None:  # type: ignore[no-untyped-def, type-arg]
     """Patients in no part are in none of a later stage either."""
     from fabrica import io
-    from fabrica.prepared import split_stage
-    from fabrica.run import find_cohort
+    from fabrica.run.prepare import split_stage
+    from fabrica.run.sequence import find_cohort
 
     for i in range(12):
         contrasts = ("T1w", "T2w") if i else ("T1w", "FLAIR")  # p00 has nothing for the codec
@@ -363,7 +364,7 @@ def _borrowing(run: Path, **split: object) -> dict:
 
 def test_a_codec_of_another_run_is_shared(tmp_path: Path) -> None:
     """One codec, several priors: trained once, its patients never test, its weights are not touched."""
-    from fabrica.checkpoint import load
+    from fabrica.learning.checkpoint import load
 
     run_recipe(from_plain(_recipe()), tmp_path / "first", say=lambda text: None)
     home = tmp_path / "first" / "stages" / "codec"

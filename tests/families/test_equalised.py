@@ -10,17 +10,19 @@ import torch
 from PIL import Image as Pillow
 from scipy import stats
 
-from fabrica.checkpoint import load
-from fabrica.config import from_plain
 from fabrica.contracts import Condition, Field, Problem, Signature
-from fabrica.document import RecipeError
-from fabrica.drawing import Answering, build_family
 from fabrica.families import Equalised, Flow, Latent, Vae, latent_signature
 from fabrica.families.equalised import KNOTS
+from fabrica.generate.painting import Lesion, paint_lesion
+from fabrica.generate.scans import generate_images
+from fabrica.learning.checkpoint import load
 from fabrica.networks.unet import UNetShape
-from fabrica.painting import Lesion, paint_lesion
+from fabrica.recipe.checks import from_plain
+from fabrica.recipe.text import RecipeError
 from fabrica.rng import Rng
-from fabrica.run import generate_images, run_recipe
+from fabrica.run.answering import Answering
+from fabrica.run.family import build_family
+from fabrica.run.sequence import run_recipe
 from fabrica.testing import check_family
 
 SMALL = UNetShape((8, 16), 1)
@@ -245,7 +247,7 @@ def test_a_recipe_reads_its_curves_from_the_training_part(tmp_path: Path) -> Non
 
 def test_training_goes_on_by_the_curves_it_began_with(tmp_path: Path) -> None:
     """A resumed run neither reads them again nor starts straight."""
-    from fabrica.train import Interrupted
+    from fabrica.learning.loop import Interrupted
 
     def stop(stage: str, progress: object) -> None:
         if stage == "model" and progress.step == 2:  # type: ignore[attr-defined]

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fabrica.config import from_plain
 from fabrica.contracts import Condition, Denoiser, Problem
-from fabrica.document import RecipeError
-from fabrica.drawing import build_family, drawer
 from fabrica.families import Drawn, Guided, with_guidance
 from fabrica.families.guided import Strengthened
+from fabrica.recipe.checks import from_plain
+from fabrica.recipe.text import RecipeError
 from fabrica.rng import Rng
+from fabrica.run.family import build_family, drawer
 from fabrica.testing import check_family
 
 

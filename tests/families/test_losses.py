@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fabrica.config import from_plain
 from fabrica.contracts import Condition, Problem
-from fabrica.document import RecipeError
 from fabrica.families import FAMILIES, losses
 from fabrica.families.losses import ADVERSARIAL, LOSSES, PAIRED
+from fabrica.recipe.checks import from_plain
+from fabrica.recipe.text import RecipeError
 from fabrica.rng import Rng
 
 torch.manual_seed(0)
@@ -130,7 +130,7 @@ def test_frequency_and_structure(axes: int) -> None:
 
 
 def test_structural_against_the_metric() -> None:
-    from fabrica.evaluate.pixel import ssim
+    from fabrica.evaluate.metrics.pixel import ssim
 
     x, y = torch.rand(1, 1, 20, 20).double(), torch.rand(1, 1, 20, 20).double()
     count = 49 / 48

@@ -11,20 +11,20 @@ import torch
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
-from fabrica.cli import app
-from fabrica.config import from_plain
+from fabrica.cli.verbs import app
 from fabrica.contracts import Condition, Field, Problem, Signature
-from fabrica.document import RecipeError
-from fabrica.drawing import embedding_of
-from fabrica.evaluate.embedding import Picture
-from fabrica.evaluate.network import from_onnx
+from fabrica.evaluate.sets.embedding import Picture
+from fabrica.evaluate.sets.network import from_onnx
 from fabrica.families import Contrastive
 from fabrica.families.contrastive import _covariance
 from fabrica.networks.unet import UNetShape
-from fabrica.run import run_recipe
+from fabrica.recipe.checks import from_plain
+from fabrica.recipe.text import RecipeError
+from fabrica.run.answering import embedding_of
+from fabrica.run.sequence import run_recipe
 from fabrica.testing import check_family
 
-from ..evaluate.test_folders import _patients
+from ..evaluate.judging.test_folders import _patients
 from ..jobs.test_outcome import _pictures
 from ..margin import SEED, above, learns
 

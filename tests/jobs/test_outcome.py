@@ -10,17 +10,18 @@ import torch
 import yaml
 
 import fabrica
-from fabrica.config import from_plain
 from fabrica.contracts import Batch, Condition, Field, Problem, Signature
 from fabrica.data.split import LeakError
-from fabrica.document import RecipeError
-from fabrica.evaluate.outcomes import Answered, Question, case_rows, set_figures
+from fabrica.evaluate.judging.outcomes import Answered, Question, case_rows, set_figures
 from fabrica.families import FAMILIES
+from fabrica.generate.scans import generate_images
 from fabrica.jobs import Outcome, layout_of
 from fabrica.networks.encoder import Encoder
 from fabrica.networks.unet import UNetShape
+from fabrica.recipe.checks import from_plain
+from fabrica.recipe.text import RecipeError
 from fabrica.rng import Rng
-from fabrica.run import generate_images, run_recipe
+from fabrica.run.sequence import run_recipe
 from fabrica.testing import check_family
 
 from ..margin import SEED, above, below, learns

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from fabrica.contracts import Condition, Field
-from fabrica.machine import peak_bytes
+from fabrica.machine.device import peak_bytes
 from fabrica.networks.average import Average
 from fabrica.networks.normalisation import group_norm, norm_silu
 from fabrica.networks.unet import UNet, UNetShape

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fabrica.machine import cache_folder
+from fabrica.machine.device import cache_folder
 from fabrica.networks import precision
 from fabrica.networks.precision import WORTH_IT, Rates, measured, rates
 

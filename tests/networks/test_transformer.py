@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fabrica.config import from_plain
 from fabrica.contracts import Condition, Field, Problem, Signature
-from fabrica.document import RecipeError
 from fabrica.families import FAMILIES
 from fabrica.networks.tiled import tiled
 from fabrica.networks.transformer import HEAD, Transformer, rotated, rotations
 from fabrica.networks.unet import UNetShape
+from fabrica.recipe.checks import from_plain
+from fabrica.recipe.text import RecipeError
 from fabrica.rng import Rng
 from fabrica.testing import check_family
 

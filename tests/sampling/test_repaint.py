@@ -9,7 +9,7 @@ from fabrica.families import Drawn
 from fabrica.physics import Exact, Gaussian, Mask
 from fabrica.rng import Rng
 from fabrica.sampling import SAMPLERS
-from fabrica.sampling.repaint import repaint
+from fabrica.sampling.restorers import repaint
 from fabrica.testing import check_sampler
 
 RHO, KNOWN = 0.8, 1.5

@@ -1,0 +1,1 @@
+"""What figures may be taken for: the ledger of checks, what metrics see, claims declared before results."""

@@ -1,0 +1,1 @@
+"""From images to rows: of runs and of folders, for a model, its rivals and trivial answers."""

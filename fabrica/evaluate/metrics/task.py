@@ -1,0 +1,40 @@
+"""Tier 3: what a clinic would do with the image. One name for each function; the files beside hold them by subject."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import ndimage
+
+from ...contracts import Metric
+from .agreement import bland_altman, concordance_correlation, intraclass_correlation
+from .discrimination import auc_delong, auc_delong_paired, brier, calibration, concordance_index
+from .dose import dose_volume_histogram, gamma_pass_rate, openkbp_scores
+from .observer import hotelling_observer, ideal_observer, laguerre_gauss
+from .overlap import dice, hausdorff95, lesion_detection, normalised_surface_dice
+from .readers import forced_choice, obuchowski_rockette
+
+__all__ = [
+    "METRICS", "auc_delong", "auc_delong_paired", "bland_altman", "brier", "calibration", "concordance_correlation",
+    "concordance_index", "dice", "dose_volume_histogram", "forced_choice", "gamma_pass_rate", "hausdorff95", "hotelling_observer",
+    "ideal_observer",    "intraclass_correlation", "laguerre_gauss", "lesion_contrast", "lesion_detection", "normalised_surface_dice",
+    "obuchowski_rockette", "openkbp_scores",
+]  # fmt: skip
+
+
+def lesion_contrast(image: ArrayLike, lesion: ArrayLike, *, tissue: ArrayLike | None = None) -> float:
+    """Mean inside the lesions minus mean of the shell 2 to 5 voxels around them (inside `tissue` when given).
+
+    The contrast that a model keeps is this number for its image over the same for the truth: 1 = as in the truth,
+    0 = invisible. Raises ValueError when lesion or shell is empty.
+    """
+    values, inside = np.asarray(image, np.float64), np.asarray(lesion).astype(bool)
+    shell = ndimage.binary_dilation(inside, iterations=5) & ~ndimage.binary_dilation(inside, iterations=2)
+    if tissue is not None:
+        shell &= np.asarray(tissue).astype(bool)
+    if not inside.any() or not shell.any():
+        raise ValueError("lesion_contrast needs a lesion and tissue around it.")
+    return float(values[inside].mean() - values[shell].mean())
+
+
+METRICS = {"dice": Metric(dice, ("labels", "reference_labels"), "task", "higher", "")}

@@ -1,0 +1,1 @@
+"""What was found, as data, and the page that shows it."""

@@ -1,0 +1,132 @@
+"""Pictures of a report: which panels a case is shown by, and how numbers become colours."""
+
+from __future__ import annotations
+
+import base64
+import io as buffers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Picture
+from torch import Tensor
+
+from ...contracts import Field
+from ...data.store import Prepared
+from ..judging.paired import Array
+
+
+@dataclass
+class Pictures:
+    """For a few cases: inputs, truth, draw, mean, spread, error, through the middle of the patient."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    most: int = 6
+
+    def add(
+        self, case: str, prepared: Prepared, x: Tensor, fields: Sequence[Field], given: Sequence[str], hidden: str
+    ) -> None:
+        if len(self.rows) >= self.most:
+            return
+        z = self._slice(prepared, x)
+        panels: list[dict[str, Any]] = []
+        for name in given:
+            if name in prepared.tensors and name != hidden:
+                panels.append(_given_panel(name, prepared, z))
+        start = 0
+        for f in fields:
+            part = x[:, start : start + f.channels, z]
+            start += f.channels
+            if hidden and f.name != hidden:
+                continue
+            truth = prepared.tensors.get(f.name)
+            panels += (
+                _label_panels(f, part, truth, z)
+                if f.kind == "label"
+                else _intensity_panels(f, part, truth, z, bool(given))
+            )
+        self.rows.append({"case": case, "slice": z, "panels": panels})
+
+    @staticmethod
+    def _slice(prepared: Prepared, x: Tensor) -> int:
+        lesion = prepared.tensors.get("lesion")
+        if lesion is not None and float(lesion.sum()) > 0:
+            return int(lesion[0].flatten(1).sum(1).argmax())
+        return min(x.shape[2] - 1, int(0.55 * x.shape[2]))
+
+
+def _panel(
+    title: str, pixels: Array, unit: str = "", low: float = 0.0, high: float = 1.0, colour: str = "grey"
+) -> dict[str, Any]:
+    return {"title": title, "pixels": pixels, "low": low, "high": high, "unit": unit, "colour": colour}
+
+
+def _given_panel(name: str, prepared: Prepared, z: int) -> dict[str, Any]:
+    """Classes of a mask are spread over all greys."""
+    whole, pixels = prepared.tensors[name], prepared.tensors[name][0, z].numpy()
+    classes = bool((whole == whole.round()).all())
+    high = max(1.0, float(whole.max())) if classes else 1.0
+    return _panel(f"{name} (given)", pixels, prepared.traces[name].like.meaning.unit, 0.0, high)
+
+
+def _intensity_panels(f: Field, part: Tensor, truth: Tensor | None, z: int, paired: bool) -> list[dict[str, Any]]:
+    mean = part.mean(0)[0].numpy()
+    panels = []
+    if truth is not None:
+        panels.append(
+            _panel(f"{f.name} (true)" if paired else f"{f.name} (a real patient)", truth[0, z].numpy(), f.unit)
+        )
+    panels.append(_panel(f"{f.name} (one draw)" if len(part) > 1 else f"{f.name} (model)", part[0, 0].numpy(), f.unit))
+    if not paired:
+        return panels + [_panel(f"draw {i + 1}", p[0].numpy(), f.unit) for i, p in enumerate(part[1:4], 1)]
+    if len(part) > 1:
+        panels.append(_panel("mean of draws", mean, f.unit))
+        panels.append(_panel("spread of draws", part.std(0)[0].numpy(), f.unit, 0.0, 0.3, "heat"))
+    if truth is not None:
+        panels.append(
+            _panel(
+                "error of the mean" if len(part) > 1 else "error",
+                mean - truth[0, z].numpy(),
+                f.unit,
+                -0.4,
+                0.4,
+                "diverging",
+            )
+        )
+    return panels
+
+
+def _label_panels(f: Field, part: Tensor, truth: Tensor | None, z: int) -> list[dict[str, Any]]:
+    top = float(max(1, f.channels - 1))
+    panels = [_panel(f"{f.name} (one draw)", part[0].argmax(0).float().numpy(), "", 0.0, top)]
+    if truth is not None:
+        panels.insert(0, _panel(f"{f.name} (real)", truth[0, z].numpy(), "", 0.0, top))
+    return panels
+
+
+PANEL = 176  # pixels a side in the page
+
+
+def encode(panel: Mapping[str, Any]) -> str:
+    """A panel as base64 PNG: window applied, patient seen from the feet (radiological), front up."""
+    picture = paint(panel["pixels"], panel["low"], panel["high"], panel["colour"])
+    factor = max(1, round(PANEL / max(picture.size)))
+    picture = picture.resize((picture.width * factor, picture.height * factor), Picture.Resampling.NEAREST)
+    buffer = buffers.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def paint(pixels: NDArray[np.floating[Any]], low: float, high: float, colour: str = "grey") -> Picture.Image:
+    """(y, x) to an 8-bit picture: grey, heat (black to yellow) or diverging (blue, black, red)."""
+    t = np.clip((pixels - low) / (high - low), 0, 1)
+    if colour == "grey":
+        return Picture.fromarray((255 * t).astype(np.uint8), "L")
+    if colour == "heat":
+        rgb = np.stack([np.clip(2.2 * t, 0, 1), np.clip(2.2 * t - 0.8, 0, 1), np.clip(3 * t - 2.2, 0, 1)], -1)
+    else:
+        d = 2 * t - 1
+        rgb = np.stack([np.clip(d, 0, 1), 0.35 * np.abs(d), np.clip(-d, 0, 1)], -1)
+    return Picture.fromarray((255 * rgb).astype(np.uint8), "RGB")

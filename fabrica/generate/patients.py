@@ -1,0 +1,120 @@
+"""Whole synthetic patients from a trained synthesis: as many as asked, of the classes and covariates asked, with a table of who is who."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor
+
+from .. import io
+from ..contracts import Case, Field, Image
+from ..data.prepare import Grid
+from ..data.store import Prepared
+from ..jobs import reads
+from ..jobs.imaging import Synthesis
+from ..machine.device import find_device, writing
+from ..recipe.checks import from_plain
+from ..run.answering import Answering
+from ..run.draw import draw, images_of
+from ..run.question import Shown
+
+ROWS = 64  # slices or volumes drawn at once
+TABLE = "patients.csv"
+PLAIN_SPACING_MM = (1.0, 1.0, 1.0)
+
+
+def draw_patients(
+    run: Path, out: Path, count: int, values: Mapping[str, str], *, seed: int = 0,
+    device: str = "auto", depth: int = 1, say: Callable[[str], None] = print,
+) -> Path:  # fmt: skip
+    """Write out/PATIENT/CONTRAST.nii.gz and patients.csv, which a recipe takes as `table:`; returns that table.
+
+    `values` fixes a class or covariate for all; classes that are left out are drawn in turn. `depth`: slices of a patient where
+    the model draws slices. Raises ValueError for a run that needs scans, an unknown value, or a covariate that is left out.
+    """
+    file = run / "recipe.yaml"
+    if not file.is_file():
+        raise ValueError(f"{run} is not a run: it holds no recipe.yaml. Start one: fabrica run recipes/synthesis.yaml")
+    recipe = from_plain(yaml.safe_load(file.read_text()), str(file))
+    codecs = {s.codec for s in recipe.stages}
+    able = [s for s in recipe.stages if s.job.name == "synthesis" and s.name not in codecs]
+    if len(able) != 1:
+        raise ValueError(
+            f"{run} has {len(able)} stages that synthesise, expected one. With scans: fabrica generate {run} --data DIR"
+        )
+    answering = Answering(run, recipe, able[0], find_device(device))
+    if answering.unfinished:
+        say(answering.unfinished)
+    job = answering.job
+    assert isinstance(job, Synthesis)
+    assert not reads(job)
+    asked = _values(job, values, count)
+    prepared = [_blank(answering, job, f"synthetic-{i:05d}", v, depth) for i, v in enumerate(asked)]
+    rows_each = depth if answering.layout.axes == "yx" else 1
+    at_once = max(1, ROWS // rows_each)
+    out.mkdir(parents=True, exist_ok=True)
+    with writing(out / TABLE), (out / TABLE).open("w", newline="") as table:
+        writer = csv.writer(table)
+        writer.writerow(["file", "member", "patient", "visit", "contrast", *asked[0]])
+        for start in range(0, count, at_once):
+            group = prepared[start : start + at_once]
+            shown = [Shown(one) for one in group]
+            drawn = draw(answering.family, job, shown, answering.layout, seed, say, answering.window)
+            for one, x in zip(group, drawn, strict=True):
+                for name, image in _images(answering, one, x, run).items():
+                    path = out / one.name / f"{name}.nii.gz"
+                    io.write_nifti(image, path)
+                    writer.writerow([path.relative_to(out), "", one.name, "", name, *one.case.values.values()])
+            say(f"{min(start + at_once, count)} of {count} patients drawn.")
+    return out / TABLE
+
+
+def _values(job: Synthesis, fixed: Mapping[str, str], count: int) -> list[dict[str, float | str]]:
+    """What each patient is asked to be."""
+    asked = job.values.asked(fixed)
+    for name in job.covariates:
+        if name not in asked:
+            raise ValueError(f"The run asks for {name}. Write: --value {name}=60")
+    numbers = {name: asked[name] for name in job.covariates}
+    turns = {name: [fixed[name]] if name in fixed else list(classes) for name, classes in job.by.items()}
+    found = []
+    for i in range(count):
+        own: dict[str, float | str] = {}
+        for name, classes in turns.items():
+            own[name] = classes[i % len(classes)]
+            i //= len(classes)
+        found.append({**own, **numbers, **{name: fixed.get(name, "") for name in job.text}})
+    return found
+
+
+def _blank(answering: Answering, job: Synthesis, name: str, values: Mapping[str, float | str], depth: int) -> Prepared:
+    """A patient of whom only the grid is known."""
+    preparation = answering.preparation
+    size = (depth if preparation.axes == "yx" else preparation.size[0], *preparation.size[1:])
+    affine = torch.zeros(4, 4).double()
+    affine[2, 0], affine[1, 1], affine[0, 2] = torch.tensor(
+        preparation.spacing_mm or PLAIN_SPACING_MM
+    ).double()  # index z, y, x -> LPS
+    affine[3, 3] = 1.0
+    grid = Grid(affine, (size[0], size[1], size[2]))
+    traces = {}
+    for field in job.signature().x:
+        blank = Image(
+            torch.zeros(1, *grid.shape),
+            "zyx",
+            affine,
+            replace(field, channels=1, unit=preparation.units.get(field.name, field.unit)),
+            calibrated=preparation.spacing_mm is not None,
+        )
+        traces[field.name] = preparation.forward(blank, grid)[1]
+    return Prepared(name, Case(name, {}, values), {}, traces, grid)
+
+
+def _images(answering: Answering, one: Prepared, x: Tensor, run: Path) -> dict[str, Image]:
+    fields: Sequence[Field] = answering.job.signature().x
+    return images_of(x, fields, one, answering.preparation, f"{run.name}/{answering.stage.name}/{one.name}")

@@ -1,0 +1,62 @@
+"""Whom the weights of a stage have seen, in this run or another, and what their codes mean."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..data.prepare import GridPreparation, preparation_from
+from ..data.split import LeakError, Split
+from ..recipe.values import Recipe, Stage, TrainedPlan
+from .checkpoint import load as load_checkpoint
+
+
+def patient_hash(patient: str) -> str:
+    """Enough to recognise a patient in another run, and no name in a checkpoint that travels."""
+    return hashlib.sha256(patient.encode()).hexdigest()[:16]
+
+
+def trained_elsewhere(trained: TrainedPlan, split: Split) -> GridPreparation:
+    """The preparation of another run's stage; raises LeakError when that run was trained on patients that test here."""
+    known = load_checkpoint(trained.folder)
+    if known is None:
+        raise ValueError(f"{trained.folder} is not trained yet. Type: fabrica run {trained.run}")
+    _check_unseen(str(trained.run), known[1]["trained_on"], split)
+    return preparation_from(known[1]["preparation"])
+
+
+def trained_before(recipe: Recipe, stage: Stage, folder: Path) -> set[str]:
+    """Hashes of the patients whom the codec or the weights that training starts from have seen."""
+    places = [recipe.stage(stage.codec).home(folder)] if stage.codec else []
+    places += [Path(stage.train.start)] if stage.train.start else []
+    found = [load_checkpoint(place) for place in places]
+    return {p for known in found if known for p in known[1].get("trained_on", ())}
+
+
+def check_start(start: str, split: Split) -> None:
+    """Raise LeakError when the weights that training starts from have seen patients who test here."""
+    known = load_checkpoint(Path(start))
+    if known is not None:
+        _check_unseen(start, known[1].get("trained_on", ()), split)
+
+
+def check_codec(stage: Stage, codec: Stage, folder: Path, preparation: GridPreparation, split: Split) -> None:
+    """Codes mean what they did in the codec's training: the same voxels, and patients whom it did not see test here."""
+    known = load_checkpoint(codec.home(folder))
+    if known is None:
+        return  # said where its weights are loaded
+    theirs = preparation_from(known[1]["preparation"])
+    if theirs.spacing_mm != preparation.spacing_mm:
+        spacing = list(theirs.spacing_mm) if theirs.spacing_mm else None
+        raise ValueError(
+            f"{codec.name} learned voxels of {spacing or 'the scans'} mm, {stage.name} is prepared to "
+            f"{list(preparation.spacing_mm or ()) or 'those of its own scans'}. Write: prepare: {{spacing_mm: {spacing or '...'}}}"
+        )
+    _check_unseen(f"{codec.name}", known[1].get("trained_on", ()), split)
+
+
+def _check_unseen(name: str, seen: Iterable[str], split: Split) -> None:
+    known = set(seen)
+    if leaked := sorted({m.patient for m in split.parts["test"] if patient_hash(m.patient) in known}):
+        raise LeakError(f"{name} was trained on {', '.join(leaked)}, who test here. Name others: split.test.")

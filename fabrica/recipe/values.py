@@ -1,0 +1,163 @@
+"""What a checked recipe holds, as values; how it is checked stands in `config`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..contracts import Job
+from ..data.virtual import VirtualCohort
+from ..jobs import JOBS, job_options
+from ..jobs.unpaired import Unpaired
+from ..networks.unet import UNetShape
+from ..registry import build, unknown
+from .text import unfrozen
+
+
+@dataclass(frozen=True)
+class CohortPlan:
+    """Where patients come from: a folder with an optional table, or a simulator."""
+
+    path: Path | None = None
+    table: Path | None = None
+    virtual: VirtualCohort | None = None
+    units: Mapping[str, str] = field(
+        default_factory=dict
+    )  # contrast -> unit, where somebody knows better than the files
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """How long and how: a budget in steps or in minutes (which become steps, counted again as it goes), and the optimiser."""
+
+    steps: int | None = None
+    minutes: float | None = None
+    batch: int | None = None  # 8, or what memory allows
+    learning_rate: float | None = None  # 0.003; 0.0005 where networks play against one another
+    optimiser: Literal["auto", "muon", "adamw"] = "auto"  # muon (orthogonal steps of matrices); adamw for rivals
+    average: float = 0.999  # decay of the moving average that draws use
+    clip: float = 1.0  # largest gradient norm
+    precision: str = "auto"  # auto, bf16, fp32
+    checkpoint_minutes: float = 1.0
+    augment: float = 0.0  # strength of random turns and scalings; 1: about 10 degrees and 10 %
+    start: str | None = None  # a run folder whose weights training starts from
+
+
+@dataclass(frozen=True)
+class PreparePlan:
+    """The grid that a network sees: spacing in mm (z, y, x) or (y, x); none = as the scans."""
+
+    spacing_mm: Sequence[float] | None = None
+    size: Sequence[int] | None = None  # of training patches (z, y, x) or (y, x); none = the whole patient
+    multiple: int = (
+        16  # of which sides are multiples: less wastes fewer voxels on small organs, and suits fewer networks
+    )
+
+
+@dataclass(frozen=True)
+class Named:
+    """A name from a table with its options, as it stands in a recipe."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class InputPlan:
+    """An earlier stage whose draws stand for the images that a stage is given, when it is judged and when it is used."""
+
+    stage: str
+    draws: Literal["all", "mean", "one"] = "all"  # all: draw k is made from draw k of the earlier stage
+
+
+@dataclass(frozen=True)
+class GuidancePlan:
+    """How much more than learned a draw obeys its condition (1: as learned), and at which noise levels."""
+
+    strength: float = 2.0
+    low: float = 0.15
+    high: float = 3.0
+
+
+@dataclass(frozen=True)
+class TrainedPlan:
+    """A stage of another run whose weights, preparation and precision are used as they are."""
+
+    run: Path
+    stage: str = "model"
+
+    @property
+    def folder(self) -> Path:
+        return self.run / "stages" / self.stage
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One job learned by one family on some cohorts, or answered by a family that another run has trained."""
+
+    name: str
+    job: Named
+    family: Named
+    sampler: Named | None
+    train: TrainPlan
+    prepare: PreparePlan
+    network: UNetShape
+    cohorts: tuple[str, ...]
+    input: InputPlan | None = None
+    trained: TrainedPlan | None = None
+    guidance: GuidancePlan | None = None
+    codec: str | None = None  # an earlier stage in whose codes this one works
+    paired: bool = True  # False: targets are of other patients
+    equalised: float = 0.0  # share of equalisation of the intensities in which it works; 0 = as they are
+
+    def home(self, run: Path) -> Path:
+        """Where its checkpoint lies: in the run, or in the run that trained it."""
+        return self.trained.folder if self.trained else run / "stages" / self.name
+
+    def build_job(self) -> Job:
+        return build(f"job {self.job.name!r}", JOBS.find(self.job.name), job_options(self.job.options))
+
+    def training_job(self) -> Job:
+        """The job as training sees it."""
+        return self.build_job() if self.paired else Unpaired(self.build_job())
+
+
+@dataclass(frozen=True)
+class EvaluatePlan:
+    """What is measured on the test part; draws per case."""
+
+    metrics: tuple[str, ...] = ()
+    draws: int = 4
+    mask: str | None = None  # a label of the cohort: metrics inside it; none = the patient's foreground
+    realism: int = 60  # pictures of each side that sets are compared by; volumes: two fifths of it; 0 = none
+    evaluations: tuple[int, ...] | None = (
+        None  # of the network for a draw, that quality is also measured at; none named:
+    )
+    # 1, 2, 4 and 8, in at most a fifth of the training's time
+    likelihood: int = 0  # test cases whose exact log-probability is counted, an evaluation of the network a word
+    window: Sequence[int] | None = None  # sides that networks draw by; none = the whole grid where memory allows
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe; `plain()` gives it back as the data that a run folder keeps."""
+
+    cohorts: Mapping[str, CohortPlan]
+    split: Mapping[str, Any]
+    stages: tuple[Stage, ...]
+    evaluate: EvaluatePlan
+    seed: int
+    source: Mapping[str, Any]  # the resolved plain data
+
+    def stage(self, name: str) -> Stage:
+        """Raises ValueError when there is none of this name."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise unknown("stage", name, [s.name for s in self.stages])
+
+    def plain(self) -> dict[str, Any]:
+        plain: dict[str, Any] = unfrozen(self.source)
+        return plain

@@ -1,0 +1,1 @@
+"""A recipe run: prepared, trained, drawn, judged, its needs foretold."""

@@ -1,0 +1,86 @@
+"""A trained stage put to use: its family, its draws, and the images that they become; the next stage's input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..contracts import Family, Field, Image, Job
+from ..data.prepare import GridPreparation
+from ..data.store import Layout, Prepared
+from ..networks.tiled import tiled
+from ..physics.mask import settled
+from ..rng import Rng, derive
+from .memory import drawing_room, windows_said
+from .question import Shown, _whole, background, nothing_given, question_of
+
+ROWS = 32  # rows drawn at once
+BACKGROUND = 0.01  # of the model's scale: given values that are no farther from 0 show nothing
+
+
+@torch.no_grad()
+def draw(
+    family: Family, job: Job, shown: Sequence[Shown], layout: Layout, seed: int, say: Callable[[str], None],
+    window: Sequence[int] | None = None,
+) -> list[Tensor]:  # fmt: skip
+    """A draw of each of `shown`: (C, z, y, x), or (C,) for values (the mean over slices). Small cases share a batch.
+
+    `window`: sides of the windows that the networks work by; none = the whole grid, or what memory allows. Each row has its own seed, from the case, the number of the draw and the slice. Computed where the family is, returned on the CPU.
+    """
+    family.eval()
+    device = next(family.parameters()).device
+    found: list[Tensor] = []
+    for group in _together(shown, layout):
+        problem = question_of(job, group, layout, seed, device)
+        each = len(problem.cases) // len(group)
+        rows, fitting = drawing_room(family, problem, min(ROWS, len(problem.cases)), device.type)
+        if fitting and window is None:
+            say(windows_said(group[0].case.name, fitting))
+        seeds = [derive(seed, "draw", name, group[i // each].number) for i, name in enumerate(problem.cases)]
+        x = background(job.signature().x, problem)
+        done = nothing_given(job, problem)
+        for measured in problem.measurements.values():
+            whole = settled(measured.operator, len(done))
+            x[whole], done = measured.value[whole.to(device)].float().cpu(), done | whole
+        filled = (~done).nonzero().flatten().cpu()
+        for index in torch.split(filled, rows) if len(filled) else ():
+            with tiled(family, window or fitting):
+                x[index] = family.sample(problem.rows(index), Rng([seeds[i] for i in index.tolist()])).float().cpu()
+        found += [_whole(rows_of, layout) for rows_of in torch.split(x, each)]
+    return found
+
+
+def _together(shown: Sequence[Shown], layout: Layout) -> list[list[Shown]]:
+    """Neighbours on one grid, as long as their rows fit one batch."""
+    groups: list[list[Shown]] = []
+    for one in shown:
+        shape = one.case.grid.shape
+        each = shape[0] if layout.axes == "yx" else 1
+        alike = groups and groups[-1][0].case.grid.shape == shape and (len(groups[-1]) + 1) * each <= ROWS
+        groups = [*groups[:-1], [*groups[-1], one]] if alike else [*groups, [one]]
+    return groups
+
+
+def images_of(
+    x: Tensor, fields: Sequence[Field], prepared: Prepared, preparation: GridPreparation, source: str
+) -> dict[str, Image]:
+    """One drawn x (C, z, y, x) as images on the source's grid; labels by their most probable class."""
+    images, start = {}, 0
+    for field in fields:
+        part = x[start : start + field.channels]
+        start += field.channels
+        if field.kind == "label":
+            part = part.argmax(0, keepdim=True).float()
+        images[field.name] = replace(image_of(part, field, prepared, preparation), source=source)
+    return images
+
+
+def image_of(part: Tensor, field: Field, prepared: Prepared, preparation: GridPreparation) -> Image:
+    """One field of a draw (1, z, y, x) on the source's grid, in the training cohort's unit: what is written and what is measured."""
+    trace = prepared.traces.get(field.name) or next(iter(prepared.traces.values()))
+    unit = "" if field.kind == "label" else preparation.unit_of(field.name, field.unit)
+    meaning = replace(field, channels=1, unit=unit)
+    return preparation.back(part, replace(trace, like=replace(trace.like, meaning=meaning)))

@@ -1,0 +1,219 @@
+"""From a checked recipe and its cohorts to a stage that can train: select, split, fit the preparation, fill the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..contracts import Case, Job
+from ..data.cohort import Cohort, Member
+from ..data.prepare import GridPreparation
+from ..data.prepare import fit as fit_preparation
+from ..data.split import PARTS, Split, check_leakage, copies, fingerprint, may_train, split_cohort
+from ..data.store import LEFT_OUT, build_store, left_out, load_aligned, prepare_case
+from ..evaluate.report.results import Report
+from ..io import UnreadableError
+from ..jobs import asks, grid_axes, has_values, label_classes, layout_of, reads
+from ..jobs.values import wide_covariates
+from ..learning.lineage import trained_elsewhere
+from ..recipe.values import Recipe, Stage
+from .judge import Ready
+
+Say = Callable[[str], None]
+
+
+def split_stage(recipe: Recipe, stage: Stage, data: Mapping[str, Cohort]) -> Split:
+    """Who trains and who tests in a stage: as the recipe says, or as in the stage that it takes its input from.
+
+    Then patients whom that stage could not use may only train; whom the recipe gives to no part stays out. Raises
+    ValueError when nobody can be used or judged.
+    """
+    job = stage.build_job()
+    asked, given = asks(job), set(reads(job))
+    merged = Cohort(
+        tuple(m for name in stage.cohorts for m in data[name].members), name="+".join(stage.cohorts),
+        doubts=tuple(doubt for name in stage.cohorts for doubt in data[name].doubts),
+    )  # fmt: skip
+    trainers = {
+        id(m) for name in recipe.split.get("only_train", ()) if name in stage.cohorts for m in data[name].members
+    }
+    usable = merged.with_contrasts(tuple(n for n in asked if n not in given))
+    if stage.input is None:
+        usable = replace(usable, members=tuple(m for m in usable.members if not given or given & set(m.contrasts())))
+    if usable.members and not any(has_values(job, m.values) for m in usable.members):
+        raise ValueError(_no_values(job, usable))
+    usable = replace(usable, members=tuple(m for m in usable.members if has_values(job, m.values)))
+    if not usable.members:
+        have = ", ".join(sorted({c for m in merged.members for c in m.contrasts()})) or "no images"
+        raise ValueError(
+            f"No patient has {', '.join(n for n in asked if n not in given) or ', '.join(asked)}; found {have}. "
+            f"Name what there is: --write-table files.csv, then table: files.csv."
+        )
+    before = [n for n in (stage.input.stage if stage.input else None, stage.codec) if n is not None]
+    if not before:
+        free = replace(usable, members=tuple(m for m in usable.members if id(m) not in trainers))
+        more = [m for m in usable.members if id(m) in trainers]
+        return split_cohort(free, recipe.split, recipe.split.get("seed", recipe.seed), more)
+    earlier = [split_stage(recipe, recipe.stage(name), data) for name in before]
+    part_of: dict[str, str] = {}
+    for split in earlier:  # whoever trained any of them only trains; patients that none of them knows, too
+        for part in reversed(PARTS):
+            for m in split.parts[part]:
+                part_of[m.patient] = "train" if "train" in (part, part_of.get(m.patient, part)) else part
+    left = {p for split in earlier for p in split.left_out}
+    left |= {p for p in usable.patients if p not in part_of and not may_train(recipe.split, p)}
+    members = [m for m in usable.members if m.patient not in left or m.patient in part_of]
+    parts = {p: tuple(m for m in members if part_of.get(m.patient, "train") == p) for p in PARTS}
+    parts["train"] = tuple(m for m in parts["train"] if not given or given & set(m.contrasts()))
+    if not parts["test"]:
+        raise ValueError(
+            f"No test patient of stage {before[0]} has what {stage.name} is judged by. See: fabrica inspect DIR"
+        )
+    return Split(parts, frozenset(left))
+
+
+def _no_values(job: Job, cohort: Cohort) -> str:
+    asked = job.signature().x[0]
+    found = sorted({f"{k} {v}" for m in cohort.members for k, v in m.values.items()})[:8]
+    return (
+        f"No case says its {asked.name} as the job wants it; found {', '.join(found) or 'no values'}. "
+        f"Name it in a table: --write-table files.csv, add a column {asked.name}, then table: files.csv."
+    )
+
+
+def prepare_stage(
+    recipe: Recipe, stage: Stage, data: Mapping[str, Cohort], place: Path, say: Say, report: Report
+) -> Ready:
+    """Select, split, fit the preparation, fill the store in `place`, check for leaks."""
+    job = stage.build_job()
+    asked = asks(job)
+    split = split_stage(recipe, stage, data)
+    contrasts = tuple(dict.fromkeys((*reads(job), *asked, *job.simulates)))
+    axes = grid_axes(job)
+    reference = (asked or reads(job))[0]
+    train = split.parts["train"]
+    if fault := wide_covariates(getattr(job, "values", None), [m.values for m in train]):
+        raise ValueError(fault)
+    started = time.perf_counter()
+    if stage.trained:
+        preparation = trained_elsewhere(stage.trained, split)
+    else:
+        why: list[str] = []
+        try:
+            preparation = fit_preparation(
+                _aligned(train, contrasts, reference, why),
+                reference,
+                axes,
+                stage.prepare.spacing_mm,
+                stage.prepare.multiple,
+                label_classes(job),
+            )
+        except ValueError as error:
+            raise ValueError(f"{why[0]} {error}" if why else str(error)) from error
+    store, remarks = build_store(place / stage.name, train, contrasts, reference, preparation)
+    names, used = {e.name for e in store.entries}, (*contrasts, "lesion", recipe.evaluate.mask or "lesion")
+    prints, unusable = _thumbnails(split, used, reference, preparation)
+    for remark in (*remarks, *unusable):
+        say(remark)
+        report.remark(remark)
+    split = _readable(
+        split,
+        {"train": names, **{part: set(found) for part, found in prints.items()}},
+        [*unusable, *(r for r in remarks if LEFT_OUT in r)],
+    )
+    named = any(isinstance(recipe.split.get(part), list) for part in PARTS)
+    prints = {
+        "train": store.fingerprints(reference),
+        **{p: {n: f for n, f in own.items() if f is not None} for p, own in prints.items()},
+    }
+    split = _without_copies(prints, split, named, report)
+    size = preparation.size
+    if stage.prepare.size is not None:
+        size = (size[0] if len(stage.prepare.size) == 2 else stage.prepare.size[0], *stage.prepare.size[-2:])  # type: ignore[assignment]
+    if axes == "yx":
+        size = (1, size[1], size[2])
+    counts = ", ".join(f"{len({m.patient for m in split.parts[p]})} {p}" for p in PARTS if split.parts[p])
+    say(
+        f"{stage.name}: {counts} patients; grid {' x '.join(map(str, size))}; prepared in {time.perf_counter() - started:.0f} s."
+    )
+    if stage.input:
+        report.remark(
+            f"{stage.name} was trained on the images of its cohort and judged on those that {stage.input.stage} drew."
+        )
+    if split.empty:
+        report.remark(f"Parts of the split without patients: {', '.join(split.empty)}.")
+    return Ready(stage, job, split, reference, preparation, store, layout_of(job, size))
+
+
+def _aligned(members: Sequence[Member], contrasts: Sequence[str], reference: str, why: list[str]) -> Iterator[Case]:
+    """Cases one by one; of what cannot be read `why` says the reason."""
+    for member in members:
+        try:
+            case, _ = load_aligned(member, contrasts, reference)
+        except UnreadableError as error:
+            why.append(left_out(member, error))
+            continue
+        if reference in case.images:
+            yield case
+
+
+def _thumbnails(
+    split: Split, contrasts: Sequence[str], reference: str, preparation: GridPreparation
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Of all parts but training: part -> case -> fingerprint (None without the reference), and why others cannot be used.
+
+    Every image that judging will need is read, so that an odd file is found before hours of training.
+    """
+    prints: dict[str, dict[str, Any]] = {part: {} for part in PARTS[1:]}
+    unusable = []
+    for part, found in prints.items():
+        for member in split.parts[part]:
+            try:
+                prepared = prepare_case(member, contrasts, reference, preparation)
+            except UnreadableError as error:
+                unusable.append(left_out(member, error))
+                continue
+            image = prepared.tensors.get(reference)
+            found[member.name] = None if image is None else fingerprint(image.numpy())
+    return prints, unusable
+
+
+def _readable(split: Split, names: Mapping[str, set[str]], why: Sequence[str]) -> Split:
+    """Only cases that could be read; raises ValueError when that leaves a part without patients."""
+    parts = {part: tuple(m for m in own if m.name in names[part]) for part, own in split.parts.items()}
+    if not parts["train"]:
+        raise ValueError(
+            f"There is nothing to train on: the training part holds no readable cases. {' '.join(why[:1])} "
+            "See: fabrica inspect DIR."
+        )
+    if split.parts["test"] and not parts["test"]:
+        raise ValueError(f"No test patient can be read. {' '.join(why[:1])} See: fabrica inspect DIR.")
+    return Split(parts, split.left_out)
+
+
+def _without_copies(
+    prints: Mapping[str, Mapping[str, NDArray[np.float32]]], split: Split, named: bool, report: Report
+) -> Split:
+    """The split without images that training shows too: refused where it was named, left out and said where it was drawn.
+
+    Compares thumbnails of training and other parts; the box is centred on the patient, so grids agree.
+    """
+    if named:
+        check_leakage(prints)
+        return split
+    found = copies(prints)
+    lost = {(part, case) for _, _, part, case, _ in found}
+    parts = {p: tuple(m for m in members if (p, m.name) not in lost) for p, members in split.parts.items()}
+    if split.parts["test"] and not parts["test"]:
+        check_leakage(prints)
+    if found:
+        _, case, part, copy, _ = found[0]
+        one = f"{copy} ({part}) shows the same image as {case}"
+        report.remark(f"{len(lost)} cases show images of another part of the split and were left out: {one}.")
+    return Split(parts, split.left_out)

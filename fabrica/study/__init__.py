@@ -1,0 +1,1 @@
+"""Studies over several runs: does synthetic data help a task?"""

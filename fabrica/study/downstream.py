@@ -1,0 +1,421 @@
+"""Does synthetic data help? The same task learned from real, synthetic, both, and augmented real images at equal compute.
+
+Judged on real patients whom no training saw (EVALUATION, section 5; honesty check 22): real images with classical
+augmentation are the arm to beat, real images alone the ceiling of synthetic ones.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+import subprocess
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ..data import cohort as cohorts
+from ..data.split import LeakError
+from ..evaluate.honesty import endpoints
+from ..evaluate.honesty.claim import FEW_FAILED, Claim, Verdict, declare, judge, refused
+from ..evaluate.honesty.ledger import Ledger
+from ..evaluate.judging.outcomes import Question, averaged, paired_figures, read_answers, set_figures
+from ..evaluate.report.page import render
+from ..evaluate.report.results import Report, StageResult
+from ..evaluate.result import Measured, Result, Row
+from ..evaluate.statistics import SMALLEST, interval, paired_test
+from ..generate.patients import TABLE
+from ..jobs.outcome import Outcome
+from ..learning.checkpoint import load as load_checkpoint
+from ..learning.lineage import patient_hash
+from ..recipe.checks import from_plain
+from ..recipe.values import Recipe
+from ..run.prepare import split_stage
+from ..run.sequence import RunResult, find_cohort, run_recipe
+
+Say = Callable[[str], None]
+ARMS: Mapping[str, Mapping[str, Any]] = {  # arm -> what it changes in the recipe
+    "real": {"cohorts": ["real"]},
+    "synthetic": {"cohorts": ["real", "synthetic"], "train": 0.0},
+    "real + synthetic": {"cohorts": ["real", "synthetic"]},
+    "real, augmented": {"cohorts": ["real"], "augment": 1.0},
+}
+TO_BEAT = "real, augmented"
+SEEDS = 5  # trainings of an arm that carry a claim
+UNKNOWN = "Whether the generator saw the test patients is not known: name its run with --generator."
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How arms are trained, and what is claimed of them.
+
+    `trainer`: a command that is called with --train, --test (tables of files), --seed, --steps, --augment (strength; 0 in all arms but
+    one) and --out instead of training the recipe's family. `generator`: the run that made the synthetic images; its patients may not test here.
+    """
+
+    seeds: int = SEEDS
+    trainer: str | None = None
+    generator: Path | None = None
+    claim: Claim | None = None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one way to train reached: per patient the mean over seeds, and how far seeds lie apart."""
+
+    name: str
+    endpoint: str
+    value: Result
+    seeds: tuple[float, ...]  # mean over patients, one a seed
+    gain: Result | None = None  # over the arm to beat, on the same patients
+    per_patient: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All arms, where the page lies, and what was not known."""
+
+    arms: tuple[Arm, ...]
+    page: Path
+    remarks: tuple[str, ...]
+    verdict: Verdict | None = None
+
+    def sentence(self) -> str:
+        """What one may write."""
+        found = {a.name: a for a in self.arms}
+        best, gain = found["real + synthetic"], found["real + synthetic"].gain
+        if gain is None or gain.interval is None:
+            return f"Nothing may be claimed of {best.value.n} test patients: at least {SMALLEST} are needed."
+        low, high = gain.interval
+        if endpoints.directed(best.endpoint) < 0:  # less of it is better
+            low, high = -high, -low
+        what = f"{best.endpoint} {float(gain):+.4g} ({gain.interval[0]:.4g} to {gain.interval[1]:.4g}) over real images with augmentation"
+        if (low > 0 or high < 0) and len(best.seeds) < SEEDS:
+            return (
+                f"Adding synthetic images changes {what}, on {len(best.seeds)} seeds: at least {SEEDS} carry a claim."
+            )
+        if low > 0 and UNKNOWN in self.remarks:
+            return f"Adding synthetic images helps here if their generator saw no test patient, which is not known: {what}."
+        if low > 0:
+            return f"Adding synthetic images helps here: {what}."
+        return f"It was not shown that adding synthetic images helps: {what}."
+
+
+def compare_arms(
+    plain: Mapping[str, Any], real: Path, synthetic: Path, out: Path, terms: Terms = Terms(), say: Say = print
+) -> Comparison:
+    """Run every arm of a one-stage recipe with a budget in steps, as often as `terms` ask; a finished arm is not run again.
+
+    A claim's hash is written before anything is trained. Raises ValueError for a recipe that cannot be compared or a claim that its
+    arms cannot answer, LeakError for a patient of the generator who tests here, RecipeError as `run_recipe`.
+    """
+    recipes = {(arm, seed): _recipe(plain, arm, seed, real, synthetic) for arm in ARMS for seed in range(terms.seeds)}
+    folders = {arm: [_folder(out, arm, seed) for seed in range(terms.seeds)] for arm in ARMS}
+    job, claim = recipes["real", 0].stages[0].build_job(), terms.claim
+    if claim is not None:
+        _check_answerable(claim, job, terms)
+    stamp = declare(claim, out) if claim is not None else ""
+    remarks = [_known_generator(terms.generator, recipes["real", 0])]
+    rows: dict[str, list[list[Row]]] = {arm: [] for arm in ARMS}
+    for (arm, seed), recipe in recipes.items():
+        folder = folders[arm][seed]
+        say(f"{arm}, seed {seed}:")
+        cases = _cases(folder, recipe) if terms.trainer is None else None
+        if cases is None:
+            cases = _foreign(terms.trainer, recipe, folder) if terms.trainer else _trained(recipe, folder, say)
+        rows[arm].append(cases)
+    if left := _keep_shared(rows):
+        remarks.append(
+            f"{left} test patients were not tested by every arm (their images are copies of training ones) and are left out."
+        )
+    arms = _judged(rows, claim.endpoint if claim is not None else "")
+    figures = _figures(job, folders) if isinstance(job, Outcome) and terms.trainer is None else {}
+    if isinstance(job, Outcome) and not figures:
+        remarks.append(
+            "AUC and calibration of the arms need the answers of every arm, which this folder does not hold."
+        )
+    said = [r for r in remarks if r]
+    ledger = _checked(said, arms, terms.trainer is not None)
+    verdict = None if claim is None else _verdict(claim, arms, _failures(claim, rows), ledger, stamp)
+    found = Comparison(arms, out / "index.html", tuple(said), verdict)
+    return replace(found, page=_page(found, rows, plain, ledger, figures))
+
+
+def _check_answerable(claim: Claim, job: Any, terms: Terms) -> None:
+    """Raise ValueError when no result of these arms could answer the claim, with what to type."""
+    if not claim.arm:
+        raise ValueError(
+            "The claim names no arm. Write: about: utility, arm: real + synthetic, against: real, augmented; claims on images "
+            "are tested by: fabrica evaluate --claim FILE"
+        )
+    answers = ("correct", "log loss") if getattr(job, "classes", 0) else ("absolute error",)
+    known = answers if isinstance(job, Outcome) else endpoints.SEGMENTED
+    if terms.trainer is None and claim.endpoint not in known:
+        raise ValueError(f"{claim.endpoint} is not measured per patient here. Write one of: {', '.join(known)}.")
+    if terms.seeds < SEEDS:
+        raise ValueError(f"A claim on arms needs {SEEDS} seeds at least, got {terms.seeds}. Write: --seeds {SEEDS}")
+    if claim.seeds_started is not None and claim.seeds_started != terms.seeds:
+        raise ValueError(f"The claim says {claim.seeds_started} seeds, --seeds says {terms.seeds}. Write the same.")
+
+
+def _failures(claim: Claim, rows: Mapping[str, Sequence[Sequence[Row]]]) -> str:
+    """Why the claimed arms cannot be compared: too many patients without a number; '' when they can."""
+    everybody = {r.patient for cases in rows["real"] for r in cases}
+    for arm in (claim.arm, claim.against):
+        sides = [
+            {r.patient for r in cases if _is(r, claim.endpoint) and endpoints.number(r.value) is not None}
+            for cases in rows[arm]
+        ]
+        if (lost := sum(len(everybody - known) for known in sides)) > FEW_FAILED * len(everybody) * len(sides):
+            return f"{lost} of {len(everybody) * len(sides)} answers of the arm {arm} have no {claim.endpoint}: at most {FEW_FAILED:.0%} may."
+    return ""
+
+
+def _verdict(claim: Claim, arms: Sequence[Arm], failures: str, ledger: Ledger, stamp: str) -> Verdict:
+    """Of one arm against another on the same patients, means over seeds; it falls with every check that refused."""
+    found = {a.name: a.per_patient for a in arms}
+    rival = f"the model that learned from {claim.against} images"
+    verdict = judge(claim, found[claim.arm], found[claim.against], {p: p for p in found[claim.arm]}, stamp, rival)
+    if claim.verb == "superiority" and "synthetic" in claim.arm and claim.against == "real":
+        ledger.trigger(22, f"More than real images alone may be augmentation alone. Write: against: {TO_BEAT}")
+    if verdict.patients < SMALLEST:
+        ledger.trigger(16, verdict.may)
+    if stamp:
+        ledger.trigger(17, stamp)
+    ledger.passed(16, f"{verdict.patients} patients.")
+    ledger.passed(17, "The claim's hash was written before anything was trained.")
+    reasons = [f"check {f.number}: {f.why}" for f in ledger.table() if f.status == "refused" and f.number != 16]
+    reasons += [failures] if failures else []
+    if not reasons:
+        return verdict
+    return refused(claim, "; ".join(reasons), verdict.patients, verdict.remarks)
+
+
+def _folder(out: Path, arm: str, seed: int) -> Path:
+    return out / arm.replace(" ", "_").replace(",", "").replace("+", "and") / str(seed)
+
+
+def _figures(job: Outcome, folders: Mapping[str, Sequence[Path]]) -> dict[str, list[Measured]]:
+    """Per arm what its mean answers over seeds reach on all patients (AUC, calibration, agreement), and AUC beside the arm to beat."""
+    tables = {arm: [f / "answers" / "model.csv" for f in own] for arm, own in folders.items()}
+    if not all(t.is_file() for own in tables.values() for t in own):
+        return {}
+    answers = {arm: averaged([read_answers(t)[1] for t in own]) for arm, own in tables.items()}
+    question, figures = Question(job.name, job.classes, job.unit, 0.0), dict[str, list[Measured]]()
+    for arm, found in answers.items():
+        figures[arm] = set_figures(arm, question, found)
+        if arm != TO_BEAT:
+            figures[arm] += paired_figures(arm, question, found, answers[TO_BEAT], TO_BEAT)
+    return figures
+
+
+def _recipe(plain: Mapping[str, Any], arm: str, seed: int, real: Path, synthetic: Path) -> Recipe:
+    if "stages" in plain or plain.get("job", {}).get("name") not in ("segmentation", "outcome"):
+        raise ValueError("A downstream recipe has one job, segmentation or outcome. See: recipes/segmentation.yaml")
+    if "steps" not in plain.get("train", {}):
+        raise ValueError("Arms are compared at equal compute. Write: train: {steps: 1000}")
+    change = ARMS[arm]
+    test = plain.get("split", {}).get("test", 0.3)
+    if isinstance(test, list):
+        raise ValueError("Arms draw their test patients by a share. Write: split: {train: 0.7, test: 0.3}")
+    share = change.get("train", plain.get("split", {}).get("train", 1 - test))
+    paths = {name: {"path": str(path), **_table_in(path)} for name, path in (("real", real), ("synthetic", synthetic))}
+    used = {name: paths[name] for name in change["cohorts"]}
+    only = {"only_train": ["synthetic"]} if "synthetic" in used else {}
+    split = {"train": share, "test": test, "seed": plain.get("seed", 0), **only}
+    train = {**plain["train"], "augment": change.get("augment", 0.0)}
+    made = from_plain({**plain, "cohorts": used, "split": split, "train": train, "seed": seed, "baseline": "none"}, arm)
+    if len(made.stages) != 1:
+        raise ValueError(
+            "A downstream recipe has one stage, and words need two, as codes do. Write: family: {name: regression}"
+        )
+    return made
+
+
+def _table_in(path: Path) -> dict[str, str]:
+    """The table that `fabrica patients` writes beside its images."""
+    return {"table": str(path / TABLE)} if (path / TABLE).is_file() else {}
+
+
+def _keep_shared(rows: dict[str, list[list[Row]]]) -> int:
+    """Only patients whom every arm tested stay; returns how many are left out. Raises ValueError when they are many."""
+    tested = [{r.patient for r in cases} for seeds in rows.values() for cases in seeds]
+    shared, everybody = set.intersection(*tested), set.union(*tested)
+    if len(shared) < 0.9 * len(everybody):
+        raise ValueError(
+            "The arms in this folder were tested on different patients. Compare into another folder: --out DIR"
+        )
+    for seeds in rows.values():
+        seeds[:] = [[r for r in cases if r.patient in shared] for cases in seeds]
+    return len(everybody - shared)
+
+
+def _known_generator(generator: Path | None, recipe: Recipe) -> str:
+    """Whether whoever made the synthetic images saw the test patients; raises LeakError when it did."""
+    if generator is None:
+        return UNKNOWN
+    plain = generator / "recipe.yaml"
+    if not plain.is_file():
+        raise ValueError(
+            f"{generator} is not a run: it holds no recipe.yaml. Name the run that made the synthetic images."
+        )
+    split, other = _split_of(recipe), from_plain(yaml.safe_load(plain.read_text()), str(plain))
+    seen: set[str] = set()
+    for stage in other.stages:
+        known = load_checkpoint(stage.home(generator))
+        seen |= set(known[1].get("trained_on", ())) if known else set()
+    if not seen:
+        raise ValueError(f"{generator} holds no trained stage that says on whom. Finish it: fabrica run {generator}")
+    if leaked := sorted({m.patient for m in split["test"] if patient_hash(m.patient) in seen}):
+        raise LeakError(f"{generator} was trained on {leaked[0]}, who tests here. Train it on others: split.test.")
+    return ""
+
+
+def _split_of(recipe: Recipe) -> Mapping[str, Sequence[Any]]:
+    data = {name: find_cohort(recipe, name) for name in recipe.cohorts}
+    return split_stage(recipe, recipe.stages[0], data).parts
+
+
+def _trained(recipe: Recipe, folder: Path, say: Say) -> list[Row]:
+    result: RunResult = run_recipe(recipe, folder, say=say)
+    return result.report.stages[0].cases
+
+
+def _cases(folder: Path, recipe: Recipe) -> list[Row] | None:
+    """What a finished arm has found; raises ValueError when the folder was made by another recipe."""
+    table, before = folder / "report" / "cases.csv", folder / "recipe.yaml"
+    if before.is_file() and yaml.safe_load(before.read_text()) != recipe.plain():
+        raise ValueError(f"{folder} was made by another recipe. Compare into another folder: --out DIR")
+    if not table.is_file():
+        return None
+    with table.open(newline="") as file:
+        return [
+            Row(r["case"], r["patient"], r["contrast"], r["by"], r["metric"], _number(r["value"]), r["unit"])
+            for r in csv.DictReader(file)
+        ]
+
+
+def _number(text: str | None) -> float | str:
+    """A cell of a table: a number, or the words why there is none."""
+    value = endpoints.number(text or "")
+    return (text or "failed: no value was written") if value is None else value
+
+
+def _foreign(trainer: str, recipe: Recipe, folder: Path) -> list[Row]:
+    """The user's own trainer: it reads two tables of files and writes scores.csv (case, patient, metric, value)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = _split_of(recipe)
+    for part in ("train", "test"):
+        cohorts.write_table(cohorts.Cohort(tuple(parts[part])), folder / f"{part}.csv", Path("/"))
+    train = recipe.stages[0].train
+    call = [*shlex.split(trainer), "--train", str(folder / "train.csv"), "--test", str(folder / "test.csv")]
+    call += ["--seed", str(recipe.seed), "--steps", str(train.steps), "--augment", f"{train.augment:g}"]
+    call += ["--out", str(folder / "scores.csv")]
+    (folder / "scores.csv").unlink(missing_ok=True)  # an older one would pass for this one's
+    done = subprocess.run(call, check=False)
+    if done.returncode or not (folder / "scores.csv").is_file():
+        raise ValueError(
+            f"The trainer ended with {done.returncode} and without scores. Try it alone: {shlex.join(call)}"
+        )
+    with (folder / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"case", "patient", "metric", "value"} <= set(rows[0]):
+        raise ValueError(
+            f"{folder / 'scores.csv'} needs the columns case, patient, metric, value, one row a case and metric."
+        )
+    missing = {m.patient for m in parts["test"]} - {r["patient"] for r in rows}
+    if missing:
+        raise ValueError(
+            f"The trainer scored no case of {sorted(missing)[0]}: failed cases need their worst value, not silence."
+        )
+    if strangers := sorted({str(r["patient"]) for r in rows} - {m.patient for m in parts["test"]}):
+        raise ValueError(
+            f"The trainer scored {strangers[0]}, who does not test. Write scores of the patients of --test alone."
+        )
+    return [Row(r["case"], r["patient"], "", "model", r["metric"], _number(r["value"]), "") for r in rows]
+
+
+def _judged(rows: Mapping[str, Sequence[Sequence[Row]]], endpoint: str = "") -> tuple[Arm, ...]:
+    """By the claim's endpoint, or the first that there is."""
+    endpoint = endpoint or next(
+        r.metric for r in rows["real"][0] if r.by.startswith("model") and not r.metric.startswith("seconds")
+    )
+    values = [
+        endpoints.number(r.value) for seeds in rows.values() for cases in seeds for r in cases if _is(r, endpoint)
+    ]
+    endpoints.directed(endpoint)
+    bounds = endpoints.bounds_of(endpoint, values)
+    if bounds is None:
+        raise ValueError(f"No case of any arm has a number for {endpoint}. Look at the arms' own reports.")
+    everybody = {r.patient for cases in rows["real"] for r in cases}
+    scores = {arm: [_by_patient(cases, endpoint, everybody, bounds) for cases in seeds] for arm, seeds in rows.items()}
+    mean = {arm: {p: float(np.mean([s[p] for s in seeds])) for p in seeds[0]} for arm, seeds in scores.items()}
+    patients = list(mean[TO_BEAT])
+    arms = []
+    for arm in rows:
+        own = [mean[arm][p] for p in patients]
+        gain = None if arm == TO_BEAT else paired_test(own, [mean[TO_BEAT][p] for p in patients], patients)
+        each = tuple(float(np.mean(list(s.values()))) for s in scores[arm])
+        arms.append(Arm(arm, endpoint, interval(own, patients), each, gain, mean[arm]))
+    return tuple(arms)
+
+
+def _is(row: Row, metric: str) -> bool:
+    return row.metric == metric and row.by.startswith("model")
+
+
+def _by_patient(
+    cases: Sequence[Row], metric: str, everybody: Collection[str], bounds: tuple[float, float]
+) -> dict[str, float]:
+    """A patient's mean; what failed or was left out counts as the worst value of any arm."""
+    found: dict[str, list[float]] = {p: [] for p in everybody}
+    for r in cases:
+        if _is(r, metric):
+            found[r.patient].append(endpoints.filled(endpoints.number(r.value), bounds, endpoints.directed(metric)))
+    return {p: float(np.mean(v)) if v else bounds[0] for p, v in found.items()}
+
+
+def _checked(remarks: Sequence[str], arms: Sequence[Arm], foreign: bool) -> Ledger:
+    """The honesty checks that this comparison answers by the way it is made."""
+    ledger = Ledger()
+    if UNKNOWN in remarks:
+        ledger.trigger(1, UNKNOWN)
+    ledger.passed(1, "No patient on whom the generator was trained tests here.")
+    ledger.passed(2, "A patient's images and seeds are averaged before anything is inferred.")
+    ledger.passed(18, f"All {len(arms[0].seeds)} seeds of every arm are shown.")
+    ledger.passed(19, "What failed or was left out counts as the worst value of any arm.")
+    ledger.passed(20, "A gain that was not found is said to prove nothing.")
+    who = (
+        "The trainer was told equal steps for every arm, and to augment one" if foreign else "Equal steps in every arm"
+    )
+    ledger.passed(22, f"{who}; gains are over {TO_BEAT}.")
+    return ledger
+
+
+def _page(
+    found: Comparison, rows: Mapping[str, Sequence[Sequence[Row]]], plain: Mapping[str, Any], ledger: Ledger,
+    figures: Mapping[str, list[Measured]],
+) -> Path:  # fmt: skip
+    arms, out = found.arms, found.page.parent
+    report = Report.start(dict(plain), out.name)
+    report.title, report.verdict, report.ledger = "Does synthetic data help?", found.verdict, ledger
+    for remark in found.remarks:
+        report.remark(remark)
+    for arm, seeds in rows.items():
+        cases, own = [r for seed in seeds for r in seed], figures.get(arm, [])
+        report.stages.append(StageResult(arm, "downstream", "", {}, 0, 0.0, [], cases=cases, figures=own))
+    spread = [f"{a.name}: {min(a.seeds):.3g} to {max(a.seeds):.3g} over {len(a.seeds)} seeds" for a in arms]
+    report.remark(f"{arms[0].endpoint} by seed: {'; '.join(spread)}.")
+    report.said = found.sentence()
+    plain_arms = [
+        {"arm": a.name, "endpoint": a.endpoint, "value": float(a.value), "interval": a.value.interval, "n": a.value.n, "seeds": list(a.seeds),
+         "gain": None if a.gain is None else {"value": float(a.gain), "interval": a.gain.interval, "p_value": a.gain.p_value}}
+        for a in arms
+    ]  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "downstream.json").write_text(json.dumps({"sentence": report.said, "arms": plain_arms}, indent=1))
+    return render(report, out)
