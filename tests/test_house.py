@@ -19,7 +19,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
     ("rng", "machine"), ("contracts",), ("registry",), ("io", "networks", "physics"), ("data", "sampling", "deliver"),
     ("families", "jobs", "evaluate"), ("recipe",), ("learning",), ("safeguards",), ("run", "testing"),
-    ("generate", "study"), ("serve", "cli"), ("__main__",),
+    ("generate",), ("study",), ("serve", "cli"), ("__main__",),
 ]  # fmt: skip
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 
@@ -175,3 +175,27 @@ def test_learned_figures_stay_away_from_their_bounds() -> None:
     margins = _margins()
     assert len(margins) > 30
     assert not [place for place, shares in margins if not shares or max(shares) > 1 / 1.5 + 0.005]
+
+
+def _module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_files_do_not_import_in_circles() -> None:
+    """Nor do they import private names of another file."""
+    files = {_module_name(p): p for p in FILES}
+    needs: dict[str, set[str]] = {}
+    for name, path in files.items():
+        base = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+        needs[name] = set()
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and node.level:
+                private = [a.name for a in node.names if re.match(r"_[a-z]", a.name)]
+                assert not private, f"{name} imports {private}"
+                there = ".".join([*base[: len(base) - node.level + 1], *([node.module] if node.module else [])])
+                found = {f"{there}.{a.name}" if f"{there}.{a.name}" in files else there for a in node.names}
+                needs[name] |= {other for other in found if not f"{name}.".startswith(f"{other}.")}
+    while free := {name for name, others in needs.items() if not others & needs.keys()}:
+        needs = {name: others for name, others in needs.items() if name not in free}
+    assert not needs, f"a circle: {sorted(needs)[:4]}"

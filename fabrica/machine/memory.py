@@ -40,7 +40,7 @@ class Need:
         return rows
 
 
-def _bytes_a_row(work: Callable[[int], object], small: Sequence[int], whole: Sequence[int]) -> int:
+def bytes_a_row(work: Callable[[int], object], small: Sequence[int], whole: Sequence[int]) -> int:
     """Of `work(rows)` on a small grid, extended to the whole one: what grows with rows grows with voxels."""
     few, more = PROBE_ROWS
     counted = [peak_bytes(partial(work, rows)) for rows in PROBE_ROWS]

@@ -15,10 +15,7 @@ from ..networks.tiled import tiled
 from ..physics.mask import settled
 from ..rng import Rng, derive
 from .memory import drawing_room, windows_said
-from .question import Shown, _whole, background, nothing_given, question_of
-
-ROWS = 32  # rows drawn at once
-BACKGROUND = 0.01  # of the model's scale: given values that are no farther from 0 show nothing
+from .question import ROWS, Shown, background, nothing_given, question_of, whole_answer
 
 
 @torch.no_grad()
@@ -49,7 +46,7 @@ def draw(
         for index in torch.split(filled, rows) if len(filled) else ():
             with tiled(family, window or fitting):
                 x[index] = family.sample(problem.rows(index), Rng([seeds[i] for i in index.tolist()])).float().cpu()
-        found += [_whole(rows_of, layout) for rows_of in torch.split(x, each)]
+        found += [whole_answer(rows_of, layout) for rows_of in torch.split(x, each)]
     return found
 
 

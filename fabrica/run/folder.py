@@ -103,7 +103,7 @@ def new_folder(runs: Path) -> Path:
             number += 1
 
 
-def _write_recipe(folder: Path, recipe: Recipe) -> None:
+def write_recipe(folder: Path, recipe: Recipe) -> None:
     path = folder / "recipe.yaml"
     folder.mkdir(parents=True, exist_ok=True)
     plain = recipe.plain()
@@ -112,7 +112,7 @@ def _write_recipe(folder: Path, recipe: Recipe) -> None:
             path.write_text(yaml.safe_dump(plain, sort_keys=False))
 
 
-def _write_environment(folder: Path, recipe: Recipe, digests: Mapping[str, str]) -> None:
+def write_environment(folder: Path, recipe: Recipe, digests: Mapping[str, str]) -> None:
     """Versions, machine, seeds and data hashes beside the results; the commit when run from a checkout."""
     packages = ("fabrica", "torch", "numpy", "scipy", "nibabel", "pydicom")
     commit = subprocess.run(

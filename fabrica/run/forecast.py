@@ -24,11 +24,11 @@ from ..recipe.values import Recipe, Stage
 from ..rng import Rng
 from .costs import evaluations as count_evaluations
 from .costs import with_evaluations
-from .draw import ROWS, draw
+from .draw import draw
 from .family import build_family, drawer
 from .judge import COST_SHARE, FINDINGS, Ready
 from .memory import drawing_room, training_need, windows_said
-from .question import Shown, questions
+from .question import ROWS, Shown, questions
 
 BATCH = 8  # images a step where a recipe says nothing and memory suffices
 Say = Callable[[str], None]

@@ -38,11 +38,11 @@ from ..recipe.values import EvaluatePlan, Recipe, Stage
 from ..rng import Rng
 from .costs import evaluations as count_evaluations
 from .costs import with_evaluations
-from .draw import ROWS, draw, images_of
+from .draw import draw, images_of
 from .family import drawer
 from .folder import draw_file, read_draws, versions
 from .memory import window_that_fits
-from .question import Shown, crude_answers, questions, without
+from .question import ROWS, Shown, crude_answers, questions, without
 
 Say = Callable[[str], None]
 COST_PICTURES = 60  # drawn again at every other cost, and kept in memory for it

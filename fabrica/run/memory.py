@@ -13,7 +13,7 @@ from ..data.prepare import MULTIPLE
 from ..data.store import Layout, Loader, Store, to_device
 from ..families import sides_of
 from ..machine.device import free_bytes
-from ..machine.memory import PROBE_ROWS, ROOM, Need, _bytes_a_row
+from ..machine.memory import PROBE_ROWS, ROOM, Need, bytes_a_row
 from ..networks.tiled import cut
 from ..rng import Rng
 
@@ -43,7 +43,7 @@ def training_need(family: Family, job: Job, store: Store, layout: Layout) -> Nee
     z, y, x = (min(n, side) for n in layout.size)
     small, device = replace(layout, size=(z, y, x)), parameters[0].device
     batches = {rows: to_device(Loader(store, small, rows, 0).load(0), device) for rows in PROBE_ROWS}
-    row = _bytes_a_row(lambda rows: train(batches[rows]), small.size, layout.size)
+    row = bytes_a_row(lambda rows: train(batches[rows]), small.size, layout.size)
     for parameter in parameters:
         parameter.grad = None
     moving = sum(p.nbytes for p in parameters if p.requires_grad)
@@ -65,7 +65,7 @@ def drawing_bytes(family: Family, problem: Problem) -> int:
     def draw(rows: int) -> None:
         family.sample(small.rows(torch.zeros(rows, dtype=torch.long)), Rng(list(range(rows))))
 
-    return _bytes_a_row(draw, small.shape[1:], problem.shape[1:])
+    return bytes_a_row(draw, small.shape[1:], problem.shape[1:])
 
 
 def corner(family: Family, problem: Problem) -> Problem:

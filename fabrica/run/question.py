@@ -12,7 +12,6 @@ from ..contracts import Field, Job, Problem
 from ..data.store import Layout, Prepared, joined, question_batch, to_device
 from ..jobs import reads
 from ..rng import Rng, derive
-from .draw import BACKGROUND
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ def crude_answers(job: Job, shown: Shown, layout: Layout, seed: int) -> dict[str
         return {}
     problem = question_of(job, [shown], layout, seed, torch.device("cpu"))
     found = {name: m.operator.crude(m.value) for name, m in problem.measurements.items()}
-    return {f"{name} alone": _whole(x.float(), layout) for name, x in found.items() if x is not None}
+    return {f"{name} alone": whole_answer(x.float(), layout) for name, x in found.items() if x is not None}
 
 
 def nothing_given(job: Job, problem: Problem) -> Tensor:
@@ -65,7 +64,7 @@ def background(fields: Sequence[Field], problem: Problem) -> Tensor:
     return x
 
 
-def _whole(rows: Tensor, layout: Layout) -> Tensor:
+def whole_answer(rows: Tensor, layout: Layout) -> Tensor:
     """The rows of one draw as one answer."""
     if rows.ndim == 2:
         return rows.mean(0)
@@ -80,3 +79,9 @@ def questions(job: Job, prepared: Prepared) -> tuple[str, ...]:
 
 def without(prepared: Prepared, hidden: str) -> Prepared:
     return replace(prepared, tensors={n: t for n, t in prepared.tensors.items() if n != hidden}) if hidden else prepared
+
+
+ROWS = 32  # rows drawn at once
+
+
+BACKGROUND = 0.01  # of the model's scale: given values that are no farther from 0 show nothing

@@ -23,7 +23,7 @@ from ..recipe.values import Recipe, Stage
 from .costs import Choice, told
 from .evaluations import chosen
 from .family import drawer
-from .folder import _write_environment, _write_recipe, common_folder
+from .folder import common_folder, write_environment, write_recipe
 from .forecast import foretell_time, refuse_early
 from .judge import Ready, judge_stage
 from .prepare import prepare_stage
@@ -73,7 +73,7 @@ def _run_stages(
     processes: Processes, device: str,
 ) -> Report:  # fmt: skip
     if processes.first:
-        _write_recipe(folder, recipe)
+        write_recipe(folder, recipe)
     data = {name: find_cohort(recipe, name) for name in recipe.cohorts}
     report = Report.start(recipe.plain(), str(folder.name))
     for name, cohort in data.items():
@@ -89,7 +89,7 @@ def _run_stages(
         twin = next((p for p in prepared if _same_preparation(p.stage, stage)), None)
         prepared.append(replace(twin, stage=stage) if twin else prepare_stage(recipe, stage, data, store, say, report))
     if processes.first:
-        _write_environment(folder, recipe, {r.stage.name: r.store.digest() for r in prepared})
+        write_environment(folder, recipe, {r.stage.name: r.store.digest() for r in prepared})
     refuse_early(recipe, prepared, folder, device)
     foretell_time(recipe, prepared, folder, device, say)
     for ready in prepared:

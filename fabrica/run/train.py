@@ -27,8 +27,8 @@ from ..rng import Rng, derive
 from .family import build_family, check_scales, drawer, kept_in_float32, with_codec
 from .forecast import batch_that_fits, foretell_drawing, look_at_layers, precision_of
 from .judge import Ready
-from .sequence import Say
 
+Say = Callable[[str], None]
 CURVE_CASES, CURVE_VOXELS = 1024, 4096  # of each, that tell how common an intensity is
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..contracts import Denoiser, Problem
 from ..physics import Mask
 from ..rng import Rng
-from .solvers import HIGH, LOW, _denoise, _start, walk
+from .solvers import HIGH, LOW, denoised, start_of_walk, walk
 
 
 def repaint(
@@ -24,12 +24,12 @@ def repaint(
     assert isinstance(measured.operator, Mask)  # the table of samplers says so
     values, known = measured.value, measured.operator.known
     levels = walk(problem, steps, high, LOW)
-    x, clean = _start(prior, problem, rng, levels[0])
+    x, clean = start_of_walk(prior, problem, rng, levels[0])
     x = x + (values.to(x) - clean) * known.to(x)
     for i, (now, after) in enumerate(pairwise(levels)):
         turns = again if after > 0 else 1
         for turn in range(turns):
-            clean = _denoise(prior, x, now, problem.condition)
+            clean = denoised(prior, x, now, problem.condition)
             clean = values.to(x).where(known, clean)
             if after == 0:
                 return clean.expand_as(x)

@@ -49,15 +49,15 @@ def walk(problem: Problem, steps: int, high: float, low: float) -> list[float]:
     return schedule(steps, high * growth(problem.shape), low)
 
 
-def _start(prior: Denoiser, problem: Problem, rng: Rng, sigma: float) -> tuple[Tensor, Tensor]:
+def start_of_walk(prior: Denoiser, problem: Problem, rng: Rng, sigma: float) -> tuple[Tensor, Tensor]:
     """(noise of level sigma around the prior's answer to it, that answer)."""
     device = next((p.device for p in prior.parameters()), torch.device("cpu"))
     noise = sigma * rng.child("start").normal(*problem.shape).to(device)
-    clean = _denoise(prior, noise, sigma, problem.condition)
+    clean = denoised(prior, noise, sigma, problem.condition)
     return noise + clean, clean
 
 
-def _denoise(prior: Denoiser, x: Tensor, sigma: float, condition: Condition) -> Tensor:
+def denoised(prior: Denoiser, x: Tensor, sigma: float, condition: Condition) -> Tensor:
     return prior.denoise(x, torch.full((len(x),), sigma, device=x.device), condition).to(x.dtype)
 
 
@@ -66,10 +66,10 @@ def euler(
 ) -> Tensor:
     """First order, one evaluation a step."""
     levels = walk(problem, steps, high, low)
-    x, clean = _start(prior, problem, rng, levels[0])
+    x, clean = start_of_walk(prior, problem, rng, levels[0])
     for number, (now, after) in enumerate(pairwise(levels)):
         if number:
-            clean = _denoise(prior, x, now, problem.condition)
+            clean = denoised(prior, x, now, problem.condition)
         x = clean + (x - clean) * (after / now)
     return x
 
@@ -79,14 +79,14 @@ def heun(
 ) -> Tensor:
     """Second order (Karras et al. 2022, algorithm 1), two evaluations a step, one in the last."""
     levels = walk(problem, steps, high, low)
-    x, clean = _start(prior, problem, rng, levels[0])
+    x, clean = start_of_walk(prior, problem, rng, levels[0])
     for number, (now, after) in enumerate(pairwise(levels)):
         if number:
-            clean = _denoise(prior, x, now, problem.condition)
+            clean = denoised(prior, x, now, problem.condition)
         slope = (x - clean) / now
         ahead = x + slope * (after - now)
         if after > 0:
-            other = (ahead - _denoise(prior, ahead, after, problem.condition)) / after
+            other = (ahead - denoised(prior, ahead, after, problem.condition)) / after
             ahead = x + (slope + other) * ((after - now) / 2)
         x = ahead
     return x
@@ -97,14 +97,14 @@ def midpoint(
 ) -> Tensor:
     """Second order: the slope at the geometric middle of the step (DPM-Solver-2, Lu et al. 2022)."""
     levels = walk(problem, steps, high, low)
-    x, clean = _start(prior, problem, rng, levels[0])
+    x, clean = start_of_walk(prior, problem, rng, levels[0])
     for number, (now, after) in enumerate(pairwise(levels)):
         if number:
-            clean = _denoise(prior, x, now, problem.condition)
+            clean = denoised(prior, x, now, problem.condition)
         if after > 0:
             middle = (now * after) ** 0.5
             halfway = clean + (x - clean) * (middle / now)
-            clean = _denoise(prior, halfway, middle, problem.condition)
+            clean = denoised(prior, halfway, middle, problem.condition)
         x = clean + (x - clean) * (after / now)
     return x
 
@@ -114,11 +114,11 @@ def dpm_solver_2m(
 ) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022b): second order from one evaluation a step, by extrapolating the last two."""
     levels = walk(problem, steps, high, low)
-    x, clean = _start(prior, problem, rng, levels[0])
+    x, clean = start_of_walk(prior, problem, rng, levels[0])
     before: tuple[Tensor, float] | None = None
     for now, after in pairwise(levels):
         if before is not None:
-            clean = _denoise(prior, x, now, problem.condition)
+            clean = denoised(prior, x, now, problem.condition)
         target = clean
         if before is not None and after > 0:
             ratio = _log(now, after) / _log(before[1], now)
@@ -138,10 +138,10 @@ def ancestral(
 ) -> Tensor:
     """The DDPM posterior walk (Ho et al. 2020) in terms of sigma: fresh noise after each step, seeded per row."""
     levels = walk(problem, steps, high, low)
-    x, clean = _start(prior, problem, rng, levels[0])
+    x, clean = start_of_walk(prior, problem, rng, levels[0])
     for i, (now, after) in enumerate(pairwise(levels)):
         if i:
-            clean = _denoise(prior, x, now, problem.condition)
+            clean = denoised(prior, x, now, problem.condition)
         kept = (after / now) ** 2
         x = clean + (x - clean) * kept
         if after > 0:

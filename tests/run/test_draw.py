@@ -13,8 +13,8 @@ from fabrica.jobs.painted import Painted
 from fabrica.networks.unet import UNetShape
 from fabrica.physics import Exact, Mask
 from fabrica.rng import Rng
-from fabrica.run.draw import ROWS, _together, draw
-from fabrica.run.question import Shown, nothing_given
+from fabrica.run.draw import _together, draw
+from fabrica.run.question import ROWS, Shown, nothing_given
 from fabrica.testing import BATCH_TOLERANCE
 
 SHAPE = UNetShape(channels=(8, 16), blocks=1)

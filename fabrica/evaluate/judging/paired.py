@@ -20,7 +20,7 @@ from .. import METRICS
 from ..metrics import hounsfield, overlap, task
 from ..result import Row
 from .competitors import JointHistogram, fit_histogram, matched
-from .measured import in_words, ssim_masked
+from .measured import in_units, in_words, measured
 
 Array = NDArray[np.floating[Any]]
 SMALLEST_BODY = 0.08  # of the intensity scale: brighter than this in any image is the patient
@@ -165,10 +165,10 @@ def _intensity_rows(
     for by, image in answers.items():
         for metric in evidence.metrics:
             physical = (scale, unit) if unit else None
-            value, own = _measure(metric, image, reference, mask, physical, preparation.axes, more)
+            value, own = measured(metric, image, reference, mask, physical, preparation.axes, more)
             rows.append(Row(case, patient, f.name, by, metric, value, own or unit))
     for by, image in answers.items() if unit == "HU" else ():
-        pair = {"generated": _physical(image, scale), "reference": _physical(reference, scale), "mask": mask}
+        pair = {"generated": in_units(image, scale), "reference": in_units(reference, scale), "mask": mask}
         rows += [Row(case, patient, f.name, by, m, *found) for m, found in hounsfield.rows_of(pair).items()]
     if "lesion" in prepared.case.images and f.name != "lesion":
         rows += _lesion_rows(case, prepared, f.name, answers, reference)
@@ -185,39 +185,6 @@ def _trivial(inputs: Mapping[str, Array], competitors: Competitors, target: str)
     if joint is not None and len(inputs) >= len(joint.edges):
         answers["joint histogram"] = joint.predict(list(inputs.values())[: len(joint.edges)])
     return answers
-
-
-def _physical(values: Array, scale: Scale) -> Array:
-    """From the model's scale to the unit that has it."""
-    return values * scale.width + scale.offset
-
-
-def _measure(
-    metric: str, image: Array, reference: Array, mask: NDArray[np.bool_], physical: tuple[Scale, str] | None, axes: str,
-    more: Mapping[str, Any],
-) -> tuple[float | str, str]:  # fmt: skip
-    """In physical units where there are some: HU over the SynthRAD range, others over the width of their scale.
-
-    Arbitrary units on the scale where 1 = the foreground's 99.5th percentile. A metric is found whatever its tier, and called with
-    the evidence that it names; `more`: spacing_mm, and masks of the case by name.
-    """
-    convention, span = "plain", 1.0
-    if physical is not None:
-        scale, unit = physical
-        image, reference = _physical(image, scale), _physical(reference, scale)
-        convention, span = ("synthrad2025", 4095.0) if unit == "HU" else ("plain", scale.width)
-    if metric == "ssim":
-        return ssim_masked(image, reference, mask, span, axes), ""
-    known = METRICS.find(metric)
-    given = {
-        "generated": image,
-        "reference": reference,
-        "mask": mask,
-        "data_range": span,
-        "convention": convention,
-        **more,
-    }
-    return in_words(measure(known, given)), "" if known.unit == "unit of the image" else known.unit
 
 
 def body_mask(

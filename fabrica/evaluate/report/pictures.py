@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ...contracts import Field
 from ...data.store import Prepared
-from ..judging.paired import Array
+
+Array = NDArray[np.floating[Any]]
 
 
 @dataclass
