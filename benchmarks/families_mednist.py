@@ -29,11 +29,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fabrica.contracts import Batch
+from fabrica.families import with_steps
 from fabrica.learning.checkpoint import load
 from fabrica.recipe.checks import from_plain
 from fabrica.rng import Rng, derive
 from fabrica.run.answering import Answering
-from fabrica.run.costs import evaluations, with_evaluations
+from fabrica.run.costs import evaluations
+from fabrica.run.folder import RunFolder
 from fabrica.run.sequence import run_recipe
 
 CLASSES = ("AbdomenCT", "BreastMRI", "CXR", "ChestCT", "Hand", "HeadCT")
@@ -149,7 +151,7 @@ def ours(name: str, options: argparse.Namespace, train: dict[str, NDArray[Any]])
     run_recipe(from_plain(recipe), folder / "run", say=print)
     known = [load(folder / "run" / "stages" / s) for s in recipe["stages"]]
     facts = [k[1] for k in known if k is not None]
-    answering = Answering(folder / "run", from_plain(recipe), from_plain(recipe).stage("model"))
+    answering = Answering(RunFolder.open(folder / "run"), from_plain(recipe).stage("model"))
     family = answering.family.eval()
     began = time.perf_counter()
     images = drawn_by(family, answering)
@@ -197,10 +199,10 @@ def fewer(name: str, options: argparse.Namespace) -> None:
     if not (folder / "facts.json").is_file():
         return
     recipe = from_plain(recipe_of(name, options))
-    answering = Answering(folder / "run", recipe, recipe.stage("model"))
+    answering = Answering(RunFolder(folder / "run", recipe), recipe.stage("model"))
     for count in EVALUATIONS:
         file = folder / f"draws-{count}.npz"
-        told = with_evaluations(answering.family.eval(), count)
+        told = with_steps(answering.family.eval(), count)
         if told is not None and not file.is_file():
             np.savez(file, images=drawn_by(told.eval(), answering).clip(0, 255).astype(np.float32))
             print(name, count, flush=True)
@@ -327,7 +329,10 @@ def race(options: argparse.Namespace) -> None:
     if not (options.work / place("flow") / "facts.json").is_file() or (options.work / "race.json").is_file():
         return
     recipe = from_plain(recipe_of("flow", options))
-    answering, net = Answering(options.work / place("flow") / "run", recipe, recipe.stage("model")), network().eval()
+    answering, net = (
+        Answering(RunFolder(options.work / place("flow") / "run", recipe), recipe.stage("model")),
+        network().eval(),
+    )
     family, labels = answering.family.eval(), torch.arange(RACERS) % len(CLASSES)
     times: dict[str, list[float]] = {"flow": [], "MONAI DDIM, 50 steps": []}
     for _ in range(ROUNDS):

@@ -46,7 +46,7 @@ CODED = {  # what draws codes or words, and whose
     "diffusion in codes": ("diffusion", "vae"), "flow in codes": ("flow", "vae"), "autoregressive in words": ("autoregressive", "vq"),
 }  # fmt: skip
 CODECS = {"autoencoder, ours": 2, "autoencoder, ours, as many codes as MONAI's": 1}  # the stem's patch
-GIVEN = Field("given T1w")
+GIVEN = Field("T1w")
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def families(axes: str, side: int, batch: int, terms: Terms) -> dict[str, Any]:
         grid = (side,) * len(axes)
         image = torch.rand(batch, 1, *grid, device=terms.device)
         target = torch.cat([image > 0.5, image <= 0.5], 1).float() if label else torch.rand_like(image)
-        condition = Condition() if name == "vq" else Condition({"given T1w": image})
+        condition = Condition() if name == "vq" else Condition({"T1w": image})
         paired = torch.zeros(batch, dtype=torch.bool, device=terms.device) if name == "cycle" else None
         problem = Problem(
             tuple(map(str, range(batch))), (target.shape[1], *grid), condition, target=target, paired=paired

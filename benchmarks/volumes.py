@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fabrica.contracts import Condition, Family, Field, Problem, Signature
 from fabrica.data.store import places
+from fabrica.families import with_steps
 from fabrica.machine.device import peak_bytes
 from fabrica.networks.backbone import backbone
 from fabrica.networks.tiled import cut, tiled, windows
@@ -29,7 +30,7 @@ from fabrica.networks.unet import UNetShape
 from fabrica.recipe.checks import from_plain
 from fabrica.rng import Rng
 from fabrica.run.answering import Answering
-from fabrica.run.costs import with_evaluations
+from fabrica.run.folder import RunFolder
 from fabrica.run.sequence import run_recipe
 
 RESULTS = Path(__file__).parent / "results"
@@ -64,8 +65,8 @@ def trained(data: Path, options: argparse.Namespace) -> tuple[Family, int]:
         "prepare": {"size": list(WINDOW)}, "train": {"minutes": options.minutes, "batch": 4},
     })  # fmt: skip
     result = run_recipe(recipe, folder, say=lambda text: print("  ", text, flush=True))
-    answering = Answering(folder, recipe, recipe.stages[0])
-    few = with_evaluations(answering.family.eval(), EVALUATIONS)
+    answering = Answering(RunFolder(folder, recipe), recipe.stages[0])
+    few = with_steps(answering.family.eval(), EVALUATIONS)
     assert few is not None
     return few, int(result.report.stages[0].steps)
 

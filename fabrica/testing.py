@@ -33,7 +33,6 @@ from .contracts import (
     Sampler,
     Signature,
 )
-from .families import sides_of
 from .learning.loop import Loss, TrainingError
 from .learning.optimiser import optimisers
 from .physics.algebra import LinearOperator
@@ -126,8 +125,8 @@ def check_family_shapes(make: Callable[[Signature], Family], axes: str, kind: Ki
     (of labels there are two at least).
     """
     for channels in (1, 2, 3) if kind == "intensity" else (2, 3):
-        family = make(Signature((Field("x", kind, channels),), axes, (Field("given y", "intensity", channels),)))
-        step = sides_of(family)
+        family = make(Signature((Field("x", kind, channels),), axes, (Field("y", "intensity", channels),)))
+        step = family.multiple
         sides = tuple((k + 1) * max(4, step) for k in range(len(axes)))
         problem = _asked(channels, sides, kind)
         for group in family.groups():
@@ -196,7 +195,7 @@ class _Toy:
         try:
             self.family, self.from_image = make(Signature((Field("x", kind),), axes, by)), False
         except ValueError:
-            self.family, self.from_image = make(Signature((Field("x", kind),), axes, (Field("given T1w"),))), True
+            self.family, self.from_image = make(Signature((Field("x", kind),), axes, (Field("T1w"),))), True
         self.labels = "intensity" not in self.family.learns
         # few words, told one by one: the first is asked for often enough; few voxels of a volume, for the sake of time
         self.side = 4 if self.labels or len(axes) > 2 else 8
@@ -217,7 +216,7 @@ class _Toy:
             target = self._plane(1 - one, one)
         else:
             target = self._plane(grey)
-        condition = Condition({"given T1w": self._plane(given)} if self.from_image else {"class": kind})
+        condition = Condition({"T1w": self._plane(given)} if self.from_image else {"class": kind})
         return Problem(tuple(map(str, range(rows))), tuple(target.shape[1:]), condition, target=target)
 
     def _plane(self, *greys: Tensor) -> Tensor:
@@ -266,7 +265,7 @@ def _asked(channels: int, sides: tuple[int, ...], kind: Kind = "intensity") -> P
     given, target = (Rng([0, 1]).child(name).uniform(channels, *sides) for name in ("given", "target"))
     if kind == "label":
         target = F.one_hot(target.argmax(1), channels).movedim(-1, 1).float()
-    return Problem(("a", "b"), (channels, *sides), Condition({"given y": given}), target=target)
+    return Problem(("a", "b"), (channels, *sides), Condition({"y": given}), target=target)
 
 
 def _check_nan(family: Family, problem: Problem, group: str) -> None:

@@ -21,6 +21,7 @@ from fabrica.recipe.checks import RecipeError, from_plain
 from fabrica.registry import Table
 from fabrica.rng import Rng
 from fabrica.run.answering import Answering
+from fabrica.run.folder import RunFolder
 from fabrica.run.question import Shown, question_of
 from fabrica.run.sequence import continue_run, run_recipe
 from fabrica.sampling import SAMPLERS
@@ -91,7 +92,7 @@ def test_it_is_trained_drawn_judged_and_costed(finished: Path) -> None:
 def test_what_was_measured_is_used(finished: Path) -> None:
     """The pull brings a draw to its own y: far less is left of the misfit than without it."""
     plain = from_plain(_recipe())
-    answering = Answering(finished, plain, plain.stages[0])
+    answering = Answering(RunFolder(finished, plain), plain.stages[0])
     (member, *_) = VirtualCohort(1, 9, 4, planes=(16, 20)).cohort().members
     prepared = prepare_case(member, ["T1w"], "T1w", answering.preparation)
     problem = question_of(answering.job, [Shown(prepared)], answering.layout, 0, torch.device("cpu"))

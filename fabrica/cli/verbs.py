@@ -52,7 +52,7 @@ def run(
     from ..learning.loop import Interrupted
     from ..machine.processes import joined
     from ..recipe import checks as config
-    from ..run.folder import check_settings, common_folder
+    from ..run.folder import RunFolder, common_folder
     from ..run.sequence import run_recipe
 
     with errors(), joined() as processes:
@@ -66,7 +66,7 @@ def run(
             echo(f"# stages: {', '.join(f'{s.name} ({s.family.name})' for s in checked.stages)}")
             return
         if existing:
-            check_settings(recipe, checked)
+            RunFolder.open(recipe).check_settings(checked)
         folder = recipe if existing else common_folder(runs, processes)
         if processes.first:
             echo(f"Run {folder}")

@@ -5,6 +5,8 @@ explained by `Field`s. Numbers (risk, ejection fraction) are x without axes, (B,
 
 from .measured import Measured, Measurement, Noise, Operator, Rowwise
 from .roles import (
+    Answer,
+    Backbone,
     Codec,
     Condition,
     Decoder,
@@ -18,11 +20,31 @@ from .roles import (
     Reconstructor,
     Sampler,
 )
-from .values import ARBITRARY, SCALES, Batch, Case, Field, Image, Kind, Scale, Signature, Trace
+from .values import (
+    ARBITRARY,
+    PLACE,
+    POSITION,
+    SCALES,
+    VALUES,
+    Batch,
+    Case,
+    Field,
+    Image,
+    Kind,
+    Scale,
+    Signature,
+    Trace,
+    class_name,
+)
 
 __all__ = [
     "ARBITRARY",
+    "PLACE",
+    "POSITION",
     "SCALES",
+    "VALUES",
+    "Answer",
+    "Backbone",
     "Batch",
     "Case",
     "Codec",
@@ -48,4 +70,5 @@ __all__ = [
     "Scale",
     "Signature",
     "Trace",
+    "class_name",
 ]

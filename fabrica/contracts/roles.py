@@ -70,12 +70,30 @@ class Problem:
         )
 
 
-class Job(ABC):
-    """Turns a batch of cases into a Problem, on the device of the batch."""
+Answer = Literal["image", "value", "features"]  # what a job answers with; features have no truth
 
+
+class Job(ABC):
+    """Turns a batch of cases into a Problem, on the device of the batch, and declares what others need to know of it.
+
+    What it is given and asked for, and which values of a case it knows, stands in its signature.
+    """
+
+    answer: Answer = "image"
     metrics: tuple[str, ...] = ()  # names from the table of metrics that its answers are measured by
     hidden: tuple[str, ...] = ()  # conditions that training hides together at times: guidance may leave them out
     simulates: tuple[str, ...] = ()  # images from which its question makes the y that they would have given
+    competitors: tuple[str, ...] = (
+        "copied",
+        "histogram",
+        "mean",
+        "crude",
+    )  # trivial answers that are no nonsense for it
+
+    @property
+    def baseline(self) -> bool:
+        """Whether a regression could answer: something is asked that has a truth, and images are given to start from."""
+        return self.answer != "features" and bool(self.signature().given)
 
     @abstractmethod
     def signature(self) -> Signature: ...
@@ -92,10 +110,17 @@ class Job(ABC):
         """
 
 
+class Backbone(nn.Module, ABC):
+    """A network that knows the noise level: what costs are counted in, and what grids must suit."""
+
+    multiple: int = 1  # of which sides must be multiples
+
+
 class Family(nn.Module, ABC):
     """A way to learn p(x | condition) and to draw from it; `learns` names the kinds of x that it can."""
 
     unpaired: bool = False  # learns from conditions and targets of different patients
+    deterministic: bool = False  # its draws are all the same: one is enough
     learns: tuple[str, ...] = ("intensity", "complex", "label", "displacement", "number", "class", "token")
 
     @abstractmethod
@@ -109,6 +134,15 @@ class Family(nn.Module, ABC):
     @abstractmethod
     def sample(self, problem: Problem, rng: Rng) -> Tensor:
         """(B, C, *axes): one draw per row."""
+
+    @property
+    def multiple(self) -> int:
+        """What sides of a grid must be multiples of: the most that any network in it asks for."""
+        return max([1, *(m.multiple for m in self.modules() if isinstance(m, Backbone))])
+
+    def with_steps(self, count: int) -> Family | None:
+        """Itself told to draw in about `count` evaluations of its network; None when it cannot be told."""
+        return None
 
 
 class Denoiser(Family):
@@ -126,6 +160,10 @@ class Decoder(Family):
 
 
 class Codec(Decoder):
+    @property
+    def multiple(self) -> int:
+        return max(self.factor, super().multiple)
+
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
         """The mean latent in unit scale, or its tokens; the codec owns the scale."""

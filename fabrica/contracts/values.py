@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .measured import Measured, Measurement
 
 Kind = Literal["intensity", "complex", "label", "displacement", "coordinates", "number", "class", "token", "embedding"]
+
+
+VALUES = ("number", "class", "embedding")  # kinds that are no images
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +46,36 @@ class Field:
     kind: Kind = "intensity"
     channels: int = 1  # number of classes for "class", "label", "token"; width for "embedding"
     unit: str = "a.u."  # "HU", "SUV", "Gy", "mm", "year", "grey" (0 to 255); "a.u." = arbitrary, as in most MR
+    classes: tuple[str, ...] = ()  # of a class, as tables write them
+    stated: Scale | None = None  # of a number, where the recipe says it
 
     @property
     def scale(self) -> Scale | None:
-        """Fixed by the unit; None where it is fitted on the training cohort. Never taken from the case asked about."""
-        return SCALES.get(self.unit)
+        """Fixed by recipe or unit; None where it is fitted on the training cohort. Never taken from the case asked about."""
+        return self.stated or SCALES.get(self.unit)
+
+    def encoded(self, value: float | str) -> float:
+        """A case's value of this field: the index of its class, or its number in its unit."""
+        return float(self.classes.index(class_name(value))) if self.classes else float(value)
+
+    def in_unit(self, answer: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Answers leave the network's scale; chances of classes stay."""
+        return answer if self.stated is None else answer * self.stated.width + self.stated.offset
+
+    def says(self, value: object) -> bool:
+        """Whether a value is one of its classes, or a number where it has none."""
+        if self.classes:
+            return isinstance(value, str | float | int) and class_name(value) in self.classes
+        return isinstance(value, int | float)
+
+
+POSITION = Field("position", "number", 1, "")  # of a slice between feet (-1) and head (1): of no value of a case
+PLACE = Field("place", "coordinates", 3, "")  # of voxels in the whole patient, so that patches know theirs
+
+
+def class_name(value: float | str) -> str:
+    """A class as its recipe writes it: tables hold 1, which reads as 1.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +92,31 @@ class Signature:
     def channels(self) -> int:
         """Channels of x, all fields together."""
         return sum(f.channels for f in self.x)
+
+    @property
+    def grid_axes(self) -> str:
+        """Axes of the images of a job: those it asks for, else those it is given."""
+        return self.axes or self.given_axes
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of the images that the condition is made of, as the cohort knows them."""
+        return tuple(f.name for f in self.condition if f.kind in ("intensity", "complex", "label"))
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Names of the images that are asked for; none where x is a value of the case."""
+        return tuple(f.name for f in self.x if f.kind not in VALUES)
+
+    @property
+    def values(self) -> tuple[Field, ...]:
+        """Values of the case that the condition is made of: classes, numbers, words."""
+        return tuple(f for f in self.condition if f.kind in VALUES and f != POSITION)
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Name of each label map, given or asked for -> number of its classes."""
+        return {f.name: f.channels for f in (*self.condition, *self.x) if f.kind == "label"}
 
 
 @dataclass(frozen=True, slots=True)

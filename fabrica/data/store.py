@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..contracts import Batch, Case, Image, Measurement, Trace
+from ..contracts import Batch, Case, Image, Measurement, Trace, class_name
 from ..contracts.measured import joined as joined_measurements
 from ..io import UnreadableError
 from ..machine.device import writing
@@ -304,11 +304,6 @@ def position(depth: int, z: int) -> float:
 def places(length: int, first: int, count: int) -> Tensor:
     """Where `count` voxels from number `first` are along an axis of `length` voxels, from -1 to 1."""
     return 2 * (torch.arange(first, first + count) + 0.5) / length - 1
-
-
-def class_name(value: float | str) -> str:
-    """A class as its recipe writes it: tables hold 1, which reads as 1.0."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def encode_values(

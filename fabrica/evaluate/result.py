@@ -78,7 +78,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Figure:
     """A figure over all patients of a stage."""
 
     stage: str

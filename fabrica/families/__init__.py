@@ -8,12 +8,12 @@ from .consistency import Consistency
 from .contrastive import Contrastive
 from .cycle import Cycle
 from .diffusion import Diffusion
-from .drawn import Drawn
+from .drawn import Drawn, with_steps
 from .equalised import Equalised
 from .flow import Flow
 from .gan import Gan
 from .guided import Guided, can_be_guided, with_guidance
-from .latent import Latent, density_of, latent_signature, sides_of, words_of
+from .latent import Latent, density_of, latent_signature, words_of
 from .regression import Regression
 from .shortcut import Shortcut
 
@@ -38,5 +38,5 @@ FAMILIES: Table[type[Family]] = Table(
 
 __all__ = [
     "FAMILIES", "RUNTIME", "Autoregressive", "Consistency", "Contrastive", "Cycle", "Diffusion", "Drawn", "Equalised", "Flow", "Fsq", "Gan", "Guided", "Latent", "Regression",
-    "Shortcut", "Vae", "can_be_guided", "density_of", "latent_signature", "sides_of", "with_guidance", "words_of",
+    "Shortcut", "Vae", "can_be_guided", "density_of", "latent_signature", "with_guidance", "with_steps", "words_of",
 ]  # fmt: skip

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..contracts import Condition, Density, Field, Problem, Signature
+from ..contracts import Condition, Density, Family, Field, Problem, Signature
 from ..networks.backbone import backbone
 from ..networks.unet import UNetShape
 from ..rng import Rng
@@ -55,6 +56,11 @@ class Autoregressive(Density):
         surprise = -chosen(self._logits(target, known & given, problem.condition), target, self.fields)
         counted = (~known & given).float()
         return {"nats": (surprise * counted).flatten(1).sum(1) / counted.flatten(1).sum(1).clamp(min=1.0)}
+
+    def with_steps(self, count: int) -> Family:
+        twin = copy.copy(self)
+        twin.steps = count
+        return twin
 
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -65,6 +66,11 @@ class Consistency(Family):
         gap = 0.5 ** min(int(progress * STAGES), STAGES - 1)
         spread = 1 + 8 * torch.sigmoid(-sigma / self.sigma_data)
         return sigma * (1 - gap * spread).clamp(min=0.0)
+
+    def with_steps(self, count: int) -> Family:
+        twin = copy.copy(self)
+        twin.steps = count
+        return twin
 
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:

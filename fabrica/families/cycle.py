@@ -37,7 +37,7 @@ class Cycle(Family):
         super().__init__()
         given = shown(signature.condition)
         if len(given) != 1 or given[0].kind != "intensity":
-            names = ", ".join(f.name.removeprefix("given ") for f in given) or "none"
+            names = ", ".join(f.name for f in given) or "none"
             raise ValueError(
                 f"Unpaired translation takes one image and gives one; given are {names}. Write: from: [T1w]"
             )

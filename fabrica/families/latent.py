@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from ..contracts import Codec, Condition, Density, Family, Field, Problem, Signature
 from ..networks.blocks import PLANES, folded
 from ..networks.codec import Levels
-from ..networks.transformer import Transformer
-from ..networks.unet import UNet
 from ..rng import Rng
-from .codecs import Fsq, Vae
+from .codecs import Fsq
+from .drawn import with_steps
 from .equalised import Equalised
 from .precondition import wide
 
@@ -104,7 +103,7 @@ class Latent(Family):
         terms = self.prior.loss(inner, group, rng, progress)
         return {name: term.where(sound, torch.nan) for name, term in terms.items()}
 
-    def told(self, x: Tensor, condition: Condition) -> tuple[Tensor, Condition, list[int]]:
+    def words(self, x: Tensor, condition: Condition) -> tuple[Tensor, Condition, list[int]]:
         """(words of x one-hot, the condition as the prior sees it, how many values each kind of word has)."""
         if (words := self._words) is None:
             raise TypeError(
@@ -112,6 +111,19 @@ class Latent(Family):
             )
         codes = self.codec.eval().encode(x)
         return words.one_hot(codes), self._given(condition), [count for _, count in words.places]
+
+    @property
+    def multiple(self) -> int:
+        """Codes exist for its factor, and the networks over them divide their grid further."""
+        return self.factor * self.prior.multiple
+
+    def with_steps(self, count: int) -> Family | None:
+        prior = with_steps(self.prior, count)
+        if prior is None:
+            return None
+        twin = Latent(self.codec, prior, ())
+        twin.planes, twin.spread = self.planes, self.spread
+        return twin.eval()
 
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:
@@ -157,16 +169,5 @@ def words_of(family: Family, x: Tensor, condition: Condition, kinds: Sequence[in
         raise TypeError(f"{type(family).__name__} knows no chances. Write: family: {{name: autoregressive}}")
     if isinstance(family, Latent):
         with torch.no_grad():
-            x, condition, kinds = family.told(x, condition)
+            x, condition, kinds = family.words(x, condition)
     return Words(density, x, condition, kinds)
-
-
-def sides_of(family: Family) -> int:
-    """What sides of a grid must be multiples of, so that codes exist and the networks over them can work."""
-
-    def networks(module: nn.Module) -> int:
-        return max([1, *(n.multiple for n in module.modules() if isinstance(n, UNet | Transformer))])
-
-    steps = [m.factor * networks(m) for m in family.modules() if isinstance(m, Latent)]
-    codecs = [m.factor for m in family.modules() if isinstance(m, Vae | Fsq)]
-    return max([1, *steps, *codecs, 1 if steps else networks(family)])

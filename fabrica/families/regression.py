@@ -22,6 +22,8 @@ class Regression(Family):
     of an ensemble of draws is zero, and the report says so.
     """
 
+    deterministic = True
+
     def __init__(
         self, signature: Signature, network: UNetShape, precision: str, *, losses: Mapping[str, float] | None = None
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -72,6 +73,12 @@ class Shortcut(Family):
         first = self._velocity(x, t, finer, condition)
         middle = x - wide(half, x) * first
         return (first + self._velocity(middle, t - half, finer, condition)) / 2
+
+    def with_steps(self, count: int) -> Family:
+        """The power of two below."""
+        twin = copy.copy(self)
+        twin.steps = 2 ** (count.bit_length() - 1)
+        return twin
 
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 from .. import io
@@ -22,10 +21,10 @@ from ..io import UnreadableError
 from ..jobs.painted import KNOWN, Painted
 from ..machine.device import find_device
 from ..physics import Exact, Mask
-from ..recipe.checks import from_plain
 from ..rng import derive
 from ..run.answering import Answering
 from ..run.draw import draw
+from ..run.folder import RunFolder
 from ..run.question import Shown
 from ..sampling import SAMPLERS
 
@@ -92,13 +91,12 @@ def paint_lesion(
 
 
 def _painter(run: Path, label: str, device: str) -> tuple[Answering, list[Field], Field]:
-    file = run / "recipe.yaml"
-    if not file.is_file():
-        raise ValueError(f"{run} is not a run: it holds no recipe.yaml. Start one: fabrica run recipes/painting.yaml")
-    recipe = from_plain(yaml.safe_load(file.read_text()), str(file))
+    opened = RunFolder.open(run, "recipes/painting.yaml")
+    recipe = opened.recipe
     able, codecs = [], {one.codec for one in recipe.stages}
     for one in (s for s in recipe.stages if s.name not in codecs):
-        fields = one.build_job().signature().x if one.job.name == "synthesis" else ()
+        asked = one.build_job().signature()
+        fields = () if asked.given or asked.measurements else asked.x
         kinds = {f.kind for f in fields if f.name == label} | {"" for f in fields if f.kind == "intensity"}
         if kinds == {"label", ""}:
             able.append(one)
@@ -107,9 +105,9 @@ def _painter(run: Path, label: str, device: str) -> tuple[Answering, list[Field]
             f"{run} has {len(able)} stages that draw images together with {label}, expected one. "
             f"Train one: job: {{name: synthesis, x: [FLAIR, {label}]}}, as in recipes/painting.yaml"
         )
-    answering = Answering(run, recipe, able[0], find_device(device))
+    answering = Answering(opened, able[0], find_device(device))
     _prior(answering)
-    x = answering.job.signature().x
+    x = answering.signature.x
     return answering, [f for f in x if f.kind == "intensity"], next(f for f in x if f.name == label)
 
 
@@ -148,7 +146,7 @@ def _painted(
     x = _filled(answering, prepared, marked, lesion, draws, say)
     share = ((ROOM * lesion.radius_mm - away) / FADE_MM).clamp(0, 1).float()
     written, start = [], 0
-    for f in answering.job.signature().x:
+    for f in answering.signature.x:
         part = x[:, start : start + f.channels]
         start += f.channels
         if f in contrasts:
@@ -202,7 +200,7 @@ def _known(
     """((C, z, y, x) values, where they are known): the mask everywhere, images outside the room, other labels nowhere near it."""
     values, known = [], []
     room, ball = lesion.away_mm(prepared.grid) <= ROOM * lesion.radius_mm, lesion.mask(prepared.grid)
-    for f in answering.job.signature().x:
+    for f in answering.signature.x:
         if f.name == marked.name:
             one = torch.zeros(f.channels, *ball.shape)
             one[0], one[1] = (~ball).float(), ball.float()

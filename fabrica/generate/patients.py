@@ -8,19 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor
 
 from .. import io
 from ..contracts import Case, Field, Image
 from ..data.prepare import Grid
 from ..data.store import Prepared
-from ..jobs import reads
-from ..jobs.imaging import Synthesis
+from ..jobs.values import said
 from ..machine.device import find_device, writing
-from ..recipe.checks import from_plain
+from ..recipe.values import Stage
 from ..run.answering import Answering
 from ..run.draw import draw, images_of
+from ..run.folder import RunFolder
 from ..run.question import Shown
 
 ROWS = 64  # slices or volumes drawn at once
@@ -37,24 +36,18 @@ def draw_patients(
     `values` fixes a class or covariate for all; classes that are left out are drawn in turn. `depth`: slices of a patient where
     the model draws slices. Raises ValueError for a run that needs scans, an unknown value, or a covariate that is left out.
     """
-    file = run / "recipe.yaml"
-    if not file.is_file():
-        raise ValueError(f"{run} is not a run: it holds no recipe.yaml. Start one: fabrica run recipes/synthesis.yaml")
-    recipe = from_plain(yaml.safe_load(file.read_text()), str(file))
-    codecs = {s.codec for s in recipe.stages}
-    able = [s for s in recipe.stages if s.job.name == "synthesis" and s.name not in codecs]
+    opened = RunFolder.open(run, "recipes/synthesis.yaml")
+    codecs = {s.codec for s in opened.recipe.stages}
+    able = [s for s in opened.recipe.stages if s.name not in codecs and _needs_nobody(s)]
     if len(able) != 1:
         raise ValueError(
             f"{run} has {len(able)} stages that synthesise, expected one. With scans: fabrica generate {run} --data DIR"
         )
-    answering = Answering(run, recipe, able[0], find_device(device))
+    answering = Answering(opened, able[0], find_device(device))
     if answering.unfinished:
         say(answering.unfinished)
-    job = answering.job
-    assert isinstance(job, Synthesis)
-    assert not reads(job)
-    asked = _values(job, values, count)
-    prepared = [_blank(answering, job, f"synthetic-{i:05d}", v, depth) for i, v in enumerate(asked)]
+    asked = _values(answering.signature.values, values, count)
+    prepared = [_blank(answering, f"synthetic-{i:05d}", v, depth) for i, v in enumerate(asked)]
     rows_each = depth if answering.layout.axes == "yx" else 1
     at_once = max(1, ROWS // rows_each)
     out.mkdir(parents=True, exist_ok=True)
@@ -64,7 +57,7 @@ def draw_patients(
         for start in range(0, count, at_once):
             group = prepared[start : start + at_once]
             shown = [Shown(one) for one in group]
-            drawn = draw(answering.family, job, shown, answering.layout, seed, say, answering.window)
+            drawn = draw(answering.family, answering.job, shown, answering.layout, seed, say, answering.window)
             for one, x in zip(group, drawn, strict=True):
                 for name, image in _images(answering, one, x, run).items():
                     path = out / one.name / f"{name}.nii.gz"
@@ -74,25 +67,33 @@ def draw_patients(
     return out / TABLE
 
 
-def _values(job: Synthesis, fixed: Mapping[str, str], count: int) -> list[dict[str, float | str]]:
+def _needs_nobody(stage: Stage) -> bool:
+    """Whether a stage draws images of nothing but values."""
+    job = stage.build_job()
+    signature = job.signature()
+    return job.answer == "image" and not (signature.given or signature.measurements or job.simulates)
+
+
+def _values(fields: Sequence[Field], fixed: Mapping[str, str], count: int) -> list[dict[str, float | str]]:
     """What each patient is asked to be."""
-    asked = job.values.asked(fixed)
-    for name in job.covariates:
-        if name not in asked:
+    asked = said(fields, fixed)
+    numbers = {f.name: asked.get(f.name, "") for f in fields if f.kind == "number"}
+    for name, value in numbers.items():
+        if value == "":
             raise ValueError(f"The run asks for {name}. Write: --value {name}=60")
-    numbers = {name: asked[name] for name in job.covariates}
-    turns = {name: [fixed[name]] if name in fixed else list(classes) for name, classes in job.by.items()}
+    turns = {f.name: [fixed[f.name]] if f.name in fixed else list(f.classes) for f in fields if f.classes}
+    words = {f.name: fixed.get(f.name, "") for f in fields if f.kind == "embedding"}
     found = []
     for i in range(count):
         own: dict[str, float | str] = {}
         for name, classes in turns.items():
             own[name] = classes[i % len(classes)]
             i //= len(classes)
-        found.append({**own, **numbers, **{name: fixed.get(name, "") for name in job.text}})
+        found.append({**own, **numbers, **words})
     return found
 
 
-def _blank(answering: Answering, job: Synthesis, name: str, values: Mapping[str, float | str], depth: int) -> Prepared:
+def _blank(answering: Answering, name: str, values: Mapping[str, float | str], depth: int) -> Prepared:
     """A patient of whom only the grid is known."""
     preparation = answering.preparation
     size = (depth if preparation.axes == "yx" else preparation.size[0], *preparation.size[1:])
@@ -103,7 +104,7 @@ def _blank(answering: Answering, job: Synthesis, name: str, values: Mapping[str,
     affine[3, 3] = 1.0
     grid = Grid(affine, (size[0], size[1], size[2]))
     traces = {}
-    for field in job.signature().x:
+    for field in answering.signature.x:
         blank = Image(
             torch.zeros(1, *grid.shape),
             "zyx",
@@ -116,5 +117,5 @@ def _blank(answering: Answering, job: Synthesis, name: str, values: Mapping[str,
 
 
 def _images(answering: Answering, one: Prepared, x: Tensor, run: Path) -> dict[str, Image]:
-    fields: Sequence[Field] = answering.job.signature().x
+    fields: Sequence[Field] = answering.signature.x
     return images_of(x, fields, one, answering.preparation, f"{run.name}/{answering.stage.name}/{one.name}")

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..contracts import Batch, Condition, Field, Job, Problem, Signature
+from ..contracts import PLACE, POSITION, Batch, Condition, Field, Job, Problem, Signature
 from ..data.vocabulary import field_of
 from ..rng import Rng
 from .values import Covariates, Values
 
 Axes = Literal["yx", "zyx"]
 RARELY = 0.01  # of the cases: conditions that are hidden less often are no answer to be guided by
-_POSITION = Field("position", "number", 1, "")
-_PLACE = Field("place", "coordinates", 3, "")  # of voxels in the whole patient, so that patches know theirs
 
 
 def stack_fields(fields: Sequence[Field], batch: Batch) -> Tensor:
@@ -91,15 +89,14 @@ class Translation(Job):
         self.neighbours, self.drop, self.vary = neighbours, drop, vary
         self.both = tuple(f.name for f in self.x if f.name in {s.name for s in self.source})
         self.values = Values.within("translation", values)
-        self.by, self.text = self.values.by, self.values.text
         often = drop ** len(self.source) >= RARELY  # the answer without any of them has to be learned
-        images = tuple(f"given {f.name}" for f in self.source) if often else ()
+        images = tuple(f.name for f in self.source) if often else ()
         self.hidden = (self.values.names if drop else ()) or images
 
     def signature(self) -> Signature:
         depth = 2 * self.neighbours + 1
-        given = tuple(Field(f"given {f.name}", f.kind, f.channels * depth, f.unit) for f in self.source)
-        position = (_POSITION,) if self.axes == "yx" else ()
+        given = tuple(replace(f, channels=f.channels * depth) for f in self.source)
+        position = (POSITION,) if self.axes == "yx" else ()
         return Signature(self.x, self.axes, (*given, *self.values.fields(), *position))
 
     def problem(self, batch: Batch, rng: Rng) -> Problem:
@@ -129,7 +126,7 @@ class Translation(Job):
     def _ask(self, batch: Batch, hidden: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Problem:
         given, present = {}, {}
         for field in self.source:
-            name, value = f"given {field.name}", values[field.name]
+            name, value = field.name, values[field.name]
             given[name] = one_hot(value, field.channels) if field.kind == "label" else value
             present[name] = _present(batch, field.name)
             if field.name in hidden:
@@ -166,11 +163,10 @@ class Synthesis(Job):
         _check_share("synthesis", drop)
         self.values = Values.of("synthesis", by, covariates, text)
         self.x, self.axes, self.drop, self.place = tuple(map(field_of, x)), axes, drop, place
-        self.by, self.covariates, self.text = self.values.by, tuple(self.values.covariates), self.values.text
         self.hidden = self.values.names if drop else ()
 
     def signature(self) -> Signature:
-        position = () if not self.place else (_POSITION,) if self.axes == "yx" else (_PLACE,)
+        position = () if not self.place else (POSITION,) if self.axes == "yx" else (PLACE,)
         return Signature(self.x, self.axes, (*self.values.fields(), *position))
 
     def problem(self, batch: Batch, rng: Rng) -> Problem:

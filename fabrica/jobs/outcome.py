@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..contracts import Batch, Condition, Field, Job, Problem, Signature
-from ..data.store import class_name
+from ..contracts import Batch, Condition, Field, Job, Problem, Scale, Signature
 from ..data.vocabulary import field_of
 from ..rng import Rng
 from .imaging import Axes, one_hot, varied
@@ -22,6 +19,9 @@ class Outcome(Job):
 
     Slices of a volume are asked one by one and their answers averaged. `vary` changes the intensity curve in training.
     """
+
+    answer = "value"
+    competitors = ("usual",)
 
     def __init__(
         self, source: Sequence[str], x: str, *, classes: Sequence[str] = (), centre: float = 0.0, width: float = 1.0,
@@ -35,13 +35,16 @@ class Outcome(Job):
             raise ValueError(f"outcome.width is {width}, expected a positive scale, such as the spread of {x}.")
         self.source, self.name, self.classes = tuple(map(field_of, source)), x, tuple(map(str, classes))
         self.centre, self.width, self.unit, self.axes, self.vary = centre, width, unit, axes, vary
-        self.by = {x: self.classes} if classes else {}
         self.metrics = ("auc", "brier") if classes else ("absolute error",)
 
     def signature(self) -> Signature:
-        x = Field(self.name, "class", len(self.classes)) if self.classes else Field(self.name, "number", 1, self.unit)
-        given = tuple(Field(f"given {f.name}", f.kind, f.channels, f.unit) for f in self.source)
-        return Signature((x,), "", given, given_axes=self.axes)
+        scale = Scale(self.centre, self.width)
+        x = (
+            Field(self.name, "class", len(self.classes), "", self.classes)
+            if self.classes
+            else Field(self.name, "number", 1, self.unit, stated=scale)
+        )
+        return Signature((x,), "", self.source, given_axes=self.axes)
 
     def problem(self, batch: Batch, rng: Rng) -> Problem:
         images = {f.name: varied(batch.images[f.name], f, self.vary, rng) for f in self.source}
@@ -56,18 +59,9 @@ class Outcome(Job):
 
     def _ask(self, batch: Batch, images: dict[str, Tensor]) -> Problem:
         labels = {f.name: f.channels for f in self.source if f.kind == "label"}
-        given = {f"given {n}": one_hot(i, labels[n]) if n in labels else i for n, i in images.items()}
-        present = {f"given {n}": batch.present[n] for n in images if n in batch.present}
+        given = {n: one_hot(i, labels[n]) if n in labels else i for n, i in images.items()}
+        present = {n: batch.present[n] for n in images if n in batch.present}
         return Problem(batch.cases, (max(1, len(self.classes)),), Condition(given, present))
-
-    def encoded(self, values: Mapping[str, float | str]) -> float:
-        """A case's own value: the index of its class, or its number."""
-        value = values[self.name]
-        return float(self.classes.index(class_name(value))) if self.classes else float(value)
-
-    def in_units(self, answer: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Chances stay; numbers leave the network's scale."""
-        return answer if self.classes else self.centre + self.width * answer
 
     def _scaled(self, value: Tensor) -> Tensor:
         return ((value - self.centre) / self.width)[:, None]

@@ -13,7 +13,8 @@ from .imaging import Axes, one_hot
 class Representation(Job):
     """Images -> a vector of `width` features; there is no answer to compare with, so only families that learn embeddings take it."""
 
-    metrics = ()
+    answer = "features"
+    competitors = ()
 
     def __init__(self, source: Sequence[str], *, width: int = 64, axes: Axes = "yx") -> None:
         if width < 2:
@@ -21,8 +22,7 @@ class Representation(Job):
         self.source, self.width, self.axes = tuple(map(field_of, source)), width, axes
 
     def signature(self) -> Signature:
-        given = tuple(Field(f"given {f.name}", f.kind, f.channels, f.unit) for f in self.source)
-        return Signature((Field("features", "embedding", self.width, ""),), "", given, given_axes=self.axes)
+        return Signature((Field("features", "embedding", self.width, ""),), "", self.source, given_axes=self.axes)
 
     def problem(self, batch: Batch, rng: Rng) -> Problem:
         return self.question(batch, rng)
@@ -30,6 +30,6 @@ class Representation(Job):
     def question(self, batch: Batch, rng: Rng) -> Problem:
         labels = {f.name: f.channels for f in self.source if f.kind == "label"}
         images = {f.name: batch.images[f.name] for f in self.source}
-        given = {f"given {n}": one_hot(i, labels[n]) if n in labels else i for n, i in images.items()}
-        present = {f"given {n}": batch.present[n] for n in images if n in batch.present}
+        given = {n: one_hot(i, labels[n]) if n in labels else i for n, i in images.items()}
+        present = {n: batch.present[n] for n in images if n in batch.present}
         return Problem(batch.cases, (self.width,), Condition(given, present))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..contracts import Batch, Condition, Field
+from ..contracts import Batch, Condition, Field, Scale
 from ..data.vocabulary import field_of
 from ..registry import check_type, unknown
 from ..rng import Rng
@@ -69,26 +69,14 @@ class Values:
     def names(self) -> tuple[str, ...]:
         return (*self.by, *self.covariates, *self.text)
 
-    def asked(self, fixed: Mapping[str, str]) -> dict[str, float | str]:
-        """Values as somebody typed them, checked; raises ValueError for a name, class or number that is none."""
-        found: dict[str, float | str] = {}
-        for name, value in fixed.items():
-            if name not in self.names:
-                raise ValueError(f"The run knows no {name}. It knows: {', '.join(self.names) or 'nothing'}.")
-            if name in self.by and value not in self.by[name]:
-                raise ValueError(f"{name} {value} is none of {', '.join(self.by[name])}.")
-            try:
-                found[name] = float(value) if name in self.covariates else value
-            except ValueError as error:
-                raise ValueError(f"A covariate is a number: {error}.") from error
-            if name in self.covariates and not math.isfinite(float(found[name])):
-                raise ValueError(f"A covariate is a number: {name} is {value}.")
-        return found
-
     def fields(self) -> tuple[Field, ...]:
         """As a signature's conditions."""
-        classes = [Field(name, "class", len(known)) for name, known in self.by.items()]
-        numbers = [field_of(name) if name in _SCALES else Field(name, "number") for name in self.covariates]
+        classes = [Field(name, "class", len(known), "", known) for name, known in self.by.items()]
+        scales = {n: None if n in self.unscaled else Scale(*scale) for n, scale in self.covariates.items()}
+        numbers = [
+            replace(field_of(name) if name in _SCALES else Field(name, "number"), stated=scale)
+            for name, scale in scales.items()
+        ]
         return (*classes, *numbers, *(Field(name, "embedding", width) for name, width in self.text.items()))
 
     def given(self, batch: Batch) -> dict[str, Tensor]:
@@ -105,9 +93,27 @@ class Values:
         return Condition(condition.values, {**condition.present, **present})
 
 
-def wide_covariates(values: Values | None, cases: Sequence[Mapping[str, float | str]]) -> str:
+def said(fields: Sequence[Field], fixed: Mapping[str, str]) -> dict[str, float | str]:
+    """Values as somebody typed them, checked; raises ValueError for a name, class or number that is none."""
+    known, found = {f.name: f for f in fields}, dict[str, float | str]()
+    for name, value in fixed.items():
+        if name not in known:
+            raise ValueError(f"The run knows no {name}. It knows: {', '.join(known) or 'nothing'}.")
+        field = known[name]
+        if field.classes and value not in field.classes:
+            raise ValueError(f"{name} {value} is none of {', '.join(field.classes)}.")
+        try:
+            found[name] = float(value) if field.kind == "number" else value
+        except ValueError as error:
+            raise ValueError(f"A covariate is a number: {error}.") from error
+        if field.kind == "number" and not math.isfinite(float(found[name])):
+            raise ValueError(f"A covariate is a number: {name} is {value}.")
+    return found
+
+
+def wide_covariates(fields: Sequence[Field], cases: Sequence[Mapping[str, float | str]]) -> str:
     """Why covariates cannot enter as they are, with the line to type; '' when all of them are small numbers or have a scale."""
-    for name in values.unscaled if values else ():
+    for name in (f.name for f in fields if f.kind == "number" and f.stated is None):
         numbers = torch.tensor([float(v) for c in cases if isinstance(v := c.get(name), int | float)]).double()
         if len(numbers) and float(numbers.abs().quantile(0.9)) > 5:
             centre, width = float(numbers.median()), float(numbers.std()) if len(numbers) > 1 else 1.0

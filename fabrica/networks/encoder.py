@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..contracts import Condition, Field
+from ..contracts import Backbone, Condition, Field
 from .blocks import (
     Down,
     Stage,
@@ -23,7 +23,7 @@ from .blocks import (
 from .unet import UNetShape, only_convolutions
 
 
-class Encoder(nn.Module):
+class Encoder(Backbone):
     """x (B, C), level (B,), condition with images on a grid -> (B, out), float32. Without images: a plain network of vectors.
 
     The same shape as the U-Net's, of which it has the way down; grids of any size, as sides are padded with zeros to whole patches.
@@ -53,7 +53,7 @@ class Encoder(nn.Module):
     def _build(self, shape: UNetShape, inner: int) -> int:
         """The way down; returns its last width."""
         inputs = sum(f.channels + 1 for f in self.planes)
-        self.multiple = shape.patch * 2 ** (len(shape.channels) - 1)
+        self._step = shape.patch * 2 ** (len(shape.channels) - 1)
         stride = shape.patch if shape.patch > 1 else 1
         self.stem = conv(self.dimensions, inputs, self.width, shape.patch if stride > 1 else 3, stride=stride)
         mark_ends(self.stem)
@@ -80,7 +80,7 @@ class Encoder(nn.Module):
     def _pooled(self, condition: Condition, e: Tensor) -> Tensor:
         grid = next(condition.values[f.name] for f in self.planes).shape[2:]
         h = with_planes(None, self.planes, condition, grid)
-        missing = [(-side) % self.multiple for side in grid]
+        missing = [(-side) % self._step for side in grid]
         h = F.pad(h, [n for side in reversed(missing) for n in (0, side)])
         with torch.autocast(h.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             h = self.stem(h.contiguous(memory_format=channels_last(self.dimensions)))

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ..contracts import Condition, Field
+from ..contracts import Backbone, Condition, Field
 from .blocks import HEAD, conv, embedding, mark_ends, planes_and_vectors, vector_entries, with_planes
 from .state_space import StateSpace
 from .unet import UNetShape
 
 
-class Transformer(nn.Module):
+class Transformer(Backbone):
     """x (B, C, *axes), level (B,), condition -> (B, out, *axes), float32; called as the U-Net is.
 
     Width is the last entry of `channels` (a multiple of 48), depth is `blocks`; `patch` is the side of a token. Positions turn

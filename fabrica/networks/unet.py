@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ..contracts import Condition, Field
+from ..contracts import Backbone, Condition, Field
 from .blocks import (
     Down,
     Stage,
@@ -50,7 +50,7 @@ def only_convolutions(shape: UNetShape, what: str) -> None:
         raise ValueError(f"{what} is made of convolutions, not a {shape.kind}. Take kind out of its network.")
 
 
-class UNet(nn.Module):
+class UNet(Backbone):
     """x (B, C, *axes), level (B,), condition -> (B, out, *axes), float32.
 
     Conditions of kind intensity and label are planes beside x, with one plane each that says whether they are known;

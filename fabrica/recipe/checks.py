@@ -14,8 +14,8 @@ from ..contracts import Denoiser, Density, Family, Job
 from ..data.units import check_unit
 from ..data.virtual import VirtualCohort
 from ..evaluate import METRICS
-from ..families import FAMILIES, RUNTIME, can_be_guided, sides_of
-from ..jobs import JOBS, grid_axes, job_options, starts_from_images
+from ..families import FAMILIES, RUNTIME, can_be_guided
+from ..jobs import JOBS, job_options
 from ..networks.unet import UNetShape
 from ..registry import build, check_options, check_type, refusal, unknown
 from ..sampling import SAMPLERS
@@ -125,7 +125,7 @@ def _baselines(stages: Sequence[Stage]) -> list[Stage]:
         if s.paired
         and s.family.name != "regression"
         and s.job.name not in names
-        and starts_from_images(s.build_job())
+        and s.build_job().baseline
         and not s.trained
     ]
 
@@ -180,9 +180,9 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
         if cohort not in cohorts:
             raise AtError(f"{dot}cohorts", str(unknown("cohort", str(cohort), list(cohorts))))
     prepare = dataclass_of(PreparePlan, value.get("prepare", {}), f"{dot}prepare")
-    _check_prepare(prepare, grid_axes(made), f"{dot}prepare")
+    _check_prepare(prepare, made.signature().grid_axes, f"{dot}prepare")
     if blank is not None:
-        _check_multiple(prepare, blank, len(grid_axes(made)), f"{dot}prepare")
+        _check_multiple(prepare, blank, len(made.signature().grid_axes), f"{dot}prepare")
     given = dataclass_of(InputPlan, value["input"], f"{dot}input") if "input" in value else None
     guidance = _guidance(value["guidance"], made, kind, f"{dot}guidance") if "guidance" in value else None
     return Stage(
@@ -411,7 +411,7 @@ def _check_prepare(prepare: PreparePlan, axes: str, at: str) -> None:
 
 def _check_multiple(prepare: PreparePlan, family: Family, axes: int, at: str) -> None:
     """Sides of the grid, or of training patches, are what the network can be called with."""
-    needed = sides_of(family)
+    needed = family.multiple
     if prepare.size is None and prepare.multiple % needed:
         raise AtError(
             f"{at}.multiple", f"prepare.multiple is {prepare.multiple}, and the network needs sides that are multiples of {needed}. "

@@ -11,8 +11,7 @@ import torch
 
 from ..contracts import Codec, Signature
 from ..data.prepare import MULTIPLE
-from ..families import FAMILIES, Fsq, Latent, latent_signature, sides_of
-from ..jobs import grid_axes, reads
+from ..families import FAMILIES, Fsq, Latent, latent_signature
 from ..networks.unet import UNetShape
 from ..registry import build, unknown
 from .strict import AtError, guard
@@ -51,7 +50,7 @@ def _check_input(stage: Stage, plan: InputPlan, known: Mapping[str, Stage]) -> N
     if plan.stage not in known:
         raise AtError(f"{at}.stage", str(unknown("stage", plan.stage, list(known))))
     made = known[plan.stage].build_job().signature().x
-    used = reads(stage.build_job())
+    used = stage.build_job().signature().given
     names = [f.name for f in made if f.name in used]
     if not names:
         raise AtError(
@@ -102,11 +101,11 @@ def _sides(stage: Stage, known: Mapping[str, Stage]) -> int:
     """What sides of a grid must be multiples of for a stage that was found to be possible."""
     signature = stage.build_job().signature()
     if stage.codec is None:
-        return sides_of(unmade(stage.family, signature, stage.network))
+        return int(unmade(stage.family, signature, stage.network).multiple)
     other = known[stage.codec]
     made = unmade(other.family, other.build_job().signature(), other.network)
     inner = latent_signature(signature, made, FAMILIES.find(stage.family.name))
-    return sides_of(Latent(made, unmade(stage.family, inner, stage.network), signature.condition))
+    return Latent(made, unmade(stage.family, inner, stage.network), signature.condition).multiple
 
 
 def unmade(family: Named, signature: Signature, network: UNetShape) -> Any:
@@ -127,7 +126,7 @@ def check_window(window: Sequence[int] | None, stages: Sequence[Stage]) -> None:
     """`evaluate.window` fits every stage, before anything is trained."""
     if window is None:
         return
-    axes = {len(grid_axes(stage.build_job())) for stage in stages}
+    axes = {len(stage.build_job().signature().grid_axes) for stage in stages}
     known = {stage.name: stage for stage in stages}
     needed = math.lcm(MULTIPLE, *(_sides(stage, known) for stage in stages if stage.trained is None))
     if axes != {len(window)} or any(side < needed or side % needed for side in window):

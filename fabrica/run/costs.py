@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,39 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..contracts import Denoiser, Family, Problem
-from ..families import Drawn, Latent, Shortcut
-from ..networks.encoder import Encoder
-from ..networks.transformer import Transformer
-from ..networks.unet import UNet
+from ..contracts import Backbone, Family, Problem
+from ..families import with_steps
 from ..rng import Rng
-from ..sampling import SAMPLERS
 from .memory import corner
 
 CHOICE = "evaluations.json"  # beside a stage's checkpoint
-FEW = "dpm"  # draws of a family without a sampler of its own: second order at one evaluation a step
-
-
-def with_evaluations(family: Family, count: int) -> Family | None:
-    """The family told to draw in about `count` evaluations; None when it cannot be told."""
-    if isinstance(family, Latent):
-        prior = with_evaluations(family.prior, count)
-        if prior is None:
-            return None
-        latent = Latent(family.codec, prior, ())
-        latent.planes, latent.spread = family.planes, family.spread
-        return latent.eval()
-    if isinstance(family, Drawn):
-        if "steps" not in inspect.signature(family.sampler.draw).parameters:
-            return None
-        return Drawn(family.prior, family.sampler, {**family.options, "steps": count})
-    if isinstance(family, Denoiser):
-        return Drawn(family, SAMPLERS.find(FEW), {"steps": count})
-    if not isinstance(getattr(family, "steps", None), int):
-        return None
-    twin = copy.copy(family)
-    twin.steps = 2 ** (count.bit_length() - 1) if isinstance(family, Shortcut) else count  # type: ignore[assignment]
-    return twin
 
 
 @torch.no_grad()
@@ -57,7 +28,7 @@ def evaluations(family: Family, problem: Problem) -> int:
         nonlocal calls
         calls += len(inputs[0])
 
-    hooks = [m.register_forward_hook(count) for m in family.modules() if isinstance(m, UNet | Transformer | Encoder)]
+    hooks = [m.register_forward_hook(count) for m in family.modules() if isinstance(m, Backbone)]
     try:
         family.sample(corner(family, problem).rows(torch.tensor([0])), Rng([0]))
     finally:
@@ -108,8 +79,8 @@ def kept_choice(place: Path) -> Choice | None:
         raise ValueError(f"{file} is damaged ({error}). Delete it and go on: the choice is made again.") from error
 
 
-def told(family: Family, choice: Choice | str | None) -> Family:
+def chosen_by(family: Family, choice: Choice | str | None) -> Family:
     """The family as it draws by a choice."""
     if not isinstance(choice, Choice) or choice.own:
         return family
-    return with_evaluations(family, choice.evaluations) or family
+    return with_steps(family, choice.evaluations) or family

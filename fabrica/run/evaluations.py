@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,21 +19,19 @@ from torch import Tensor
 
 from ..contracts import Condition, Denoiser, Family, Problem
 from ..data.prepare import foreground
-from ..data.store import joined, prepare_case, question_batch, to_device
 from ..evaluate.sets import feature
 from ..evaluate.sets.embedding import Picture, embed
-from ..families import Latent, sides_of
+from ..families import Latent, with_steps
 from ..io import UnreadableError
-from ..jobs import asks, reads
 from ..jobs.imaging import stack_fields
 from ..machine.device import writing
 from ..networks.tiled import cut
 from ..rng import Rng, derive
-from .costs import CHOICE, Choice, Tried, kept_choice, with_evaluations
+from .costs import CHOICE, Choice, Tried, kept_choice
 from .costs import evaluations as count_evaluations
 from .family import drawer
-from .judge import Ready
 from .question import questions, without
+from .stage import PreparedStage
 
 COUNTS = (2, 4, 8)  # tried beside what the family does by itself
 SEEDS = 3
@@ -46,18 +43,18 @@ SHARE = 0.1  # of the training's time that the choice may take
 EMBEDDING = "radiomics"  # textures
 
 
-def chosen(ready: Ready, trained: Family, place: Path, seconds: float, seed: int) -> Choice | str | None:
-    """The choice for a finished training, kept in `place`; words why there is none, None where nothing is to be chosen.
+def chosen(ready: PreparedStage, trained: Family, seconds: float) -> Choice | str | None:
+    """The choice for a finished training, kept beside its checkpoint; words why there is none, None where nothing is to be chosen.
 
     A recipe that names its sampler has chosen by itself. What another run trained draws as chosen there, and nothing is
     written to that run. `seconds`: what training took.
     """
-    family = drawer(ready.stage, trained).eval()
-    if ready.stage.sampler is not None or not _walks(family) or not asks(ready.job):
+    family, place = drawer(ready.stage, trained).eval(), ready.home
+    if ready.stage.sampler is not None or not _walks(family) or ready.job.answer != "image":
         return None
     if (known := kept_choice(place)) is not None:
         return known
-    name = ready.stage.name
+    name = ready.name
     if ready.stage.trained is not None:
         return f"{name}: the run it was trained in has chosen no number of evaluations; draws take the family's own."
     if not ready.split.parts["validate"]:
@@ -65,7 +62,7 @@ def chosen(ready: Ready, trained: Family, place: Path, seconds: float, seed: int
             f"{name}: nobody validates, so that draws take as many evaluations as the family does by itself. "
             "Fewer may do: split: {train: 0.7, validate: 0.1, test: 0.2}"
         )
-    found = _compared(ready, family, SHARE * seconds, seed)
+    found = _compared(ready, family, SHARE * seconds)
     if isinstance(found, Choice):
         place.mkdir(parents=True, exist_ok=True)
         with writing(place / CHOICE):
@@ -86,16 +83,16 @@ class _Trial:
     patients: tuple[str, ...]  # of the rows
 
 
-def _compared(ready: Ready, family: Family, seconds: float, seed: int) -> Choice | str:
+def _compared(ready: PreparedStage, family: Family, seconds: float) -> Choice | str:
     trial = _trial(ready, family)
-    name = ready.stage.name
+    name, seed = ready.name, ready.seed
     if trial is None:
         return (
             f"{name}: no validation patient has what is asked for; draws take as many evaluations as the family does."
         )
     own = count_evaluations(family, trial.problem)
     counts = [n for n in COUNTS if n < own]
-    plans = {n: plan for n in counts if (plan := with_evaluations(family, n)) is not None} | {own: family}
+    plans = {n: plan for n in counts if (plan := with_steps(family, n)) is not None} | {own: family}
     started = time.perf_counter()
     _drawn(plans[min(plans)], trial, [0], seed)  # warms up, and tells what a row costs
     each = (time.perf_counter() - started) / min(plans)
@@ -103,7 +100,7 @@ def _compared(ready: Ready, family: Family, seconds: float, seed: int) -> Choice
     if rows < ROWS[0]:
         return f"{name}: comparing numbers of evaluations would take too long beside this training; draws take {own}."
     index = [int(i) for i in np.linspace(0, len(trial.patients) - 1, rows)]
-    scores = _scores(ready, plans, trial, index, seed)
+    scores = _scores(ready, plans, trial, index)
     tried = tuple(_mean(n, found) for n, found in scores.items())
     best = _fewest(scores)
     return Choice(best, best == own, len({trial.patients[i] for i in index}), tried)
@@ -113,16 +110,16 @@ _Score = tuple[float | None, float, float]  # distortion, realism, seconds a row
 
 
 def _scores(
-    ready: Ready, plans: Mapping[int, Family], trial: _Trial, index: Sequence[int], seed: int
+    ready: PreparedStage, plans: Mapping[int, Family], trial: _Trial, index: Sequence[int]
 ) -> dict[int, list[_Score]]:
     """Of each number of evaluations a score a seed; textures are scaled by all draws and truths together."""
-    truth, paired = trial.truth[list(index)], bool(reads(ready.job))
+    truth, paired = trial.truth[list(index)], bool(ready.signature.given)
     found: dict[int, list[_Score]] = {}
     sets = {"real": _planes(truth)}
     for n, family in plans.items():
         for k in range(SEEDS):
             started = time.perf_counter()
-            x = _drawn(family, trial, index, derive(seed, "evaluations", k))
+            x = _drawn(family, trial, index, derive(ready.seed, "evaluations", k))
             seconds = (time.perf_counter() - started) / len(index)
             error = float((x - truth).square().mean().sqrt()) if paired else None
             found.setdefault(n, []).append((error, float("inf"), seconds))
@@ -180,9 +177,9 @@ def _planes(x: Tensor) -> list[Picture]:
     return pictures
 
 
-def _trial(ready: Ready, family: Family) -> _Trial | None:
+def _trial(ready: PreparedStage, family: Family) -> _Trial | None:
     """Rows of a few validation patients: slices in which the patient is, or the middle of a volume."""
-    fields, device = ready.job.signature().x, next(family.parameters()).device
+    fields, device = ready.signature.x, next(family.parameters()).device
     problems: list[Problem] = []
     truths: list[Tensor] = []
     patients: list[str] = []
@@ -190,15 +187,14 @@ def _trial(ready: Ready, family: Family) -> _Trial | None:
         if len(problems) == PATIENTS:
             break
         try:
-            prepared = prepare_case(member, ready.layout.contrasts, ready.reference, ready.preparation)
+            prepared = ready.case(member)
         except UnreadableError:
             continue  # said when the stage was prepared
-        if any(f.name not in prepared.tensors for f in fields):
+        if not ready.knows(prepared):
             continue
         hidden = questions(ready.job, prepared)[0]
-        truth = stack_fields(fields, _centred(joined([question_batch(prepared, ready.layout)]), ready))
-        asked = question_batch(without(prepared, hidden), ready.layout)
-        problem = ready.job.question(to_device(asked, device), Rng(range(len(asked.cases))))
+        truth = stack_fields(fields, _centred(ready.rows(prepared), ready))
+        problem = ready.question(without(prepared, hidden), device)
         place = _middle(problem.shape[1:], ready, family)
         rows = _useful(truth)
         condition = cut(problem.condition, problem.shape[1:], place)
@@ -213,7 +209,7 @@ def _trial(ready: Ready, family: Family) -> _Trial | None:
     return _Trial(_stacked([problems[k] for k in alike]), torch.cat([truths[k] for k in alike]), tuple(kept))
 
 
-def _centred(batch: Any, ready: Ready) -> Any:
+def _centred(batch: Any, ready: PreparedStage) -> Any:
     """Without the neighbouring slices that inputs bring."""
     around = ready.layout.context
     images = {
@@ -231,11 +227,11 @@ def _useful(truth: Tensor) -> Tensor:
     return rows[torch.linspace(0, len(rows) - 1, min(len(rows), ROWS[1])).round().long()]
 
 
-def _middle(grid: Sequence[int], ready: Ready, family: Family) -> tuple[slice, ...]:
+def _middle(grid: Sequence[int], ready: PreparedStage, family: Family) -> tuple[slice, ...]:
     """The whole of a slice; of a volume the middle, in sides that the network can be called with."""
     if ready.layout.axes == "yx":
         return tuple(slice(0, n) for n in grid)
-    step = sides_of(family)
+    step = family.multiple
     sides = [min(n, max(step, SIDE // step * step)) for n in grid]
     return tuple(slice((n - s) // 2, (n - s) // 2 + s) for n, s in zip(grid, sides, strict=True))
 

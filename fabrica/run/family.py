@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
 
 from ..contracts import ARBITRARY, Codec, Family, Job
 from ..families import FAMILIES, RUNTIME, Drawn, Equalised, Latent, latent_signature, with_guidance
-from ..learning.checkpoint import load as load_checkpoint
-from ..learning.checkpoint import load_weights
+from ..learning.facts import Facts
 from ..networks.soundness import in_float32
 from ..recipe.values import Recipe, Stage
 from ..registry import build
 from ..sampling import SAMPLERS
+from .folder import RunFolder
 
 
 def build_family(stage: Stage, job: Job, chosen: str, recipe: Recipe | None = None) -> Family:
@@ -37,23 +35,25 @@ def build_family(stage: Stage, job: Job, chosen: str, recipe: Recipe | None = No
     return family if codec is None else Latent(codec, family, signature.condition)
 
 
-def with_codec(family: Family, stage: Stage, run: Path, recipe: Recipe) -> Family:
+def with_codec(family: Family, stage: Stage, run: RunFolder) -> Family:
     """The family with the trained weights of the stage in whose codes it works."""
     if isinstance(family, Latent) and stage.codec is not None:
-        known = load_checkpoint(recipe.stage(stage.codec).home(run))
-        if known is None or known[1]["step"] < known[1]["total"]:
+        codec = run.recipe.stage(stage.codec)
+        known = run.facts(codec)
+        if known is None or not known.finished:
             raise ValueError(
-                f"Stage {stage.codec} is not trained to its end. Type: fabrica run {run} --only {stage.codec}"
+                f"Stage {stage.codec} is not trained to its end. Type: fabrica run {run.path} --only {stage.codec}"
             )
-        load_weights(family.codec, recipe.stage(stage.codec).home(run))
+        run.load_weights(codec, family.codec)
     return family
 
 
-def kept_in_float32(family: Family, facts: Mapping[str, Any] | None) -> list[str]:
-    """Layers in which training found bfloat16 wrong compute in float32 again; returns their names."""
-    layers = [str(name) for name in (facts or {}).get("float32_layers", [])]
-    in_float32(family, layers)
-    return layers
+def trained_family(run: RunFolder, stage: Stage, facts: Facts) -> Family:
+    """The family with its averaged weights, computing as its training found it sound."""
+    family = build_family(stage, stage.build_job(), facts.precision, run.recipe)
+    in_float32(family, facts.float32_layers)
+    run.load_weights(stage, family)
+    return family
 
 
 def drawer(stage: Stage, family: Family) -> Family:
@@ -71,11 +71,12 @@ def drawer(stage: Stage, family: Family) -> Family:
     return Drawn(family, SAMPLERS.find(stage.sampler.name), stage.sampler.options)
 
 
-def check_scales(stage: Stage, job: Job, facts: Mapping[str, Any]) -> None:
+def check_scales(stage: Stage, facts: Facts) -> None:
     """Raises ValueError for a stage of format 1 whose answer was scaled by each case: its numbers mean nothing now."""
-    odd = [f for f in job.signature().x if f.kind == "intensity" and f.unit not in (*ARBITRARY, "HU", "grey")]
-    if odd and int(facts.get("format", 1)) < 2:
+    fields = stage.build_job().signature().x
+    odd = [f for f in fields if f.kind == "intensity" and f.unit not in (*ARBITRARY, "HU", "grey")]
+    if odd and facts.format < 2:
         raise ValueError(
-            f"{stage.name} was trained when {odd[0].name} ({odd[0].unit}) was scaled by each case's own values: its level cannot be "
-            "told. Train it again, or use the version that wrote it (commit in environment.json)."
+            f"{stage.name} was trained when {odd[0].name} ({odd[0].unit}) was scaled by each case's own values: "
+            "its level cannot be told. Train it again, or use the version that wrote it (commit in environment.json)."
         )

@@ -1,4 +1,4 @@
-"""What a run keeps, and where."""
+"""A run as it lies in its folder: its recipe, its checkpoints, its draws, its environment."""
 
 from __future__ import annotations
 
@@ -7,52 +7,151 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 import yaml
+from torch import Tensor, nn
 
 from .. import io
 from ..contracts import Field, Image
 from ..data.cohort import Member, overlaid
-from ..learning.checkpoint import FORMAT
+from ..learning.checkpoint import FORMAT, load_weights
+from ..learning.facts import Facts, facts_of
 from ..machine.device import writing
 from ..machine.processes import Processes
 from ..recipe.checks import from_plain
 from ..recipe.values import Recipe, Stage
 
-
-def draw_file(folder: Path, stage: Stage, case: str, number: int, name: str) -> Path:
-    """Where a run keeps one drawn image; its name is in the file's when the stage draws several."""
-    several = len(stage.build_job().signature().x) > 1
-    return folder / "stages" / stage.name / "draws" / case / f"{number}{'-' + name if several else ''}.nii.gz"
+RECIPE = "recipe.yaml"
 
 
-def versions(member: Member, drawn: Sequence[Mapping[str, Image]], how: str) -> list[Member]:
-    """The case as the next stage is shown it: with each draw, with their mean, or with the first alone."""
-    if how == "all":
-        return [overlaid(member, images) for images in drawn]
-    if how == "one":
-        return [overlaid(member, drawn[0])]
-    mean = {
-        name: replace(image, data=torch.stack([images[name].data for images in drawn]).mean(0))
-        for name, image in drawn[0].items()
-    }
-    return [overlaid(member, mean)]
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run lies and what it runs."""
 
+    path: Path
+    recipe: Recipe
 
-def read_draws(folder: Path, stage: Stage, case: str, wanted: Sequence[str]) -> list[dict[str, Image]]:
-    """The draws of an earlier stage that a run has written; raises ValueError when there are none."""
-    fields = {f.name: f for f in stage.build_job().signature().x if f.name in wanted}
-    drawn: list[dict[str, Image]] = []
-    while all(draw_file(folder, stage, case, len(drawn), name).is_file() for name in fields):
-        files = {name: draw_file(folder, stage, case, len(drawn), name) for name in fields}
-        drawn.append({name: _as(io.read_image(path), fields[name]) for name, path in files.items()})
-    if not drawn:
-        raise ValueError(f"Stage {stage.name} has not drawn {case} yet. Type: fabrica run {folder} --only {stage.name}")
-    return drawn
+    @staticmethod
+    def open(path: Path, start: str = "RECIPE") -> RunFolder:
+        """The run in a folder; raises ValueError where there is none, RecipeError where its recipe is damaged."""
+        file = path / RECIPE
+        plain = yaml.safe_load(file.read_text()) if file.is_file() else None
+        if plain is None:
+            raise ValueError(f"{path} is not a run: it holds no {RECIPE}. Start one: fabrica run {start}")
+        return RunFolder(path, from_plain(plain, str(file)))
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def home(self, stage: Stage) -> Path:
+        """Where a stage's checkpoint lies: here, or in the run that trained it."""
+        return stage.home(self.path)
+
+    def begun(self, stage: Stage) -> bool:
+        """Whether there is a checkpoint."""
+        return (self.home(stage) / "checkpoint.json").is_file()
+
+    def facts(self, stage: Stage) -> Facts | None:
+        """What its checkpoint says; None without one. Raises CheckpointError."""
+        return facts_of(self.home(stage))
+
+    def trained(self, stage: Stage) -> Facts:
+        """As `facts`; raises ValueError where the stage was never trained."""
+        known = self.facts(stage)
+        if known is None:
+            raise ValueError(f"{self.home(stage)} is not trained yet. Type: fabrica run {self.path}")
+        return known
+
+    def load_weights(self, stage: Stage, family: nn.Module) -> None:
+        """Averaged weights of a stage into a family; raises CheckpointError."""
+        load_weights(family, self.home(stage))
+
+    def last_stage(self, name: str | None) -> Stage:
+        """The stage named, or the only one that no other stage builds on; baselines are chosen by name alone."""
+        stages = self.recipe.stages
+        used = {s.input.stage for s in stages if s.input} | {s.codec for s in stages if s.codec}
+        ends = [s for s in stages if s.name not in used and not s.name.endswith("-baseline")]
+        found = [s for s in (stages if name else ends) if name in (None, s.name)]
+        if len(found) != 1:
+            known = ", ".join(s.name for s in stages)
+            what = f"There is no stage {name!r}." if name else "The run has several last stages."
+            raise ValueError(f"{what} Name one: --stage STAGE. Stages: {known}.")
+        return found[0]
+
+    def draw_file(self, stage: Stage, case: str, number: int, name: str) -> Path:
+        """Where one drawn image is kept; its name is in the file's when the stage draws several."""
+        several = len(stage.build_job().signature().x) > 1
+        place = self.path / "stages" / stage.name / "draws" / case
+        return place / f"{number}{'-' + name if several else ''}.nii.gz"
+
+    def draws(self, stage: Stage, case: str, wanted: Sequence[str]) -> list[dict[str, Image]]:
+        """What a stage has drawn of a case; raises ValueError when there is nothing."""
+        fields = {f.name: f for f in stage.build_job().signature().x if f.name in wanted}
+        drawn: list[dict[str, Image]] = []
+        while all(self.draw_file(stage, case, len(drawn), name).is_file() for name in fields):
+            files = {name: self.draw_file(stage, case, len(drawn), name) for name in fields}
+            drawn.append({name: _as(io.read_image(path), fields[name]) for name, path in files.items()})
+        if not drawn:
+            raise ValueError(
+                f"Stage {stage.name} has not drawn {case} yet. Type: fabrica run {self.path} --only {stage.name}"
+            )
+        return drawn
+
+    def shown(self, stage: Stage, member: Member) -> list[Member]:
+        """The case as a stage is shown it: itself, or with what the earlier stage has drawn of it."""
+        if stage.input is None:
+            return [member]
+        earlier = self.recipe.stage(stage.input.stage)
+        drawn = self.draws(earlier, member.name, stage.build_job().signature().given)
+        return versions(member, drawn, stage.input.draws)
+
+    def check_settings(self, changed: Recipe) -> None:
+        """Refuse a recipe that differs from the run's where nothing would follow it; what is only judged may change.
+
+        Raises ValueError with the line that starts a new run. The recipe that is kept says what the report was made with.
+        """
+        begun = {s.name for s in self.recipe.stages if self.begun(s) and not s.trained}
+        if not begun:
+            return
+        new, old = changed.plain(), self.recipe.plain()
+        for key in sorted(new.keys() | old.keys()):
+            if new.get(key) == old.get(key) or key in ("evaluate", "cohorts"):
+                continue
+            stages = [s for s in new.get("stages", {}) if new["stages"][s] != old.get("stages", {}).get(s)]
+            if key == "stages" and not begun & set(stages):
+                continue
+            what = f"stages.{stages[0]}" if key == "stages" and stages else key
+            raise ValueError(
+                f"{self.path} was begun with another {what}; changing it now changes nothing that was trained. "
+                f"Start a new run: fabrica run {self.path / RECIPE} --set ..."
+            )
+
+    def write_recipe(self) -> None:
+        """Makes the folder; a recipe that is the same is not written again."""
+        path, plain = self.path / RECIPE, self.recipe.plain()
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or yaml.safe_load(path.read_text()) != plain:
+            with writing(path):
+                path.write_text(yaml.safe_dump(plain, sort_keys=False))
+
+    def write_environment(self, digests: Mapping[str, str]) -> None:
+        """Versions, machine, seeds and data hashes beside the results; the commit when run from a checkout."""
+        packages = ("fabrica", "torch", "numpy", "scipy", "nibabel", "pydicom")
+        commit = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ).stdout.strip()
+        plain = {
+            "format": FORMAT, "seed": self.recipe.seed, "data_sha256": dict(digests), "python": platform.python_version(),
+            "machine": platform.machine(), "threads": torch.get_num_threads(), "cores": os.cpu_count(), "commit": commit,
+            "packages": {name: version(name) for name in packages},
+        }  # fmt: skip
+        with writing(self.path / "environment.json"):
+            (self.path / "environment.json").write_text(json.dumps(plain, indent=1))
 
 
 def _as(image: Image, field: Field) -> Image:
@@ -61,28 +160,18 @@ def _as(image: Image, field: Field) -> Image:
     return replace(image, meaning=replace(field, channels=1, unit="" if field.kind == "label" else unit))
 
 
-def check_settings(folder: Path, recipe: Recipe) -> None:
-    """Refuse a recipe that differs from the run's where nothing would follow it; what is only judged may change.
+def versions(member: Member, drawn: Sequence[Mapping[str, Image]], how: str) -> list[Member]:
+    """The case as the next stage is shown it: with each draw, with their mean, or with the first alone."""
+    if how == "all":
+        return [overlaid(member, images) for images in drawn]
+    if how == "one":
+        return [overlaid(member, drawn[0])]
 
-    Raises ValueError with the line that starts a new run. The recipe that the run keeps says what its report was made with.
-    """
-    file = folder / "recipe.yaml"
-    kept = from_plain(yaml.safe_load(file.read_text()), str(file))
-    begun = {s.name for s in kept.stages if (s.home(folder) / "checkpoint.json").is_file() and not s.trained}
-    if not begun:
-        return
-    new, old = recipe.plain(), kept.plain()
-    for key in sorted(new.keys() | old.keys()):
-        if new.get(key) == old.get(key) or key in ("evaluate", "cohorts"):
-            continue
-        stages = [s for s in new.get("stages", {}) if new["stages"][s] != old.get("stages", {}).get(s)]
-        if key == "stages" and not begun & set(stages):
-            continue
-        changed = f"stages.{stages[0]}" if key == "stages" and stages else key
-        raise ValueError(
-            f"{folder} was begun with another {changed}; changing it now changes nothing that was trained. "
-            f"Start a new run: fabrica run {file} --set ..."
-        )
+    def mean_of(name: str) -> Tensor:
+        return torch.stack([images[name].data for images in drawn]).mean(0)
+
+    mean = {name: replace(image, data=mean_of(name)) for name, image in drawn[0].items()}
+    return [overlaid(member, mean)]
 
 
 def common_folder(runs: Path, processes: Processes) -> Path:
@@ -101,27 +190,3 @@ def new_folder(runs: Path) -> Path:
             return folder
         except FileExistsError:
             number += 1
-
-
-def write_recipe(folder: Path, recipe: Recipe) -> None:
-    path = folder / "recipe.yaml"
-    folder.mkdir(parents=True, exist_ok=True)
-    plain = recipe.plain()
-    if not path.exists() or yaml.safe_load(path.read_text()) != plain:
-        with writing(path):
-            path.write_text(yaml.safe_dump(plain, sort_keys=False))
-
-
-def write_environment(folder: Path, recipe: Recipe, digests: Mapping[str, str]) -> None:
-    """Versions, machine, seeds and data hashes beside the results; the commit when run from a checkout."""
-    packages = ("fabrica", "torch", "numpy", "scipy", "nibabel", "pydicom")
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    plain = {
-        "format": FORMAT, "seed": recipe.seed, "data_sha256": dict(digests), "python": platform.python_version(),
-        "machine": platform.machine(), "threads": torch.get_num_threads(), "cores": os.cpu_count(), "commit": commit,
-        "packages": {name: version(name) for name in packages},
-    }  # fmt: skip
-    with writing(folder / "environment.json"):
-        (folder / "environment.json").write_text(json.dumps(plain, indent=1))

@@ -6,29 +6,28 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from ..contracts import Family
-from ..data.store import Loader, prepare_case, question_batch, to_device
-from ..evaluate.judging.paired import Answer, StageEvidence, competitors_of, evaluate_case
+from ..data.store import Loader, to_device
+from ..evaluate.judging.paired import Answer, competitors_of, evaluate_case
+from ..families import with_steps
 from ..io import UnreadableError
-from ..jobs import asks, reads
-from ..learning.checkpoint import load as load_checkpoint
 from ..machine.device import free_bytes
 from ..machine.memory import MemoryShortage, Need, check
 from ..networks import precision
 from ..networks.soundness import in_float32, unsound_layers
-from ..recipe.values import Recipe, Stage
+from ..recipe.values import Stage
 from ..rng import Rng
 from .costs import evaluations as count_evaluations
-from .costs import with_evaluations
 from .draw import draw
 from .family import build_family, drawer
-from .judge import COST_SHARE, FINDINGS, Ready
+from .judge import FINDINGS, evidence_of
 from .memory import drawing_room, training_need, windows_said
+from .quality import COST_SHARE
 from .question import ROWS, Shown, questions
+from .stage import PreparedStage
 
 BATCH = 8  # images a step where a recipe says nothing and memory suffices
 Say = Callable[[str], None]
@@ -64,16 +63,15 @@ def look_at_layers(stage: Stage, family: Family, loader: Loader, device: str, sa
     return sorted(found)
 
 
-def refuse_early(recipe: Recipe, stages: Sequence[Ready], folder: Path, device: str) -> None:
+def refuse_early(stages: Sequence[PreparedStage], device: str) -> None:
     """Raises MemoryShortage for any stage of a chain that would not fit, before the first one is trained."""
     for ready in stages[1:]:  # the first is counted as it starts
-        begun = (ready.stage.home(folder) / "checkpoint.json").is_file()
-        if not ready.stage.trained and not begun:
-            family = build_family(ready.stage, ready.job, precision_of(ready.stage, device), recipe).to(device)
+        if not ready.stage.trained and not ready.run.begun(ready.stage):
+            family = _blank(ready, device)
             _check(ready, _need(ready, family), ready.stage.train.batch, device)
 
 
-def batch_that_fits(ready: Ready, family: Family, asked: int | None, device: str, say: Say) -> int:
+def batch_that_fits(ready: PreparedStage, family: Family, asked: int | None, device: str, say: Say) -> int:
     """The batch asked for, or the largest up to BATCH for which memory suffices; says what it will take."""
     need = _need(ready, family)
     batch, words = _check(ready, need, asked, device)
@@ -98,12 +96,12 @@ class Times:
         return f"about {_minutes(self.training + self.drawing + self.judging)}: {', '.join(parts)}"
 
 
-def foretell_time(recipe: Recipe, stages: Sequence[Ready], folder: Path, device: str, say: Say) -> None:
+def foretell_time(stages: Sequence[PreparedStage], device: str, say: Say) -> None:
     """Says before anything is trained what the whole will take, by one step, one evaluation and one judgement of each stage."""
     found = {}
     for ready in stages:
         with contextlib.suppress(MemoryShortage, UnreadableError):  # said where the stage starts
-            found[ready.stage.name] = time_of_stage(recipe, ready, folder, device)
+            found[ready.name] = time_of_stage(ready, device)
     if not found:
         return
     for name, times in found.items():
@@ -112,45 +110,45 @@ def foretell_time(recipe: Recipe, stages: Sequence[Ready], folder: Path, device:
         say(f"All stages take {sum(found.values(), Times()).in_words()}.")
 
 
-def time_of_stage(recipe: Recipe, ready: Ready, folder: Path, device: str) -> Times:
+def _blank(ready: PreparedStage, device: str) -> Family:
+    """The stage's family before it has learned anything."""
+    return build_family(ready.stage, ready.job, precision_of(ready.stage, device), ready.run.recipe).to(device)
+
+
+def time_of_stage(ready: PreparedStage, device: str) -> Times:
     """Training as planned, or timed by a step; drawing by one evaluation of the network; judging by one case."""
-    stage, plan = ready.stage, recipe.evaluate
-    family = build_family(stage, ready.job, precision_of(stage, device), recipe).to(device)
-    training = _training_seconds(ready, family, folder, device)
-    test = ready.split.parts["test"]
-    if not test or not asks(ready.job):
+    plan, family = ready.evaluate, _blank(ready, device)
+    training = _training_seconds(ready, family, device)
+    if not ready.test or ready.job.answer != "image":
         return Times(training)
-    case = prepare_case(test[0], (*ready.layout.contrasts, *FINDINGS), ready.reference, ready.preparation)
-    told = drawer(stage, family).eval()
-    batch = to_device(question_batch(case, ready.layout), torch.device(device))
-    problem = ready.job.question(batch, Rng(range(len(batch.cases))))
-    quick, own = with_evaluations(told, 1), count_evaluations(told, problem)
-    one = quick or told
+    case = ready.case(ready.test[0], FINDINGS)
+    family = drawer(ready.stage, family).eval()
+    quick, own = with_steps(family, 1), count_evaluations(family, ready.question(case, device))
+    one = quick or family
     started = time.perf_counter()
-    (x,) = draw(one, ready.job, [Shown(case)], ready.layout, recipe.seed, _nothing, plan.window)
-    each = (time.perf_counter() - started) * (own / count_evaluations(one, problem))
-    draws = plan.draws if own > 1 or not reads(ready.job) else 1
-    questions_each = len(questions(ready.job, case))
+    (x,) = draw(one, ready.job, [Shown(case)], ready.layout, ready.seed, _nothing, plan.window)
+    each = (time.perf_counter() - started) * (own / count_evaluations(one, ready.question(case, device)))
+    draws = plan.draws if own > 1 or not ready.signature.given else 1
     started = time.perf_counter()
-    evidence = StageEvidence(stage.name, ready.job.signature().x, reads(ready.job), ready.job.metrics + plan.metrics)
+    evidence = evidence_of(ready)
     evaluate_case(evidence, case.name, case, Answer(x[None]), competitors_of(ready.store, evidence), ready.preparation)
     judged = time.perf_counter() - started
-    count = len(test) * questions_each
+    count = len(ready.test) * len(questions(ready.job, case))
     more = COST_SHARE * training if plan.evaluations is None and own > 1 else 0.0
     return Times(training, count * draws * each + more, count * judged)
 
 
-def _training_seconds(ready: Ready, family: Family, folder: Path, device: str) -> float:
+def _training_seconds(ready: PreparedStage, family: Family, device: str) -> float:
     """What is left of the budget: minutes as they are, steps by the time of one."""
     plan = ready.stage.train
-    known = None if ready.stage.trained else load_checkpoint(ready.stage.home(folder))
-    left = 1.0 if known is None else 1.0 - known[1]["step"] / max(1, known[1]["total"])
+    known = None if ready.stage.trained else ready.facts()
+    left = 1.0 if known is None else 1.0 - known.step / max(1, known.total)
     if ready.stage.trained or not left:
         return 0.0
     if plan.minutes is not None:
         return 60 * plan.minutes * left
     batch = plan.batch or _need(ready, family).most_rows(free_bytes(device), BATCH) or 1
-    rows = to_device(Loader(ready.store, ready.layout, batch, 0).load(0), torch.device(device))
+    rows = to_device(ready.loader(ready.layout, batch, 0).load(0), torch.device(device))
     started = time.perf_counter()
     rng = Rng(range(batch))
     problem = ready.stage.training_job().problem(rows, rng.child("problem"))
@@ -168,25 +166,22 @@ def _nothing(text: str) -> None:
     """What a trial says."""
 
 
-def foretell_drawing(recipe: Recipe, ready: Ready, family: Family, device: str, say: Say) -> None:
+def foretell_drawing(ready: PreparedStage, family: Family, device: str, say: Say) -> None:
     """Says before training that a whole draw of the first test case will not fit, and which windows will."""
-    test = ready.split.parts["test"]
-    if not test or recipe.evaluate.window is not None or not asks(ready.job):
+    if not ready.test or ready.evaluate.window is not None or ready.job.answer != "image":
         return
-    case = prepare_case(test[0], ready.layout.contrasts, ready.reference, ready.preparation)
-    batch = to_device(question_batch(case, ready.layout), torch.device(device))
-    problem = ready.job.question(batch, Rng(range(len(batch.cases))))
+    problem = ready.question(ready.case(ready.test[0]), device)
     _, fitting = drawing_room(family.eval(), problem, min(ROWS, len(problem.cases)), device)
     family.train()
     if fitting:
-        say(windows_said(f"{ready.stage.name}, {test[0].name}", fitting))
+        say(windows_said(f"{ready.name}, {ready.test[0].name}", fitting))
 
 
-def _need(ready: Ready, family: Family) -> Need:
+def _need(ready: PreparedStage, family: Family) -> Need:
     return training_need(family, ready.stage.training_job(), ready.store, ready.layout)
 
 
-def _check(ready: Ready, need: Need, asked: int | None, device: str) -> tuple[int, str]:
+def _check(ready: PreparedStage, need: Need, asked: int | None, device: str) -> tuple[int, str]:
     """(batch, what it takes)."""
     stage = ready.stage
     if not stage.paired and (BATCH if asked is None else asked) < 2:

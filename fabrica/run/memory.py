@@ -11,7 +11,6 @@ import torch
 from ..contracts import Batch, Family, Job, Problem
 from ..data.prepare import MULTIPLE
 from ..data.store import Layout, Loader, Store, to_device
-from ..families import sides_of
 from ..machine.device import free_bytes
 from ..machine.memory import PROBE_ROWS, ROOM, Need, bytes_a_row
 from ..networks.tiled import cut
@@ -53,7 +52,7 @@ def training_need(family: Family, job: Job, store: Store, layout: Layout) -> Nee
 
 def _probe(family: Family, axes: str) -> int:
     """Sides of the small problem: what the networks can be called with."""
-    step = sides_of(family)
+    step = family.multiple
     return -(-PROBE_SIDE[axes] // step) * step
 
 
@@ -87,7 +86,7 @@ def drawing_room(family: Family, problem: Problem, most_rows: int, device: str) 
     row = drawing_bytes(family, problem)
     if rows := Need(0, row).most_rows(free, most_rows):
         return rows, None
-    window, step = list(grid), math.lcm(MULTIPLE, sides_of(family))
+    window, step = list(grid), math.lcm(MULTIPLE, family.multiple)
     while row * math.prod(window) / math.prod(grid) > ROOM * free and max(window) > step:
         longest = window.index(max(window))
         window[longest] = -(-window[longest] // (2 * step)) * step

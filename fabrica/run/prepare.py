@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contracts import Case, Job
+from ..contracts import Case, Job, Signature
 from ..data.cohort import Cohort, Member
 from ..data.prepare import GridPreparation
 from ..data.prepare import fit as fit_preparation
@@ -19,11 +19,12 @@ from ..data.split import PARTS, Split, check_leakage, copies, fingerprint, may_t
 from ..data.store import LEFT_OUT, build_store, left_out, load_aligned, prepare_case
 from ..evaluate.report.results import Report
 from ..io import UnreadableError
-from ..jobs import asks, grid_axes, has_values, label_classes, layout_of, reads
+from ..jobs import layout_of
 from ..jobs.values import wide_covariates
 from ..learning.lineage import trained_elsewhere
 from ..recipe.values import Recipe, Stage
-from .judge import Ready
+from .folder import RunFolder
+from .stage import PreparedStage
 
 Say = Callable[[str], None]
 
@@ -35,7 +36,8 @@ def split_stage(recipe: Recipe, stage: Stage, data: Mapping[str, Cohort]) -> Spl
     ValueError when nobody can be used or judged.
     """
     job = stage.build_job()
-    asked, given = asks(job), set(reads(job))
+    signature = job.signature()
+    asked, given = signature.asked, set(signature.given)
     merged = Cohort(
         tuple(m for name in stage.cohorts for m in data[name].members), name="+".join(stage.cohorts),
         doubts=tuple(doubt for name in stage.cohorts for doubt in data[name].doubts),
@@ -46,9 +48,9 @@ def split_stage(recipe: Recipe, stage: Stage, data: Mapping[str, Cohort]) -> Spl
     usable = merged.with_contrasts(tuple(n for n in asked if n not in given))
     if stage.input is None:
         usable = replace(usable, members=tuple(m for m in usable.members if not given or given & set(m.contrasts())))
-    if usable.members and not any(has_values(job, m.values) for m in usable.members):
+    if usable.members and not any(has_values(signature, m.values) for m in usable.members):
         raise ValueError(_no_values(job, usable))
-    usable = replace(usable, members=tuple(m for m in usable.members if has_values(job, m.values)))
+    usable = replace(usable, members=tuple(m for m in usable.members if has_values(signature, m.values)))
     if not usable.members:
         have = ", ".join(sorted({c for m in merged.members for c in m.contrasts()})) or "no images"
         raise ValueError(
@@ -78,6 +80,12 @@ def split_stage(recipe: Recipe, stage: Stage, data: Mapping[str, Cohort]) -> Spl
     return Split(parts, frozenset(left))
 
 
+def has_values(signature: Signature, values: Mapping[str, Any]) -> bool:
+    """Whether a case says the values that are asked for, as one of its classes where it has classes."""
+    asked = [f for f in signature.x if f.kind in ("number", "class")]
+    return all(f.name in values and f.says(values[f.name]) for f in asked)
+
+
 def _no_values(job: Job, cohort: Cohort) -> str:
     asked = job.signature().x[0]
     found = sorted({f"{k} {v}" for m in cohort.members for k, v in m.values.items()})[:8]
@@ -88,67 +96,67 @@ def _no_values(job: Job, cohort: Cohort) -> str:
 
 
 def prepare_stage(
-    recipe: Recipe, stage: Stage, data: Mapping[str, Cohort], place: Path, say: Say, report: Report
-) -> Ready:
+    run: RunFolder, stage: Stage, data: Mapping[str, Cohort], place: Path, say: Say, report: Report
+) -> PreparedStage:
     """Select, split, fit the preparation, fill the store in `place`, check for leaks."""
-    job = stage.build_job()
-    asked = asks(job)
-    split = split_stage(recipe, stage, data)
-    contrasts = tuple(dict.fromkeys((*reads(job), *asked, *job.simulates)))
-    axes = grid_axes(job)
-    reference = (asked or reads(job))[0]
+    started, job, split = time.perf_counter(), stage.build_job(), split_stage(run.recipe, stage, data)
+    signature = job.signature()
+    contrasts = tuple(dict.fromkeys((*signature.given, *signature.asked, *job.simulates)))
+    reference = (signature.asked or signature.given)[0]
     train = split.parts["train"]
-    if fault := wide_covariates(getattr(job, "values", None), [m.values for m in train]):
+    if fault := wide_covariates(signature.values, [m.values for m in train]):
         raise ValueError(fault)
-    started = time.perf_counter()
-    if stage.trained:
-        preparation = trained_elsewhere(stage.trained, split)
-    else:
-        why: list[str] = []
-        try:
-            preparation = fit_preparation(
-                _aligned(train, contrasts, reference, why),
-                reference,
-                axes,
-                stage.prepare.spacing_mm,
-                stage.prepare.multiple,
-                label_classes(job),
-            )
-        except ValueError as error:
-            raise ValueError(f"{why[0]} {error}" if why else str(error)) from error
+    preparation = _preparation(stage, signature, train, contrasts, reference, split)
     store, remarks = build_store(place / stage.name, train, contrasts, reference, preparation)
-    names, used = {e.name for e in store.entries}, (*contrasts, "lesion", recipe.evaluate.mask or "lesion")
+    used = (*contrasts, "lesion", run.recipe.evaluate.mask or "lesion")
     prints, unusable = _thumbnails(split, used, reference, preparation)
     for remark in (*remarks, *unusable):
         say(remark)
         report.remark(remark)
-    split = _readable(
-        split,
-        {"train": names, **{part: set(found) for part, found in prints.items()}},
-        [*unusable, *(r for r in remarks if LEFT_OUT in r)],
-    )
-    named = any(isinstance(recipe.split.get(part), list) for part in PARTS)
-    prints = {
-        "train": store.fingerprints(reference),
-        **{p: {n: f for n, f in own.items() if f is not None} for p, own in prints.items()},
-    }
-    split = _without_copies(prints, split, named, report)
-    size = preparation.size
+    names = {"train": {e.name for e in store.entries}, **{part: set(found) for part, found in prints.items()}}
+    split = _readable(split, names, [*unusable, *(r for r in remarks if LEFT_OUT in r)])
+    known = {part: {n: f for n, f in own.items() if f is not None} for part, own in prints.items()}
+    named = any(isinstance(run.recipe.split.get(part), list) for part in PARTS)
+    split = _without_copies({"train": store.fingerprints(reference), **known}, split, named, report)
+    size = _patch(stage, preparation)
+    _say_prepared(stage, split, size, time.perf_counter() - started, say, report)
+    return PreparedStage(run, stage, job, split, reference, preparation, store, layout_of(job, size))
+
+
+def _preparation(
+    stage: Stage, signature: Signature, train: Sequence[Member], contrasts: Sequence[str], reference: str, split: Split
+) -> GridPreparation:  # fmt: skip
+    """Fitted on the training part, or that of the run which trained the stage."""
+    if stage.trained:
+        return trained_elsewhere(stage.trained, split)
+    why: list[str] = []
+    cases, plan = _aligned(train, contrasts, reference, why), stage.prepare
+    try:
+        return fit_preparation(
+            cases, reference, signature.grid_axes, plan.spacing_mm, plan.multiple, dict(signature.labels)
+        )
+    except ValueError as error:
+        raise ValueError(f"{why[0]} {error}" if why else str(error)) from error
+
+
+def _patch(stage: Stage, preparation: GridPreparation) -> tuple[int, int, int]:
+    """(z, y, x) of what a network is shown in training."""
+    z, y, x = preparation.size
     if stage.prepare.size is not None:
-        size = (size[0] if len(stage.prepare.size) == 2 else stage.prepare.size[0], *stage.prepare.size[-2:])  # type: ignore[assignment]
-    if axes == "yx":
-        size = (1, size[1], size[2])
+        *deep, y, x = stage.prepare.size
+        z = deep[0] if deep else z
+    return (1 if preparation.axes == "yx" else z, y, x)
+
+
+def _say_prepared(stage: Stage, split: Split, size: Sequence[int], seconds: float, say: Say, report: Report) -> None:
     counts = ", ".join(f"{len({m.patient for m in split.parts[p]})} {p}" for p in PARTS if split.parts[p])
-    say(
-        f"{stage.name}: {counts} patients; grid {' x '.join(map(str, size))}; prepared in {time.perf_counter() - started:.0f} s."
-    )
+    say(f"{stage.name}: {counts} patients; grid {' x '.join(map(str, size))}; prepared in {seconds:.0f} s.")
     if stage.input:
         report.remark(
             f"{stage.name} was trained on the images of its cohort and judged on those that {stage.input.stage} drew."
         )
     if split.empty:
         report.remark(f"Parts of the split without patients: {', '.join(split.empty)}.")
-    return Ready(stage, job, split, reference, preparation, store, layout_of(job, size))
 
 
 def _aligned(members: Sequence[Member], contrasts: Sequence[str], reference: str, why: list[str]) -> Iterator[Case]:

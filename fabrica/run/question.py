@@ -10,8 +10,10 @@ from torch import Tensor
 
 from ..contracts import Field, Job, Problem
 from ..data.store import Layout, Prepared, joined, question_batch, to_device
-from ..jobs import reads
 from ..rng import Rng, derive
+
+ROWS = 32  # rows drawn at once
+BACKGROUND = 0.01  # of the model's scale: given values that are no farther from 0 show nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,16 @@ class Shown:
 
     case: Prepared
     number: int = 0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question about a case of the test part, and how the case is shown for each draw."""
+
+    name: str
+    case: Prepared
+    hidden: str
+    shown: list[Prepared]
 
 
 def question_of(job: Job, shown: Sequence[Shown], layout: Layout, seed: int, device: torch.device) -> Problem:
@@ -73,15 +85,10 @@ def whole_answer(rows: Tensor, layout: Layout) -> Tensor:
 
 def questions(job: Job, prepared: Prepared) -> tuple[str, ...]:
     """Each contrast that is both given and asked for is hidden in turn; '' when there is none."""
-    both = [f.name for f in job.signature().x if f.name in reads(job) and f.name in prepared.tensors]
+    signature = job.signature()
+    both = [f.name for f in signature.x if f.name in signature.given and f.name in prepared.tensors]
     return tuple(both) or ("",)
 
 
 def without(prepared: Prepared, hidden: str) -> Prepared:
     return replace(prepared, tensors={n: t for n, t in prepared.tensors.items() if n != hidden}) if hidden else prepared
-
-
-ROWS = 32  # rows drawn at once
-
-
-BACKGROUND = 0.01  # of the model's scale: given values that are no farther from 0 show nothing

@@ -7,27 +7,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..contracts import Family
 from ..data import cohort as cohorts
 from ..data.cohort import Cohort, unreadable
 from ..evaluate.judging.run_checks import conclude
 from ..evaluate.report.page import render
 from ..evaluate.report.results import Report
-from ..learning.loop import Progress, Trained
+from ..learning.loop import Trained
 from ..machine.device import find_device
 from ..machine.processes import Processes, joined
-from ..recipe.checks import from_plain
 from ..recipe.values import Recipe, Stage
-from .costs import Choice, told
+from .costs import Choice, chosen_by
 from .evaluations import chosen
 from .family import drawer
-from .folder import common_folder, write_environment, write_recipe
+from .folder import RunFolder, common_folder
 from .forecast import foretell_time, refuse_early
-from .judge import Ready, judge_stage
+from .judge import judge_stage
 from .prepare import prepare_stage
-from .train import train_stage
+from .stage import PreparedStage
+from .train import Watch, train_stage
 
 Say = Callable[[str], None]
 
@@ -46,7 +44,7 @@ class RunResult:
 
 def run_recipe(
     recipe: Recipe, folder: Path | None = None, *, only: str | None = None, say: Say = print,
-    watch: Callable[[str, Progress], None] | None = None, runs: Path = Path("runs"), device: str = "auto",
+    watch: Watch | None = None, runs: Path = Path("runs"), device: str = "auto",
 ) -> RunResult:  # fmt: skip
     """Run every stage of a checked recipe, or go on with the run in `folder`; returns where the report lies.
 
@@ -54,14 +52,13 @@ def run_recipe(
     LeakError, TrainingError, CheckpointError; Interrupted on Ctrl-C.
     """
     with joined() as processes:
-        folder = folder or common_folder(runs, processes)
+        run = RunFolder(folder or common_folder(runs, processes), recipe)
         quiet = say if processes.first else _silent
-        with_bar = watch if processes.first else None
-        report = _run_stages(recipe, folder, only, quiet, with_bar, processes, find_device(device))
+        report = _run_stages(run, only, quiet, watch if processes.first else None, processes, find_device(device))
         if processes.first:
-            render(report, folder / "report")
+            render(report, run.path / "report")
         processes.wait()
-    return RunResult(folder, report)
+    return RunResult(run.path, report)
 
 
 def _silent(text: str) -> None:
@@ -69,13 +66,29 @@ def _silent(text: str) -> None:
 
 
 def _run_stages(
-    recipe: Recipe, folder: Path, only: str | None, say: Say, watch: Callable[[str, Progress], None] | None,
-    processes: Processes, device: str,
-) -> Report:  # fmt: skip
+    run: RunFolder, only: str | None, say: Say, watch: Watch | None, processes: Processes, device: str
+) -> Report:
     if processes.first:
-        write_recipe(folder, recipe)
+        run.write_recipe()
+    report = Report.start(run.recipe.plain(), run.name)
+    prepared = _prepared(run, only, say, report, processes)
+    if processes.first:
+        run.write_environment({r.name: r.store.digest() for r in prepared})
+    refuse_early(prepared, device)
+    foretell_time(prepared, device, say)
+    for ready in prepared:
+        trained = train_stage(ready, say, watch, device)
+        if processes.first:
+            report.stages.append(judge_stage(ready, trained, _told(ready, trained, say, report), say, report))
+        processes.wait()
+    conclude(report)
+    return report
+
+
+def _prepared(run: RunFolder, only: str | None, say: Say, report: Report, processes: Processes) -> list[PreparedStage]:
+    """Every stage that is asked for; a model and its baseline share what was prepared."""
+    recipe = run.recipe
     data = {name: find_cohort(recipe, name) for name in recipe.cohorts}
-    report = Report.start(recipe.plain(), str(folder.name))
     for name, cohort in data.items():
         report.add_cohort(name, cohort)
         for line in unreadable(cohort):
@@ -83,36 +96,22 @@ def _run_stages(
     asked = [s for s in recipe.stages if only in (None, s.name)]
     if not asked:
         raise ValueError(f"There is no stage {only!r}. Stages: {', '.join(s.name for s in recipe.stages)}.")
-    prepared: list[Ready] = []
-    store = folder / "store" if processes.first else folder / "store" / f"process-{processes.rank}"
+    store = run.path / "store" if processes.first else run.path / "store" / f"process-{processes.rank}"
+    found: list[PreparedStage] = []
     for stage in asked:
-        twin = next((p for p in prepared if _same_preparation(p.stage, stage)), None)
-        prepared.append(replace(twin, stage=stage) if twin else prepare_stage(recipe, stage, data, store, say, report))
-    if processes.first:
-        write_environment(folder, recipe, {r.stage.name: r.store.digest() for r in prepared})
-    refuse_early(recipe, prepared, folder, device)
-    foretell_time(recipe, prepared, folder, device, say)
-    for ready in prepared:
-        trained = train_stage(recipe, ready, folder, say, watch, device)
-        if processes.first:
-            report.stages.append(
-                judge_stage(
-                    recipe, ready, trained, _told(recipe, ready, trained, folder, say, report), folder, say, report
-                )
-            )
-        processes.wait()
-    conclude(report)
-    return report
+        twin = next((p for p in found if _same_preparation(p.stage, stage)), None)
+        found.append(replace(twin, stage=stage) if twin else prepare_stage(run, stage, data, store, say, report))
+    return found
 
 
-def _told(recipe: Recipe, ready: Ready, trained: Trained, folder: Path, say: Say, report: Report) -> Family:
+def _told(ready: PreparedStage, trained: Trained, say: Say, report: Report) -> Family:
     """The family as it draws: with guidance, sampler, and as many evaluations as validation patients show to be enough."""
-    choice = chosen(ready, trained.family, ready.stage.home(folder), trained.seconds, recipe.seed)
+    choice = chosen(ready, trained.family, trained.seconds)
     if choice is not None:
-        words = choice.in_words(ready.stage.name) if isinstance(choice, Choice) else choice
+        words = choice.in_words(ready.name) if isinstance(choice, Choice) else choice
         say(words)
         report.remark(words)
-    return told(drawer(ready.stage, trained.family), choice)
+    return chosen_by(drawer(ready.stage, trained.family), choice)
 
 
 def _same_preparation(one: Stage, other: Stage) -> bool:
@@ -122,11 +121,8 @@ def _same_preparation(one: Stage, other: Stage) -> bool:
 
 
 def continue_run(folder: Path, **options: Any) -> RunResult:
-    """Go on with a run where it stopped; raises RecipeError when the folder is not a run."""
-    plain = yaml.safe_load((folder / "recipe.yaml").read_text()) if (folder / "recipe.yaml").is_file() else None
-    if plain is None:
-        raise ValueError(f"{folder} is not a run: it holds no recipe.yaml. Start one: fabrica run RECIPE")
-    return run_recipe(from_plain(plain, str(folder / "recipe.yaml")), folder, **options)
+    """Go on with a run where it stopped; raises ValueError when the folder is not a run."""
+    return run_recipe(RunFolder.open(folder).recipe, folder, **options)
 
 
 def find_cohort(recipe: Recipe, name: str) -> Cohort:
@@ -136,4 +132,4 @@ def find_cohort(recipe: Recipe, name: str) -> Cohort:
     return replace(found, name=name)
 
 
-__all__ = ["RunResult", "continue_run", "generate_images", "run_recipe"]
+__all__ = ["RunResult", "continue_run", "run_recipe"]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,98 +15,101 @@ from ..data.prepare import plain_preparation
 from ..data.store import Loader, Store, to_device
 from ..evaluate.report.pictures import paint
 from ..families import Equalised, Latent
-from ..jobs import asks
-from ..learning.checkpoint import FORMAT, load_weights
-from ..learning.checkpoint import load as load_checkpoint
+from ..learning.checkpoint import FORMAT
+from ..learning.facts import Facts
 from ..learning.lineage import check_codec, check_start, patient_hash, trained_before
 from ..learning.loop import Progress, Trained, fit
-from ..recipe.values import Recipe
+from ..networks.soundness import in_float32
 from ..rng import Rng, derive
-from .family import build_family, check_scales, drawer, kept_in_float32, with_codec
+from .family import build_family, check_scales, drawer, with_codec
 from .forecast import batch_that_fits, foretell_drawing, look_at_layers, precision_of
-from .judge import Ready
+from .stage import PreparedStage
 
 Say = Callable[[str], None]
+Watch = Callable[[str, Progress], None]
 CURVE_CASES, CURVE_VOXELS = 1024, 4096  # of each, that tell how common an intensity is
 
 
-def train_stage(
-    recipe: Recipe, ready: Ready, folder: Path, say: Say, watch: Callable[[str, Progress], None] | None,
-    device: str = "cpu",
-) -> Trained:  # fmt: skip
+def train_stage(ready: PreparedStage, say: Say, watch: Watch | None, device: str = "cpu") -> Trained:
     """Train, or go on, or do nothing when the stage is finished; the family that comes back is on the device."""
-    stage, place = ready.stage, ready.stage.home(folder)
-    known = load_checkpoint(place)
-    plan = stage.train
-    chosen = known[1]["precision"] if known else precision_of(stage, device)
-    torch.manual_seed(derive(recipe.seed, "weights", stage.name) % 2**32)
-    family = with_codec(build_family(stage, ready.job, chosen, recipe), stage, folder, recipe)
-    if known is not None:
-        check_scales(stage, ready.job, known[1])
-        _check_same_scans(ready, known[1], folder)
-    if known is None:
-        _read_intensities(family, ready, say)
-    family = family.to(device)
-    if plan.start:
-        check_start(plan.start, ready.split)
-    if stage.codec is not None:
-        check_codec(stage, recipe.stage(stage.codec), folder, ready.preparation, ready.split)
-    if known and known[1]["step"] >= known[1]["total"]:
-        kept_in_float32(family, known[1])
-        load_weights(family, place)
-        return Trained(family, known[1]["step"], known[1]["seconds"], [tuple(c) for c in known[1]["curve"]])
+    stage, known = ready.stage, ready.facts()
+    precision = known.precision if known else precision_of(stage, device)
+    family = _begun(ready, known, precision, say).to(device)
+    if known and known.finished:
+        in_float32(family, known.float32_layers)
+        ready.run.load_weights(stage, family)
+        return Trained(family, known.step, known.seconds, list(known.curve))
     if stage.trained:
-        raise ValueError(f"{place} is not trained to its end. Type: fabrica run {stage.trained.run}")
-    asked = known[1].get("batch", plan.batch) if known else plan.batch
-    batch = batch_that_fits(ready, family, asked, device, say)
-    foretell_drawing(recipe, ready, drawer(stage, family), device, say)
-    loader = Loader(
-        ready.store,
-        replace(ready.layout, augment=plan.augment),
-        batch,
-        derive(recipe.seed, "train", ready.stage.job.name),
-    )
-    wide = sorted(
-        {*kept_in_float32(family, known[1] if known else None), *look_at_layers(stage, family, loader, device, say)}
-    )
-    facts = {
-        "stage": stage.name, "precision": chosen, "float32_layers": wide, "batch": batch, "device": device, "threads": torch.get_num_threads(), "seed": recipe.seed,
-        "preparation": plain_preparation(ready.preparation), "reference": ready.reference,
-        "size": list(ready.layout.size), "parameters": sum(p.numel() for p in family.parameters()),
-        "trained_on": sorted({patient_hash(m.patient) for m in ready.split.parts["train"]} | trained_before(recipe, stage, folder)),
-    }  # fmt: skip
+        raise ValueError(f"{ready.home} is not trained to its end. Type: fabrica run {stage.trained.run}")
+    batch = batch_that_fits(ready, family, known.batch if known else stage.train.batch, device, say)
+    foretell_drawing(ready, drawer(stage, family), device, say)
+    layout = replace(ready.layout, augment=stage.train.augment)
+    loader = ready.loader(layout, batch, derive(ready.seed, "train", stage.job.name))
+    in_float32(family, known.float32_layers if known else ())
+    wide = {*(known.float32_layers if known else ()), *look_at_layers(stage, family, loader, device, say)}
     if known:
-        say(f"{stage.name}: goes on at step {known[1]['step']} of {known[1]['total']}.")
+        say(f"{stage.name}: goes on at step {known.step} of {known.total}.")
 
     def shown(progress: Progress, average: Family) -> None:
         if progress.step in _moments(progress.total):
-            _sample_picture(ready, drawer(stage, average), place / "samples" / f"{progress.step:07d}.png", recipe.seed)
+            _sample_picture(ready, drawer(stage, average), progress.step)
         if watch is not None:
             watch(stage.name, progress)
 
-    return fit(family, stage.training_job(), loader, plan, place, facts, shown, device)
+    facts = _plain_facts(ready, family, precision, batch, wide, device)
+    return fit(family, stage.training_job(), loader, stage.train, ready.home, facts, shown, device)
 
 
-def _check_same_scans(ready: Ready, facts: Mapping[str, Any], folder: Path) -> None:
+def _begun(ready: PreparedStage, known: Facts | None, precision: str, say: Say) -> Family:
+    """The family as training meets it, or a refusal: weights that saw test patients, codes of other voxels, other scans."""
+    stage, run = ready.stage, ready.run
+    torch.manual_seed(derive(ready.seed, "weights", stage.name) % 2**32)
+    family = with_codec(build_family(stage, ready.job, precision, run.recipe), stage, run)
+    if known is not None:
+        check_scales(stage, known)
+        _check_same_scans(ready, known)
+    else:
+        _read_intensities(family, ready, say)
+    if stage.train.start:
+        check_start(stage.train.start, ready.split)
+    if stage.codec is not None:
+        check_codec(stage, run.recipe.stage(stage.codec), run.path, ready.preparation, ready.split)
+    return family
+
+
+def _plain_facts(
+    ready: PreparedStage, family: Family, precision: str, batch: int, wide: set[str], device: str
+) -> dict[str, object]:
+    """What the checkpoint will say of itself, see `learning.facts`."""
+    own = {patient_hash(m.patient) for m in ready.split.parts["train"]}
+    return {
+        "stage": ready.name, "precision": precision, "float32_layers": sorted(wide), "batch": batch, "device": device,
+        "threads": torch.get_num_threads(), "seed": ready.seed, "preparation": plain_preparation(ready.preparation),
+        "reference": ready.reference, "size": list(ready.layout.size), "parameters": sum(p.numel() for p in family.parameters()),
+        "trained_on": sorted(own | trained_before(ready.run.recipe, ready.stage, ready.run.path)),
+    }  # fmt: skip
+
+
+def _check_same_scans(ready: PreparedStage, facts: Facts) -> None:
     """Raises ValueError where scans, units or grids are no longer those of the training: its weights would mean something else."""
-    if int(facts["format"]) < FORMAT:
+    if facts.format < FORMAT:
         return
     now = json.loads(json.dumps(plain_preparation(ready.preparation)))
-    changed = [key for key, value in now.items() if facts["preparation"].get(key) != value]
+    changed = [key for key, value in now.items() if facts.preparation.get(key) != value]
     if changed:
         raise ValueError(
-            f"{ready.stage.name} was trained on other scans: their {', '.join(changed)} changed since. Give it back what it was trained on, "
-            f"or start a new run: fabrica run {folder / 'recipe.yaml'}"
+            f"{ready.name} was trained on other scans: their {', '.join(changed)} changed since. Give it back what it was "
+            f"trained on, or start a new run: fabrica run {ready.run.path / 'recipe.yaml'}"
         )
 
 
-def _read_intensities(family: Family, ready: Ready, say: Say) -> None:
+def _read_intensities(family: Family, ready: PreparedStage, say: Say) -> None:
     """The curves of equalised intensities, from voxels of the training part; nothing for a family that works in others."""
     if not (isinstance(family, Latent) and isinstance(family.codec, Equalised)):
         return
     voxels: dict[int, list[NDArray[np.floating]]] = {}
     start = 0
-    for f in ready.job.signature().x:
+    for f in ready.signature.x:
         known = [] if f.kind != "intensity" else [e for e in ready.store.entries if f.name in e.files]
         for e in known[:: -(-len(known) // CURVE_CASES) or 1]:
             for k, plane in enumerate(ready.store.array(e, f.name)):
@@ -116,9 +117,9 @@ def _read_intensities(family: Family, ready: Ready, say: Say) -> None:
                 voxels.setdefault(start + k, []).append(flat[:: flat.size // CURVE_VOXELS | 1])
         start += f.channels
     family.codec.fit(voxels)
-    wide = family.codec.widest
+    wide, least = family.codec.widest, 1 - family.codec.share
     say(
-        f"{ready.stage.name}: intensities are equalised; common ones have up to {wide:.1f} times their room, none less than {1 - family.codec.share:g}."
+        f"{ready.name}: intensities are equalised; common ones have up to {wide:.1f} times their room, none less than {least:g}."
     )
 
 
@@ -128,11 +129,11 @@ def _moments(total: int) -> tuple[int, ...]:
 
 
 @torch.inference_mode()
-def _sample_picture(ready: Ready, family: Family, path: Path, seed: int) -> None:
+def _sample_picture(ready: PreparedStage, family: Family, step: int) -> None:
     """The middle slice of the first training case: what is asked for, and one draw of it."""
-    if not asks(ready.job):
+    if ready.job.answer != "image":
         return
-    entry = ready.store.entries[0]
+    entry, seed = ready.store.entries[0], ready.seed
     row = Loader(Store([entry]), ready.layout, 1, 0).load(len(entry.useful) // 2)
     problem = ready.job.problem(row, Rng([seed]))
     family.eval()
@@ -143,5 +144,6 @@ def _sample_picture(ready: Ready, family: Family, path: Path, seed: int) -> None
         return
     pair = torch.cat([problem.target[0, :1], x[0, :1]], -1)
     plane = pair[0] if pair.ndim == 3 else pair[0, pair.shape[1] // 2]
+    path = ready.home / "samples" / f"{step:07d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     paint(plane.float().numpy(), 0.0, 1.0).save(path)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ..contracts import Field, Job
 from ..data import cohort as cohorts
 from ..data.split import LeakError
 from ..evaluate.honesty import endpoints
@@ -26,14 +27,13 @@ from ..evaluate.honesty.ledger import Ledger
 from ..evaluate.judging.outcomes import Question, averaged, paired_figures, read_answers, set_figures
 from ..evaluate.report.page import render
 from ..evaluate.report.results import Report, StageResult
-from ..evaluate.result import Measured, Result, Row
+from ..evaluate.result import Figure, Result, Row
 from ..evaluate.statistics import SMALLEST, interval, paired_test
 from ..generate.patients import TABLE
-from ..jobs.outcome import Outcome
-from ..learning.checkpoint import load as load_checkpoint
 from ..learning.lineage import patient_hash
 from ..recipe.checks import from_plain
 from ..recipe.values import Recipe
+from ..run.folder import RunFolder
 from ..run.prepare import split_stage
 from ..run.sequence import RunResult, find_cohort, run_recipe
 
@@ -133,8 +133,8 @@ def compare_arms(
             f"{left} test patients were not tested by every arm (their images are copies of training ones) and are left out."
         )
     arms = _judged(rows, claim.endpoint if claim is not None else "")
-    figures = _figures(job, folders) if isinstance(job, Outcome) and terms.trainer is None else {}
-    if isinstance(job, Outcome) and not figures:
+    figures = _figures(job.signature().x[0], folders) if job.answer == "value" and terms.trainer is None else {}
+    if job.answer == "value" and not figures:
         remarks.append(
             "AUC and calibration of the arms need the answers of every arm, which this folder does not hold."
         )
@@ -145,15 +145,15 @@ def compare_arms(
     return replace(found, page=_page(found, rows, plain, ledger, figures))
 
 
-def _check_answerable(claim: Claim, job: Any, terms: Terms) -> None:
+def _check_answerable(claim: Claim, job: Job, terms: Terms) -> None:
     """Raise ValueError when no result of these arms could answer the claim, with what to type."""
     if not claim.arm:
         raise ValueError(
             "The claim names no arm. Write: about: utility, arm: real + synthetic, against: real, augmented; claims on images "
             "are tested by: fabrica evaluate --claim FILE"
         )
-    answers = ("correct", "log loss") if getattr(job, "classes", 0) else ("absolute error",)
-    known = answers if isinstance(job, Outcome) else endpoints.SEGMENTED
+    answers = ("correct", "log loss") if job.signature().x[0].classes else ("absolute error",)
+    known = answers if job.answer == "value" else endpoints.SEGMENTED
     if terms.trainer is None and claim.endpoint not in known:
         raise ValueError(f"{claim.endpoint} is not measured per patient here. Write one of: {', '.join(known)}.")
     if terms.seeds < SEEDS:
@@ -199,13 +199,13 @@ def _folder(out: Path, arm: str, seed: int) -> Path:
     return out / arm.replace(" ", "_").replace(",", "").replace("+", "and") / str(seed)
 
 
-def _figures(job: Outcome, folders: Mapping[str, Sequence[Path]]) -> dict[str, list[Measured]]:
+def _figures(field: Field, folders: Mapping[str, Sequence[Path]]) -> dict[str, list[Figure]]:
     """Per arm what its mean answers over seeds reach on all patients (AUC, calibration, agreement), and AUC beside the arm to beat."""
     tables = {arm: [f / "answers" / "model.csv" for f in own] for arm, own in folders.items()}
     if not all(t.is_file() for own in tables.values() for t in own):
         return {}
     answers = {arm: averaged([read_answers(t)[1] for t in own]) for arm, own in tables.items()}
-    question, figures = Question(job.name, job.classes, job.unit, 0.0), dict[str, list[Measured]]()
+    question, figures = Question(field.name, field.classes, field.unit, 0.0), dict[str, list[Figure]]()
     for arm, found in answers.items():
         figures[arm] = set_figures(arm, question, found)
         if arm != TO_BEAT:
@@ -258,16 +258,10 @@ def _known_generator(generator: Path | None, recipe: Recipe) -> str:
     """Whether whoever made the synthetic images saw the test patients; raises LeakError when it did."""
     if generator is None:
         return UNKNOWN
-    plain = generator / "recipe.yaml"
-    if not plain.is_file():
-        raise ValueError(
-            f"{generator} is not a run: it holds no recipe.yaml. Name the run that made the synthetic images."
-        )
-    split, other = _split_of(recipe), from_plain(yaml.safe_load(plain.read_text()), str(plain))
-    seen: set[str] = set()
-    for stage in other.stages:
-        known = load_checkpoint(stage.home(generator))
-        seen |= set(known[1].get("trained_on", ())) if known else set()
+    made = RunFolder.open(generator)
+    split = _split_of(recipe)
+    facts = [known for stage in made.recipe.stages if (known := made.facts(stage))]
+    seen = {patient for known in facts for patient in known.trained_on}
     if not seen:
         raise ValueError(f"{generator} holds no trained stage that says on whom. Finish it: fabrica run {generator}")
     if leaked := sorted({m.patient for m in split["test"] if patient_hash(m.patient) in seen}):
@@ -398,7 +392,7 @@ def _checked(remarks: Sequence[str], arms: Sequence[Arm], foreign: bool) -> Ledg
 
 def _page(
     found: Comparison, rows: Mapping[str, Sequence[Sequence[Row]]], plain: Mapping[str, Any], ledger: Ledger,
-    figures: Mapping[str, list[Measured]],
+    figures: Mapping[str, list[Figure]],
 ) -> Path:  # fmt: skip
     arms, out = found.arms, found.page.parent
     report = Report.start(dict(plain), out.name)

@@ -25,12 +25,12 @@ from ..jobs.test_jobs import ROWS, _batch
 from ..margin import PRECISION, SEED, below, learns, near
 
 SMALL = UNetShape((8, 16), 1)
-GIVEN = Signature((Field("FLAIR"),), "yx", (Field("given T1w"),))
+GIVEN = Signature((Field("FLAIR"),), "yx", (Field("T1w"),))
 NOTHING = Signature((Field("FLAIR"),), "yx", (Field("class", "class", 3),))
 
 
 def _problem(signature: Signature, rows: int = 4, weight: float | None = None) -> Problem:
-    values = {"given T1w": torch.rand(rows, 1, 16, 16), "class": torch.arange(rows) % 3}
+    values = {"T1w": torch.rand(rows, 1, 16, 16), "class": torch.arange(rows) % 3}
     condition = Condition({f.name: values[f.name] for f in signature.condition})
     known = None if weight is None else torch.full((rows, 1, 16, 16), weight)
     return Problem(tuple("abcdefgh"[:rows]), (1, 16, 16), condition, target=torch.rand(rows, 1, 16, 16), weight=known)
@@ -85,14 +85,14 @@ def test_unknown_targets_teach_nothing() -> None:
 @pytest.mark.parametrize("axes", [2, 3])
 def test_the_critic_reads_image_and_condition(axes: int) -> None:
     torch.manual_seed(0)
-    fields = (Field("given T1w"), Field("class", "class", 3))
+    fields = (Field("T1w"), Field("class", "class", 3))
     critic = Discriminator(axes, 2, fields, SMALL)
     x = torch.rand(3, 2, *[8] * axes)
-    values = {"given T1w": torch.rand(3, 1, *[8] * axes), "class": torch.tensor([0, 1, 2])}
+    values = {"T1w": torch.rand(3, 1, *[8] * axes), "class": torch.tensor([0, 1, 2])}
     logits = critic(x, Condition(values))
     assert logits.shape == (3, 2**axes)
     assert not torch.allclose(logits, critic(x, Condition({**values, "class": torch.tensor([1, 2, 0])})))
-    assert not torch.allclose(logits, critic(x, Condition({**values, "given T1w": values["given T1w"].flip(0)})))
+    assert not torch.allclose(logits, critic(x, Condition({**values, "T1w": values["T1w"].flip(0)})))
     torch.testing.assert_close(critic(x[:1], Condition({n: v[:1] for n, v in values.items()})), logits[:1])
 
 
@@ -139,7 +139,7 @@ def test_unpaired_asks_with_another_patients_answer() -> None:
     assert pairs.target is not None
     assert apart.target is not None
     torch.testing.assert_close(apart.target, pairs.target.roll(1, 0))
-    torch.testing.assert_close(apart.condition.values["given T1w"], pairs.condition.values["given T1w"])
+    torch.testing.assert_close(apart.condition.values["T1w"], pairs.condition.values["T1w"])
     assert apart.paired is not None
     assert not apart.paired.any()
     assert apart.cases[1] == f"{batch.cases[1]} (beside {batch.cases[0]})"  # a spoilt answer is the other's
@@ -151,7 +151,7 @@ def test_a_spoilt_scan_is_named_without_pairs_too() -> None:
     spoilt[2, 0, 0, 0] = torch.nan
     named = type(batch)(batch.cases, {**batch.images, "FLAIR": spoilt}, batch.affine, batch.values, batch.present)
     problem = Unpaired(Translation(["T1w"], ["FLAIR"], vary=0.0)).problem(named, Rng(range(ROWS)))
-    family = Cycle(Signature((Field("FLAIR"),), "yx", (Field("given T1w"), Field("position", "number", 1, ""))), SMALL, "fp32")  # fmt: skip
+    family = Cycle(Signature((Field("FLAIR"),), "yx", (Field("T1w"), Field("position", "number", 1, ""))), SMALL, "fp32")  # fmt: skip
     with pytest.raises(TrainingError, match=re.escape(batch.cases[2])):
         Loss(family)(problem, "critic", Rng(range(ROWS)), 0.0)
 
@@ -164,8 +164,8 @@ def test_a_cycle_comes_back_and_its_terms_can_be_left_out() -> None:
     assert set(every) == {"there", "back", "cycle", "structure", "identity"}
     bare = Cycle(GIVEN, SMALL, PRECISION, structure=0.0, identity=0.0)
     assert set(bare.loss(problem, "model", Rng(range(4)), 0.0)) == {"there", "back", "cycle"}
-    neighbours = Signature((Field("FLAIR"),), "yx", (Field("given T1w", channels=3),))
-    wide = Problem(("a", "b"), (1, 16, 16), Condition({"given T1w": torch.rand(2, 3, 16, 16)}), target=torch.rand(2, 1, 16, 16))  # fmt: skip
+    neighbours = Signature((Field("FLAIR"),), "yx", (Field("T1w", channels=3),))
+    wide = Problem(("a", "b"), (1, 16, 16), Condition({"T1w": torch.rand(2, 3, 16, 16)}), target=torch.rand(2, 1, 16, 16))  # fmt: skip
     assert "identity" not in Cycle(neighbours, SMALL, "fp32").loss(wide, "model", Rng(range(2)), 0.0)
     optimiser = torch.optim.Adam(list(bare.groups()["model"]), 3e-3)
     before = float(bare.loss(problem, "model", Rng(range(4)), 0.0)["cycle"].detach().mean())
@@ -228,7 +228,7 @@ def test_rows_of_one_patient_are_no_pairs_without_pairs() -> None:
     assert problem.weight is not None
     assert (problem.weight.flatten(1).amax(1) > 0).tolist() == [True, False, True, True]
     with torch.no_grad():
-        terms = Cycle(Signature((Field("FLAIR"),), "yx", (Field("given T1w"), Field("position", "number", 1, ""))), SMALL, "fp32").loss(problem, "model", Rng(range(ROWS)), 0.0)  # fmt: skip
+        terms = Cycle(Signature((Field("FLAIR"),), "yx", (Field("T1w"), Field("position", "number", 1, ""))), SMALL, "fp32").loss(problem, "model", Rng(range(ROWS)), 0.0)  # fmt: skip
     assert all(float(t[1]) == 0 for t in terms.values())
     assert all(float(t[0].abs()) > 0 for t in terms.values())
 
@@ -266,16 +266,14 @@ class Gain(torch.nn.Module):
 def test_cycle_identity_and_structure_by_hand(axes: str) -> None:
     """Twice as bright there and three times back: both ways, each with its weight."""
     torch.manual_seed(0)
-    signature = Signature((Field("CT"),), axes, (Field("given T1w"),))
+    signature = Signature((Field("CT"),), axes, (Field("T1w"),))
     made = Cycle(signature, SMALL, "fp32", cycle=10.0, structure=0.5, identity=2.0)
     grid = (8,) * len(axes)
     a, b = torch.rand(2, 1, *grid) + 0.1, torch.rand(2, 1, *grid) + 0.1
-    problem = Problem(
-        ("a", "b"), (1, *grid), Condition({"given T1w": a}), target=b, paired=torch.zeros(2, dtype=torch.bool)
-    )
+    problem = Problem(("a", "b"), (1, *grid), Condition({"T1w": a}), target=b, paired=torch.zeros(2, dtype=torch.bool))
 
     def terms(there: float, back: float) -> dict[str, torch.Tensor]:
-        made.there, made.back = Gain("given T1w", there), Gain("given back", back)
+        made.there, made.back = Gain("T1w", there), Gain("given back", back)
         return {name: term.detach() for name, term in made.loss(problem, "model", Rng([0, 1]), 0.5).items()}
 
     bright_a, bright_b = a.flatten(1).mean(1), b.flatten(1).mean(1)
@@ -292,7 +290,7 @@ def test_cycle_identity_and_structure_by_hand(axes: str) -> None:
 def test_what_compares_pairs_is_refused_where_there_are_none(asked: dict) -> None:
     """Told outright it is not left out in silence; 0 says what is true anyway."""
     alone = Signature((Field("FLAIR"),), "yx", (Field("age", "number"),))
-    given = Signature((Field("FLAIR"),), "yx", (Field("given T1w"),))
+    given = Signature((Field("FLAIR"),), "yx", (Field("T1w"),))
     small = UNetShape((8, 16), 1)
     with pytest.raises(ValueError, match=rf"{next(iter(asked))} compares? pairs.*Take {next(iter(asked))} out"):
         Gan(alone, small, "fp32", **asked)

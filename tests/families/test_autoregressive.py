@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from fabrica.contracts import Codec, Condition, Family, Field, Problem, Signature
-from fabrica.families import Autoregressive, Flow, Fsq, Latent, Vae, density_of, latent_signature, sides_of, words_of
+from fabrica.families import Autoregressive, Flow, Fsq, Latent, Vae, density_of, latent_signature, words_of
 from fabrica.networks.blocks import folded
 from fabrica.networks.codec import Levels
 from fabrica.networks.unet import UNetShape
@@ -198,7 +198,7 @@ def test_words_of_a_codec_become_images() -> None:
     _train(codec, 300)
     prior = Autoregressive(latent_signature(signature, codec, Autoregressive), UNetShape((32,), 2, patch=1), PRECISION)
     model = Latent(codec, prior, ())
-    assert sides_of(model) == 4
+    assert model.multiple == 4
     _train(model, 400)
     rows = tuple(map(str, range(24)))
     drawn, real = model.sample(Problem(rows, (1, 16, 16)), Rng(range(24))), _images(200, Rng(range(900, 1100)))

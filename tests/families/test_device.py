@@ -8,7 +8,7 @@ import torch
 from fabrica.contracts import Batch, Job
 from fabrica.data.store import to_device
 from fabrica.families import FAMILIES, Diffusion, Drawn
-from fabrica.jobs import JOBS, grid_axes
+from fabrica.jobs import JOBS
 from fabrica.networks.unet import UNetShape
 from fabrica.rng import Rng
 from fabrica.sampling import SAMPLERS
@@ -62,7 +62,7 @@ def _batch(axes: str) -> Batch:
 def test_losses_gradients_and_draws_stay_where_the_family_is(name: str, given: str) -> None:
     job = _jobs()[given]
     family = FAMILIES.find(name)(job.signature(), SMALL, "fp32").to(WHERE)
-    batch = _batch(grid_axes(job))
+    batch = _batch(job.signature().grid_axes)
     problem = job.problem(batch, Rng(ROWS))
     for group, parameters in family.groups().items():
         terms = family.loss(problem, group, Rng(ROWS), 0.0)

@@ -22,6 +22,7 @@ from fabrica.recipe.text import RecipeError
 from fabrica.rng import Rng
 from fabrica.run.answering import Answering
 from fabrica.run.family import build_family
+from fabrica.run.folder import RunFolder
 from fabrica.run.sequence import run_recipe
 from fabrica.testing import check_family
 
@@ -228,7 +229,7 @@ def test_a_recipe_reads_its_curves_from_the_training_part(tmp_path: Path) -> Non
     scores = {r.by: r.value for r in stage.cases if r.metric == "psnr"}
     assert {"model: one draw", "model: mean of draws"} <= scores.keys()
 
-    answering = Answering(run, recipe, recipe.stage("model"))
+    answering = Answering(RunFolder(run, recipe), recipe.stage("model"))
     family = answering.family
     assert isinstance(family, Latent)
     assert torch.equal(family.codec.levels[0], levels)
@@ -279,7 +280,7 @@ def test_pictures_come_back_in_their_greys(tmp_path: Path) -> None:
         "job": {"name": "synthesis", "x": ["image"]}, "family": PLAIN["family"], "train": {"steps": 1, "batch": 2},
     })  # fmt: skip
     run_recipe(recipe, tmp_path / "run", say=_quiet)
-    family = Answering(tmp_path / "run", recipe, recipe.stage("model")).family
+    family = Answering(RunFolder(tmp_path / "run", recipe), recipe.stage("model")).family
     assert isinstance(family, Latent)
     assert isinstance(family.codec, Equalised)
     every = torch.arange(256.0).reshape(1, 1, 16, 16) / 255

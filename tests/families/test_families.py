@@ -25,18 +25,18 @@ SMALL = UNetShape(channels=(8, 16), blocks=1, patch=2)
 
 
 def _signature(axes: str, x: tuple[Field, ...] = (Field("FLAIR"),)) -> Signature:
-    return Signature(x, axes, (Field("given T1w"), Field("age", "number"), Field("class", "class", 3)))
+    return Signature(x, axes, (Field("T1w"), Field("age", "number"), Field("class", "class", 3)))
 
 
 def _problem(axes: str, rows: int = 3, channels: int = 1) -> Problem:
     side = (8,) * len(axes)
     rng = Rng(range(rows))
     values = {
-        "given T1w": rng.child("t1").uniform(1, *side),
+        "T1w": rng.child("t1").uniform(1, *side),
         "age": rng.child("age").normal(),
         "class": torch.arange(rows) % 3,
     }
-    present = {"given T1w": torch.arange(rows) != 0}
+    present = {"T1w": torch.arange(rows) != 0}
     return Problem(
         tuple(f"c{i}" for i in range(rows)),
         (channels, *side),
@@ -256,9 +256,7 @@ def test_losses_follow_the_kind_of_a_field() -> None:
 
 
 def test_regression_answers_labels_as_probabilities() -> None:
-    family = Regression(
-        Signature((Field("FLAIR"), Field("lesion", "label", 2)), "yx", (Field("given T1w"),)), SMALL, "fp32"
-    )
+    family = Regression(Signature((Field("FLAIR"), Field("lesion", "label", 2)), "yx", (Field("T1w"),)), SMALL, "fp32")
     draw = family.sample(_problem("yx", channels=3), Rng(range(3)))
     torch.testing.assert_close(draw[:, 1:].sum(1), torch.ones(3, 8, 8))
 

@@ -190,7 +190,7 @@ def test_every_paired_loss_is_reached_from_a_recipe(family: str, name: str, axes
     grid, rng = (16,) * len(axes), Rng([0, 1])
     known = torch.zeros(2, 1, *grid)
     known[..., :8] = 1
-    given = {"given T1w": rng.child("t1").uniform(1, *grid), "position": torch.zeros(2)}
+    given = {"T1w": rng.child("t1").uniform(1, *grid), "position": torch.zeros(2)}
     wanted = rng.child("flair").uniform(1, *grid)
     problem = Problem(("a", "b"), (1, *grid), Condition(given), target=wanted, weight=known)
     terms = made.loss(problem, "model", rng, 0.0)

@@ -79,9 +79,9 @@ def test_the_run_says_how_to_use_it(trained: Path) -> None:
 @pytest.mark.parametrize("given", ["yx", "zyx"])
 def test_laws(given: str, form: Literal["vicreg", "infonce"]) -> None:
     torch.manual_seed(0)
-    signature = Signature((Field("features", "embedding", 6),), "", (Field("given T1w"),), given_axes=given)
+    signature = Signature((Field("features", "embedding", 6),), "", (Field("T1w"),), given_axes=given)
     family = Contrastive(signature, UNetShape((8, 16), 1), "fp32", form=form)
-    values = {"given T1w": torch.rand(3, 1, *[16] * len(given))}
+    values = {"T1w": torch.rand(3, 1, *[16] * len(given))}
     check_family(family, Problem(("a", "b", "c"), (6,), Condition(values)))
 
 

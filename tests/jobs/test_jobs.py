@@ -15,10 +15,9 @@ from fabrica.jobs import (
     Translation,
     job_options,
     layout_of,
-    reads,
 )
 from fabrica.jobs.imaging import one_hot
-from fabrica.jobs.values import wide_covariates
+from fabrica.jobs.values import said, wide_covariates
 from fabrica.rng import Rng
 from fabrica.testing import check_job
 
@@ -83,7 +82,7 @@ def test_completion_asks_for_what_is_hidden_and_only_for_that() -> None:
     problem = job.problem(batch, Rng(range(ROWS)))
     assert problem.weight is not None
     for row in range(ROWS):
-        hidden = [not bool(problem.condition.present[f"given {n}"][row]) for n in names]
+        hidden = [not bool(problem.condition.present[n][row]) for n in names]
         asked = [bool(w) for w in problem.weight[row].flatten()]
         assert hidden == asked
         assert any(hidden)
@@ -94,9 +93,9 @@ VALUES = {"by": {"class": ["a", "b", "c"]}, "covariates": ["age"], "text": {"rep
 
 def test_values_stand_beside_images_and_are_hidden_together() -> None:
     job, batch = Translation(["lesion"], ["FLAIR"], drop=0.5, values=VALUES), _batch()
-    assert [f.name for f in job.signature().condition] == ["given lesion", "class", "age", "report", "position"]
+    assert [f.name for f in job.signature().condition] == ["lesion", "class", "age", "report", "position"]
     assert job.hidden == ("class", "age", "report")  # guidance strengthens them, and keeps the image
-    assert Translation(["lesion"], ["FLAIR"], drop=0.5).hidden == ("given lesion",)
+    assert Translation(["lesion"], ["FLAIR"], drop=0.5).hidden == ("lesion",)
     assert Translation(["lesion"], ["FLAIR"], values=VALUES).hidden == ()
     shown = set()
     for seed in range(12):
@@ -117,11 +116,11 @@ def test_covariates_have_a_scale() -> None:
     job = Synthesis(["FLAIR"], covariates={"weight_kg": [70, 15]})
     assert torch.allclose(job.question(batch, Rng([0])).condition.values["weight_kg"], torch.tensor([-1.0, 0, 1, 2]))
     cases = [{"weight_kg": v} for v in (55.0, 70.0, 85.0, 100.0)]
-    assert wide_covariates(job.values, cases) == ""
+    assert wide_covariates(job.signature().values, cases) == ""
     bare = Synthesis(["FLAIR"], covariates=["weight_kg"])
-    assert "Write: covariates: {weight_kg: [70, 19.4]}" in wide_covariates(bare.values, cases)
-    assert wide_covariates(bare.values, [{"weight_kg": 0.3}, {"weight_kg": "unknown"}, {}]) == ""
-    assert wide_covariates(None, cases) == ""
+    assert "Write: covariates: {weight_kg: [70, 19.4]}" in wide_covariates(bare.signature().values, cases)
+    assert wide_covariates(bare.signature().values, [{"weight_kg": 0.3}, {"weight_kg": "unknown"}, {}]) == ""
+    assert wide_covariates((), cases) == ""
 
 
 @pytest.mark.parametrize(
@@ -144,10 +143,10 @@ def test_values_that_are_none(values: dict, words: str) -> None:
     [({"size": "3"}, "knows no size. It knows: class, age, report"), ({"class": "d"}, "class d is none of a, b, c"), ({"age": "old"}, "A covariate is a number"), ({"age": "nan"}, "age is nan")],
 )  # fmt: skip
 def test_values_that_cannot_be_asked_for(fixed: dict, words: str) -> None:
-    values = Translation(["T1w"], ["FLAIR"], values=VALUES).values
-    assert values.asked({"class": "b", "age": "61", "report": "x"}) == {"class": "b", "age": 61.0, "report": "x"}
+    fields = Translation(["T1w"], ["FLAIR"], values=VALUES).signature().values
+    assert said(fields, {"class": "b", "age": "61", "report": "x"}) == {"class": "b", "age": 61.0, "report": "x"}
     with pytest.raises(ValueError, match=words):
-        values.asked(fixed)
+        said(fields, fixed)
 
 
 def test_missing_targets_weigh_nothing() -> None:
@@ -160,15 +159,15 @@ def test_missing_targets_weigh_nothing() -> None:
 def test_inputs_vary_in_training_only() -> None:
     job, batch = Translation(["T1w"], ["FLAIR"], vary=0.3), _batch()
     problem = job.problem(batch, Rng(range(ROWS)))
-    assert not torch.allclose(problem.condition.values["given T1w"], batch.images["T1w"])
+    assert not torch.allclose(problem.condition.values["T1w"], batch.images["T1w"])
     assert torch.equal(problem.target, batch.images["FLAIR"])
-    assert torch.equal(job.question(batch, Rng([0])).condition.values["given T1w"], batch.images["T1w"])
+    assert torch.equal(job.question(batch, Rng([0])).condition.values["T1w"], batch.images["T1w"])
 
 
 def test_neighbours_keep_the_middle_as_target() -> None:
     job = Translation(["T1w"], ["FLAIR"], neighbours=1)
     assert layout_of(job, (1, 8, 8)).context == {"T1w": 1}
-    assert reads(job) == ("T1w",)
+    assert job.signature().given == ("T1w",)
     with pytest.raises(ValueError, match="would show it"):
         Translation(["T1w"], ["T1w"], neighbours=1)
 

@@ -108,7 +108,7 @@ def test_a_number_in_its_unit() -> None:
     assert problem.weight is not None
     torch.testing.assert_close(problem.target[:, 0], torch.tensor([-1.0, 0, 2]))
     assert problem.weight[:, 0].tolist() == [1, 1, 0]
-    assert job.in_units(np.array([-1.0])) == [30]
+    assert job.signature().x[0].in_unit(np.array([-1.0])) == [30]
     assert job.question(batch, Rng([0])).target is None
     assert layout_of(job, (8, 8, 8)).axes == "zyx"
     assert layout_of(job, (8, 8, 8)).values == ("age",)
@@ -118,23 +118,23 @@ def test_a_number_in_its_unit() -> None:
 @pytest.mark.parametrize("given", ["", "yx", "zyx"])
 def test_families_answer_with_numbers(name: str, given: str) -> None:
     torch.manual_seed(0)
-    images = (Field("given T1w"),) if given else ()
+    images = (Field("T1w"),) if given else ()
     signature = Signature((Field("age", "number"), Field("class", "class", 3)), "", (*images, Field("weight", "number")), given_axes=given)  # fmt: skip
     family = FAMILIES.find(name)(signature, SMALL, "fp32")
     for parameter in family.parameters():
         parameter.data += 0.05 * torch.randn(parameter.shape)
-    values = {"weight": torch.randn(3)} | ({"given T1w": torch.rand(3, 1, *[9] * len(given))} if given else {})
+    values = {"weight": torch.randn(3)} | ({"T1w": torch.rand(3, 1, *[9] * len(given))} if given else {})
     target = torch.cat([torch.randn(3, 1), torch.eye(3)], 1)
     check_family(family, Problem(("a", "b", "c"), (4,), Condition(values), target=target))
 
 
 def test_the_encoder_sees_its_image_and_knows_when_it_is_missing() -> None:
-    net = Encoder(2, 0, 2, (Field("given T1w"),), SMALL)
+    net = Encoder(2, 0, 2, (Field("T1w"),), SMALL)
     image, x, level = torch.rand(2, 1, 13, 10), torch.zeros(2, 0), torch.zeros(2)
-    out = net(x, level, Condition({"given T1w": image}))
+    out = net(x, level, Condition({"T1w": image}))
     assert out.shape == (2, 2)
-    assert not torch.allclose(out, net(x, level, Condition({"given T1w": image.flip(0)})))
-    hidden = Condition({"given T1w": image}, {"given T1w": torch.tensor([False, False])})
+    assert not torch.allclose(out, net(x, level, Condition({"T1w": image.flip(0)})))
+    hidden = Condition({"T1w": image}, {"T1w": torch.tensor([False, False])})
     torch.testing.assert_close(net(x, level, hidden)[0], net(x, level, hidden)[1])
 
 

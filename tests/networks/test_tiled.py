@@ -67,14 +67,14 @@ def test_a_convolution_is_exact_away_from_borders_of_windows() -> None:
 
 
 def _signature() -> Signature:
-    return Signature((Field("FLAIR"),), "zyx", (Field("given T1w"),))
+    return Signature((Field("FLAIR"),), "zyx", (Field("T1w"),))
 
 
 @pytest.mark.parametrize("name", [n for n in FAMILIES.names() if "intensity" in FAMILIES.find(n).learns])
 def test_a_family_draws_by_windows(name: str) -> None:
     torch.manual_seed(0)
     family = FAMILIES.find(name)(_signature(), UNetShape(channels=(8, 16), blocks=1), "fp32")
-    condition = Condition({"given T1w": torch.rand(1, 1, 16, 32, 48)})
+    condition = Condition({"T1w": torch.rand(1, 1, 16, 32, 48)})
     problem = Problem(("a",), (1, 16, 32, 48), condition)
     whole = family.sample(problem, Rng([1]))
     for window in ((16, 32, 48), None):
@@ -114,20 +114,20 @@ def test_a_draw_by_windows_has_no_seams() -> None:
     """After a short training the steps across borders of windows are no larger than elsewhere."""
     torch.manual_seed(SEED)
     family = Diffusion(
-        Signature((Field("FLAIR"),), "yx", (Field("given T1w"),)), UNetShape(channels=(8, 16), blocks=1), PRECISION
+        Signature((Field("FLAIR"),), "yx", (Field("T1w"),)), UNetShape(channels=(8, 16), blocks=1), PRECISION
     )
     optimiser = torch.optim.Adam(family.parameters(), 3e-3)
     for step in range(40):
         rng = Rng(range(8)).child(step)
         smooth = nn.functional.interpolate(rng.uniform(1, 6, 6), size=(32, 32), mode="bicubic")
-        problem = Problem(tuple("abcdefgh"), (1, 32, 32), Condition({"given T1w": smooth}), target=0.5 * smooth + 0.2)
+        problem = Problem(tuple("abcdefgh"), (1, 32, 32), Condition({"T1w": smooth}), target=0.5 * smooth + 0.2)
         loss = family.loss(problem, "model", rng, 0.0)["denoising"].mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     given = nn.functional.interpolate(Rng([5]).uniform(1, 18, 18), size=(96, 96), mode="bicubic")
     with tiled(family, (32, 32)):
-        drawn = family.sample(Problem(("a",), (1, 96, 96), Condition({"given T1w": given})), Rng([3]))[0, 0]
+        drawn = family.sample(Problem(("a",), (1, 96, 96), Condition({"T1w": given})), Rng([3]))[0, 0]
     steps = drawn.diff(dim=0).abs().mean(1)
     borders = sorted(
         {e for place in windows((96, 96), (32, 32)) for e in (place[0].start, place[0].stop) if 0 < e < 96}

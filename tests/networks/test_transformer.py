@@ -30,11 +30,11 @@ def _settled(net: torch.nn.Module) -> torch.nn.Module:
 @pytest.mark.parametrize("name", ["consistency", "diffusion", "flow", "gan", "regression", "shortcut"])
 @every_kind
 def test_families_run_on_it(name: str, axes: str, kind: str) -> None:
-    signature = Signature((Field("FLAIR"),), axes, (Field("given T1w"), Field("class", "class", 2)))
+    signature = Signature((Field("FLAIR"),), axes, (Field("T1w"), Field("class", "class", 2)))
     family = _settled(FAMILIES.find(name)(signature, SHAPES[kind], "fp32"))
     assert any(isinstance(m, Transformer) for m in family.modules())
     side = (8,) * len(axes)
-    condition = Condition({"given T1w": torch.rand(2, 1, *side), "class": torch.tensor([0, 1])})
+    condition = Condition({"T1w": torch.rand(2, 1, *side), "class": torch.tensor([0, 1])})
     check_family(family, Problem(("a", "b"), (1, *side), condition, target=torch.rand(2, 1, *side)))
 
 

@@ -211,7 +211,7 @@ def test_a_family_of_another_run_is_checked_before_anything_runs(tmp_path: Path)
         ("0007}", "0007, stage: prior}", r":5: Unknown stage of .* 'prior'"),
         ("0007}", "0007, steps: 3}", r":5: Unknown key 'steps'"),
         ("x: [FLAIR]", "x: [PDw]", r":5: the family of .* answers another x: FLAIR, this job has PDw"),
-        ("[T1w, T2w]", "[T1w]", r":5: .* answers another condition: given T1w, given T2w, position"),
+        ("[T1w, T2w]", "[T1w]", r":5: .* answers another condition: T1w, T2w, position"),
         (
             "evaluate:",
             "train: {steps: 3}\nevaluate:",
@@ -282,7 +282,7 @@ def test_a_given_image_can_be_guided() -> None:
         "family": {"name": "flow", "network": {"channels": [8, 16], "blocks": 1}}, "guidance": {"strength": 2}, "baseline": "none", "train": {"steps": 1},
     }  # fmt: skip
     recipe = from_plain(plain)
-    assert recipe.stages[0].build_job().hidden == ("given T1w", "given T2w")
+    assert recipe.stages[0].build_job().hidden == ("T1w", "T2w")
 
 
 def test_synthesis_of_a_given_image_says_where_that_is_asked() -> None:

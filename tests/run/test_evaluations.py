@@ -10,7 +10,7 @@ from fabrica.families import Flow, Regression
 from fabrica.families.drawn import Drawn
 from fabrica.jobs import JOBS
 from fabrica.networks.unet import UNetShape
-from fabrica.run.costs import CHOICE, Choice, Tried, kept_choice, told
+from fabrica.run.costs import CHOICE, Choice, Tried, chosen_by, kept_choice
 from fabrica.run.evaluations import _fewest, _mean
 
 SMALL = UNetShape((8, 16), 1)
@@ -59,12 +59,12 @@ def test_a_choice_is_kept_and_draws_follow_it(tmp_path: Path) -> None:
     assert "(4: error 0.100, no texture)" in constant.in_words("model")
     signature = JOBS.find("synthesis")(["T1w"]).signature()
     family = Flow(signature, SMALL, "fp32")
-    assert isinstance(fewer := told(family, choice), Drawn)
+    assert isinstance(fewer := chosen_by(family, choice), Drawn)
     assert fewer.options == {"steps": 4}
-    assert told(family, Choice(17, True, 2, ())) is family
+    assert chosen_by(family, Choice(17, True, 2, ())) is family
     given = JOBS.find("translation")(["T1w"], ["T2w"]).signature()
     plain_one = Regression(given, SMALL, "fp32")
-    assert told(plain_one, choice) is plain_one
+    assert chosen_by(plain_one, choice) is plain_one
     (tmp_path / CHOICE).write_text('{"evaluations": "many"}')
     with pytest.raises(ValueError, match=r"evaluations.json is damaged .* the choice is made again"):
         kept_choice(tmp_path)

@@ -109,11 +109,11 @@ def test_the_largest_batch_that_fits() -> None:
 
 def test_a_shortage_is_said_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     need = Need(fixed=int(1e9), row=int(5e8))
-    monkeypatch.setattr(memory, "free_bytes", lambda device: int(2e9))
+    monkeypatch.setattr("fabrica.machine.memory.free_bytes", lambda device: int(2e9))
     with pytest.raises(MemoryShortage, match=r"model needs about 5.0 GB of memory, but 2.0 GB are free. Write this."):
         check("model", need, 8, "cpu", "Write this.")
     assert check("model", need, 1, "cpu", "") == "model needs about 1.5 GB of memory; 2.0 GB are free."
-    monkeypatch.setattr(memory, "free_bytes", lambda device: None)
+    monkeypatch.setattr("fabrica.machine.memory.free_bytes", lambda device: None)
     assert check("model", need, 8, "cpu", "") == "model needs about 5.0 GB of memory."
     assert replace(need, row=0).total(5) == int(1e9)
 

@@ -30,7 +30,7 @@ from fabrica.networks.codec import by_tiles
 from fabrica.recipe.checks import from_plain
 from fabrica.run.answering import Answering
 from fabrica.run.costs import kept_choice
-from fabrica.run.folder import check_settings, new_folder
+from fabrica.run.folder import RunFolder, new_folder
 from fabrica.run.sequence import continue_run, run_recipe
 
 from ..torchrun import two_processes
@@ -129,7 +129,7 @@ def test_layers_that_bfloat16_computes_wrongly_take_float32_and_stay_there(
     facts = json.loads((tmp_path / "stages/model/checkpoint.json").read_text())["facts"]
     assert facts["float32_layers"] == ["net.head"]
     assert facts["precision"] == "bf16"
-    answering = Answering(tmp_path, from_plain(_plain(train=train, baseline="none")), _stage_of(tmp_path))
+    answering = Answering(RunFolder(tmp_path, from_plain(_plain(train=train, baseline="none"))), _stage_of(tmp_path))
     kinds = {type(m).__name__ for m in answering.family.modules()}
     assert "Conv2dInFloat32" in kinds
 
@@ -146,6 +146,7 @@ def test_memory_is_foretold_and_a_batch_chosen_that_fits(tmp_path: Path, monkeyp
     assert "are free." in line
     monkeypatch.setattr("fabrica.run.forecast.free_bytes", lambda device: 4_000_000)
     monkeypatch.setattr("fabrica.run.memory.free_bytes", lambda device: 4_000_000)
+    monkeypatch.setattr("fabrica.machine.memory.free_bytes", lambda device: 4_000_000)
     _, said_little = _run(tmp_path / "little", train=train, baseline="none")
     chosen = {f: json.loads((tmp_path / f / "stages/model/checkpoint.json").read_text()) for f in ("free", "little")}
     assert chosen["free"]["facts"]["batch"] == 8
@@ -458,11 +459,11 @@ def test_settings_that_change_nothing_are_refused(finished: Path, tmp_path: Path
         with pytest.raises(
             ValueError, match=rf"begun with another {next(iter(change))}.*fabrica run .*recipe.yaml --set"
         ):
-            check_settings(run, from_plain(_plain(**change)))
-    check_settings(run, from_plain(_plain(evaluate={"draws": 1})))
-    check_settings(run, from_plain(_plain()))
+            RunFolder.open(run).check_settings(from_plain(_plain(**change)))
+    RunFolder.open(run).check_settings(from_plain(_plain(evaluate={"draws": 1})))
+    RunFolder.open(run).check_settings(from_plain(_plain()))
     shutil.rmtree(run / "stages")  # nothing was trained yet
-    check_settings(run, from_plain(_plain(seed=5)))
+    RunFolder.open(run).check_settings(from_plain(_plain(seed=5)))
 
 
 def test_other_scans_than_those_of_the_training_are_refused(tmp_path: Path, make_image: MAKE) -> None:
@@ -493,14 +494,14 @@ def test_a_run_says_what_it_will_take(tmp_path: Path) -> None:
 
 def test_the_cost_table_keeps_to_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fifth of the training's time where nobody asked for it: fewer cases, or none and a line."""
-    from fabrica.run import judge as judging
+    from fabrica.run import quality
 
     few = {"draws": 1, "realism": 0}
-    monkeypatch.setattr(judging, "COST_SHARE", 0.0)
+    monkeypatch.setattr(quality, "COST_SHARE", 0.0)
     result, _ = _run(tmp_path / "a", baseline="none", evaluate=few)
     assert result.report.stages[0].costs == []
     assert any("quality with fewer evaluations would take more" in line for line in result.report.not_evaluated)
-    monkeypatch.setattr(judging, "COST_SHARE", 1e6)
+    monkeypatch.setattr(quality, "COST_SHARE", 1e6)
     result, _ = _run(tmp_path / "b", baseline="none", evaluate=few, sampler={"name": "euler", "steps": 3, "high": 5.0})
     assert [(c.evaluations, c.own) for c in result.report.stages[0].costs] == [(1, False), (2, False), (3, True)]
 
@@ -519,7 +520,7 @@ def test_validation_patients_choose_the_number_of_evaluations(tmp_path: Path, mo
     choice = kept_choice(tmp_path / "run/stages/model")
     assert choice is not None
     assert [t.evaluations for t in choice.tried] == [2, 4, 8, 17]
-    answering = Answering(tmp_path / "run", from_plain(plain), _stage_of(tmp_path / "run"))
+    answering = Answering(RunFolder(tmp_path / "run", from_plain(plain)), _stage_of(tmp_path / "run"))
     assert getattr(answering.family, "options", {"steps": 17})["steps"] == choice.evaluations
     before = (tmp_path / "run/stages/model/evaluations.json").read_bytes()
     run_recipe(from_plain(plain), tmp_path / "run", say=said.append)  # judged again, chosen once
@@ -752,10 +753,10 @@ def test_what_each_case_once_scaled_is_refused(tmp_path: Path, asked: str, loads
     run_recipe(from_plain(plain), tmp_path / "run", say=lambda _: None)
     _as_before(tmp_path / "run")
     if loads:
-        assert Answering(tmp_path / "run", from_plain(plain), _stage_of(tmp_path / "run"))
+        assert Answering(RunFolder(tmp_path / "run", from_plain(plain)), _stage_of(tmp_path / "run"))
         return
     with pytest.raises(ValueError, match=r"PET \(SUV\) was scaled by each case's own values"):
-        Answering(tmp_path / "run", from_plain(plain), _stage_of(tmp_path / "run"))
+        Answering(RunFolder(tmp_path / "run", from_plain(plain)), _stage_of(tmp_path / "run"))
     with pytest.raises(ValueError, match="Train it again"):
         continue_run(tmp_path / "run", say=lambda _: None)
 

@@ -352,7 +352,7 @@ def declared_faults(verdict: Verdict, ledger: Ledger) -> Sequence[str]:
                 15, "Raw data were simulated from finished images: errors come out a quarter to a half too small."
             )
         else:
-            ledger.passed(15, "Measured raw data, as declared.")
+            ledger.passed(15, "Figure raw data, as declared.")
     asked = {
         "privacy": (23, "privacy needs an attack with a blind baseline and a holdout, which this report does not make"),
         "coverage": (

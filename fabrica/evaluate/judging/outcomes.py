@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..metrics import task
-from ..result import Measured, Result, Row
+from ..result import Figure, Result, Row
 
 Array = NDArray[np.float64]
 
@@ -87,33 +87,33 @@ def case_rows(question: Question, found: Sequence[Answered]) -> list[Row]:
     return rows
 
 
-def set_figures(stage: str, question: Question, found: Sequence[Answered]) -> list[Measured]:
+def set_figures(stage: str, question: Question, found: Sequence[Answered]) -> list[Figure]:
     """AUC, Brier score and calibration of each class against the rest, or agreement of numbers; units are patients."""
     truth, answers, mixed = _by_patient(found)
     n = len(truth)
     if mixed:
         text = f"not evaluated: needs one {question.name} a patient; {mixed} patients have several"
-        return [Measured(stage, "model", "figures over patients", text, None, n, "")]
+        return [Figure(stage, "model", "figures over patients", text, None, n, "")]
     if not question.classes:
         given, wanted = answers[:, 0], truth
         asked: list[tuple[str, Callable[[], Result]]] = [
             ("concordance correlation", lambda: task.concordance_correlation(given, wanted)),
             (f"bias ({question.unit or 'units'})", lambda: task.bland_altman(given, wanted)),
         ]
-        return [_measured(stage, name, ask, n) for name, ask in asked]
+        return [_figure(stage, name, ask, n) for name, ask in asked]
     figures = []
     for k, name in enumerate(question.classes):
         if len(question.classes) == 2 and k == 0:
             continue  # the same figure as of the second
         scores, labels = answers[:, k], (truth == k).astype(int)
         for what, function in (("AUC", task.auc_delong), ("Brier score", task.brier), ("calibration error", task.calibration)):  # fmt: skip
-            figures.append(_measured(stage, f"{what}, {name}", lambda f=function, s=scores, y=labels: f(s, y), n))  # type: ignore[misc]
+            figures.append(_figure(stage, f"{what}, {name}", lambda f=function, s=scores, y=labels: f(s, y), n))  # type: ignore[misc]
     return figures
 
 
 def paired_figures(
     stage: str, question: Question, found: Sequence[Answered], other: Sequence[Answered], than: str
-) -> list[Measured]:
+) -> list[Figure]:
     """AUC of each class minus another model's on the same patients (DeLong, paired); nothing for numbers."""
     cases = {a.case for a in found} & {a.case for a in other}
     (truth, ours, mixed), (_, theirs, _) = (
@@ -123,7 +123,7 @@ def paired_figures(
         return []
     classes = list(enumerate(question.classes))[1 if len(question.classes) == 2 else 0 :]
     return [
-        _measured(
+        _figure(
             stage, f"AUC minus that of {than}, {name}",
             lambda k=k: task.auc_delong_paired(ours[:, k], theirs[:, k], (truth == k).astype(int)), len(truth),  # type: ignore[misc]
         )
@@ -131,12 +131,12 @@ def paired_figures(
     ]  # fmt: skip
 
 
-def _measured(stage: str, name: str, ask: Callable[[], Result], n: int) -> Measured:
+def _figure(stage: str, name: str, ask: Callable[[], Result], n: int) -> Figure:
     try:
         found = ask()
     except ValueError as error:
-        return Measured(stage, "model", name, f"not evaluated: {error}", None, n, "")
-    return Measured(stage, "model", name, float(found), found.interval, n, found.convention)
+        return Figure(stage, "model", name, f"not evaluated: {error}", None, n, "")
+    return Figure(stage, "model", name, float(found), found.interval, n, found.convention)
 
 
 def _by_patient(found: Sequence[Answered]) -> tuple[Array, Array, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,6 +35,12 @@ class StageEvidence:
     given: tuple[str, ...]
     metrics: tuple[str, ...]
     mask: str | None = None
+    competitors: tuple[str, ...] = (
+        "copied",
+        "histogram",
+        "mean",
+        "crude",
+    )  # kinds of trivial answers, as a job declares
 
 
 @dataclass(frozen=True)
@@ -146,15 +152,20 @@ def _intensity_rows(
     answers = {"model: one draw" if len(part) > 1 else "model": _on_source(part[0], f, prepared, preparation)}
     if len(part) > 1:
         answers["model: mean of draws"] = _on_source(part.mean(0), f, prepared, preparation)
-    answers |= {by: _on_source(y, f, prepared, preparation) for by, y in crude.items()}
+    if "crude" in evidence.competitors:
+        answers |= {by: _on_source(y, f, prepared, preparation) for by, y in crude.items()}
     inputs = {
         g: _scaled(prepared.case.images[g], preparation)
         for g in evidence.given
         if g in prepared.case.images and g != f.name
     }
     inputs = {g: a for g, a in inputs.items() if a.shape == reference.shape}
-    answers |= _trivial(inputs, competitors, f.name)
-    if f.name in competitors.mean and competitors.mean[f.name].shape == tuple(part.shape[2:]):
+    answers |= _trivial(inputs, competitors, f.name, evidence.competitors)
+    if (
+        "mean" in evidence.competitors
+        and f.name in competitors.mean
+        and competitors.mean[f.name].shape == tuple(part.shape[2:])
+    ):
         answers["training mean image"] = _on_source(
             torch.from_numpy(competitors.mean[f.name])[None], f, prepared, preparation
         )
@@ -175,14 +186,17 @@ def _intensity_rows(
     return rows
 
 
-def _trivial(inputs: Mapping[str, Array], competitors: Competitors, target: str) -> dict[str, Array]:
+def _trivial(
+    inputs: Mapping[str, Array], competitors: Competitors, target: str, kinds: Sequence[str]
+) -> dict[str, Array]:
     answers: dict[str, Array] = {}
     for name, image in inputs.items():
-        answers[f"{name} copied"] = image
-        if target in competitors.histograms:
+        if "copied" in kinds:
+            answers[f"{name} copied"] = image
+        if "histogram" in kinds and target in competitors.histograms:
             answers[f"{name} histogram-matched"] = matched(image, competitors.histograms[target])
     joint = competitors.joint.get(target)
-    if joint is not None and len(inputs) >= len(joint.edges):
+    if "histogram" in kinds and joint is not None and len(inputs) >= len(joint.edges):
         answers["joint histogram"] = joint.predict(list(inputs.values())[: len(joint.edges)])
     return answers
 

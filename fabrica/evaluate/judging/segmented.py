@@ -60,7 +60,7 @@ def segmented_rows(found: Mapping[str, Mapping[str, Scan]], read: Read, report: 
             if side in found:
                 rows += _rows(name, patient, by, labels, truth, found[side].get(name), read)
         if (nearest := near.name_of(name)) is not None:
-            rows += _measured(name, patient, TRIVIAL, truths[nearest][1], labels, truth)
+            rows += _figure(name, patient, TRIVIAL, truths[nearest][1], labels, truth)
     if "reference_segmentations" not in found:
         report.not_evaluated.append(
             "what the same segmentation finds in real images: needs --reference-segmentations, its masks of them."
@@ -101,10 +101,10 @@ def _rows(name: str, patient: str, by: str, labels: Labels, truth: Image, scan: 
         marked = _labels(read(scan), truth)
     except UnreadableError as error:
         return _failed(name, patient, by, f"its segmentation {error.fault}")
-    return _measured(name, patient, by, marked, labels, truth)
+    return _figure(name, patient, by, marked, labels, truth)
 
 
-def _measured(name: str, patient: str, by: str, marked: Labels, labels: Labels, truth: Image) -> list[Row]:
+def _figure(name: str, patient: str, by: str, marked: Labels, labels: Labels, truth: Image) -> list[Row]:
     found: dict[str, tuple[float | str, str]] = dict(overlap.rows_of(marked, labels, spacing_mm=truth.spacing_mm))
     if not truth.calibrated:
         found |= {m: (f"not evaluated: needs {UNCALIBRATED}", overlap.UNITS.get(m, "")) for m in IN_MM}

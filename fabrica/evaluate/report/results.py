@@ -19,7 +19,7 @@ from ..honesty.claim import Verdict
 from ..honesty.ledger import Ledger
 from ..honesty.validity import Validity
 from ..metrics.pixel import METRICS
-from ..result import Measured, Row
+from ..result import Figure, Row
 from ..sets.adherence import Adherence
 from ..sets.realism import Realism
 from ..statistics import SMALLEST, interval, per_patient
@@ -51,7 +51,7 @@ class StageResult:
     curve: Sequence[tuple[int, float]]
     cases: list[Row] = field(default_factory=list)
     pictures: list[dict[str, Any]] = field(default_factory=list)
-    figures: list[Measured] = field(default_factory=list)  # over all patients, where the answer is a value
+    figures: list[Figure] = field(default_factory=list)  # over all patients, where the answer is a value
     realism: Realism | None = None
     adherence: list[Adherence] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)  # the same cases with fewer evaluations of the network

@@ -170,7 +170,7 @@ def _distances(
         ours = _rows(features["generated"], patients["generated"], rng.permutation(own).tolist()[:n])
         one, other = _rows(rows, members, order[:n]), _rows(rows, members, order[n : 2 * n])
         fewest = min(fewest, len(ours), len(one), len(other))
-        splits.append((_measured(ours, one), _measured(other, one)))
+        splits.append((_figure(ours, one), _figure(other, one)))
     for measure in splits[0][0]:
         drawn, null = np.array([[side[measure] for side in split] for split in splits]).T
         low, high = np.percentile(null, [5, 95])
@@ -210,7 +210,7 @@ def _cheats(found: Realism, name: str, rows: Mapping[str, Array], blurred: Array
         n = min(len(d) for d in drawn.values())
         rng = np.random.Generator(np.random.Philox(key=derive(seed, "cheats", name, cheat)))
         picked = {side: d[rng.permutation(len(d))[:n]] for side, d in drawn.items()}
-        ours, theirs = _measured(picked["generated"], picked["real"]), _measured(picked["cheat"], picked["real"])
+        ours, theirs = _figure(picked["generated"], picked["real"]), _figure(picked["cheat"], picked["real"])
         won = [m for m, sign in BETTER.items() if sign * theirs[m] >= sign * ours[m]]
         if won:
             found.cheats.append(
@@ -228,7 +228,7 @@ def _rows(features: Array, patients: Sequence[str], chosen: Sequence[str]) -> Ar
     return features[[p in wanted for p in patients]]
 
 
-def _measured(x: Array, y: Array) -> dict[str, float]:
+def _figure(x: Array, y: Array) -> dict[str, float]:
     """x against y; neighbours are looked for once for the four measures that need them."""
     near, _ = feature.neighbours(x, y, min(5, len(x) - 1, len(y) - 1))
     return {
