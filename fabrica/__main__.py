@@ -1,5 +1,5 @@
 """python -m fabrica."""
 
-from .cli.verbs import main
+from .cli import main
 
 main()

@@ -77,13 +77,13 @@ def test_functions_are_small() -> None:
 
 
 def test_files_and_parameter_lists_are_short() -> None:
-    assert not [p.name for p in FILES if len(p.read_text().splitlines()) > 500]
+    assert not [p.name for p in FILES if len(p.read_text().splitlines()) > 400]
     assert all(len(p.read_text().splitlines()) <= 300 for p in (ROOT / "contracts").glob("*.py"))
     assert len((ROOT / "learning" / "loop.py").read_text().splitlines()) <= 250
     wide = [
         f"{p.name}:{f.name}"
         for p in FILES
-        if p.name != "verbs.py"  # a verb's options are its interface
+        if p.parent.name != "cli"  # a verb's options are its interface
         for f, _ in _functions(p)
         if len([a for a in f.args.args + f.args.kwonlyargs if a.arg not in ("self", "cls")]) > 8
     ]

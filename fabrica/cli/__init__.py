@@ -1,5 +1,12 @@
-"""The command line: a thin skin over the library."""
+"""The command line: a thin skin over the library. Verbs stand in the order in which `--help` shows them."""
 
-from .verbs import app, main
+from . import making, judging, looking  # isort: skip
+from .app import app
 
-__all__ = ["app", "main"]
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+__all__ = ["app", "judging", "looking", "main", "making"]

@@ -10,9 +10,10 @@ import pytest
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from fabrica.cli.verbs import app
-from fabrica.evaluate.judging.folders import Asked, Folders, evaluate_folders
+from fabrica.cli import app
+from fabrica.evaluate.judging.folders import evaluate_folders
 from fabrica.evaluate.judging.recomputation import recomputed
+from fabrica.evaluate.judging.shelf import Asked, Folders
 from fabrica.evaluate.sets.adherence import _ranks, adherence, read_labels
 from fabrica.evaluate.sets.embedding import Picture
 

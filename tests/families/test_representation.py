@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
-from fabrica.cli.verbs import app
+from fabrica.cli import app
 from fabrica.contracts import Condition, Field, Problem, Signature
 from fabrica.evaluate.sets.embedding import Picture
 from fabrica.evaluate.sets.network import from_onnx

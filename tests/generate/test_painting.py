@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fabrica.cli.verbs import app
+from fabrica.cli import app
 from fabrica.data.prepare import grid_of
 from fabrica.data.virtual import VirtualCohort
 from fabrica.data.virtual.export import write_cohort

@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from fabrica import io
-from fabrica.cli.verbs import app
+from fabrica.cli import app
 from fabrica.data import cohort
 from fabrica.generate.patients import draw_patients
 from fabrica.recipe.checks import from_plain

@@ -287,7 +287,7 @@ def test_slices_of_two_sizes_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     write_series(tmp_path)
     (scan,) = io.scan_folder(tmp_path).scans
     sizes = iter([(1, 12, 10, 1), (1, 12, 10, 3)])
-    monkeypatch.setattr(dicom, "_pixels", lambda path: np.zeros(next(sizes), np.float32))
+    monkeypatch.setattr(dicom, "pixels_of", lambda path: np.zeros(next(sizes), np.float32))
     with pytest.raises(io.UnreadableError, match="differ in size or colour"):
         io.read(scan)
 

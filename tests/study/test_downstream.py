@@ -10,13 +10,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from fabrica.cli.verbs import app
+from fabrica.cli import app
 from fabrica.data.split import LeakError
 from fabrica.evaluate.honesty.claim import Claim
 from fabrica.evaluate.result import Result
 from fabrica.recipe.checks import from_plain
 from fabrica.run.sequence import run_recipe
-from fabrica.study.downstream import ARMS, UNKNOWN, Arm, Comparison, Terms, compare_arms
+from fabrica.study.arms import ARMS, UNKNOWN
+from fabrica.study.downstream import Arm, Comparison, Terms, compare_arms
 
 from ..jobs.test_outcome import _pictures
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 
 from ... import io
 from ...contracts import Image
-from ...data.prepare import coverage, foreground, grid_of, resample, same_grid
+from ...data.prepare import foreground, grid_of, resample
 from ...io import Scan, UnreadableError
-from ..honesty.claim import Claim, declare
+from ..honesty.claim import declare
 from ..honesty.ledger import Ledger
 from ..honesty.validity import certify
 from ..metrics import hounsfield, temporal
@@ -25,7 +24,7 @@ from ..report.page import render
 from ..report.results import REAL, Report, StageResult
 from ..result import Row
 from ..sets.adherence import adherence, read_labels
-from ..sets.embedding import Embedding, Picture
+from ..sets.embedding import Picture
 from ..sets.realism import realism
 from ..threads import side_by_side
 from .folder_checks import (
@@ -43,42 +42,13 @@ from .folder_checks import (
 )
 from .folder_claim import check_answerable, verdict_on
 from .segmented import segmented_rows
+from .shelf import BESIDE, Asked, Folders, Shelf, evidence, scans, values
 
 Say = Callable[[str], None]
 
 IMAGES = ("generated", "reference", "training", "holdout", "competitor")  # folders of images
 OTHERS = ("training", "holdout")  # of other patients than the references: nothing in them makes a pair
-BESIDE = "lies beside its reference"
-WHOLE = 0.005  # of a reference that may stay uncovered: rounded corners
 LESION = 0.2  # of the patient: a smaller mask marks something in it
-
-
-@dataclass(frozen=True)
-class Folders:
-    """What is judged, against whom, and what else is known."""
-
-    generated: Path
-    reference: Path
-    masks: Path | None = None
-    training: Path | None = None
-    holdout: Path | None = None
-    competitor: Path | None = None
-    segmentations: Path | None = None  # what somebody's segmentation marked in the generated images
-    reference_segmentations: Path | None = None  # and in the real ones
-
-
-@dataclass(frozen=True)
-class Asked:
-    """How folders are judged."""
-
-    data_range: float | None = None
-    seed: int = 0
-    claim: Claim | None = None
-    overrides: Mapping[int, str] = field(default_factory=dict)  # honesty check -> why it may be overruled
-    labels: Path | None = None  # a table: folder, name, and what was asked for (class or number)
-    quick: bool = False  # leave out the test of the metrics themselves
-    embeddings: Mapping[str, Embedding] = field(default_factory=dict)  # the user's own, by a name that holds their hash
-    networks: tuple[Path, ...] = ()  # where these come from
 
 
 def evaluate_folders(
@@ -97,10 +67,10 @@ def evaluate_folders(
     report = Report.start({"evaluate": _plain(folders, asked, seen_from or out)}, out.resolve().name)
     report.made, report.ledger = made or report.made, ledger
     report.title = f"{folders.generated.name} judged by {folders.reference.name}"
-    found = {k: _scans(v, report) for k, v in vars(folders).items() if v is not None}
+    found = {k: scans(v, report) for k, v in vars(folders).items() if v is not None}
     report.inputs = {k: fingerprints(v, scans) for (k, v), scans in zip(_given(folders), found.values(), strict=True)}
     check_shared(ledger, found)
-    shelf = _Shelf()
+    shelf = Shelf()
     named = {side: scans if side in OTHERS else aligned(scans, found["reference"]) for side, scans in found.items()}
     report.stages.append(_pairs(named, shelf, report, asked, say))
     if "competitor" in found:
@@ -120,25 +90,6 @@ def evaluate_folders(
     for line in report.not_evaluated:
         say(f"Not evaluated: {line}")
     return render(report, out)
-
-
-class _Shelf:
-    """Images that were read: pairs and sets share them, so that each is in memory once, as it was stored."""
-
-    def __init__(self) -> None:
-        self.images: dict[int, tuple[Scan, Image]] = {}
-
-    def read(self, scan: Scan) -> Image:
-        """Raises UnreadableError as `io.read`."""
-        if id(scan) not in self.images:
-            self.images[id(scan)] = scan, io.read(scan)
-        return self.images[id(scan)][1]
-
-    def all(self, scans: Mapping[str, Scan]) -> Iterator[tuple[str, Image]]:
-        """Images of a set by name; what cannot be read is said where the set is judged."""
-        for name, scan in scans.items():
-            with contextlib.suppress(UnreadableError):
-                yield name, self.read(scan)
 
 
 def _given(folders: Folders) -> list[tuple[str, Path]]:
@@ -197,21 +148,9 @@ def _conclude(report: Report, asked: Asked, sets: Mapping[str, Sequence[Picture]
     ledger.close()
 
 
-def _scans(folder: Path, report: Report) -> dict[str, Scan]:
-    """Readable images by relative name; raises ValueError when there are none."""
-    listed = io.scan_folder(folder)
-    for oddity in listed.oddities:
-        if oddity.severity != "note":
-            report.remark(f"{Path(oddity.file).name}: {oddity.fault}")
-    scans = io.by_name(folder, listed.scans)
-    if not scans:
-        raise ValueError(f"{folder} holds no readable image. See: fabrica inspect {folder}")
-    return scans
-
-
 def _pairs(
     found: Mapping[str, Mapping[str, Scan]],
-    shelf: _Shelf,
+    shelf: Shelf,
     report: Report,
     asked: Asked,
     say: Say,
@@ -231,7 +170,7 @@ def _pairs(
     ledger, pairs = report.ledger or Ledger(), dict[str, dict[str, Any]]()
     for name in names:
         try:
-            pairs[name] = _evidence(name, found, shelf, report)
+            pairs[name] = evidence(name, found, shelf, report)
         except UnreadableError as error:
             lost[name] = error.fault
             report.remark(f"{name}: {error.fault} {error.next_step}")
@@ -253,7 +192,7 @@ def _pairs(
     )
     result.cases += [row for own in rows for row in own]
     if name_of == "given images":
-        known = {n: _values(image) for n, image in shelf.all(found.get("training", {}))}
+        known = {n: values(image) for n, image in shelf.all(found.get("training", {}))}
         trivial = trivial_rows(pairs, patients, span, known)
         if alone := len(pairs) - len({row.case for row in trivial}):
             report.not_evaluated.append(
@@ -295,58 +234,7 @@ def _pair_rows(name: str, patient: str, known: Mapping[str, Any], allowed: Seque
     return rows
 
 
-def _evidence(name: str, found: Mapping[str, Mapping[str, Scan]], shelf: _Shelf, report: Report) -> dict[str, object]:
-    """Arrays of one grid; what had to be resampled or lies shifted is remarked."""
-    image, truth = shelf.read(found["generated"][name]), shelf.read(found["reference"][name])
-    evidence: dict[str, Any] = {}
-    grid = grid_of(truth)
-    if image.axes[0] == "t" or truth.axes[0] == "t":
-        if image.axes != truth.axes or image.data.shape != truth.data.shape:
-            raise UnreadableError(
-                "has other frames than its reference.", "Draw the series on the grid and frames of its reference."
-            )
-        evidence["series"] = True
-    elif not same_grid(grid_of(image), grid):
-        if (share := coverage(image, grid)) < 1 - WHOLE:
-            evidence["covered"] = share
-        if not share:
-            raise UnreadableError(
-                f"{BESIDE}: 0 % of the reference is covered.",
-                "Write images with the geometry of their reference (a NIfTI affine, DICOM positions).",
-            )
-        image = resample(image, grid)
-        report.remark(f"{name}: resampled to the grid of its reference{_covered(share)}.")
-    if len(image.data) != len(truth.data):
-        raise UnreadableError(
-            f"has {len(image.data)} colour channels, its reference {len(truth.data)}.",
-            "Write all of them, or both in grey.",
-        )
-    if len(truth.data) > 1:
-        evidence["channels"] = True
-        report.remark("Colour images are compared channel by channel, and the mean is shown; sets of them in grey.")
-    if not image.data.isfinite().all():
-        raise UnreadableError("holds NaN or infinity.", "Write finite values, or leave the case out as failed.")
-    evidence |= {
-        "generated": _values(image), "reference": _values(truth),
-        "units": (image.meaning.unit, truth.meaning.unit),
-    }  # fmt: skip
-    if name in found.get("masks", {}):
-        mask = shelf.read(found["masks"][name])
-        evidence["mask"] = resample(mask, grid).data[0].numpy() > 0.5
-    return evidence
-
-
-def _values(image: Image) -> NDArray[np.float32]:
-    """(y, x) or (z, y, x); of several channels (C, ...) all of them."""
-    found: NDArray[np.float32] = image.data[0].numpy() if len(image.data) == 1 else image.data.numpy()
-    return found
-
-
-def _covered(share: float) -> str:
-    return f", of which it covers {share:.0%}; outside it counts as 0" if share < 1 - WHOLE else ""
-
-
-def _pictures(scans: Mapping[str, Scan], masks: Mapping[str, Scan], shelf: _Shelf, report: Report) -> list[Picture]:
+def _pictures(scans: Mapping[str, Scan], masks: Mapping[str, Scan], shelf: Shelf, report: Report) -> list[Picture]:
     """Images of a set with the patient's outline (the mask of that name, or what is brighter than the mean)."""
     pictures = []
     for name, scan in scans.items():
@@ -375,7 +263,7 @@ def _pictures(scans: Mapping[str, Scan], masks: Mapping[str, Scan], shelf: _Shel
     return pictures
 
 
-def _outline(name: str, image: Image, masks: Mapping[str, Scan], shelf: _Shelf) -> NDArray[np.bool_]:
+def _outline(name: str, image: Image, masks: Mapping[str, Scan], shelf: Shelf) -> NDArray[np.bool_]:
     if io.stem(name) in masks:
         return np.asarray(resample(shelf.read(masks[io.stem(name)]), grid_of(image)).data[0].numpy() > 0.5)
     return np.asarray(foreground(image.data[0]).numpy())

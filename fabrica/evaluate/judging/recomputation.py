@@ -12,7 +12,8 @@ from ...io import UnreadableError
 from ..honesty.claim import Claim
 from ..report.page import versions
 from ..sets.embedding import Embedding
-from .folders import Asked, Folders, evaluate_folders
+from .folders import evaluate_folders
+from .shelf import Asked, Folders
 
 FILES = ("report.json", "cases.csv", "index.html")
 TABLES = ("cases.parquet",)  # where the extra `tables` is installed

@@ -16,7 +16,8 @@ from fabrica.evaluate.honesty import ledger as honesty
 from fabrica.evaluate.honesty import validity
 from fabrica.evaluate.honesty.claim import Claim
 from fabrica.evaluate.honesty.ledger import HonestyError, Ledger, parse_overrides
-from fabrica.evaluate.judging.folders import Asked, Folders, evaluate_folders
+from fabrica.evaluate.judging.folders import evaluate_folders
+from fabrica.evaluate.judging.shelf import Asked, Folders
 from fabrica.evaluate.sets import feature, realism
 from fabrica.evaluate.sets.embedding import standardised
 

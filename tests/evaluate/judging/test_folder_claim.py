@@ -12,7 +12,8 @@ from scipy import ndimage
 from fabrica.evaluate.honesty import validity
 from fabrica.evaluate.honesty.claim import Claim
 from fabrica.evaluate.judging.folder_claim import check_answerable
-from fabrica.evaluate.judging.folders import Asked, Folders, evaluate_folders
+from fabrica.evaluate.judging.folders import evaluate_folders
+from fabrica.evaluate.judging.shelf import Asked, Folders
 from fabrica.evaluate.sets import realism
 
 from .test_folders import _patients

@@ -17,7 +17,8 @@ from scipy import ndimage
 from fabrica import io
 from fabrica.contracts import Image
 from fabrica.evaluate.honesty.claim import Claim
-from fabrica.evaluate.judging.folders import Asked, Folders, evaluate_folders
+from fabrica.evaluate.judging.folders import evaluate_folders
+from fabrica.evaluate.judging.shelf import Asked, Folders
 
 MAKE = Callable[..., Image]
 

@@ -18,7 +18,8 @@ from fabrica.evaluate.metrics import task
 from fabrica.evaluate.report.results import Report, StageResult
 from fabrica.evaluate.result import Row
 from fabrica.jobs.outcome import Outcome
-from fabrica.study.downstream import ARMS, TO_BEAT, _figures
+from fabrica.study.arms import ARMS
+from fabrica.study.downstream import TO_BEAT, _figures
 
 QUESTION = Question("class", ("healthy", "sick"), "", 0.0)
 TRUTH = np.arange(60) % 2

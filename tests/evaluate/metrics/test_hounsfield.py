@@ -10,7 +10,8 @@ import torch
 
 from fabrica import io
 from fabrica.contracts import Field
-from fabrica.evaluate.judging.folders import Asked, Folders, evaluate_folders
+from fabrica.evaluate.judging.folders import evaluate_folders
+from fabrica.evaluate.judging.shelf import Asked, Folders
 from fabrica.evaluate.metrics import pixel
 from fabrica.evaluate.metrics.hounsfield import WINDOWS_HU, rows_of
 

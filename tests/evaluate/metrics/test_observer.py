@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fabrica.cli.verbs import app
+from fabrica.cli import app
 from fabrica.evaluate.metrics import task
 
 SIDE, WIDTH, NOISE, HEIGHT = 32, 4.0, 10.0, 2.0

@@ -14,7 +14,7 @@ from PIL import Image as Picture
 from scipy import stats
 from typer.testing import CliRunner
 
-from fabrica.cli.verbs import app
+from fabrica.cli import app
 from fabrica.evaluate.judging.reading import PRACTICE, analyse, read_study
 from fabrica.evaluate.metrics.task import auc_delong_paired, forced_choice, obuchowski_rockette
 

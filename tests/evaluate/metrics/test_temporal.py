@@ -9,7 +9,8 @@ import torch
 
 from fabrica import io
 from fabrica.contracts import Field, Image
-from fabrica.evaluate.judging.folders import Asked, Folders, evaluate_folders
+from fabrica.evaluate.judging.folders import evaluate_folders
+from fabrica.evaluate.judging.shelf import Asked, Folders
 from fabrica.evaluate.metrics.pixel import mae
 from fabrica.evaluate.metrics.temporal import cyclic_gap, jerkiness, motion_error, over_frames
 from fabrica.evaluate.sets.embedding import EMBEDDINGS, Picture, usable

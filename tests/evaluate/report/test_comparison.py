@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fabrica.cli.verbs import app
+from fabrica.cli import app
 from fabrica.evaluate.report.comparison import compare_runs
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import fabrica
 from fabrica import io
-from fabrica.cli.verbs import app
+from fabrica.cli import app
 from fabrica.contracts import Image
 
 ROOT = Path(fabrica.__file__).parents[1]

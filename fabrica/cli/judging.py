@@ -1,0 +1,198 @@
+"""Verbs that judge: images, arms, runs, readers. Heavy imports happen inside verbs, so that --help answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import app
+from .options import claim_in, embedding_in
+from .terminal import echo, errors, fail
+
+
+@app.command()
+def evaluate(
+    generated: Annotated[Path | None, typer.Option(metavar="DIR", help="Images to judge.")] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Real images; the same relative name makes a pair, formats may differ."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the report is written.")] = None,
+    masks: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Masks of the references, by relative name.")
+    ] = None,
+    training: Annotated[Path | None, typer.Option(metavar="DIR", help="What the generator learned from.")] = None,
+    holdout: Annotated[Path | None, typer.Option(metavar="DIR", help="Real patients it never saw.")] = None,
+    competitor: Annotated[Path | None, typer.Option(metavar="DIR", help="Another method's images of the same.")] = None,
+    segmentations: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="What a segmentation marked in the generated images.")
+    ] = None,
+    reference_segmentations: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="What the same segmentation marked in the real ones.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CSV: folder, name, label that was asked for.")
+    ] = None,
+    claim: Annotated[Path | None, typer.Option(metavar="FILE", help="claim.yaml, declared before results.")] = None,
+    data_range: Annotated[float | None, typer.Option(help="Span of possible values; PSNR and SSIM need it.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(metavar="N=REASON", help="Overrule an honesty check; the reason stays in the report."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not test the metrics themselves first.")] = False,
+    embedding: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE|RUN", help="Your own network: network.onnx, or a run that learned a representation."
+        ),
+    ] = None,
+    recompute: Annotated[
+        Path | None, typer.Option(metavar="REPORT", help="Make a report again from its folders and compare every byte.")
+    ] = None,
+) -> None:
+    """Judge images of any generator: pairs file by file, sets of patients beside real ones."""
+    from ..evaluate.honesty.ledger import parse_overrides
+    from ..evaluate.judging.folders import evaluate_folders
+    from ..evaluate.judging.recomputation import recomputed
+    from ..evaluate.judging.shelf import Asked, Folders
+
+    with errors():
+        if recompute is not None:
+            echo(recomputed(recompute, embedding_in))
+            return
+        if generated is None or reference is None or out is None:
+            fail("Images, real images and a place for the report are needed: --generated DIR --reference DIR --out DIR")
+        declared = claim_in(claim) if claim else None
+        networks = tuple(embedding or ())
+        own = {name: how for path in networks for name, how in embedding_in(path).items()}
+        folders = Folders(
+            generated, reference, masks, training, holdout, competitor, segmentations, reference_segmentations
+        )
+        asked = Asked(data_range, seed, declared, parse_overrides(override or []), labels, quick, own, networks)
+        echo(f"Report: {evaluate_folders(folders, out, asked, echo)}")
+
+
+@app.command()
+def downstream(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="A segmentation or outcome recipe, budget in steps.")
+    ],
+    real: Annotated[Path, typer.Option(metavar="DIR", help="Real patients: some train, others test.")],
+    synthetic: Annotated[Path, typer.Option(metavar="DIR", help="Synthetic patients: they only train.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where arms and the report are written.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings per arm.")] = 5,
+    trainer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND", help="Your own trainer: called with --train --test --seed --steps --augment --out."
+        ),
+    ] = None,
+    generator: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="The run that made the synthetic images.")
+    ] = None,
+    claim: Annotated[Path | None, typer.Option(metavar="FILE", help="claim.yaml on an arm, declared first.")] = None,
+) -> None:
+    """Train a task on real, synthetic, both and augmented real images at equal compute; test on unseen real patients."""
+    import yaml
+
+    from ..recipe.text import parse
+    from ..study.downstream import Terms, compare_arms
+
+    with errors():
+        try:
+            plain, _ = parse(recipe.read_text())
+        except yaml.YAMLError as error:
+            fail(f"{recipe} is not YAML: {str(error).splitlines()[0]}. Check its indentation.")
+        terms = Terms(seeds, trainer, generator, claim_in(claim) if claim else None)
+        found = compare_arms(plain, real, synthetic, out, terms, say=echo)
+        for arm in found.arms:
+            echo(f"{arm.name}: {arm.endpoint} {float(arm.value):.4g}")
+        echo(found.sentence())
+        if found.verdict is not None:
+            echo(f"{found.verdict.status}: {found.verdict.may}")
+        echo(f"Report: {found.page}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs on the same patients.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the report is written.")],
+    metric: Annotated[str, typer.Option(help="What ranks them; of runs that synthesise: 'kernel distance'.")] = "psnr",
+) -> None:
+    """Set several runs side by side: what each reached, what it cost, which differences the patients carry."""
+    from ..evaluate.report.comparison import compare_runs, names_of
+    from ..evaluate.report.set_comparison import MEASURES, compare_sets
+
+    with errors():
+        if metric in MEASURES:
+            page, sets, sentence = compare_sets(runs, names_of(runs), metric, out)
+            for one in sets:
+                echo(f"{one.name} ({one.family}): {metric} {one.middle:.4g} times its null")
+            echo(sentence)
+            echo(f"Report: {page}")
+            return
+        page, standings, sentence = compare_runs(runs, metric, out)
+        for s in standings:
+            echo(f"{s.contender.name} ({s.contender.family}): {metric} {s.mean:.4g}")
+        echo(sentence)
+        echo(f"Report: {page}")
+
+
+@app.command()
+def readers(
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where sheets, key and answers lie.")] = None,
+    generated: Annotated[Path | None, typer.Option(metavar="DIR", help="Generated images: makes sheets.")] = None,
+    reference: Annotated[Path | None, typer.Option(metavar="DIR", help="Real images.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Readers.")] = 3,
+    kind: Annotated[str, typer.Option(help="pairs (which is generated?) or ratings (1 to 5).")] = "pairs",
+    seed: Annotated[int, typer.Option()] = 0,
+    table: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CSV of a study: reader, case, modality, truth, score.")
+    ] = None,
+) -> None:
+    """Make sheets for a reader study; without images analyse the answers in DIR, or a table of ratings of several modalities."""
+    from .. import io
+    from ..evaluate.judging.reading import analyse, in_words, make_sheets, read_study
+
+    with errors():
+        if table is not None:
+            for line in in_words(read_study(table)):
+                echo(line)
+            return
+        if out is None:
+            fail("A study lies somewhere: --out DIR; a table of ratings: --table FILE")
+        if generated is not None and reference is not None:
+            sides = [io.by_name(d, io.scan_folder(d).scans) for d in (generated, reference)]
+            for page in make_sheets(sides[0], sides[1], out, readers=count, kind=kind, seed=seed):
+                echo(page)
+            echo(f"The key is {out / 'key.json'}: readers must not see it.")
+            return
+        if generated is not None or reference is not None:
+            fail("Sheets need images of both sides: --generated DIR --reference DIR")
+        for line in in_words(analyse(out)):
+            echo(line)
+
+
+@app.command()
+def observer(
+    present: Annotated[Path, typer.Option(metavar="DIR", help="Images with the signal in their middle.")],
+    absent: Annotated[Path, typer.Option(metavar="DIR", help="The same without the signal.")],
+    width_px: Annotated[float, typer.Option(help="Deviation of the signal, pixels.")],
+    channels: Annotated[int, typer.Option(min=1, help="Laguerre-Gauss channels.")] = 5,
+    signal: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The signal itself, without noise: the ideal observer too.")
+    ] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Would a reader find the signal? Detectability by a channelised Hotelling observer, and by the ideal one."""
+    from .. import io
+    from ..evaluate.judging.reading import planes, watch
+
+    with errors():
+        sides = [planes(io.by_name(d, io.scan_folder(d).scans)) for d in (present, absent)]
+        known = None if signal is None else io.read_image(signal).data[0].numpy()
+        for line in watch(sides[0], sides[1], known, width_px=width_px, channels=channels, seed=seed):
+            echo(line)

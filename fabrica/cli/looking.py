@@ -1,0 +1,88 @@
+"""Verbs that look: at folders, names, the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .app import app
+from .options import Unit, fixed
+from .terminal import echo, errors
+
+
+@app.command()
+def inspect(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of scans.")],
+    table: Annotated[Path | None, typer.Option(metavar="FILE", help="A table that says which file is which.")] = None,
+    write_table: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write what was understood, to correct and give back.")
+    ] = None,
+    sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet (PNG).")] = None,
+    unit: Unit = None,
+) -> None:
+    """Show what is in a folder: patients, contrasts, grids, units, oddities, before anything is trained."""
+    from ..data import cohort, inspection
+
+    with errors():
+        found = cohort.find(folder, table, fixed(unit, "--unit PET=SUV"))
+        for line in inspection.lines(found):
+            echo(line)
+        if write_table:
+            echo(f"{cohort.write_table(found, write_table, folder)} rows written to {write_table}")
+        if sheet:
+            shown = inspection.contact_sheet(found, sheet)
+            echo(f"{shown} images on {sheet}")
+
+
+@app.command("list")
+def list_names(
+    noun: Annotated[
+        str | None, typer.Argument(metavar="[NOUN]", help="family, job, sampler, operator, noise or metric.")
+    ] = None,
+) -> None:
+    """Every registered name, one a line."""
+    from ..evaluate import METRICS
+    from ..families import FAMILIES
+    from ..jobs import JOBS
+    from ..physics import NOISES, OPERATORS
+    from ..registry import Table, unknown
+    from ..sampling import SAMPLERS
+
+    tables: dict[str, Table[Any]] = {t.noun: t for t in (FAMILIES, JOBS, SAMPLERS, OPERATORS, NOISES, METRICS)}
+    with errors():
+        if noun is not None and noun not in tables:
+            raise unknown("noun", noun, list(tables))
+        for name, table in tables.items():
+            if noun in (None, name):
+                for member in table.names():
+                    echo(member if noun else f"{name} {member}")
+
+
+@app.command()
+def doctor(
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was kept from an earlier time.")] = False,
+) -> None:
+    """What this machine can do, and what a run will use."""
+    import os
+    import platform
+
+    import torch
+
+    from ..io import gzipped
+    from ..machine.device import find_device, free_bytes, in_words
+    from ..networks.precision import rates
+
+    where = find_device()
+    free = free_bytes(where)
+    card = f"{torch.cuda.get_device_name(0)}: runs use it" if where == "cuda" else "none: runs use the CPU"
+    library = "ISA-L" if gzipped.FAST else 'zlib; twice as fast with: pip install -c constraints.txt -e ".[fast]"'
+    lines = (
+        f"python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        f"GPU: {card}",
+        f"precision: {rates(where, fresh).in_words()}",
+        f"memory: {in_words(free) if free is not None else 'unknown'} free; a run says before it starts how much it needs",
+        f".nii.gz is read by {library}",
+    )
+    echo("\n".join(lines))

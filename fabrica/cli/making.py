@@ -1,0 +1,149 @@
+"""Verbs that make: train, draw, paint, simulate. Heavy imports happen inside verbs, so that --help answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import app
+from .options import Data, Device, Unit, Value, fixed
+from .terminal import INTERRUPTED, bars, echo, errors, fail
+
+
+@app.command()
+def run(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE|RUN", help="A recipe to start, or a run folder to go on with.")
+    ],
+    data: Data = None,
+    only: Annotated[str | None, typer.Option(metavar="STAGE", help="Run this stage only.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change the recipe: --set train.minutes=5")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and print the resolved recipe; read and run nothing.")
+    ] = False,
+    runs: Annotated[Path, typer.Option(help="Where numbered run folders are made.")] = Path("runs"),
+    unit: Unit = None,
+    device: Device = "auto",
+) -> None:
+    """Train, draw and measure what a recipe asks for; ends by printing where the report lies."""
+    import yaml
+
+    from ..learning.loop import Interrupted
+    from ..machine.processes import joined
+    from ..recipe import checks as config
+    from ..run.folder import RunFolder, common_folder
+    from ..run.sequence import run_recipe
+
+    with errors(), joined() as processes:
+        existing = recipe.is_dir()
+        file = recipe / "recipe.yaml" if existing else recipe
+        if existing and not file.exists():
+            fail(f"{recipe} is not a run: it holds no recipe.yaml. Start one: fabrica run recipes/translation.yaml")
+        checked = config.load(file, settings or [], data or [], fixed(unit, "--unit PET=SUV"))
+        if dry_run:
+            echo(yaml.safe_dump(checked.plain(), sort_keys=False), nl=False)
+            echo(f"# stages: {', '.join(f'{s.name} ({s.family.name})' for s in checked.stages)}")
+            return
+        if existing:
+            RunFolder.open(recipe).check_settings(checked)
+        folder = recipe if existing else common_folder(runs, processes)
+        if processes.first:
+            echo(f"Run {folder}")
+        try:
+            with bars() as watch:
+                result = run_recipe(checked, folder, only=only, say=echo, watch=watch, device=device)
+        except (Interrupted, KeyboardInterrupt) as error:
+            echo(f"\n{error or 'Stopped.'}\nGo on with: fabrica run {folder}", err=True)
+            raise typer.Exit(INTERRUPTED) from error
+        if processes.first:
+            echo(f"Report: {result.page}")
+
+
+@app.command()
+def generate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="New scans: NIfTI or DICOM.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where CASE/CONTRAST-N.nii.gz are written.")],
+    draws: Annotated[int, typer.Option(min=1, help="Draws per case.")] = 1,
+    stage: Annotated[str | None, typer.Option(help="Which stage draws; the last when left out.")] = None,
+    value: Value = None,
+    unit: Unit = None,
+    device: Device = "auto",
+) -> None:
+    """Apply a trained run to new scans; NIfTI on the grid of each scan."""
+    from ..data.cohort import Source
+    from ..generate.scans import generate_images
+
+    with errors():
+        source = Source(data, fixed(unit, "--unit PET=SUV"))
+        written = generate_images(run, source, out, draws, stage, echo, device, fixed(value))
+        echo(f"{len(written)} file{'s' * (len(written) > 1)} in {out}")
+
+
+@app.command()
+def patients(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run of a synthesis.")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where PATIENT/CONTRAST.nii.gz and patients.csv are written.")
+    ],
+    count: Annotated[int, typer.Option(min=1, help="How many.")] = 16,
+    value: Value = None,
+    depth: Annotated[int, typer.Option(min=1, help="Slices of a patient, where the model draws slices.")] = 1,
+    seed: Annotated[int, typer.Option()] = 0,
+    device: Device = "auto",
+) -> None:
+    """Draw patients who do not exist, with a table of what each was asked to be."""
+    from ..generate.patients import draw_patients
+
+    with errors():
+        echo(draw_patients(run, out, count, fixed(value), seed=seed, device=device, depth=depth, say=echo))
+
+
+@app.command()
+def paint(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run of recipes/painting.yaml or alike.")],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Scans without a lesion there: NIfTI or DICOM.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where CASE/CONTRAST-N.nii.gz and the mask are written.")],
+    at: Annotated[str, typer.Option(metavar="R,A,S", help="Centre in mm as NIfTI viewers show it: --at 20,-10,30")],
+    radius_mm: Annotated[float, typer.Option(help="Size of the lesion.")],
+    label: Annotated[str, typer.Option(help="The mask that the run draws together with its images.")] = "lesion",
+    draws: Annotated[int, typer.Option(min=1, help="Draws per case.")] = 1,
+    unit: Unit = None,
+    device: Device = "auto",
+) -> None:
+    """Paint a lesion of stated place and size into scans; all else stays as it is."""
+    from ..data.cohort import Source
+    from ..generate.painting import Lesion, paint_lesion
+
+    with errors():
+        try:
+            right, anterior, superior = (float(v) for v in at.split(","))
+        except ValueError:
+            fail(f"--at {at!r} is no place. Write three numbers in mm: --at 20,-10,30")
+        lesion = Lesion((right, anterior, superior), radius_mm)
+        source = Source(data, fixed(unit, "--unit PET=SUV"))
+        written = paint_lesion(run, source, out, lesion, label=label, draws=draws, device=device, say=echo)
+        echo(f"{len(written)} files in {out}")
+
+
+@app.command()
+def virtual(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where PATIENT/CONTRAST.nii.gz are written.")],
+    patients: Annotated[int, typer.Option(min=1)] = 4,
+    seed: Annotated[int, typer.Option()] = 0,
+    spacing: Annotated[int, typer.Option(min=1, max=4, help="Voxel size in mm.")] = 1,
+    disease: Annotated[str, typer.Option(help="mixed, none, ms, tumour or stroke.")] = "mixed",
+    visits: Annotated[int, typer.Option(min=1)] = 1,
+    skull: Annotated[bool, typer.Option(help="Whole heads instead of brains.")] = True,
+) -> None:
+    """Write simulated patients as NIfTI with their truth."""
+    from ..data.virtual import VirtualCohort
+    from ..data.virtual.export import write_cohort
+
+    with errors():
+        plan = VirtualCohort(patients, seed, spacing, disease, visits, skull=skull)
+        echo(f"{write_cohort(plan, out, echo)} files in {out}")
