@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from fabrica import io
 from fabrica.contracts import Image
-from fabrica.data.prepare import foreground
+from fabrica.data.grid import foreground
 from fabrica.evaluate.metrics import pixel, task
 from fabrica.evaluate.sets.embedding import Picture
 from fabrica.evaluate.sets.realism import Realism, realism

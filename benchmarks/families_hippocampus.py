@@ -26,7 +26,7 @@ from sets import machine, place, resumed
 
 from fabrica import io
 from fabrica.data import cohort
-from fabrica.data.prepare import foreground
+from fabrica.data.grid import foreground
 from fabrica.evaluate.sets.embedding import Picture
 from fabrica.evaluate.sets.realism import realism
 from fabrica.generate.patients import draw_patients

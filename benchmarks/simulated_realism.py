@@ -24,7 +24,7 @@ from scipy import ndimage
 
 from fabrica.contracts import Field, Image
 from fabrica.data import cohort
-from fabrica.data.prepare import Grid, resample
+from fabrica.data.grid import Grid, resample
 from fabrica.data.virtual import Patient, simulate
 from fabrica.data.virtual.template import template
 

@@ -10,7 +10,8 @@ from fabrica.contracts import Codec, Condition, Family, Field, Problem, Signatur
 from fabrica.families import FAMILIES
 from fabrica.networks.unet import UNetShape
 from fabrica.rng import Rng
-from fabrica.testing import _check_capability, check_family, check_family_learns, check_family_shapes
+from fabrica.testing import check_family, check_family_learns, check_family_shapes
+from fabrica.testing.families import _check_capability
 
 
 class Sound(Family):

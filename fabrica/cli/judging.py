@@ -95,7 +95,9 @@ def downstream(
     ] = None,
     claim: Annotated[Path | None, typer.Option(metavar="FILE", help="claim.yaml on an arm, declared first.")] = None,
 ) -> None:
-    """Train a task on real, synthetic, both and augmented real images at equal compute; test on unseen real patients."""
+    """Train a task on real, synthetic, both and augmented real images at equal compute; test on unseen real
+    patients.
+    """
     import yaml
 
     from ..recipe.text import parse
@@ -153,7 +155,9 @@ def readers(
         Path | None, typer.Option(metavar="FILE", help="CSV of a study: reader, case, modality, truth, score.")
     ] = None,
 ) -> None:
-    """Make sheets for a reader study; without images analyse the answers in DIR, or a table of ratings of several modalities."""
+    """Make sheets for a reader study; without images analyse the answers in DIR, or a table of ratings of several
+    modalities.
+    """
     from .. import io
     from ..evaluate.judging.reading import analyse, in_words, make_sheets, read_study
 

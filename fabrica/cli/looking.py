@@ -79,10 +79,16 @@ def doctor(
     card = f"{torch.cuda.get_device_name(0)}: runs use it" if where == "cuda" else "none: runs use the CPU"
     library = "ISA-L" if gzipped.FAST else 'zlib; twice as fast with: pip install -c constraints.txt -e ".[fast]"'
     lines = (
-        f"python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        (
+            f"python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores,"
+            f" {torch.get_num_threads()} threads"
+        ),
         f"GPU: {card}",
         f"precision: {rates(where, fresh).in_words()}",
-        f"memory: {in_words(free) if free is not None else 'unknown'} free; a run says before it starts how much it needs",
+        (
+            f"memory: {in_words(free) if free is not None else 'unknown'} free; a run says before it starts how much it"
+            " needs"
+        ),
         f".nii.gz is read by {library}",
     )
     echo("\n".join(lines))

@@ -60,8 +60,8 @@ def _refused_by_the_system(error: OSError) -> str:
     place = next((p for p in (Path(str(file)), *Path(str(file)).resolve().parents) if p.is_dir()), Path())
     free = shutil.disk_usage(place).free
     return (
-        f"{file} could not be written: {error.strerror}. {free / 1e6:.0f} MB are free there. Free some space (old runs are "
-        "the largest: du -sh runs/*) and type the same command again."
+        f"{file} could not be written: {error.strerror}. {free / 1e6:.0f} MB are free there. Free some space (old runs"
+        " are the largest: du -sh runs/*) and type the same command again."
     )
 
 
@@ -74,7 +74,8 @@ class bars:  # noqa: N801 (reads as a block)
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
             words = TextColumn(
-                "{task.description} {task.completed}/{task.total} loss {task.fields[loss]:.4f} {task.fields[rate]:.1f} images/s"
+                "{task.description} {task.completed}/{task.total} loss {task.fields[loss]:.4f} {task.fields[rate]:.1f}"
+                " images/s"
             )
             self.bar = Progress(words, BarColumn(), TimeRemainingColumn(), transient=True)
             self.bar.start()
@@ -91,7 +92,8 @@ class bars:  # noqa: N801 (reads as a block)
         elif time.monotonic() - self.last > 10 or p.step == p.total:
             self.last = time.monotonic()
             echo(
-                f"{stage} {p.step}/{p.total} loss {p.loss:.4f} {p.images_per_second:.1f} images/s, {p.seconds_left:.0f} s left",
+                f"{stage} {p.step}/{p.total} loss {p.loss:.4f} {p.images_per_second:.1f} images/s, {p.seconds_left:.0f}"
+                " s left",
                 err=True,
             )
 

@@ -37,7 +37,9 @@ class Operator(Rowwise):
     def forward(self, x: Tensor) -> Tensor: ...
 
     def crude(self, y: Tensor) -> Tensor | None:
-        """A first answer by the data alone (zero-filled, back-projected), which a model has to beat; None without one."""
+        """A first answer by the data alone (zero-filled, back-projected), which a model has to beat; None without
+        one.
+        """
         return None
 
     def corner(self, sides: tuple[int, ...]) -> Self:

@@ -92,7 +92,9 @@ class Job(ABC):
 
     @property
     def baseline(self) -> bool:
-        """Whether a regression could answer: something is asked that has a truth, and images are given to start from."""
+        """Whether a regression could answer: something is asked that has a truth, and images are given to start
+        from.
+        """
         return self.answer != "features" and bool(self.signature().given)
 
     @abstractmethod

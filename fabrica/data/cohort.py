@@ -113,8 +113,8 @@ class Source:
 def find(folder: Path, table: Path | None = None, units: Mapping[str, str] | None = None) -> Cohort:
     """The cohort in a folder; with a table (columns file, patient, visit, contrast, unit, ...) names are not guessed.
 
-    `units`: contrast -> unit, by somebody who knows. Raises UnreadableError when the folder is missing or empty, or the table
-    cannot be used; ValueError for a unit that is not known.
+    `units`: contrast -> unit, by somebody who knows. Raises UnreadableError when the folder is missing or empty, or the
+    table cannot be used; ValueError for a unit that is not known.
     """
     said = {name: check_unit(name, unit) for name, unit in (units or {}).items()}
     listing = io.scan_folder(folder)
@@ -274,7 +274,9 @@ def _row_of(line: Line, scan: Scan) -> Row:
 
 
 def overlaid(member: Member, images: Mapping[str, Image], values: Mapping[str, float | str] | None = None) -> Member:
-    """The same patient and visit with some images or values replaced or added: what an earlier stage has drawn, or somebody asks."""
+    """The same patient and visit with some images or values replaced or added: what an earlier stage has drawn, or
+    somebody asks.
+    """
     known = {**member.values, **(values or {})}
     return _Overlaid(member.patient, member.visit, member.site, member.days, known, member, images)
 

@@ -44,7 +44,9 @@ class Demographics:
 
 
 def find_demographics(folder: Path, rows: Sequence[Row], reserved: Iterable[Path] = ()) -> Demographics:
-    """All tables in the folder, and sessions tables of its patients. Raises UnreadableError for rows that contradict each other."""
+    """All tables in the folder, and sessions tables of its patients. Raises UnreadableError for rows that contradict
+    each other.
+    """
     found = Demographics()
     if not folder.is_dir():
         return found
@@ -141,10 +143,12 @@ def _joined(found: Demographics, table: Table, said: Sequence[str], patients: Se
     if lost and len(lost) == len(set(said) - {""}) and patients:
         found.oddities.append(
             Oddity(
-                str(table.path), f"names none of the patients here ({', '.join(lost[:3])}; here: {', '.join(patients[:3])}).",
-                "Write patients as inspect shows them.", "warning",
+                str(table.path),
+                f"names none of the patients here ({', '.join(lost[:3])}; here: {', '.join(patients[:3])}).",
+                "Write patients as inspect shows them.",
+                "warning",
             )
-        )  # fmt: skip
+        )
     return join
 
 

@@ -1,4 +1,6 @@
-"""Whose image a file is: names and folders read as the field writes them. Two readings of one name are said, not chosen."""
+"""Whose image a file is: names and folders read as the field writes them. Two readings of one name are said, not
+chosen.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,9 @@ def _without_visit(folder: str) -> str:
 
 
 def _level_of_patients(folders: Sequence[str]) -> int:
-    """Which folder is a patient's: what is called so, else the first with a number that is no date or visit; else the first."""
+    """Which folder is a patient's: what is called so, else the first with a number that is no date or visit; else the
+    first.
+    """
     called = next((k for k, f in enumerate(folders) if _PERSON.match(f)), None)
     numbered = (k for k, f in enumerate(folders) if re.search(r"\d", f) and not _tells_when(f))
     return called if called is not None else next(numbered, 0)
@@ -131,7 +135,9 @@ def _dicom(scan: Scan, folders: list[str]) -> Row:
 
 
 def _picture(scan: Scan, folders: list[str], stem: str, contrast: str) -> Row:
-    """A folder or archive named with letters only is a class, one with digits is a patient; slices belong to one patient."""
+    """A folder or archive named with letters only is a class, one with digits is a patient; slices belong to one
+    patient.
+    """
     values = dict(scan.values)
     own = [f for f in folders if not _is_plain(f)]
     if scan.member and not scan.recipe:
@@ -167,7 +173,9 @@ def _is_plain(folder: str) -> bool:
 
 
 def _nnunet_cases(scans: Iterable[Scan]) -> dict[Path, set[str]]:
-    """nnU-Net raw data: data set folder -> names of its cases; images bear the number of their channel, labels do not."""
+    """nnU-Net raw data: data set folder -> names of its cases; images bear the number of their channel, labels do
+    not.
+    """
     found: dict[Path, set[str]] = defaultdict(set)
     for scan in scans:
         path = scan.files[0]
@@ -204,7 +212,9 @@ def _bare(path: Path) -> str:
 
 
 def _by_content(scan: Scan) -> Scan:
-    """A volume of a few whole numbers whose regions are of one each is a label map, whatever it or its folder is called."""
+    """A volume of a few whole numbers whose regions are of one each is a label map, whatever it or its folder is
+    called.
+    """
     if scan.format != "nifti" or scan.kind == "label":
         return scan
     path = scan.files[0]

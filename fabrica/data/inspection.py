@@ -26,7 +26,10 @@ IDS = 12  # numbers of label maps that are shown
 def lines(cohort: Cohort, most: int = 12) -> Iterator[str]:
     """Patients, contrasts, grids, units, then every oddity."""
     members = [m for m in cohort.members if isinstance(m, ScannedMember)]
-    yield f"{len(cohort.patients)} patient{'s' * (len(cohort.patients) != 1)}, {len(members)} visit{'s' * (len(members) != 1)}"
+    yield (
+        f"{len(cohort.patients)} patient{'s' * (len(cohort.patients) != 1)}, {len(members)}"
+        f" visit{'s' * (len(members) != 1)}"
+    )
     for contrast, count in Counter(c for m in members for c in m.contrasts()).most_common():
         scans = [m.scans[contrast] for m in members if contrast in m.scans]
         grids = Counter(_grid(s.shape, s.affine, s.calibrated) for s in scans)

@@ -8,164 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..contracts import ARBITRARY, SCALES, Case, Image, Preparation, Scale, Trace
 from ..io import UnreadableError
+from .grid import Grid, foreground, grid_of, resample
 
 MULTIPLE = 16  # sides of a prepared grid: what a U-Net with a stem of 2 and three levels needs
 WHOLE = 1e-3  # how far from a whole number a label may be stored
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Where voxels are: affine (4, 4) index (z, y, x, 1) -> LPS mm, and how many."""
-
-    affine: Tensor
-    shape: tuple[int, int, int]
-
-
-def grid_of(image: Image) -> Grid:
-    shape = tuple(image.data.shape[-2:]) if image.axes[-3:] != "zyx" else tuple(image.data.shape[-3:])
-    return Grid(image.affine, (1, *shape) if len(shape) == 2 else shape)  # type: ignore[arg-type]
-
-
-def same_grid(one: Grid, other: Grid, tolerance_mm: float = 0.01) -> bool:
-    """Do two grids put every corner at the same place?"""
-    if one.shape != other.shape:
-        return False
-    corners = torch.tensor([[0.0, 0, 0, 1], [*[n - 1.0 for n in one.shape], 1]]).double()
-    return bool(((one.affine.double() - other.affine.double()) @ corners.T).abs().max() <= tolerance_mm)
-
-
-def resample(image: Image, grid: Grid, fill: float | None = None) -> Image:
-    """The image on another grid: exact where voxels coincide, else linear (labels: nearest), smoothed when coarser.
-
-    Outside the source the value is `fill` (0; the darkest value in HU).
-    """
-    volume = image.data if image.axes == "zyx" else image.data[:, None]
-    if fill is None:
-        fill = float(volume.min()) if image.meaning.unit == "HU" else 0.0
-    index = torch.linalg.inv(image.affine.double()) @ grid.affine.double()  # target index -> source index
-    exact = _move(volume, index, grid.shape, fill)
-    if exact is None:
-        exact = _interpolate(volume, index, grid.shape, fill, image.meaning.kind == "label")
-    data = exact if image.axes == "zyx" else exact[:, 0]
-    return replace(image, data=data, affine=grid.affine)
-
-
-def _move(volume: Tensor, index: Tensor, shape: Sequence[int], fill: float) -> Tensor | None:
-    """Flip, permute, crop and pad when that is all there is to do; None otherwise."""
-    linear, start = index[:3, :3], index[:3, 3]
-    whole, begin = linear.round(), start.round()
-    if (linear - whole).abs().max() > 1e-5 or (start - begin).abs().max() > 1e-2 or (whole.abs().sum(0) != 1).any():
-        return None
-    if (whole.abs().sum(1) != 1).any():
-        return None
-    out = volume.new_full((len(volume), *shape), fill)
-    order = [int(whole[:, k].abs().argmax()) for k in range(3)]  # source axis of each target axis
-    source = volume.permute(0, *[1 + axis for axis in order])
-    target_slices, source_slices = [slice(None)], [slice(None)]
-    for k, axis in enumerate(order):
-        sign, first = int(whole[axis, k]), int(begin[axis])
-        n, m = source.shape[1 + k], shape[k]
-        if sign < 0:
-            source, first = source.flip(1 + k), n - 1 - first
-        low, high = max(0, -first), min(m, n - first)
-        if low >= high:
-            return out
-        target_slices.append(slice(low, high))
-        source_slices.append(slice(low + first, high + first))
-    out[tuple(target_slices)] = source[tuple(source_slices)]
-    return out
-
-
-def _interpolate(volume: Tensor, index: Tensor, shape: Sequence[int], fill: float, label: bool) -> Tensor:
-    if not label:
-        steps = index[:3, :3].abs().max(dim=1).values  # source voxels per target voxel, along the source's axes
-        sigma = [0.42 * float(s) if s > 1.5 else 0.0 for s in steps]
-        if any(sigma):
-            volume = torch.from_numpy(ndimage.gaussian_filter(volume.numpy(), [0.0, *sigma], mode="nearest"))
-    axes = [torch.arange(n, dtype=torch.float64) for n in shape]
-    size = torch.tensor(volume.shape[1:], dtype=torch.float64)
-    target = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
-    source = target @ index[:3, :3].T + index[:3, 3]
-    unit = (source / (size - 1).clamp(min=1) * 2 - 1).flip(-1)[None].float()
-    unit[..., size.flip(0) == 1] = 0.0
-    near = (source > -0.5).all(-1) & (source < size - 0.5).all(-1)
-    mode = "nearest" if label else "bilinear"
-    values = F.grid_sample(volume[None].float(), unit, mode=mode, padding_mode="border", align_corners=True)[0]
-    return torch.where(near, values, torch.tensor(fill, dtype=values.dtype))
-
-
-def coverage(image: Image, grid: Grid) -> float:
-    """Share of a grid's voxels that lie inside an image."""
-    index = torch.linalg.inv(image.affine.double()) @ grid.affine.double()
-    size = torch.tensor(grid_of(image).shape, dtype=torch.float64)
-    lines = [torch.linspace(0, n - 1, min(n, 64), dtype=torch.float64) for n in grid.shape]
-    target = torch.stack(torch.meshgrid(*lines, indexing="ij"), -1)
-    source = target @ index[:3, :3].T + index[:3, 3]
-    return float(((source > -0.5) & (source < size - 0.5)).all(-1).double().mean())
-
-
-def align(case: Case, reference: str) -> tuple[Case, tuple[str, ...]]:
-    """All images of a case on the grid of one of them, and one sentence for each that had to be resampled.
-
-    Raises UnreadableError for an image that does not lie where the others do.
-    """
-    grid = grid_of(case.images[reference])
-    remarks, images = [], {}
-    for name, image in case.images.items():
-        if same_grid(grid_of(image), grid):
-            images[name] = image
-            continue
-        if not image.calibrated and not case.images[reference].calibrated:
-            raise UnreadableError(
-                f"its {name} is a picture of another size than its {reference}, and neither says how large a pixel is.",
-                "Bring them to one size, or leave one out with a table.", image.source or "",
-            )  # fmt: skip
-        share = coverage(image, grid)
-        if not share:
-            raise UnreadableError(
-                f"its {name} lies beside its {reference}: they share no place.",
-                "Correct the geometry of one of them, or leave it out with a table.", image.source or "",
-            )  # fmt: skip
-        images[name] = resample(image, grid)
-        spacing = " x ".join(f"{s:.3g}" for s in image.spacing_mm)
-        partly = f", of which it covers {share:.0%}" if share < 0.995 else ""
-        remarks.append(f"{case.patient}: {name} ({spacing} mm) was resampled to the grid of {reference}{partly}.")
-    return replace(case, images=images), tuple(remarks)
-
-
-def offset_mm(one: Tensor, other: Tensor, spacing_mm: Sequence[float], most: int = 96) -> float:
-    """How far two volumes (z, y, x) of one grid are shifted against each other, by correlating their edges.
-
-    Edges are shared by contrasts that share nothing else. Resolution is a voxel of a grid of at most `most` a side.
-    """
-    strides = [-(-n // most) for n in one.shape]
-    edges = []
-    for volume in (one, other):
-        small = F.avg_pool3d(volume[None, None].float(), strides, ceil_mode=True)[0, 0]
-        slopes = [torch.gradient(small, dim=k)[0] ** 2 for k in range(3) if small.shape[k] > 1]
-        steep = torch.stack(slopes).sum(0).sqrt()
-        edges.append(steep - steep.mean())
-    product = torch.fft.rfftn(edges[0]) * torch.fft.rfftn(edges[1]).conj()
-    sharp = product / product.abs().clamp(min=1e-6 * float(product.abs().max())).sqrt()  # half-way to phase correlation
-    cross = torch.fft.irfftn(sharp, s=edges[0].shape)
-    peak = np.unravel_index(int(cross.argmax()), cross.shape)
-    shift = [(p + n // 2) % n - n // 2 for p, n in zip(peak, cross.shape, strict=True)]
-    return float(np.linalg.norm([s * k * mm for s, k, mm in zip(shift, strides, spacing_mm, strict=True)]))
-
-
-def foreground(volume: Tensor) -> Tensor:
-    """bool of the same shape: brighter than the mean of the volume; the body, not the air, without a setting."""
-    return volume > volume.mean()
-
-
 def intensity_scale(image: Image, percentile: float = 99.5) -> tuple[float, float]:
-    """(offset, scale) that bring an image to about [0, 1]; fixed for units that have a constant, the foreground's percentile otherwise.
+    """(offset, scale) that bring an image to about [0, 1]; fixed for units that have a constant, the foreground's
+    percentile otherwise.
 
     One number per image holds across scanners that differ by a gain, needs no setting, and keeps contrasts.
     """
@@ -184,8 +39,9 @@ def intensity_scale(image: Image, percentile: float = 99.5) -> tuple[float, floa
 class GridPreparation(Preparation):
     """Patient axes in LPS order, a spacing, a box around the patient, an intensity scale.
 
-    `scales` holds, per contrast, the training cohort's (offset, scale): what draws leave on. Units with a constant have that;
-    nothing of the case asked about is ever used. Given images and truths of arbitrary units come to it by their own percentiles.
+    `scales` holds, per contrast, the training cohort's (offset, scale): what draws leave on. Units with a constant have
+    that; nothing of the case asked about is ever used. Given images and truths of arbitrary units come to it by their
+    own percentiles.
     """
 
     axes: str  # "yx": slices keep the source's own distance along z; "zyx": volumes
@@ -197,7 +53,9 @@ class GridPreparation(Preparation):
     classes: Mapping[str, int] = field(default_factory=dict)  # per label map: what its whole numbers stay below
 
     def grid(self, image: Image, crop: bool = True) -> Grid:
-        """The box around the patient on this preparation's spacing, at least `size`; pictures keep the frame they were given."""
+        """The box around the patient on this preparation's spacing, at least `size`; pictures keep the frame they were
+        given.
+        """
         source = grid_of(image)
         volume = image.data[0] if image.axes == "zyx" else image.data[:1]
         affine, shape = _canonical(source)
@@ -225,7 +83,9 @@ class GridPreparation(Preparation):
         return Grid(affine @ move, (size[0], size[1], size[2]))
 
     def scale_of(self, image: Image) -> Scale:
-        """How a given image or a truth comes to the network's scale; raises UnreadableError for another unit than the cohort's."""
+        """How a given image or a truth comes to the network's scale; raises UnreadableError for another unit than the
+        cohort's.
+        """
         name, unit = image.meaning.name, image.meaning.unit
         known = self.units.get(name)
         if image.meaning.kind == "label":
@@ -263,7 +123,9 @@ class GridPreparation(Preparation):
         return (volume - scale.offset) / scale.width, trace
 
     def back(self, tensor: Tensor, trace: Trace) -> Image:
-        """(C, z, y, x) -> the source's grid, in the unit of `trace.like`: by its constant, arbitrary units on the cohort's scale."""
+        """(C, z, y, x) -> the source's grid, in the unit of `trace.like`: by its constant, arbitrary units on the
+        cohort's scale.
+        """
         like, meaning = trace.like, trace.like.meaning
         label = meaning.kind == "label"
         scale = Scale() if label else self.draw_scale(meaning.name, meaning.unit)
@@ -274,7 +136,9 @@ class GridPreparation(Preparation):
 
 
 def check_labels(image: Image, classes: int | None) -> None:
-    """Raises ValueError for values that are no labels, or that the classes have no place for: they are never clamped."""
+    """Raises ValueError for values that are no labels, or that the classes have no place for: they are never
+    clamped.
+    """
     name, file = image.meaning.name, image.source or "a label map"
     ids = torch.unique(image.data)
     if len(ids) > 1000 or bool(((ids - ids.round()).abs() > WHOLE).any()) or float(ids.min()) < 0:
@@ -285,7 +149,8 @@ def check_labels(image: Image, classes: int | None) -> None:
     if classes is not None and float(ids.max()) > classes - 1 + WHOLE:
         shown = ", ".join(f"{v:g}" for v in ids[:12].tolist())
         raise ValueError(
-            f"{file}: its {name} holds the labels {shown}, and the recipe gives {name} {classes} classes (0 to {classes - 1}). "
+            f"{file}: its {name} holds the labels {shown}, and the recipe gives {name} {classes} classes (0 to"
+            f" {classes - 1}). "
             f'Write "{name}:{int(ids.max().round()) + 1}" in place of {name}'
         )
 
@@ -296,8 +161,8 @@ def fit(
 ) -> GridPreparation:  # fmt: skip
     """The preparation of a training cohort: its spacing (the median, when patients differ), box, units and scales.
 
-    Cases are looked at one by one: a cohort may be larger than memory. Raises ValueError where a contrast has several units,
-    and for labels that do not fit `classes`.
+    Cases are looked at one by one: a cohort may be larger than memory. Raises ValueError where a contrast has several
+    units, and for labels that do not fit `classes`.
     """
     spacings, extents_mm = [], []
     units: dict[str, dict[str, str]] = {}  # contrast -> unit -> a patient who has it
@@ -337,8 +202,8 @@ def _one_unit_each(units: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
         if len(own) > 1:
             (one, first), (other, second) = list(own.items())[:2]
             raise ValueError(
-                f"{name} is in {one or 'no unit'} for {first} and in {other or 'no unit'} for {second}: numbers of two meanings. "
-                f"Say what it is for all (--unit {name}={one or other}), or give files a unit in a table."
+                f"{name} is in {one or 'no unit'} for {first} and in {other or 'no unit'} for {second}: numbers of two"
+                f" meanings. Say what it is for all (--unit {name}={one or other}), or give files a unit in a table."
             )
     return {name: unit for name, own in units.items() for unit in own if unit not in ARBITRARY}
 

@@ -34,17 +34,17 @@ class Split:
 def split_cohort(cohort: Cohort, plan: Mapping[str, object], seed: int = 0, more: Sequence[Member] = ()) -> Split:
     """By names ({train: [p07], test: [p19]}) or by fractions ({train: 0.6, test: 0.4}); `by: {site: [C]}` goes to test.
 
-    Test patients are drawn from the end of the shuffled cohort: the same ones however many train. `more` members, of other
-    patients, only train.
+    Test patients are drawn from the end of the shuffled cohort: the same ones however many train. `more` members, of
+    other patients, only train.
 
-    Raises ValueError for names that leave open who is whose patient, for an unknown patient, and when training or testing,
-    where asked for, would be without patients; LeakError for a patient named twice.
+    Raises ValueError for names that leave open who is whose patient, for an unknown patient, and when training or
+    testing, where asked for, would be without patients; LeakError for a patient named twice.
     """
     if cohort.doubts:
         others = f" and {len(cohort.doubts) - 1} more" if len(cohort.doubts) > 1 else ""
         raise ValueError(
-            f"Who is whose patient is not clear: {cohort.doubts[0]}{others}. Settle it before anybody trains and tests: "
-            "fabrica inspect DIR --write-table files.csv, then table: files.csv"
+            f"Who is whose patient is not clear: {cohort.doubts[0]}{others}. Settle it before anybody trains and tests:"
+            " fabrica inspect DIR --write-table files.csv, then table: files.csv"
         )
     asked = {part: plan[part] for part in PARTS if part in plan}
     if all(isinstance(value, list | tuple) for value in asked.values()):
@@ -133,7 +133,8 @@ def _held_out(cohort: Cohort, by: object) -> list[str]:
 def copies(
     prints: Mapping[str, Mapping[str, NDArray[np.float32]]], threshold: float = 0.9995
 ) -> list[tuple[str, str, str, str, float]]:
-    """(part, case, later part, case there, correlation) of images that stand on both sides; prints: part -> case -> fingerprint.
+    """(part, case, later part, case there, correlation) of images that stand on both sides; prints: part -> case ->
+    fingerprint.
 
     A near-copy is a correlation above `threshold` of mean-free 16^3 thumbnails: re-saving, noise of a few per cent or a
     small intensity change do not hide it. Each case of a later part is named once.

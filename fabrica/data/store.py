@@ -20,7 +20,8 @@ from ..machine.device import writing
 from ..rng import Rng, derive
 from .augment import augmented
 from .cohort import Member
-from .prepare import Grid, GridPreparation, align, offset_mm
+from .grid import Grid, align, offset_mm
+from .prepare import GridPreparation
 from .split import fingerprint
 from .text import hashed
 
@@ -84,7 +85,9 @@ def prepare_case(member: Member, contrasts: Sequence[str], reference: str, prepa
 
 
 def _misregistered(case: Case, tensors: Mapping[str, Tensor], grid: Grid) -> tuple[str, ...]:
-    """One sentence for each image that lies off the first by more than FAR_MM: paired training would learn the shift."""
+    """One sentence for each image that lies off the first by more than FAR_MM: paired training would learn the
+    shift.
+    """
     images = [n for n, i in case.images.items() if i.meaning.kind == "intensity"]
     spacing = grid.affine[:3, :3].norm(dim=0).tolist()
     remarks = []
@@ -213,7 +216,9 @@ class Loader:
         self._epoch, self._order = -1, np.zeros(0, np.int64)
 
     def load(self, step: int) -> Batch:
-        """(B, C, *axes) per contrast, augmented by left-right flips and, where the layout says so, turns and scalings."""
+        """(B, C, *axes) per contrast, augmented by left-right flips and, where the layout says so, turns and
+        scalings.
+        """
         chosen = [self._place(step * self.batch + row) for row in range(self.batch)]
         rng = Rng([derive(self.seed, "load", step * self.batch + row) for row in range(self.batch)])
         flips, offsets = rng.uniform(1).flatten() < 0.5, rng.child("offset").uniform(3)
@@ -260,7 +265,9 @@ class Loader:
         return batch, torch.tensor([name in e.files for e, _ in chosen])
 
     def _where(self, rows: Sequence[Entry], offsets: Tensor, flips: Tensor) -> Tensor:
-        """Of each voxel of the patches that `_cut` reads, in the whole volume; a flipped patch lies on the other side."""
+        """Of each voxel of the patches that `_cut` reads, in the whole volume; a flipped patch lies on the other
+        side.
+        """
         found = []
         for entry, at, flip in zip(rows, offsets.tolist(), flips.tolist(), strict=True):
             lines = []
@@ -309,7 +316,9 @@ def places(length: int, first: int, count: int) -> Tensor:
 def encode_values(
     rows: Sequence[Mapping[str, float | str]], layout: Layout
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Numbers as they are, classes as their index, texts as vectors; a value that a row lacks is 0 and marked absent."""
+    """Numbers as they are, classes as their index, texts as vectors; a value that a row lacks is 0 and marked
+    absent.
+    """
     values: dict[str, Tensor] = {}
     present: dict[str, Tensor] = {}
     for name in layout.values:

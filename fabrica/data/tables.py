@@ -50,7 +50,9 @@ class Table:
 
 
 def read_table(path: Path, expected: Sequence[str] = ()) -> Table:
-    """The table in a file; `expected` columns help to tell the separator. Raises UnreadableError naming file and row."""
+    """The table in a file; `expected` columns help to tell the separator. Raises UnreadableError naming file and
+    row.
+    """
     text, remark = _decoded(path)
     stated = re.match(r'"?sep=(.)"?\r?\n', text)  # how spreadsheets say it
     text = text[stated.end() :] if stated else text

@@ -11,7 +11,9 @@ from torch import Tensor
 
 
 def hashed(text: str, width: int) -> Tensor:
-    """(width,) whose squares have mean 1, zero for a text without words; the same on every machine. Case and punctuation do not count."""
+    """(width,) whose squares have mean 1, zero for a text without words; the same on every machine. Case and
+    punctuation do not count.
+    """
     words = re.findall(r"\w+", text.lower())
     vector = torch.zeros(width)
     for term in (*words, *(" ".join(pair) for pair in itertools.pairwise(words))):

@@ -1,4 +1,6 @@
-"""In which unit an image is, and who says so: somebody, its header, its sidecar, its name, its values; in this order."""
+"""In which unit an image is, and who says so: somebody, its header, its sidecar, its name, its values; in this
+order.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,16 @@ from . import vocabulary
 
 STATED = (*SCALES, "a.u.", "mg/ml", "%")  # what a table or --unit may say
 _SIDECAR = {  # BIDS "Units", lower case -> unit
-    "hu": "HU", "hounsfield": "HU", "suv": "SUV", "suvbw": "SUV", "g/ml": "SUV", "bq/ml": "Bq/ml", "gy": "Gy", "ms": "ms", "mm": "mm",
-}  # fmt: skip
+    "hu": "HU",
+    "hounsfield": "HU",
+    "suv": "SUV",
+    "suvbw": "SUV",
+    "g/ml": "SUV",
+    "bq/ml": "Bq/ml",
+    "gy": "Gy",
+    "ms": "ms",
+    "mm": "mm",
+}
 NO_AIR = -200.0  # HU: a CT that shows nothing below is none, or is cropped inside an organ
 MOST_GY = 200.0  # no plan reaches it: such a dose is in cGy
 
@@ -36,7 +46,8 @@ def with_unit(scan: Scan, contrast: str, said: Mapping[str, str] | None = None) 
     if said and contrast in said:
         if scan.format == "dicom" and scan.unit not in (*ARBITRARY, said[contrast]):
             raise ValueError(
-                f"{scan.name} states {scan.unit}, and --unit says {contrast}={said[contrast]}. Leave --unit out, or convert it."
+                f"{scan.name} states {scan.unit}, and --unit says {contrast}={said[contrast]}. Leave --unit out, or"
+                " convert it."
             )
         return replace(scan, unit=said[contrast], unit_from="said")
     if scan.unit_from == "table" or scan.format == "dicom" or scan.unit != "a.u.":
@@ -74,9 +85,11 @@ def check_by_values(image: Image, scan: Scan) -> None:
     name = image.meaning.name
     if image.meaning.unit == "HU" and low >= NO_AIR:
         raise UnreadableError(
-            f"is called CT, but no value is as dark as air (they reach from {low:.4g} to {high:.4g}): these may be no HU.",
-            f"Convert it (HU + 1024 is common), or say that they are: --unit {name}=HU", str(scan.files[0]),
-        )  # fmt: skip
+            f"is called CT, but no value is as dark as air (they reach from {low:.4g} to {high:.4g}): these may be"
+            " no HU.",
+            f"Convert it (HU + 1024 is common), or say that they are: --unit {name}=HU",
+            str(scan.files[0]),
+        )
     if image.meaning.unit == "Gy" and high > MOST_GY:
         raise UnreadableError(
             f"is called a dose and reaches {high:.0f}: that is no Gy.",

@@ -23,7 +23,9 @@ Array = NDArray[np.float64]
 
 
 def per_patient(values: ArrayLike, patients: Sequence[str]) -> tuple[Array, tuple[str, ...]]:
-    """Mean per patient, in order of first appearance; raises ValueError when lengths differ or a value is not finite."""
+    """Mean per patient, in order of first appearance; raises ValueError when lengths differ or a value is not
+    finite.
+    """
     numbers = np.asarray(values, np.float64)
     if numbers.shape != (len(patients),) or not len(patients):
         raise ValueError(f"Got {numbers.shape} values for {len(patients)} patients, expected one patient name a value.")

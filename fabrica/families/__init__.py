@@ -1,4 +1,6 @@
-"""Ways to learn p(x | condition) and to draw from it. A family is called with (signature, network, precision, options)."""
+"""Ways to learn p(x | condition) and to draw from it. A family is called with (signature, network, precision,
+options).
+"""
 
 from ..contracts import Family
 from ..registry import Table
@@ -37,6 +39,27 @@ FAMILIES: Table[type[Family]] = Table(
 )
 
 __all__ = [
-    "FAMILIES", "RUNTIME", "Autoregressive", "Consistency", "Contrastive", "Cycle", "Diffusion", "Drawn", "Equalised", "Flow", "Fsq", "Gan", "Guided", "Latent", "Regression",
-    "Shortcut", "Vae", "can_be_guided", "density_of", "latent_signature", "with_guidance", "with_steps", "words_of",
-]  # fmt: skip
+    "FAMILIES",
+    "RUNTIME",
+    "Autoregressive",
+    "Consistency",
+    "Contrastive",
+    "Cycle",
+    "Diffusion",
+    "Drawn",
+    "Equalised",
+    "Flow",
+    "Fsq",
+    "Gan",
+    "Guided",
+    "Latent",
+    "Regression",
+    "Shortcut",
+    "Vae",
+    "can_be_guided",
+    "density_of",
+    "latent_signature",
+    "with_guidance",
+    "with_steps",
+    "words_of",
+]

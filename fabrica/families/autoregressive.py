@@ -18,9 +18,10 @@ from ..rng import Rng
 class Autoregressive(Density):
     """p(word | the words known so far, condition), learned for every order: label maps, or the words of a `vq` codec.
 
-    The loss is the mean of -log p over the unknown words, in nats: with the number of known words drawn evenly, its mean is
-    exactly that of -log p(x) per word over all orders. A draw takes `steps` evaluations: few words first, many last; with as many
-    steps as words it follows the chain rule without error. `log_prob` is exact for its one fixed order, an evaluation a word.
+    The loss is the mean of -log p over the unknown words, in nats: with the number of known words drawn evenly, its
+    mean is exactly that of -log p(x) per word over all orders. A draw takes `steps` evaluations: few words first, many
+    last; with as many steps as words it follows the chain rule without error. `log_prob` is exact for its one fixed
+    order, an evaluation a word.
     """
 
     learns = ("label",)

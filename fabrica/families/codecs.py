@@ -1,4 +1,6 @@
-"""Autoencoders: continuous with a normal prior (Kingma and Welling 2014), or with finitely many codes (Mentzer et al. 2024)."""
+"""Autoencoders: continuous with a normal prior (Kingma and Welling 2014), or with finitely many codes (Mentzer et al.
+2024).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ KINDS = ("intensity", "complex", "label", "displacement")
 
 
 class _Autoencoder(nn.Module):
-    """An encoder of x and a decoder of codes that see the condition: planes through an encoder of their own, numbers as a shift."""
+    """An encoder of x and a decoder of codes that see the condition: planes through an encoder of their own, numbers as
+    a shift.
+    """
 
     def __init__(self, signature: Signature, network: UNetShape, precision: str, codes: int, encoded: int) -> None:
         super().__init__()
@@ -47,7 +51,8 @@ class _Autoencoder(nn.Module):
     def encoded(self, x: Tensor, condition: Condition) -> Tensor:
         if bad := [n for n in x.shape[2:] if n % self.factor]:
             raise ValueError(
-                f"The codec got a side of {bad[0]}, expected multiples of {self.factor}. Write: prepare: {{multiple: {self.factor}}}"
+                f"The codec got a side of {bad[0]}, expected multiples of {self.factor}. Write: prepare: {{multiple:"
+                f" {self.factor}}}"
             )
         return self.encode(with_planes(x, self.planes_and_vectors[0], condition, x.shape[2:]))  # type: ignore[no-any-return]
 
@@ -108,21 +113,30 @@ class _Body(nn.Module):
 
 
 class Vae(Codec):
-    """x from codes z and the condition; the decoder's noise is learned (Rybkin et al. 2021), so that no weight needs a setting.
+    """x from codes z and the condition; the decoder's noise is learned (Rybkin et al. 2021), so that no weight needs a
+    setting.
 
-    What is likely for z is learned too, from `rungs` coarser grids of codes above it (`networks.ladder`), so that a draw is one
-    whole. `kl` = 1 is the bound on the likelihood. Far below (0.01) codes keep every detail and need a prior of their own:
-    `family: {name: flow, in: {stage: codec}}`. `frequency` weighs Fourier coefficients, `adversarial` a patch critic.
-    Latents of `encode` are means divided by their measured deviation.
+    What is likely for z is learned too, from `rungs` coarser grids of codes above it (`networks.ladder`), so that a
+    draw is one whole. `kl` = 1 is the bound on the likelihood. Far below (0.01) codes keep every detail and need a
+    prior of their own: `family: {name: flow, in: {stage: codec}}`. `frequency` weighs Fourier coefficients,
+    `adversarial` a patch critic. Latents of `encode` are means divided by their measured deviation.
     """
 
     learns = KINDS
     scale: Tensor
 
     def __init__(
-        self, signature: Signature, network: UNetShape, precision: str, *, codes: int = 8, kl: float = 1.0, rungs: int = 4,
-        frequency: float = 0.1, adversarial: float = 0.0,
-    ) -> None:  # fmt: skip
+        self,
+        signature: Signature,
+        network: UNetShape,
+        precision: str,
+        *,
+        codes: int = 8,
+        kl: float = 1.0,
+        rungs: int = 4,
+        frequency: float = 0.1,
+        adversarial: float = 0.0,
+    ) -> None:
         super().__init__()
         if rungs < 0:
             raise ValueError(f"vae.rungs is {rungs}, expected 0 or more coarser grids of codes.")
@@ -170,7 +184,8 @@ class Vae(Codec):
 
 
 class Fsq(Codec):
-    """Tokens: every code is one of product(levels) words (vector quantisation whose book needs no learning and cannot collapse).
+    """Tokens: every code is one of product(levels) words (vector quantisation whose book needs no learning and cannot
+    collapse).
 
     Alone it draws words by chance and is no generator; a prior draws them: `family: {name: flow, in: {stage: codec}}`.
     """
@@ -178,9 +193,15 @@ class Fsq(Codec):
     learns = KINDS
 
     def __init__(
-        self, signature: Signature, network: UNetShape, precision: str, *, levels: Sequence[int] = (8, 5, 5, 5), frequency: float = 0.1,
+        self,
+        signature: Signature,
+        network: UNetShape,
+        precision: str,
+        *,
+        levels: Sequence[int] = (8, 5, 5, 5),
+        frequency: float = 0.1,
         adversarial: float = 0.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         if min(levels) < 2:
             raise ValueError(f"vq.levels is {list(levels)}, expected at least 2 values for each channel.")
@@ -237,7 +258,9 @@ def _target(problem: Problem) -> Tensor:
 
 
 def _likelihoods(problem: Problem, output: Tensor, fields: Sequence[Field]) -> dict[str, Tensor]:
-    """log of the mean distance: Laplace noise whose width is the best one; labels as elsewhere; each field by its share of x."""
+    """log of the mean distance: Laplace noise whose width is the best one; labels as elsewhere; each field by its share
+    of x.
+    """
     known, total = field_terms(problem, output, fields), sum(f.channels for f in fields)
     return {
         n: f.channels / total * ((t + 1e-4).log() if f.kind != "label" else t)

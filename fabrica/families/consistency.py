@@ -1,4 +1,6 @@
-"""A consistency model (Song et al. 2023), learned without a teacher as in Geng et al. 2024: images in 1 to 4 evaluations."""
+"""A consistency model (Song et al. 2023), learned without a teacher as in Geng et al. 2024: images in 1 to 4
+evaluations.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +18,16 @@ from .misfit import distance
 from .precondition import preconditioned, wide
 
 HIGH, LOW = 8.0, 0.012  # noise levels, in units of the image, that a draw starts from and goes towards
-STAGES = 5  # of training: the gap between the levels halves at each; with 8 the errors of many small gaps added up in 1,000 steps
+# of training: the gap between the levels halves at each; with 8 the errors of many small gaps added up in 1,000 steps
+STAGES = 5
 
 
 class Consistency(Family):
     """f(x + sigma noise, sigma) is the image that the flow of the whole distribution leads to; f(x, 0) = x.
 
-    f learns to say the same at sigma and at a smaller level on the same noise: first at none (a denoiser), then ever nearer,
-    sigma (1 - 2^-stage n) with n = 1 + 8 / (1 + e^(sigma / sigma_data)). A draw takes `steps` evaluations: what the first says
-    is noised again, less, and asked again.
+    f learns to say the same at sigma and at a smaller level on the same noise: first at none (a denoiser), then ever
+    nearer, sigma (1 - 2^-stage n) with n = 1 + 8 / (1 + e^(sigma / sigma_data)). A draw takes `steps` evaluations: what
+    the first says is noised again, less, and asked again.
     """
 
     def __init__(

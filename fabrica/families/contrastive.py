@@ -1,5 +1,6 @@
-"""A small encoder that learns from images alone: two views of a patient agree, features do not collapse (VICReg, Bardes et al. 2022), or
-are told from those of the other patients (InfoNCE, van den Oord et al. 2018)."""
+"""A small encoder that learns from images alone: two views of a patient agree, features do not collapse (VICReg, Bardes
+et al. 2022), or are told from those of the other patients (InfoNCE, van den Oord et al. 2018).
+"""
 
 from __future__ import annotations
 
@@ -20,8 +21,9 @@ from .losses import contrastive
 class Contrastive(Family):
     """x = features of the condition's images. Views: turns, scalings, noise and a change of the intensity curve.
 
-    `form: vicreg` holds distance between views, spread of each feature, and covariance between features; `form: infonce` tells a
-    patient's view from those of the others in the batch. Rows mix. What is given back is the features before nothing else: they have no scale of their own, and are compared after standardising.
+    `form: vicreg` holds distance between views, spread of each feature, and covariance between features; `form:
+    infonce` tells a patient's view from those of the others in the batch. Rows mix. What is given back is the features
+    before nothing else: they have no scale of their own, and are compared after standardising.
     """
 
     learns = ("embedding",)

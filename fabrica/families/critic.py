@@ -15,7 +15,9 @@ def teach(
     critic: Discriminator, real: Tensor, fake: Tensor, condition: Condition, *, penalty: float = 1.0,
     form: Callable[[Tensor, Tensor], Tensor] = relativistic_critic,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """The critic's own terms: which is real, and R1 + R2 where `penalty` is not 0. Nothing reaches whoever made the images."""
+    """The critic's own terms: which is real, and R1 + R2 where `penalty` is not 0. Nothing reaches whoever made the
+    images.
+    """
     real, fake = real.detach().requires_grad_(penalty > 0), fake.detach().requires_grad_(penalty > 0)
     logits = critic(real, condition), critic(fake, condition)
     terms = {"critic": form(*logits)}

@@ -1,4 +1,6 @@
-"""Translation without pairs (Zhu et al. 2017): there and back again gives what one started from, and edges stay where they are."""
+"""Translation without pairs (Zhu et al. 2017): there and back again gives what one started from, and edges stay where
+they are.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,10 @@ from .misfit import answer
 class Cycle(Family):
     """Two generators and two critics; targets are images of other patients than the condition's.
 
-    `cycle` weighs the way back, `structure` the agreement of edges between input and output (a generator that may hide anything in
-    its output needs it: Phan et al. 2023), `identity` that an image of the asked kind is left as it is, where both kinds have as
-    many channels. The critics see no condition: pairs are unknown; without `penalty` their weights are divided by their largest
-    singular value.
+    `cycle` weighs the way back, `structure` the agreement of edges between input and output (a generator that may hide
+    anything in its output needs it: Phan et al. 2023), `identity` that an image of the asked kind is left as it is,
+    where both kinds have as many channels. The critics see no condition: pairs are unknown; without `penalty` their
+    weights are divided by their largest singular value.
     """
 
     learns = ("intensity",)
@@ -77,7 +79,8 @@ class Cycle(Family):
     def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
         if problem.target is None:
             raise ValueError(
-                f"Training needs images of the asked kind; {problem.cases[0]} has none. Leave such cases out of the training part."
+                f"Training needs images of the asked kind; {problem.cases[0]} has none. Leave such cases out of the"
+                " training part."
             )
         a, b, nothing = problem.condition.values[self.given.name], problem.target, Condition()
         known = self._known(problem)
@@ -94,8 +97,10 @@ class Cycle(Family):
         terms = {
             "there": fool(self.critic_there, b, fake_b, nothing)["adversarial"],
             "back": fool(self.critic_back, a, fake_a, nothing)["adversarial"],
-            "cycle": self.weights["cycle"]
-            * (absolute(self._back(fake_b, problem), a) + absolute(self._there(fake_a, problem), b)),
+            "cycle": (
+                self.weights["cycle"]
+                * (absolute(self._back(fake_b, problem), a) + absolute(self._there(fake_a, problem), b))
+            ),
         }
         if self.weights["structure"]:
             terms["structure"] = self.weights["structure"] * (edge_agreement(fake_b, a) + edge_agreement(fake_a, b))

@@ -15,15 +15,18 @@ from ..rng import Rng
 
 KNOTS = 2049  # of a curve, evenly spread over the intensities
 ENDS = (0.0005, 0.9995)  # quantiles between which a curve bends; a little beyond, it goes straight on
-BLUR = 9  # knots that a value stands for: a step of 8-bit greys has eight, and draws near a common grey fall to both its sides
+# knots that a value stands for: a step of 8-bit greys has eight, and draws near a common grey fall to both its sides
+BLUR = 9
 
 
 class Equalised(Codec):
-    """A codec of single voxels: u = (1 - share) x + share F(x), with F the share of the training cohort's voxels below x.
+    """A codec of single voxels: u = (1 - share) x + share F(x), with F the share of the training cohort's voxels below
+    x.
 
-    Narrow ranges of intensity that many voxels have (soft tissue of a CT beside air and bone) become wide ones for whatever learns
-    and draws u, and no range keeps less than 1 - `share` of its room. Channels of `signature.x` that are no intensities pass
-    untouched. There is nothing to train: `fit` reads the curves from the training cohort's voxels.
+    Narrow ranges of intensity that many voxels have (soft tissue of a CT beside air and bone) become wide ones for
+    whatever learns and draws u, and no range keeps less than 1 - `share` of its room. Channels of `signature.x` that
+    are no intensities pass untouched. There is nothing to train: `fit` reads the curves from the training cohort's
+    voxels.
     """
 
     low: Tensor
@@ -41,8 +44,9 @@ class Equalised(Codec):
         self.register_buffer("levels", torch.linspace(0, 1, KNOTS).repeat(len(kinds), 1))
 
     def fit(self, voxels: Mapping[int, Sequence[NDArray[np.floating]]]) -> None:
-        """The curve of each channel from what training images have there, one flat array an image; one that is constant, or that no
-        image has, stays straight. What is no number is left to training, which names its patient.
+        """The curve of each channel from what training images have there, one flat array an image; one that is
+        constant, or that no image has, stays straight. What is no number is left to training, which names its
+        patient.
         """
         for channel in (k for k in self.bent if k in voxels):
             values = np.concatenate([np.asarray(v, np.float64).ravel() for v in voxels[channel]])

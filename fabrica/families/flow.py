@@ -21,9 +21,9 @@ from .precondition import preconditioned
 class Flow(Denoiser):
     """Rectified flow: v = noise - image on x_t = (1 - t) image + t noise, t logit-normal (Esser et al. 2024).
 
-    The loss is on the velocity; the network's output is preconditioned as in Karras et al. 2022, so that it need not copy
-    noise through its stem: after scaling by `sigma_data` the image is a denoiser's answer at sigma = t / (1 - t), and
-    v = (x_t - image) / t. To a solver a flow is that denoiser. Where no image is given, t grows with the grid.
+    The loss is on the velocity; the network's output is preconditioned as in Karras et al. 2022, so that it need not
+    copy noise through its stem: after scaling by `sigma_data` the image is a denoiser's answer at sigma = t / (1 - t),
+    and v = (x_t - image) / t. To a solver a flow is that denoiser. Where no image is given, t grows with the grid.
     """
 
     def __init__(

@@ -26,10 +26,11 @@ NOISE = 8  # channels of it that a draw starts from: channel k is one number for
 class Gan(Family):
     """x = generator(noise, condition); the default is R3GAN's relativistic loss with R1 and R2 (Huang et al. 2024).
 
-    Where a condition shows the patient on the grid of x (translation), `pixel` weighs the distance to the paired target and `features` the
-    matching of the critic's features (Isola et al. 2017, Wang et al. 2018; 10 and 2 unless told); without such a condition neither can be asked for.
-    `losses` adds others of the table by weight, for pairs: {structural: 0.5}.
-    Without `penalty` the critic's weights are divided by their largest singular value (Miyato et al. 2018).
+    Where a condition shows the patient on the grid of x (translation), `pixel` weighs the distance to the paired target
+    and `features` the matching of the critic's features (Isola et al. 2017, Wang et al. 2018; 10 and 2 unless told);
+    without such a condition neither can be asked for. `losses` adds others of the table by weight, for pairs:
+    {structural: 0.5}. Without `penalty` the critic's weights are divided by their largest singular value (Miyato et al.
+    2018).
     """
 
     learns = ("intensity", "complex", "label", "displacement")
@@ -46,7 +47,8 @@ class Gan(Family):
         told = [n for n, v in {"losses": self.losses, "pixel": pixel, "features": features}.items() if v]
         if told and not paired:
             raise ValueError(
-                f"{told[0]} compare{'s' if told[0] == 'pixel' else ''} pairs, and this job has none. Take {told[0]} out, or give an image: from: [T1w]"
+                f"{told[0]} compare{'s' if told[0] == 'pixel' else ''} pairs, and this job has none. Take {told[0]}"
+                " out, or give an image: from: [T1w]"
             )
         self.pixel = (10.0 if pixel is None else pixel) if paired else 0.0
         self.matching = (2.0 if features is None else features) if paired else 0.0
@@ -90,7 +92,9 @@ class Gan(Family):
 
 
 def in_blocks(noise: Tensor) -> Tensor:
-    """(B, C, *axes) -> the same: what is common to a whole image is drawn too, which a mean over voxels' noise cannot tell."""
+    """(B, C, *axes) -> the same: what is common to a whole image is drawn too, which a mean over voxels' noise cannot
+    tell.
+    """
     channels = []
     for k, channel in enumerate(torch.split(noise, 1, 1)):
         for axis in range(2, noise.ndim):

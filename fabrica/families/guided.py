@@ -1,5 +1,5 @@
-"""Classifier-free guidance (Ho and Salimans 2022): of denoisers in a band of noise levels (Kynkaanniemi et al. 2024), of words
-and of few steps in every evaluation (Chang et al. 2023; Luo et al. 2023).
+"""Classifier-free guidance (Ho and Salimans 2022): of denoisers in a band of noise levels (Kynkaanniemi et al. 2024),
+of words and of few steps in every evaluation (Chang et al. 2023; Luo et al. 2023).
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def with_guidance(family: Family, names: Sequence[str], strength: float, low: fl
 class Guided(Denoiser):
     """D(x) + (strength - 1) (D(x) - D(x without `names`)): the condition is obeyed more, at the cost of variety.
 
-    Only where low < sigma <= high, in units of x: above, guidance costs variety, below it changes nothing but the cost. In the
-    band one call holds both answers; outside it a step costs what it costs without guidance. `names` are the conditions that
-    training has hidden, as the answer without them has to be learned.
+    Only where low < sigma <= high, in units of x: above, guidance costs variety, below it changes nothing but the cost.
+    In the band one call holds both answers; outside it a step costs what it costs without guidance. `names` are the
+    conditions that training has hidden, as the answer without them has to be learned.
     """
 
     def __init__(

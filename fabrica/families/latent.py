@@ -24,8 +24,8 @@ SIZE = 0.3  # deviation of the codes as the prior sees them: that of images, whi
 def latent_signature(signature: Signature, codec: Codec, prior: type[Family]) -> Signature:
     """What the prior is asked for: as many channels as the codec has, or its words where the prior learns nothing else.
 
-    In equalised intensities it is asked for what the job asks. Conditions on the grid keep every voxel: those of one code become its channels. Raises ValueError when the prior draws
-    words and the codec has none.
+    In equalised intensities it is asked for what the job asks. Conditions on the grid keep every voxel: those of one
+    code become its channels. Raises ValueError when the prior draws words and the codec has none.
     """
     if isinstance(codec, Equalised):
         return signature
@@ -42,7 +42,9 @@ def latent_signature(signature: Signature, codec: Codec, prior: type[Family]) ->
 
 
 class Latent(Family):
-    """`prior` learns and draws codes of `codec` (or equalised intensities), which is frozen; the voxels of a condition become channels of its codes' grid."""
+    """`prior` learns and draws codes of `codec` (or equalised intensities), which is frozen; the voxels of a condition
+    become channels of its codes' grid.
+    """
 
     spread: Tensor
 
@@ -107,7 +109,8 @@ class Latent(Family):
         """(words of x one-hot, the condition as the prior sees it, how many values each kind of word has)."""
         if (words := self._words) is None:
             raise TypeError(
-                f"{type(self.prior).__name__} draws no words. Write: family: {{name: autoregressive, in: {{stage: codec}}}}"
+                f"{type(self.prior).__name__} draws no words. Write: family: {{name: autoregressive, in: {{stage:"
+                " codec}}"
             )
         codes = self.codec.eval().encode(x)
         return words.one_hot(codes), self._given(condition), [count for _, count in words.places]
@@ -164,7 +167,9 @@ class Words:
 
 
 def words_of(family: Family, x: Tensor, condition: Condition, kinds: Sequence[int]) -> Words:
-    """x (B, C, *axes) as targets are, of fields with so many values each; raises TypeError where nothing knows chances."""
+    """x (B, C, *axes) as targets are, of fields with so many values each; raises TypeError where nothing knows
+    chances.
+    """
     if (density := density_of(family)) is None:
         raise TypeError(f"{type(family).__name__} knows no chances. Write: family: {{name: autoregressive}}")
     if isinstance(family, Latent):

@@ -73,8 +73,8 @@ ADVERSARIAL: Mapping[str, tuple[Form, Form]] = {  # name -> critic, generator
 def gradient_penalty(logits: Tensor, x: Tensor) -> Tensor:
     """|d logits / d x|^2 of each row: R1 on real, R2 on generated images (Mescheder et al. 2018). Keeps the graph.
 
-    logits (B, patches): the mean over patches where they see different voxels. (The slope of their mean would be as many times
-    smaller as there are patches, and bind a critic of large volumes by nothing.)
+    logits (B, patches): the mean over patches where they see different voxels. (The slope of their mean would be as
+    many times smaller as there are patches, and bind a critic of large volumes by nothing.)
     """
     patches = logits.flatten(1)
     (slope,) = torch.autograd.grad(patches.sum() / patches.shape[1] ** 0.5, x, create_graph=True)
@@ -84,7 +84,9 @@ def gradient_penalty(logits: Tensor, x: Tensor) -> Tensor:
 def kl_normal(
     mean: Tensor, log_variance: Tensor, expected: Tensor | None = None, expected_log_variance: Tensor | None = None
 ) -> Tensor:
-    """KL(N(mean, variance) | N(expected, its variance)) of each row in nats, per element; N(0, 1) where nothing is expected."""
+    """KL(N(mean, variance) | N(expected, its variance)) of each row in nats, per element; N(0, 1) where nothing is
+    expected.
+    """
     apart = mean if expected is None else mean - expected
     other = torch.zeros_like(mean) if expected_log_variance is None else expected_log_variance
     return _rows(0.5 * ((apart**2 + log_variance.exp()) * (-other).exp() - 1 + other - log_variance))
@@ -181,8 +183,17 @@ def feature_matching(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
 LOSSES: Mapping[str, Callable[..., Tensor]] = {
     **{f"{name} critic": pair[0] for name, pair in ADVERSARIAL.items()},
     **{f"{name} generator": pair[1] for name, pair in ADVERSARIAL.items()},
-    "gradient penalty": gradient_penalty, "KL": kl_normal, "commitment": commitment, "L1": absolute, "L2": squared_error,
-    "Charbonnier": charbonnier, "gradient difference": gradient_difference, "total variation": total_variation,
-    "frequency": frequency, "structural": structural, "edge agreement": edge_agreement, "contrastive": contrastive,
+    "gradient penalty": gradient_penalty,
+    "KL": kl_normal,
+    "commitment": commitment,
+    "L1": absolute,
+    "L2": squared_error,
+    "Charbonnier": charbonnier,
+    "gradient difference": gradient_difference,
+    "total variation": total_variation,
+    "frequency": frequency,
+    "structural": structural,
+    "edge agreement": edge_agreement,
+    "contrastive": contrastive,
     "feature matching": feature_matching,
-}  # fmt: skip
+}

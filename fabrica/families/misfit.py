@@ -35,7 +35,9 @@ def field_terms(
 
 
 def check_losses(losses: Mapping[str, float]) -> dict[str, float]:
-    """Weights of added terms by their names in the table of losses. Raises ValueError for other names and negative weights."""
+    """Weights of added terms by their names in the table of losses. Raises ValueError for other names and negative
+    weights.
+    """
     for name, weight in losses.items():
         if name not in PAIRED:
             raise unknown("loss", name, list(PAIRED))
@@ -47,7 +49,9 @@ def check_losses(losses: Mapping[str, float]) -> dict[str, float]:
 def added_terms(
     problem: Problem, output: Tensor, fields: Sequence[Field], losses: Mapping[str, float]
 ) -> Mapping[str, Tensor]:
-    """Weighted losses of the table, (B,) each, of all fields together as `answer` gives them; what is unknown is zero on both sides."""
+    """Weighted losses of the table, (B,) each, of all fields together as `answer` gives them; what is unknown is zero
+    on both sides.
+    """
     if not losses:
         return {}
     target, weight = _known(problem)

@@ -15,7 +15,9 @@ def wide(values: Tensor, like: Tensor) -> Tensor:
 def preconditioned(
     net: nn.Module, x: Tensor, sigma: Tensor, level: Tensor, sigma_data: float, condition: Condition
 ) -> Tensor:
-    """E[clean | x] = c_skip x + c_out net(c_in x, level); sigma (B,) in units of x, level (B,) as the network reads it."""
+    """E[clean | x] = c_skip x + c_out net(c_in x, level); sigma (B,) in units of x, level (B,) as the network reads
+    it.
+    """
     s = wide(sigma, x).float()
     total = (s**2 + sigma_data**2).sqrt()
     inner = net((x / total).float(), level, condition)

@@ -18,8 +18,8 @@ from .misfit import added_terms, answer, check_losses, field_terms
 class Regression(Family):
     """The plain baseline: x = network(condition), robust distance per intensity, cross-entropy and Dice per label.
 
-    `losses` adds others of the table by weight: {structural: 0.5, gradient difference: 1}. Its draws are all the same: the spread
-    of an ensemble of draws is zero, and the report says so.
+    `losses` adds others of the table by weight: {structural: 0.5, gradient difference: 1}. Its draws are all the same:
+    the spread of an ensemble of draws is zero, and the report says so.
     """
 
     deterministic = True

@@ -23,8 +23,9 @@ STEP = Field("shortcut step", "number", 1)
 class Shortcut(Family):
     """v(x_t, t, d) is the mean velocity of the next step of size d on x_t = (1 - t) image + t noise.
 
-    Rows learn the flow itself (d = 0), but for `share` of them that learn that one step of 2d goes where two steps of d go.
-    Images are divided by `sigma_data`, so that noise and image have one size. Draws take `steps` evaluations, a power of two.
+    Rows learn the flow itself (d = 0), but for `share` of them that learn that one step of 2d goes where two steps of d
+    go. Images are divided by `sigma_data`, so that noise and image have one size. Draws take `steps` evaluations, a
+    power of two.
     """
 
     def __init__(

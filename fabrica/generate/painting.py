@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import io
 from ..contracts import Denoiser, Field, Image, Measurement
 from ..data.cohort import Member, Source
-from ..data.prepare import Grid, grid_of
+from ..data.grid import Grid, grid_of
 from ..data.store import Prepared, left_out, prepare_case
 from ..families import Drawn, Latent
 from ..io import UnreadableError
@@ -85,7 +85,8 @@ def paint_lesion(
     if not written:
         names = ", ".join(f.name for f in contrasts)
         raise ValueError(
-            f"No case in {Source.of(data).folder} has {names}. See what is there: fabrica inspect {Source.of(data).folder}"
+            f"No case in {Source.of(data).folder} has {names}. See what is there: fabrica inspect"
+            f" {Source.of(data).folder}"
         )
     return written
 
@@ -116,12 +117,13 @@ def _prior(answering: Answering) -> Denoiser:
     family = answering.family.prior if isinstance(answering.family, Drawn) else answering.family
     if answering.stage.equalised:
         raise ValueError(
-            f"{answering.stage.name} draws equalised intensities, and a scan is painted as it is. Train without in: family: {{name: flow}}"
+            f"{answering.stage.name} draws equalised intensities, and a scan is painted as it is. Train without in:"
+            " family: {name: flow}"
         )
     if isinstance(family, Latent):
         raise ValueError(
-            f"{answering.stage.name} draws in the codes of {answering.stage.codec}: a part of a code is no part of an image. "
-            "Train in pixels: family: {name: flow}"
+            f"{answering.stage.name} draws in the codes of {answering.stage.codec}: a part of a code is no part of an"
+            " image. Train in pixels: family: {name: flow}"
         )
     if not isinstance(family, Denoiser):
         raise ValueError(
@@ -141,7 +143,8 @@ def _painted(
     if not bool(ball.any()) or not _inside(lesion, source):
         place = ", ".join(f"{v:g}" for v in lesion.right_anterior_superior_mm)
         raise ValueError(
-            f"{member.name}: a lesion of {lesion.radius_mm:g} mm at {place} mm holds no voxel of the scan, whose middle is at {_middle(source)} mm. Name another place or a larger radius."
+            f"{member.name}: a lesion of {lesion.radius_mm:g} mm at {place} mm holds no voxel of the scan, whose middle"
+            f" is at {_middle(source)} mm. Name another place or a larger radius."
         )
     x = _filled(answering, prepared, marked, lesion, draws, say)
     share = ((ROOM * lesion.radius_mm - away) / FADE_MM).clamp(0, 1).float()
@@ -197,7 +200,9 @@ def _filled(
 def _known(
     answering: Answering, prepared: Prepared, marked: Field, lesion: Lesion
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """((C, z, y, x) values, where they are known): the mask everywhere, images outside the room, other labels nowhere near it."""
+    """((C, z, y, x) values, where they are known): the mask everywhere, images outside the room, other labels nowhere
+    near it.
+    """
     values, known = [], []
     room, ball = lesion.away_mm(prepared.grid) <= ROOM * lesion.radius_mm, lesion.mask(prepared.grid)
     for f in answering.signature.x:

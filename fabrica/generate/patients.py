@@ -1,4 +1,6 @@
-"""Whole synthetic patients from a trained synthesis: as many as asked, of the classes and covariates asked, with a table of who is who."""
+"""Whole synthetic patients from a trained synthesis: as many as asked, of the classes and covariates asked, with a
+table of who is who.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from .. import io
 from ..contracts import Case, Field, Image
-from ..data.prepare import Grid
+from ..data.grid import Grid
 from ..data.store import Prepared
 from ..jobs.values import said
 from ..machine.device import find_device, writing
@@ -33,8 +35,9 @@ def draw_patients(
 ) -> Path:  # fmt: skip
     """Write out/PATIENT/CONTRAST.nii.gz and patients.csv, which a recipe takes as `table:`; returns that table.
 
-    `values` fixes a class or covariate for all; classes that are left out are drawn in turn. `depth`: slices of a patient where
-    the model draws slices. Raises ValueError for a run that needs scans, an unknown value, or a covariate that is left out.
+    `values` fixes a class or covariate for all; classes that are left out are drawn in turn. `depth`: slices of a
+    patient where the model draws slices. Raises ValueError for a run that needs scans, an unknown value, or a covariate
+    that is left out.
     """
     opened = RunFolder.open(run, "recipes/synthesis.yaml")
     codecs = {s.codec for s in opened.recipe.stages}

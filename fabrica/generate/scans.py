@@ -19,13 +19,21 @@ from ..run.sequence import Say
 
 
 def generate_images(
-    run: Path, data: Path | Source, out: Path, draws: int = 1, stage: str | None = None, say: Say = print, device: str = "auto",
+    run: Path,
+    data: Path | Source,
+    out: Path,
+    draws: int = 1,
+    stage: str | None = None,
+    say: Say = print,
+    device: str = "auto",
     values: Mapping[str, str] | None = None,
-) -> list[Path]:  # fmt: skip
-    """Apply a trained run to new scans: NIfTI on their grids, under out/CASE/, or out/answers.csv. Returns the files written.
+) -> list[Path]:
+    """Apply a trained run to new scans: NIfTI on their grids, under out/CASE/, or out/answers.csv. Returns the files
+    written.
 
-    `values` stand for those that the cases say (a class, a covariate, words); a `Source` says units that files leave open.
-    Raises ValueError when the folder is no run, CheckpointError when it is not trained, UnreadableError for the scans.
+    `values` stand for those that the cases say (a class, a covariate, words); a `Source` says units that files leave
+    open. Raises ValueError when the folder is no run, CheckpointError when it is not trained, UnreadableError for the
+    scans.
     """
     opened = RunFolder.open(run)
     answering = Answering(opened, opened.last_stage(stage), find_device(device))
@@ -44,7 +52,8 @@ def generate_images(
             continue
         if missing := [name for name in known if name not in member.values]:
             say(
-                f"{member.name}: drawn without its {', '.join(missing)}, which nothing says. Name it: --value {missing[0]}=..."
+                f"{member.name}: drawn without its {', '.join(missing)}, which nothing says. Name it: --value"
+                f" {missing[0]}=..."
             )
         try:
             drawn = answering.draws(member, draws, say)

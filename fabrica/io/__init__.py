@@ -13,8 +13,17 @@ from ..contracts import Image
 from .scan import Listing, Oddity, Scan, UnreadableError
 
 __all__ = [
-    "Listing", "Oddity", "Scan", "UnreadableError", "by_name", "read", "read_image", "scan_folder", "stem", "write_nifti",
-]  # fmt: skip
+    "Listing",
+    "Oddity",
+    "Scan",
+    "UnreadableError",
+    "by_name",
+    "read",
+    "read_image",
+    "scan_folder",
+    "stem",
+    "write_nifti",
+]
 
 _TEXT = (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".yaml", ".yml", ".bval", ".bvec", ".html", ".pdf", ".rst")
 _OTHER = {  # ending -> what it is; each comes with a job of its own

@@ -91,7 +91,9 @@ def _listing(paths: Iterable[Path]) -> tuple[list[Scan], list[Oddity]]:
 
 
 def read(scan: Scan) -> Image:
-    """Pixels after the modality transform or the real-world value map (HU for CT); padding and MONOCHROME1 as `meaning` says."""
+    """Pixels after the modality transform or the real-world value map (HU for CT); padding and MONOCHROME1 as `meaning`
+    says.
+    """
     stack: Stack = scan.recipe
     several: dict[Path, NDArray[np.float32]] = {}  # files of many frames are read once
     planes = [plane for row in stack.frames for plane in row]

@@ -44,7 +44,9 @@ def pixels_of(path: Path) -> NDArray[np.float32]:
 
 
 def _rescaled(header: explicit.PlainHeader, stored: NDArray[Any]) -> NDArray[np.float32]:
-    """Stored numbers in physical units, as `_physical` does it; exact in float32 where slope and intercept are whole."""
+    """Stored numbers in physical units, as `_physical` does it; exact in float32 where slope and intercept are
+    whole.
+    """
     slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
     plain = meaning.turned(header, stored)
     if slope is None or intercept is None:

@@ -1,10 +1,10 @@
 """One-frame DICOM files in explicit little endian, walked by hand: many times faster than a general parser.
 
-The files of a series have the same elements of the same lengths, but for a few: where a header's bytes agree with a layout
-that was walked before, its values are at the same places and nothing is walked again.
+The files of a series have the same elements of the same lengths, but for a few: where a header's bytes agree with a
+layout that was walked before, its values are at the same places and nothing is walked again.
 
-Only what is plain is taken (PS3.5 section 7 for the encoding, annex A.2 for the syntax): every element that is asked for
-must be of its dictionary's value representation, ASCII and free of anything that pydicom would warn of. All else is
+Only what is plain is taken (PS3.5 section 7 for the encoding, annex A.2 for the syntax): every element that is asked
+for must be of its dictionary's value representation, ASCII and free of anything that pydicom would warn of. All else is
 answered with None, and the caller asks pydicom, which is also the oracle of the tests.
 """
 
@@ -28,10 +28,31 @@ _START = 132
 _FIRST_READ = 8192
 _LONGEST_HEADER = 1 << 20
 _WIDE = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
-_KINDS = _WIDE | frozenset((
-    b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS", b"ST",
-    b"TM", b"UI", b"UL", b"US",
-))  # fmt: skip
+_KINDS = _WIDE | frozenset(
+    (
+        b"AE",
+        b"AS",
+        b"AT",
+        b"CS",
+        b"DA",
+        b"DS",
+        b"DT",
+        b"FD",
+        b"FL",
+        b"IS",
+        b"LO",
+        b"LT",
+        b"PN",
+        b"SH",
+        b"SL",
+        b"SS",
+        b"ST",
+        b"TM",
+        b"UI",
+        b"UL",
+        b"US",
+    )
+)
 _SYNTAX = "1.2.840.10008.1.2.1"
 _PIXELS, _PADDING = 0x7FE00010, 0x00280120
 _UNDEFINED = 0xFFFFFFFF
@@ -115,24 +136,55 @@ _PARSERS: dict[bytes, Parse] = {
     b"DS": _decimal, b"IS": _integer, b"US": _unsigned, b"SS": _signed, b"FD": _double, b"SQ": _without_unit,
 }  # fmt: skip
 _ASKED: dict[int, tuple[str, tuple[bytes, ...]]] = {
-    0x00020010: ("TransferSyntaxUID", (b"UI",)), _PADDING: ("PixelPaddingValue", (b"US", b"SS")),
-    0x00080008: ("ImageType", (b"CS",)), 0x00080016: ("SOPClassUID", (b"UI",)), 0x00080018: ("SOPInstanceUID", (b"UI",)),
-    0x00080020: ("StudyDate", (b"DA",)), 0x00080032: ("AcquisitionTime", (b"TM",)), 0x00080033: ("ContentTime", (b"TM",)),
-    0x00080060: ("Modality", (b"CS",)), 0x0008103E: ("SeriesDescription", (b"LO",)), 0x00100020: ("PatientID", (b"LO",)),
-    0x00100040: ("PatientSex", (b"CS",)), 0x00101010: ("PatientAge", (b"AS",)), 0x00180024: ("SequenceName", (b"SH",)),
-    0x00180050: ("SliceThickness", (b"DS",)), 0x00180080: ("RepetitionTime", (b"DS",)), 0x00180081: ("EchoTime", (b"DS",)),
-    0x00180082: ("InversionTime", (b"DS",)), 0x00180087: ("MagneticFieldStrength", (b"DS",)),
-    0x00180088: ("SpacingBetweenSlices", (b"DS",)), 0x00181030: ("ProtocolName", (b"LO",)),
-    0x00181060: ("TriggerTime", (b"DS",)), 0x00181063: ("FrameTime", (b"DS",)), 0x00181164: ("ImagerPixelSpacing", (b"DS",)),
-    0x00189087: ("DiffusionBValue", (b"FD",)), 0x0020000D: ("StudyInstanceUID", (b"UI",)),
-    0x0020000E: ("SeriesInstanceUID", (b"UI",)), 0x00200013: ("InstanceNumber", (b"IS",)),
-    0x00200032: ("ImagePositionPatient", (b"DS",)), 0x00200037: ("ImageOrientationPatient", (b"DS",)),
-    0x00200052: ("FrameOfReferenceUID", (b"UI",)), 0x00200100: ("TemporalPositionIdentifier", (b"IS",)), 0x00200110: ("TemporalResolution", (b"DS",)),
-    0x00280002: ("SamplesPerPixel", (b"US",)), 0x00280004: ("PhotometricInterpretation", (b"CS",)),
-    0x00280008: ("NumberOfFrames", (b"IS",)), 0x00280010: ("Rows", (b"US",)), 0x00280011: ("Columns", (b"US",)), 0x00280030: ("PixelSpacing", (b"DS",)),
-    0x00280100: ("BitsAllocated", (b"US",)), 0x00280101: ("BitsStored", (b"US",)), 0x00280102: ("HighBit", (b"US",)), 0x00280103: ("PixelRepresentation", (b"US",)),
-    0x00281052: ("RescaleIntercept", (b"DS",)), 0x00281053: ("RescaleSlope", (b"DS",)), 0x00281054: ("RescaleType", (b"LO",)), 0x00541001: ("Units", (b"CS",)), 0x00541300: ("FrameReferenceTime", (b"DS",)),
-}  # fmt: skip
+    0x00020010: ("TransferSyntaxUID", (b"UI",)),
+    _PADDING: ("PixelPaddingValue", (b"US", b"SS")),
+    0x00080008: ("ImageType", (b"CS",)),
+    0x00080016: ("SOPClassUID", (b"UI",)),
+    0x00080018: ("SOPInstanceUID", (b"UI",)),
+    0x00080020: ("StudyDate", (b"DA",)),
+    0x00080032: ("AcquisitionTime", (b"TM",)),
+    0x00080033: ("ContentTime", (b"TM",)),
+    0x00080060: ("Modality", (b"CS",)),
+    0x0008103E: ("SeriesDescription", (b"LO",)),
+    0x00100020: ("PatientID", (b"LO",)),
+    0x00100040: ("PatientSex", (b"CS",)),
+    0x00101010: ("PatientAge", (b"AS",)),
+    0x00180024: ("SequenceName", (b"SH",)),
+    0x00180050: ("SliceThickness", (b"DS",)),
+    0x00180080: ("RepetitionTime", (b"DS",)),
+    0x00180081: ("EchoTime", (b"DS",)),
+    0x00180082: ("InversionTime", (b"DS",)),
+    0x00180087: ("MagneticFieldStrength", (b"DS",)),
+    0x00180088: ("SpacingBetweenSlices", (b"DS",)),
+    0x00181030: ("ProtocolName", (b"LO",)),
+    0x00181060: ("TriggerTime", (b"DS",)),
+    0x00181063: ("FrameTime", (b"DS",)),
+    0x00181164: ("ImagerPixelSpacing", (b"DS",)),
+    0x00189087: ("DiffusionBValue", (b"FD",)),
+    0x0020000D: ("StudyInstanceUID", (b"UI",)),
+    0x0020000E: ("SeriesInstanceUID", (b"UI",)),
+    0x00200013: ("InstanceNumber", (b"IS",)),
+    0x00200032: ("ImagePositionPatient", (b"DS",)),
+    0x00200037: ("ImageOrientationPatient", (b"DS",)),
+    0x00200052: ("FrameOfReferenceUID", (b"UI",)),
+    0x00200100: ("TemporalPositionIdentifier", (b"IS",)),
+    0x00200110: ("TemporalResolution", (b"DS",)),
+    0x00280002: ("SamplesPerPixel", (b"US",)),
+    0x00280004: ("PhotometricInterpretation", (b"CS",)),
+    0x00280008: ("NumberOfFrames", (b"IS",)),
+    0x00280010: ("Rows", (b"US",)),
+    0x00280011: ("Columns", (b"US",)),
+    0x00280030: ("PixelSpacing", (b"DS",)),
+    0x00280100: ("BitsAllocated", (b"US",)),
+    0x00280101: ("BitsStored", (b"US",)),
+    0x00280102: ("HighBit", (b"US",)),
+    0x00280103: ("PixelRepresentation", (b"US",)),
+    0x00281052: ("RescaleIntercept", (b"DS",)),
+    0x00281053: ("RescaleSlope", (b"DS",)),
+    0x00281054: ("RescaleType", (b"LO",)),
+    0x00541001: ("Units", (b"CS",)),
+    0x00541300: ("FrameReferenceTime", (b"DS",)),
+}
 
 
 @dataclass(frozen=True, slots=True)

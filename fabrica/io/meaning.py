@@ -1,4 +1,5 @@
-"""What the stored numbers of a DICOM image mean: unit, padding, how a screen shows them. Stated meaning wins over defaults.
+"""What the stored numbers of a DICOM image mean: unit, padding, how a screen shows them. Stated meaning wins over
+defaults.
 
 Modality transform: PS3.3 C.11.1. Real-world values: C.7.6.16.2.11. PET units: C.8.9.1. Padding: C.7.5.1.1.2.
 """
@@ -14,9 +15,18 @@ from numpy.typing import NDArray
 PET_UNITS = {"BQML": "Bq/ml", "GML": "SUV"}  # GML: g/ml, the standardised uptake value by body weight
 RESCALE_TYPES = {"HU": "HU", "MGML": "mg/ml", "PCT": "%", "OD": "OD"}  # C.11.1.1.2; others are no unit known here
 CODES = {  # UCUM and DCM codes of real-world value maps -> unit and the factor into it
-    "[hnsf'U]": ("HU", 1.0), "Bq/ml": ("Bq/ml", 1.0), "kBq/ml": ("Bq/ml", 1000.0), "g/ml{SUVbw}": ("SUV", 1.0), "{SUVbw}g/ml": ("SUV", 1.0),
-    "g/ml": ("SUV", 1.0), "Gy": ("Gy", 1.0), "cGy": ("Gy", 0.01), "mm": ("mm", 1.0), "ms": ("ms", 1.0), "s": ("ms", 1000.0),
-}  # fmt: skip
+    "[hnsf'U]": ("HU", 1.0),
+    "Bq/ml": ("Bq/ml", 1.0),
+    "kBq/ml": ("Bq/ml", 1000.0),
+    "g/ml{SUVbw}": ("SUV", 1.0),
+    "{SUVbw}g/ml": ("SUV", 1.0),
+    "g/ml": ("SUV", 1.0),
+    "Gy": ("Gy", 1.0),
+    "cGy": ("Gy", 0.01),
+    "mm": ("mm", 1.0),
+    "ms": ("ms", 1.0),
+    "s": ("ms", 1000.0),
+}
 # Pictures for a screen: what MONOCHROME1 turns round.
 SCREEN = ("CR", "DX", "MG", "RG", "RF", "XA", "IO", "PX", "OT", "SC", "XC", "GM")
 
@@ -57,7 +67,9 @@ def _of_enhanced_ct(header: Any) -> tuple[str, str]:
 
 
 def real_world(header: Any) -> RealWorldMap | None:
-    """(slope, intercept, unit) of the one linear map of stored to real-world values; None where there is none, or several."""
+    """(slope, intercept, unit) of the one linear map of stored to real-world values; None where there is none, or
+    several.
+    """
     items = _maps(header)
     if len(items) != 1:
         return None
@@ -96,7 +108,8 @@ def _linear(item: Any, modality: str) -> RealWorldMap | None:
 def padded(header: Any, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
     """Where the stored numbers say that nothing was measured; None where nothing says so.
 
-    The value is of the pixels' own sign, whatever its element's: 63536 in an unsigned one is -2000 where pixels are signed.
+    The value is of the pixels' own sign, whatever its element's: 63536 in an unsigned one is -2000 where pixels are
+    signed.
     """
     if isinstance(first := header.get("FloatPixelPaddingValue"), float):
         nothing: NDArray[np.bool_] = stored == np.float32(first)

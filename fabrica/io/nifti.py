@@ -43,9 +43,17 @@ def listing(path: Path) -> tuple[list[Scan], list[Oddity]]:
     )
     unit = named if named in SCALES else "a.u."
     scan = Scan(
-        (path,), "nifti", shape, axes, affine, calibrated=unit != GREY, unit=unit, unit_from="header" if unit != "a.u." else "",
-        description=description, bytes_each=values.itemsize if values.kind in "ui" else 0,
-    )  # fmt: skip
+        (path,),
+        "nifti",
+        shape,
+        axes,
+        affine,
+        calibrated=unit != GREY,
+        unit=unit,
+        unit_from="header" if unit != "a.u." else "",
+        description=description,
+        bytes_each=values.itemsize if values.kind in "ui" else 0,
+    )
     return [scan], oddities
 
 
@@ -89,7 +97,9 @@ def read(scan: Scan) -> Image:
 
 
 def _unpacked(stored: Any, inside: bytes) -> NDArray[Any]:
-    """The voxels straight from the bytes of the whole file, scaled as nibabel does; raises ValueError when they are too few."""
+    """The voxels straight from the bytes of the whole file, scaled as nibabel does; raises ValueError when they are too
+    few.
+    """
     count = math.prod(stored.shape)
     voxels = np.frombuffer(inside, stored.dtype, count, stored.offset).reshape(stored.shape, order="F")
     scaled: NDArray[Any] = apply_read_scaling(voxels, stored.slope, stored.inter)

@@ -78,8 +78,8 @@ def _bytes(path: Path, header: Any) -> int:
 def moments(headers: Sequence[Any]) -> tuple[list[float], str]:
     """Seconds that order frames at one place, and what is said where they are not stated.
 
-    Temporal positions are apart by the temporal resolution, else as their acquisition times, else by a repetition time that is
-    long enough for a volume; without positions trigger times or acquisition times order frames.
+    Temporal positions are apart by the temporal resolution, else as their acquisition times, else by a repetition time
+    that is long enough for a volume; without positions trigger times or acquisition times order frames.
     """
     positions = [int(h.get("TemporalPositionIdentifier") or 0) for h in headers]
     clocks = _clocks(headers)
@@ -107,7 +107,9 @@ def moments(headers: Sequence[Any]) -> tuple[list[float], str]:
 
 
 def _clocks(headers: Sequence[Any]) -> list[float]:
-    """Seconds of each acquisition; what begins before midnight goes on after it, where the numbers of instances say so."""
+    """Seconds of each acquisition; what begins before midnight goes on after it, where the numbers of instances say
+    so.
+    """
     found = [_clock(h) for h in headers]
     if max(found) - min(found) <= DAY / 2:
         return found

@@ -36,11 +36,16 @@ def layout_of(job: Job, size: tuple[int, int, int]) -> Layout:
             context[field.name] = (field.channels - 1) // 2
     fields = (*signature.x, *signature.values)
     return Layout(
-        tuple(dict.fromkeys((*signature.given, *signature.asked, *job.simulates))), signature.grid_axes, size, context,
-        tuple(f.name for f in fields if f.kind in ("number", "class")), {f.name: f.classes for f in fields if f.classes},
-        tuple(signature.labels), texts={f.name: f.channels for f in signature.values if f.kind == "embedding"},
+        tuple(dict.fromkeys((*signature.given, *signature.asked, *job.simulates))),
+        signature.grid_axes,
+        size,
+        context,
+        tuple(f.name for f in fields if f.kind in ("number", "class")),
+        {f.name: f.classes for f in fields if f.classes},
+        tuple(signature.labels),
+        texts={f.name: f.channels for f in signature.values if f.kind == "embedding"},
         place=PLACE in signature.condition,
-    )  # fmt: skip
+    )
 
 
 __all__ = [

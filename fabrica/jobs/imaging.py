@@ -33,7 +33,8 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
     index = labels[:, 0].round().long()
     if index.numel() and not index.is_meta and (int(index.min()) < 0 or int(index.max()) >= classes):
         raise ValueError(
-            f"A label is {int(index.max())}, expected 0 to {classes - 1}. Give the field more classes: label:{int(index.max()) + 1}"
+            f"A label is {int(index.max())}, expected 0 to {classes - 1}. Give the field more classes:"
+            f" label:{int(index.max()) + 1}"
         )
     return F.one_hot(index, classes).movedim(-1, 1).float()
 
@@ -65,11 +66,12 @@ def _middle(value: Tensor, neighbours: int) -> Tensor:
 class Translation(Job):
     """Given contrasts -> missing contrasts. A name that is both given and asked for is completed when it is missing.
 
-    `drop` is the chance that a given contrast is hidden in training, so that one model serves whatever is missing, and can be
-    guided where all of them are hidden in at least one of 100 cases; `neighbours` adds that many slices on each side of a slice (2.5D); `vary` changes the intensity curve of the inputs
-    in training, which is what makes a model hold on a scanner that it has not seen. `values` are of the case
-    ({by: {sex: [F, M]}, covariates: [age], text: {report: 64}}, as `Synthesis` has them) and stand beside the images: `drop` hides them
-    together, and guidance then strengthens them alone.
+    `drop` is the chance that a given contrast is hidden in training, so that one model serves whatever is missing, and
+    can be guided where all of them are hidden in at least one of 100 cases; `neighbours` adds that many slices on each
+    side of a slice (2.5D); `vary` changes the intensity curve of the inputs in training, which is what makes a model
+    hold on a scanner that it has not seen. `values` are of the case ({by: {sex: [F, M]}, covariates: [age], text:
+    {report: 64}}, as `Synthesis` has them) and stand beside the images: `drop` hides them together, and guidance then
+    strengthens them alone.
     """
 
     metrics = ("mae", "rmse", "nmse", "psnr", "ssim")
@@ -101,9 +103,7 @@ class Translation(Job):
 
     def problem(self, batch: Batch, rng: Rng) -> Problem:
         rows = len(batch.cases)
-        hidden = {
-            f.name: (rng.child("drop", f.name).uniform().to(batch.affine.device) < self.drop) for f in self.source
-        }
+        hidden = {f.name: rng.child("drop", f.name).uniform().to(batch.affine.device) < self.drop for f in self.source}
         if self.both:  # at least one of these is asked for in every row
             chosen = rng.child("hide").integers(0, len(self.both)).to(batch.affine.device)
             for i, name in enumerate(self.both):
@@ -147,11 +147,11 @@ class Translation(Job):
 class Synthesis(Job):
     """Patients that do not exist: x of one or several fields, unconditional, by class and by covariates.
 
-    `by` names categorical values of the cases with their classes ({class: [Hand, CXR]}); `covariates` are numbers, with centre and
-    width where they are not small ({weight_kg: [70, 15]}); `text` names columns of words with the length of the vector that they become
-    ({report: 64});
-    `drop` is the chance that training hides all of them, which guidance needs. Slices are told where they lie, and every voxel of
-    a volume, so that patches of training (`prepare: {size: ...}`) draw whole patients; `place: false`: not, as a codec wants it.
+    `by` names categorical values of the cases with their classes ({class: [Hand, CXR]}); `covariates` are numbers, with
+    centre and width where they are not small ({weight_kg: [70, 15]}); `text` names columns of words with the length of
+    the vector that they become ({report: 64}); `drop` is the chance that training hides all of them, which guidance
+    needs. Slices are told where they lie, and every voxel of a volume, so that patches of training (`prepare: {size:
+    ...}`) draw whole patients; `place: false`: not, as a codec wants it.
     """
 
     metrics = ()  # unpaired: distances between sets come with the evaluation tiers

@@ -15,7 +15,8 @@ from .imaging import Axes, one_hot, varied
 
 
 class Outcome(Job):
-    """Images -> one value of the case: a class (`classes` names them) or a number on the scale (number - centre) / width.
+    """Images -> one value of the case: a class (`classes` names them) or a number on the scale (number - centre) /
+    width.
 
     Slices of a volume are asked one by one and their answers averaged. `vary` changes the intensity curve in training.
     """

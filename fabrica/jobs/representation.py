@@ -11,7 +11,9 @@ from .imaging import Axes, one_hot
 
 
 class Representation(Job):
-    """Images -> a vector of `width` features; there is no answer to compare with, so only families that learn embeddings take it."""
+    """Images -> a vector of `width` features; there is no answer to compare with, so only families that learn
+    embeddings take it.
+    """
 
     answer = "features"
     competitors = ()

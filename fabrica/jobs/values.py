@@ -23,7 +23,9 @@ KEYS: Mapping[str, Any] = {"by": Mapping[str, Sequence[str]], "covariates": Cova
 
 @dataclass(frozen=True)
 class Values:
-    """`by`: classes by name; `covariates`: numbers by name with centre and width; `text`: columns of words with the length of their vector."""
+    """`by`: classes by name; `covariates`: numbers by name with centre and width; `text`: columns of words with the
+    length of their vector.
+    """
 
     by: Mapping[str, tuple[str, ...]]
     covariates: Mapping[str, tuple[float, float]]
@@ -37,7 +39,8 @@ class Values:
         """From a recipe's options; raises ValueError for a scale that is none and for words of too few numbers."""
         if short := [name for name, width in (text or {}).items() if width < NARROWEST]:
             raise ValueError(
-                f"{job}.text gives {short[0]} a vector of {(text or {})[short[0]]}, expected at least {NARROWEST}, such as 64."
+                f"{job}.text gives {short[0]} a vector of {(text or {})[short[0]]}, expected at least {NARROWEST}, such"
+                " as 64."
             )
         scales = (
             dict(covariates) if isinstance(covariates, Mapping) else {n: _SCALES.get(n, (0.0, 1.0)) for n in covariates}
@@ -57,7 +60,9 @@ class Values:
 
     @staticmethod
     def within(job: str, plain: Mapping[str, Any] | None) -> Values:
-        """From one block of a recipe: values: {by: ..., covariates: ..., text: ...}; raises ValueError for another key."""
+        """From one block of a recipe: values: {by: ..., covariates: ..., text: ...}; raises ValueError for another
+        key.
+        """
         given = dict(plain or {})
         for key in given:
             if key not in KEYS:
@@ -85,7 +90,9 @@ class Values:
         return found | {n: (found[n] - centre) / width for n, (centre, width) in self.covariates.items()}
 
     def hidden(self, condition: Condition, batch: Batch, drop: float, rng: Rng) -> Condition:
-        """The condition as training sees it: at times all values are hidden together, so that the answer without them is learned."""
+        """The condition as training sees it: at times all values are hidden together, so that the answer without them
+        is learned.
+        """
         if not drop or not self.names:
             return condition
         kept = rng.child("drop").uniform().to(batch.affine.device) >= drop
@@ -112,13 +119,15 @@ def said(fields: Sequence[Field], fixed: Mapping[str, str]) -> dict[str, float |
 
 
 def wide_covariates(fields: Sequence[Field], cases: Sequence[Mapping[str, float | str]]) -> str:
-    """Why covariates cannot enter as they are, with the line to type; '' when all of them are small numbers or have a scale."""
+    """Why covariates cannot enter as they are, with the line to type; '' when all of them are small numbers or have a
+    scale.
+    """
     for name in (f.name for f in fields if f.kind == "number" and f.stated is None):
         numbers = torch.tensor([float(v) for c in cases if isinstance(v := c.get(name), int | float)]).double()
         if len(numbers) and float(numbers.abs().quantile(0.9)) > 5:
             centre, width = float(numbers.median()), float(numbers.std()) if len(numbers) > 1 else 1.0
             return (
-                f"{name} runs from {float(numbers.min()):g} to {float(numbers.max()):g}: networks want numbers near 1. Write: "
-                f"covariates: {{{name}: [{centre:.3g}, {max(width, 1e-3):.3g}]}} (its centre and width)"
+                f"{name} runs from {float(numbers.min()):g} to {float(numbers.max()):g}: networks want numbers near 1."
+                f" Write: covariates: {{{name}: [{centre:.3g}, {max(width, 1e-3):.3g}]}} (its centre and width)"
             )
     return ""

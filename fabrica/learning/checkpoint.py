@@ -69,7 +69,9 @@ class Writer:
         self._fault: Exception | None = None
 
     def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], at_once: Collection[str] = ()) -> None:
-        """Start a save; raises CheckpointError when the one before it failed. Tensors named `at_once` may change right after."""
+        """Start a save; raises CheckpointError when the one before it failed. Tensors named `at_once` may change right
+        after.
+        """
         self.wait()
         self._make_room(tensors)
         self._copy({n: t for n, t in tensors.items() if n in at_once})
@@ -120,7 +122,9 @@ class Writer:
 
 
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and facts, or None when there is no checkpoint; raises CheckpointError when it was cut short or changed."""
+    """Tensors and facts, or None when there is no checkpoint; raises CheckpointError when it was cut short or
+    changed.
+    """
     index = folder / "checkpoint.json"
     if not index.exists():
         return None

@@ -41,10 +41,19 @@ class Facts:
         """From what `checkpoint.json` holds."""
         z, y, x = (int(n) for n in plain["size"])
         return Facts(
-            int(plain["format"]), int(plain["step"]), int(plain["total"]), float(plain["seconds"]), str(plain["precision"]),
-            str(plain["reference"]), (z, y, x), plain["preparation"], tuple((int(s), float(v)) for s, v in plain["curve"]),
-            plain.get("batch"), tuple(map(str, plain.get("float32_layers", ()))), frozenset(plain.get("trained_on", ())),
-        )  # fmt: skip
+            int(plain["format"]),
+            int(plain["step"]),
+            int(plain["total"]),
+            float(plain["seconds"]),
+            str(plain["precision"]),
+            str(plain["reference"]),
+            (z, y, x),
+            plain["preparation"],
+            tuple((int(s), float(v)) for s, v in plain["curve"]),
+            plain.get("batch"),
+            tuple(map(str, plain.get("float32_layers", ()))),
+            frozenset(plain.get("trained_on", ())),
+        )
 
 
 def facts_of(place: Path) -> Facts | None:

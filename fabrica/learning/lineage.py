@@ -50,8 +50,9 @@ def check_codec(stage: Stage, codec: Stage, folder: Path, preparation: GridPrepa
     if theirs.spacing_mm != preparation.spacing_mm:
         spacing = list(theirs.spacing_mm) if theirs.spacing_mm else None
         raise ValueError(
-            f"{codec.name} learned voxels of {spacing or 'the scans'} mm, {stage.name} is prepared to "
-            f"{list(preparation.spacing_mm or ()) or 'those of its own scans'}. Write: prepare: {{spacing_mm: {spacing or '...'}}}"
+            f"{codec.name} learned voxels of {spacing or 'the scans'} mm, {stage.name} is prepared to"
+            f" {list(preparation.spacing_mm or ()) or 'those of its own scans'}. Write: prepare: {{spacing_mm:"
+            f" {spacing or '...'}}}"
         )
     _check_unseen(f"{codec.name}", known.trained_on, split)
 

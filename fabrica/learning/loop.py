@@ -71,7 +71,8 @@ class Loss(nn.Module):
             bad = [case for k, case in enumerate(problem.cases) if not all(bool(row[k]) for row in rows)]
             whom = ", ".join(bad) or f"one of {', '.join(problem.cases)}"  # a term of the batch as a whole names nobody
             raise TrainingError(
-                f"The loss term {next(iter(wrong))!r} is not finite for {whom}. Look at these scans, or lower train.learning_rate."
+                f"The loss term {next(iter(wrong))!r} is not finite for {whom}. Look at these scans, or lower"
+                " train.learning_rate."
             )
         return torch.stack([term.mean() for term in terms.values()]).sum()
 
@@ -82,8 +83,8 @@ def fit(
 ) -> Trained:  # fmt: skip
     """Train to the end of the budget, or go on from the checkpoint in `folder`; raises TrainingError, CheckpointError.
 
-    Random numbers come from (seed, step, row), so a killed run ends bit-identical to one that was not (same machine, same number
-    of threads); of a budget in minutes it keeps the number of steps that it had when it was saved.
+    Random numbers come from (seed, step, row), so a killed run ends bit-identical to one that was not (same machine,
+    same number of threads); of a budget in minutes it keeps the number of steps that it had when it was saved.
     """
     loop = _Loop(family, job, loader, plan, folder, dict(facts), device)
     loop.resume()
@@ -114,8 +115,15 @@ class _Loop:
     """Weights, averages, optimisers and a step number: all that a checkpoint holds."""
 
     def __init__(
-        self, family: Family, job: Job, loader: Loader, plan: TrainPlan, folder: Path, facts: dict[str, Any], device: str,
-    ) -> None:  # fmt: skip
+        self,
+        family: Family,
+        job: Job,
+        loader: Loader,
+        plan: TrainPlan,
+        folder: Path,
+        facts: dict[str, Any],
+        device: str,
+    ) -> None:
         from lightning_fabric import Fabric
 
         self.processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -186,7 +194,9 @@ class _Loop:
         return max(1, int(60 * minutes / quiet[len(quiet) // 2]))
 
     def count_again(self, began: float) -> None:
-        """Minutes into steps once more: the first steps are seldom as fast as the rest, and a machine has other work at times."""
+        """Minutes into steps once more: the first steps are seldom as fast as the rest, and a machine has other work at
+        times.
+        """
         if self.step and any(self.step >= share * self.total for share in self.recounts):
             steps = self.step * 60 * (self.plan.minutes or 0) / (self.before + time.perf_counter() - began)
             self.total = max(self.step, int(self.fabric.broadcast(steps)))

@@ -1,7 +1,7 @@
 """How weights move: matrices by orthogonalised momentum (Muon, Jordan et al. 2024), everything else by AdamW.
 
-Networks that play against one another (a generator and its critic) take AdamW's steps without momentum: what a rival did some
-steps ago misleads, and the game circles (Gidel et al. 2019; Huang et al. 2024).
+Networks that play against one another (a generator and its critic) take AdamW's steps without momentum: what a rival
+did some steps ago misleads, and the game circles (Gidel et al. 2019; Huang et al. 2024).
 """
 
 from __future__ import annotations
@@ -23,9 +23,14 @@ RATE, RIVALS_RATE = 3e-3, 5e-4  # where a recipe says no learning rate
 
 
 def optimisers(
-    module: nn.Module, groups: Mapping[str, Iterable[nn.Parameter]], kind: str = "auto", learning_rate: float | None = None
-) -> dict[str, Muon]:  # fmt: skip
-    """One for each group of the module's parameters; `kind`: muon, adamw, or auto, which is adamw where groups are rivals."""
+    module: nn.Module,
+    groups: Mapping[str, Iterable[nn.Parameter]],
+    kind: str = "auto",
+    learning_rate: float | None = None,
+) -> dict[str, Muon]:
+    """One for each group of the module's parameters; `kind`: muon, adamw, or auto, which is adamw where groups are
+    rivals.
+    """
     rivals = len(groups) > 1
     turned = matrices(module) if kind == "muon" or (kind == "auto" and not rivals) else set[nn.Parameter]()
     rate = learning_rate or (RIVALS_RATE if rivals else RATE)
@@ -35,8 +40,8 @@ def optimisers(
 def matrices(module: nn.Module) -> set[nn.Parameter]:
     """Weights of dense layers and of convolutions that mix channels; not those that a parametrisation makes.
 
-    Not the ends of a network either (`networks.blocks.mark_ends`): a head that starts at zero grows too slowly by steps that are
-    as small in every direction.
+    Not the ends of a network either (`networks.blocks.mark_ends`): a head that starts at zero grows too slowly by steps
+    that are as small in every direction.
     """
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     inner = (m for m in module.modules() if isinstance(m, kinds) and not getattr(m, "is_end", False))
@@ -48,8 +53,8 @@ def matrices(module: nn.Module) -> set[nn.Parameter]:
 class Muon(torch.optim.Optimizer):
     """One learning rate for all: matrices take steps whose singular values are all one, of the size that AdamW's have.
 
-    A kernel is the matrix (outputs, positions * inputs). What orthogonal steps are for: a gradient's few large directions
-    do not starve the many small ones (Bernstein and Newhouse 2024).
+    A kernel is the matrix (outputs, positions * inputs). What orthogonal steps are for: a gradient's few large
+    directions do not starve the many small ones (Bernstein and Newhouse 2024).
     """
 
     def __init__(
@@ -82,9 +87,21 @@ class Muon(torch.optim.Optimizer):
         first, second, steps = ([s[name] for s in states] for name in ("exp_avg", "exp_avg_sq", "step"))
         gradients = [p.grad for p in parameters if p.grad is not None]
         adamw(
-            parameters, gradients, first, second, [], steps, fused=True, amsgrad=False, beta1=self.betas[0], beta2=self.betas[1],
-            lr=learning_rate, weight_decay=DECAY, eps=EPSILON, maximize=False,
-        )  # fmt: skip
+            parameters,
+            gradients,
+            first,
+            second,
+            [],
+            steps,
+            fused=True,
+            amsgrad=False,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            lr=learning_rate,
+            weight_decay=DECAY,
+            eps=EPSILON,
+            maximize=False,
+        )
 
     def _orthogonal(self, p: Tensor, learning_rate: float) -> None:
         if not self.state[p]:
@@ -103,8 +120,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalised(matrix: Tensor) -> Tensor:
     """About U V^T of U S V^T, without its decomposition: Newton and Schulz's iteration as a quintic.
 
-    The iterates are P X with P a polynomial of X X^T, so that all but the first and the last product are of the short side's
-    square. Float32; singular values below 1e-3 of the largest stay small.
+    The iterates are P X with P a polynomial of X X^T, so that all but the first and the last product are of the short
+    side's square. Float32; singular values below 1e-3 of the largest stay small.
     """
     x = matrix.float()
     if tall := x.shape[0] > x.shape[1]:

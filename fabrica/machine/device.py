@@ -22,7 +22,9 @@ _CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 def find_device(asked: str = "auto") -> str:
-    """The device that a run computes on: a CUDA card where there is one. Raises ValueError when there is not what was asked."""
+    """The device that a run computes on: a CUDA card where there is one. Raises ValueError when there is not what was
+    asked.
+    """
     if asked not in DEVICES:
         raise ValueError(f"There is no device {asked!r}. Devices: {', '.join(DEVICES)}.")
     present = torch.cuda.is_available()
@@ -97,7 +99,8 @@ def resident_bytes() -> int:
 def peak_bytes(work: Callable[[], object]) -> int:
     """The most that tensors made by `work` hold at one moment, backward passes included; nothing made before counts.
 
-    Counted by watching every operation, so it is the same on every machine; scratch memory inside operations is not seen.
+    Counted by watching every operation, so it is the same on every machine; scratch memory inside operations is not
+    seen.
     """
     with _Live() as live:
         work()

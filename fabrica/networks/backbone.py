@@ -11,7 +11,9 @@ from .unet import UNet, UNetShape
 
 
 def backbone(signature: Signature, x_channels: int, shape: UNetShape, precision: str) -> nn.Module:
-    """Called as net(x, level, condition) -> (B, channels of x, *axes): a U-Net, transformer or state-space network on a grid, an encoder where x is numbers."""
+    """Called as net(x, level, condition) -> (B, channels of x, *axes): a U-Net, transformer or state-space network on a
+    grid, an encoder where x is numbers.
+    """
     axes = signature.axes or signature.given_axes
     kinds: dict[str, type[nn.Module]] = {"unet": UNet, "transformer": Transformer, "state-space": Transformer}
     kind = kinds[shape.kind] if signature.axes else Encoder

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from ..contracts import Condition, Field
 from .normalisation import group_norm, norm_silu
 
-LONE = 20480  # channels x depth x height up to which torch 2.13 (Convolution.cpp, use_mkldnn) sends a batch of one elsewhere
+# channels x depth x height up to which torch 2.13 (Convolution.cpp, use_mkldnn) sends a batch of one elsewhere
+LONE = 20480
 HEAD = 48  # channels of a head in networks of tokens: divided by 2 and by 3 axes
 PLANES = ("intensity", "label", "complex", "displacement", "coordinates")  # kinds of conditions that lie on a grid
 
@@ -105,8 +106,8 @@ def conv(dimensions: int, inputs: int, outputs: int, kernel: int, stride: int = 
 
 
 class VolumeConv(nn.Conv3d):
-    """A lone small volume goes through as two halves that share two planes: for a single one torch leaves oneDNN's kernels for
-    some that take three to six times as long.
+    """A lone small volume goes through as two halves that share two planes: for a single one torch leaves oneDNN's
+    kernels for some that take three to six times as long.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -191,10 +192,11 @@ class Up(nn.Module):
 
 
 def enlarged(x: Tensor, conv: nn.Conv2d | nn.Conv3d, factor: int) -> Tensor:
-    """`factor` times the sides: every position repeated, then a convolution of side 3, all as one transposed convolution.
+    """`factor` times the sides: every position repeated, then a convolution of side 3, all as one transposed
+    convolution.
 
-    Repeated positions meet several taps of a kernel, whose sum is one tap of the transposed kernel: (factor + 2)^d products a
-    position instead of (3 factor)^d, and nothing in memory but the result.
+    Repeated positions meet several taps of a kernel, whose sum is one tap of the transposed kernel: (factor + 2)^d
+    products a position instead of (3 factor)^d, and nothing in memory but the result.
     """
     dimensions, weight = x.ndim - 2, conv.weight
     meets = [[float(0 <= tap + own - 2 < factor) for tap in range(factor + 2)] for own in range(3)]

@@ -1,5 +1,5 @@
-"""Images to a small grid of codes and back, without attention and with norms over channels alone: a code depends on a finite
-neighbourhood, so that tiles give what the whole gives.
+"""Images to a small grid of codes and back, without attention and with norms over channels alone: a code depends on a
+finite neighbourhood, so that tiles give what the whole gives.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Enlarge(nn.Module):
 class Encoder(nn.Module):
     """(B, C, *axes) -> (B, out, *axes / factor), float32; factor = patch * 2^(levels - 1).
 
-    A linear map of each patch is added: how bright it is would be lost in norms over channels, above all where it is bright.
+    A linear map of each patch is added: how bright it is would be lost in norms over channels, above all where it is
+    bright.
     """
 
     def __init__(self, dimensions: int, inputs: int, outputs: int, shape: UNetShape, precision: str = "fp32") -> None:
@@ -131,7 +132,9 @@ def by_tiles(work: Callable[[Tensor], Tensor], x: Tensor, tile: int, reach: int,
 
 
 class Levels(nn.Module):
-    """Finite scalar quantisation (Mentzer et al. 2024): each channel is rounded to one of `levels` values in [-1, 1]."""
+    """Finite scalar quantisation (Mentzer et al. 2024): each channel is rounded to one of `levels` values in [-1,
+    1].
+    """
 
     basis: Tensor
     counts: Tensor
@@ -168,7 +171,9 @@ class Levels(nn.Module):
         return digits / half - 1
 
     def one_hot(self, codes: Tensor) -> Tensor:
-        """(B, channels, *grid) of rounded values -> (B, sum of levels, *grid): the words of each channel side by side."""
+        """(B, channels, *grid) of rounded values -> (B, sum of levels, *grid): the words of each channel side by
+        side.
+        """
         half = self._wide((self.counts - 1) / 2, codes)
         digits = (codes * half + half).round().long()
         parts = [F.one_hot(digits[:, k], count).movedim(-1, 1) for k, (_, count) in enumerate(self.places)]

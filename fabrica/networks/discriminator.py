@@ -1,4 +1,6 @@
-"""Real or generated? Patches of an image, given its condition; without norms, so that gradients of gradients are plain."""
+"""Real or generated? Patches of an image, given its condition; without norms, so that gradients of gradients are
+plain.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ class Discriminator(nn.Module):
     """x (B, C, *axes), condition -> logits (B, patches), float32; high = real.
 
     The U-Net's way down with leaky units and no norms (Huang et al. 2024); numbers and classes meet the features in an
-    inner product (Miyato and Koyama 2018), planes lie beside x. `spectral`: weights divided by their largest singular value.
+    inner product (Miyato and Koyama 2018), planes lie beside x. `spectral`: weights divided by their largest singular
+    value.
     """
 
     def __init__(

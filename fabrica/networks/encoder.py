@@ -24,9 +24,11 @@ from .unet import UNetShape, only_convolutions
 
 
 class Encoder(Backbone):
-    """x (B, C), level (B,), condition with images on a grid -> (B, out), float32. Without images: a plain network of vectors.
+    """x (B, C), level (B,), condition with images on a grid -> (B, out), float32. Without images: a plain network of
+    vectors.
 
-    The same shape as the U-Net's, of which it has the way down; grids of any size, as sides are padded with zeros to whole patches.
+    The same shape as the U-Net's, of which it has the way down; grids of any size, as sides are padded with zeros to
+    whole patches.
     """
 
     def __init__(

@@ -19,10 +19,11 @@ LOG_VARIANCES = (-12.0, 6.0)
 
 
 class Ladder(nn.Module):
-    """What is likely for the codes of a grid: `rungs` coarser grids of codes above it, half the sides each, down to one place.
+    """What is likely for the codes of a grid: `rungs` coarser grids of codes above it, half the sides each, down to one
+    place.
 
-    `wider` channels beside the codes are the condition, on the same grid. Finest codes are normal given the rung above; on each
-    rung the posterior is told as a change of what is expected, and all begins as N(0, 1).
+    `wider` channels beside the codes are the condition, on the same grid. Finest codes are normal given the rung above;
+    on each rung the posterior is told as a change of what is expected, and all begins as N(0, 1).
     """
 
     def __init__(self, dimensions: int, codes: int, wider: int, width: int, rungs: int) -> None:

@@ -26,8 +26,8 @@ def group_norm(channels: int) -> nn.GroupNorm:
 def norm_silu(norm: nn.GroupNorm, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
     """silu(norm(x) * (1 + scale) + shift) in the dtype of x, computed in float32.
 
-    x (B, C, *axes); scale and shift (B, C, 1...), both or none. In float32, because the bfloat16 channels-last backward of
-    the norm is many times slower.
+    x (B, C, *axes); scale and shift (B, C, 1...), both or none. In float32, because the bfloat16 channels-last backward
+    of the norm is many times slower.
     """
     result: Tensor = _NormSilu.apply(x, norm.weight, norm.bias, scale, shift, norm.num_groups, norm.eps)  # type: ignore[no-untyped-call]
     return result
@@ -78,7 +78,8 @@ def _normed(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) ->
 
 
 class ChannelNorm(nn.Module):
-    """Mean 0 and variance 1 over the channels of each position, a scale and a shift, SiLU: computed in float32, of any layout.
+    """Mean 0 and variance 1 over the channels of each position, a scale and a shift, SiLU: computed in float32, of any
+    layout.
 
     What a position becomes depends on no other, as it must where tiles are to give what the whole gives.
     """

@@ -1,7 +1,7 @@
 """Which number format a machine is fast in, by trying it: processors of one name differ, and names lie.
 
-Both formats take turns, so that other work on the machine slows both alike. The answer is kept by processor, threads and
-versions in the user's cache folder, and two runs agree; an answer that is not certain is not kept.
+Both formats take turns, so that other work on the machine slows both alike. The answer is kept by processor, threads
+and versions in the user's cache folder, and two runs agree; an answer that is not certain is not kept.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Sequences mixed in linear time by a state that decays as the content says (Mamba-2: Dao and Gu 2024), in plain PyTorch."""
+"""Sequences mixed in linear time by a state that decays as the content says (Mamba-2: Dao and Gu 2024), in plain
+PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -64,8 +66,8 @@ class StateSpace(nn.Module):
 def scan(x: Tensor, decay: Tensor, write: Tensor, read: Tensor) -> Tensor:
     """y_t = read_t . h_t with h_t = exp(decay_t) h_{t-1} + write_t x_t, for each head; h starts at 0.
 
-    x (B, L, H, P), decay (B, L, H) at most 0, write and read (B, L, N); cost grows with L. Within a chunk it is one masked
-    product of matrices, between chunks a state is handed on.
+    x (B, L, H, P), decay (B, L, H) at most 0, write and read (B, L, N); cost grows with L. Within a chunk it is one
+    masked product of matrices, between chunks a state is handed on.
     """
     length = x.shape[1]
     missing = (-length) % CHUNK

@@ -1,5 +1,5 @@
-"""A network over a grid larger than memory: overlapping windows, blended. Every evaluation of a sampler is blended, so that
-one draw has no seams, as it would if finished windows were put side by side (Bar-Tal et al. 2023).
+"""A network over a grid larger than memory: overlapping windows, blended. Every evaluation of a sampler is blended, so
+that one draw has no seams, as it would if finished windows were put side by side (Bar-Tal et al. 2023).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ OVERLAP = 0.25  # of a window's side, shared with each neighbour
 class Tiled(nn.Module):
     """Called like the network that it holds; grids no larger than `window` pass untouched.
 
-    Planes of the condition are cut like x. Group norms see one window at a time, which is why windows should be as large as
-    memory allows and no smaller than the patches of training.
+    Planes of the condition are cut like x. Group norms see one window at a time, which is why windows should be as
+    large as memory allows and no smaller than the patches of training.
     """
 
     def __init__(self, net: nn.Module, window: Sequence[int], overlap: float = OVERLAP) -> None:
@@ -52,7 +52,9 @@ class Tiled(nn.Module):
 
 
 class TiledCodec(nn.Module):
-    """The half of a codec that it holds, tile by tile: equal to the whole, as a code depends on a finite neighbourhood."""
+    """The half of a codec that it holds, tile by tile: equal to the whole, as a code depends on a finite
+    neighbourhood.
+    """
 
     def __init__(self, net: Encoder | Decoder, window: Sequence[int]) -> None:
         super().__init__()

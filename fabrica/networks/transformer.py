@@ -21,9 +21,10 @@ from .unet import UNetShape
 class Transformer(Backbone):
     """x (B, C, *axes), level (B,), condition -> (B, out, *axes), float32; called as the U-Net is.
 
-    Width is the last entry of `channels` (a multiple of 48), depth is `blocks`; `patch` is the side of a token. Positions turn
-    queries and keys by their place along each axis, so that grids may differ between training and drawing. Attention costs the
-    square of the number of tokens: 4,096 tokens are 64 x 64 patches, or 16 x 16 x 16. `kind: state-space` costs as many as there are.
+    Width is the last entry of `channels` (a multiple of 48), depth is `blocks`; `patch` is the side of a token.
+    Positions turn queries and keys by their place along each axis, so that grids may differ between training and
+    drawing. Attention costs the square of the number of tokens: 4,096 tokens are 64 x 64 patches, or 16 x 16 x 16.
+    `kind: state-space` costs as many as there are.
     """
 
     def __init__(
@@ -61,7 +62,8 @@ class Transformer(Backbone):
         grid = tuple(x.shape[2:])
         if any(side % self.patch for side in grid):
             raise ValueError(
-                f"The transformer got a grid of {grid}, expected sides that are multiples of {self.patch}. Write: prepare: {{multiple: {self.patch}}}"
+                f"The transformer got a grid of {grid}, expected sides that are multiples of {self.patch}. Write:"
+                f" prepare: {{multiple: {self.patch}}}"
             )
         small = [n // self.patch for n in grid]
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
@@ -85,7 +87,9 @@ class Transformer(Backbone):
 
 
 class _Block(nn.Module):
-    """A mixing of tokens and a feed-forward layer, each scaled, shifted and gated by the embedding; starts as the identity."""
+    """A mixing of tokens and a feed-forward layer, each scaled, shifted and gated by the embedding; starts as the
+    identity.
+    """
 
     def __init__(self, width: int, mix: nn.Module) -> None:
         super().__init__()

@@ -121,7 +121,8 @@ class UNet(Backbone):
         """Raises ValueError when a side is no multiple of `multiple`."""
         if any(side % self.multiple for side in x.shape[2:]):
             raise ValueError(
-                f"The U-Net got a grid of {tuple(x.shape[2:])}, expected sides that are multiples of {self.multiple}. Write: prepare: {{multiple: {self.multiple}}}"
+                f"The U-Net got a grid of {tuple(x.shape[2:])}, expected sides that are multiples of {self.multiple}."
+                f" Write: prepare: {{multiple: {self.multiple}}}"
             )
         h = with_planes(x, self.planes, condition, x.shape[2:]).contiguous(memory_format=channels_last(self.dimensions))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
@@ -140,7 +141,9 @@ class UNet(Backbone):
         return self._unfold(h.float())
 
     def _raw(self, seen: Tensor, e: Tensor) -> Tensor:
-        """Noise and given images whole, however narrow the network is; how much of each is to go depends on the level."""
+        """Noise and given images whole, however narrow the network is; how much of each is to go depends on the
+        level.
+        """
         scale: Tensor = 1 + self.gain(e)
         return folded(seen, self.patch) * scale.reshape(*scale.shape, *[1] * self.dimensions)
 

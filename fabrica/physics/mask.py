@@ -9,7 +9,9 @@ from .algebra import LinearOperator
 
 
 class Mask(LinearOperator):
-    """y = x where `known` (bool, (B or 1, C, *axes)), 0 elsewhere: inpainting, missing slices, a scan around a lesion."""
+    """y = x where `known` (bool, (B or 1, C, *axes)), 0 elsewhere: inpainting, missing slices, a scan around a
+    lesion.
+    """
 
     per_row = ("known",)
     known: Tensor

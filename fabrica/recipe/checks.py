@@ -50,7 +50,9 @@ _STAGE = (*_FLAT, "cohorts", "input")
 def load(
     path: Path, settings: Sequence[str] = (), data: Sequence[str] = (), units: Mapping[str, str] | None = None
 ) -> Recipe:
-    """Read, override (`train.steps=10`), replace cohorts (`DIR` or `NAME=DIR`), say units, check; raises RecipeError."""
+    """Read, override (`train.steps=10`), replace cohorts (`DIR` or `NAME=DIR`), say units, check; raises
+    RecipeError.
+    """
     if not path.is_file():
         raise RecipeError(f"There is no recipe at {path}. See what is there: ls recipes/")
     try:
@@ -151,14 +153,7 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
     known_keys(value, at, _STAGE if at else _FLAT)
     need(value, at, "job", "job: {name: translation, from: [T1w], x: [FLAIR]}")
     need(value, at, "family", "family: {name: flow}")
-    job = named(value["job"], f"{dot}job")
-    job_class = guard(f"{dot}job.name", lambda: JOBS.find(job.name))
-    if job.name == "synthesis" and "from" in job.options:
-        raise AtError(
-            f"{dot}job.from", "synthesis is given no image. Write: job: {name: translation, from: [...], x: [...]}, with classes, covariates "
-            "and words in its values: {by: ..., covariates: ..., text: ...}",
-        )  # fmt: skip
-    made = guard(f"{dot}job", lambda: build(f"job {job.name!r}", job_class, job_options(job.options)))
+    job, made = _job(value["job"], f"{dot}job")
     trained = trained_plan(value, dot)
     codec, equalised = _inner(value["family"], f"{dot}family.in")
     family, network = (
@@ -194,8 +189,33 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
     given = dataclass_of(InputPlan, value["input"], f"{dot}input") if "input" in value else None
     guidance = _guidance(value["guidance"], made, kind, f"{dot}guidance") if "guidance" in value else None
     return Stage(
-        name, job, family, sampler, train, prepare, network, tuple(used), given, trained, guidance, codec, paired, equalised
-    )  # fmt: skip
+        name,
+        job,
+        family,
+        sampler,
+        train,
+        prepare,
+        network,
+        tuple(used),
+        given,
+        trained,
+        guidance,
+        codec,
+        paired,
+        equalised,
+    )
+
+
+def _job(value: Any, at: str) -> tuple[Named, Job]:
+    job = named(value, at)
+    kind = guard(f"{at}.name", lambda: JOBS.find(job.name))
+    if job.name == "synthesis" and "from" in job.options:
+        raise AtError(
+            f"{at}.from",
+            "synthesis is given no image. Write: job: {name: translation, from: [...], x: [...]}, with classes,"
+            " covariates and words in its values: {by: ..., covariates: ..., text: ...}",
+        )
+    return job, guard(at, lambda: build(f"job {job.name!r}", kind, job_options(job.options)))
 
 
 def _check_kinds(job: Job, family: type[Family], at: str) -> None:
@@ -205,7 +225,10 @@ def _check_kinds(job: Job, family: type[Family], at: str) -> None:
             able = [n for n in FAMILIES.builtin if asked.kind in FAMILIES.builtin[n].learns]
             write = f"Write: family: {{name: {able[0]}}}"
             if asked.kind == "intensity" and "label" in family.learns:
-                write = f"Give it words: family: {{name: {family.__name__.lower()}, in: {{stage: codec}}}}, as in recipes/words.yaml"
+                write = (
+                    f"Give it words: family: {{name: {family.__name__.lower()}, in: {{stage: codec}}}}, as in"
+                    " recipes/words.yaml"
+                )
             raise AtError(at, f"{family.__name__} cannot learn {asked.name}, {asked.kind}. {write}")
 
 
@@ -217,7 +240,8 @@ def _inner(value: Any, at: str) -> tuple[str | None, float]:
     if not isinstance(inner, Mapping) or set(inner) not in ({"stage"}, {"equalised"}):
         raise AtError(
             at,
-            f"family.in is {inner!r}. Write: in: {{stage: codec}}, in: {{equalised: 0.5}}, or in a recipe without stages in: vae",
+            f"family.in is {inner!r}. Write: in: {{stage: codec}}, in: {{equalised: 0.5}}, or in a recipe without"
+            " stages in: vae",
         )
     if "stage" in inner:
         return str(inner["stage"]), 0.0

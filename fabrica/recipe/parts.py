@@ -85,14 +85,16 @@ def check_multiple(prepare: PreparePlan, family: Family, axes: int, at: str) -> 
     needed = family.multiple
     if prepare.size is None and prepare.multiple % needed:
         raise AtError(
-            f"{at}.multiple", f"prepare.multiple is {prepare.multiple}, and the network needs sides that are multiples of {needed}. "
+            f"{at}.multiple",
+            f"prepare.multiple is {prepare.multiple}, and the network needs sides that are multiples of {needed}. "
             f"Write: prepare: {{multiple: {needed}}}, or fewer levels",
-        )  # fmt: skip
+        )
     if prepare.size is not None and any(side % needed for side in prepare.size[-axes:]):
         raise AtError(
-            f"{at}.size", f"prepare.size is {list(prepare.size)}, and the network needs sides that are multiples of {needed}. "
+            f"{at}.size",
+            f"prepare.size is {list(prepare.size)}, and the network needs sides that are multiples of {needed}. "
             "Round them up, or use fewer levels",
-        )  # fmt: skip
+        )
 
 
 def cohort_plan(value: Any, at: str) -> CohortPlan:
@@ -138,7 +140,8 @@ def split_plan(value: Any, cohorts: Sequence[str]) -> Mapping[str, Any]:
         if not 0 < sum(parts.values()) <= 1 + 1e-6 or min(parts.values()) < 0:
             raise AtError(
                 "split",
-                f"split adds up to {sum(parts.values()):g}, expected at most 1. Write: split: {{train: 0.8, test: 0.2}}",
+                f"split adds up to {sum(parts.values()):g}, expected at most 1. Write: split: {{train: 0.8, test:"
+                " 0.2}",
             )
     return value
 

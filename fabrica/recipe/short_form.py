@@ -1,4 +1,6 @@
-"""What a short recipe stands for: a family in codes or words, named in one line, is a codec and what draws its codes."""
+"""What a short recipe stands for: a family in codes or words, named in one line, is a codec and what draws its
+codes.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,11 @@ MODEL = ("pairing", "sampler", "guidance")
 
 
 def written_out(plain: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A flat recipe of `family: vq`, of `autoregressive` on other than label maps, or of any family `in: vae` or `in: vq`, as two
-    stages; any other as it is.
+    """A flat recipe of `family: vq`, of `autoregressive` on other than label maps, or of any family `in: vae` or `in:
+    vq`, as two stages; any other as it is.
 
-    The codec has a third of the budget and the network that the recipe says; what draws words has the rest and its two deepest
-    levels. Whatever is wrong with the recipe is left for those who read it.
+    The codec has a third of the budget and the network that the recipe says; what draws words has the rest and its two
+    deepest levels. Whatever is wrong with the recipe is left for those who read it.
     """
     family, job = plain.get("family"), _job(plain.get("job"))
     options = dict(family) if isinstance(family, Mapping) else {"name": family}
@@ -50,10 +52,16 @@ def written_out(plain: Mapping[str, Any]) -> Mapping[str, Any]:
         )
     whole = {k: v for k, v in network.items() if k != "kind" or owner == CODEC}  # codecs are made of convolutions
     codec = {
-        "job": {"name": "synthesis", "x": x if isinstance(x, list | tuple) else [f.name for f in asked.x], "axes": asked.axes, "place": False},
+        "job": {
+            "name": "synthesis",
+            "x": x if isinstance(x, list | tuple) else [f.name for f in asked.x],
+            "axes": asked.axes,
+            "place": False,
+        },
         "family": {**coder, "network": whole, **(own if owner == CODEC else {})},
-        "train": _part(plain.get("train", {}), SHARE), **shared,
-    }  # fmt: skip
+        "train": _part(plain.get("train", {}), SHARE),
+        **shared,
+    }
     levels = network.get("channels", UNetShape().channels)
     narrow = {**network, "patch": 1, "channels": levels[-2:] if isinstance(levels, list | tuple) else levels}
     model = {
@@ -66,7 +74,9 @@ def written_out(plain: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _pair(options: Mapping[str, Any], job: Job) -> tuple[Mapping[str, Any], str] | None:
-    """(the codec, the family that draws its codes), or None where there is but one family: told, or since it works in words."""
+    """(the codec, the family that draws its codes), or None where there is but one family: told, or since it works in
+    words.
+    """
     name, inner = options.get("name"), options.get("in")
     kind, kinds = _family(name), {f.kind for f in job.signature().x}
     if kind is None or not kinds <= {"intensity", "label"}:

@@ -1,4 +1,6 @@
-"""Stages that lean on each other: inputs, codecs, what grids all of them can work on. Refused before any data is read."""
+"""Stages that lean on each other: inputs, codecs, what grids all of them can work on. Refused before any data is
+read.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from .values import InputPlan, Named, Stage
 
 
 def in_order(stages: Sequence[Stage]) -> list[Stage]:
-    """Every stage after the one that it takes its input from; a circle, an unknown stage and an unfit one are refused."""
+    """Every stage after the one that it takes its input from; a circle, an unknown stage and an unfit one are
+    refused.
+    """
     known = {s.name: s for s in stages}
     for stage in stages:
         if stage.input is not None:
@@ -79,22 +83,27 @@ def _check_codec(stage: Stage, known: Mapping[str, Stage]) -> None:
     mine, theirs = stage.build_job().signature(), other.build_job().signature()
     if mine.x != theirs.x or mine.axes != theirs.axes or theirs.condition:
         raise AtError(
-            at, f"{other.name} encodes {words(theirs.x)} given {words(theirs.condition)}, {stage.name} is asked for {words(mine.x)}. "
-            f"Write there: job: {{name: synthesis, x: [{', '.join(f.name for f in mine.x)}], axes: {mine.axes}, place: false}}",
-        )  # fmt: skip
+            at,
+            f"{other.name} encodes {words(theirs.x)} given {words(theirs.condition)}, {stage.name} is asked for"
+            f" {words(mine.x)}. Write there: job: {{name: synthesis, x: [{', '.join(f.name for f in mine.x)}], axes:"
+            f" {mine.axes}, place: false}}",
+        )
     mine_mm, theirs_mm = (list(s.prepare.spacing_mm or ()) for s in (stage, other))
     if other.trained is None and mine_mm != theirs_mm:
         raise AtError(
-            at, f"{other.name} is prepared to voxels of {theirs_mm or 'the scans'} mm and {stage.name} to {mine_mm or 'the scans'}: its codes "
-            "would mean something else. Write the same prepare: {spacing_mm: [...]} in both.",
-        )  # fmt: skip
+            at,
+            f"{other.name} is prepared to voxels of {theirs_mm or 'the scans'} mm and {stage.name} to"
+            f" {mine_mm or 'the scans'}: its codes would mean something else. Write the same prepare: {{spacing_mm:"
+            " [...]} in both.",
+        )
     step = guard(at, lambda: _sides(stage, known))
     multiple = stage.prepare.multiple
     if multiple % step and stage.prepare.size is None:
         raise AtError(
-            at, f"Codes and network together need sides that are multiples of {step}, scans are prepared to multiples of {multiple}. "
-            "Use fewer levels or a smaller patch in one of the two.",
-        )  # fmt: skip
+            at,
+            f"Codes and network together need sides that are multiples of {step}, scans are prepared to multiples of"
+            f" {multiple}. Use fewer levels or a smaller patch in one of the two.",
+        )
 
 
 def _sides(stage: Stage, known: Mapping[str, Stage]) -> int:
@@ -141,5 +150,6 @@ def _check_alone(stage: Stage, stages: Sequence[Stage]) -> None:
     if issubclass(FAMILIES.find(stage.family.name), Fsq) and not any(s.codec == stage.name for s in stages):
         raise AtError(
             f"stages.{stage.name}.family" if len(stages) > 1 else "family",
-            f"{stage.family.name} needs a stage that draws its words. Add one of the same x: family: {{name: autoregressive, in: {{stage: {stage.name}}}}}",
+            f"{stage.family.name} needs a stage that draws its words. Add one of the same x: family: {{name:"
+            f" autoregressive, in: {{stage: {stage.name}}}}}",
         )

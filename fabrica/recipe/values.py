@@ -30,7 +30,9 @@ class CohortPlan:
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """How long and how: a budget in steps or in minutes (which become steps, counted again as it goes), and the optimiser."""
+    """How long and how: a budget in steps or in minutes (which become steps, counted again as it goes), and the
+    optimiser.
+    """
 
     steps: int | None = None
     minutes: float | None = None
@@ -66,7 +68,9 @@ class Named:
 
 @dataclass(frozen=True)
 class InputPlan:
-    """An earlier stage whose draws stand for the images that a stage is given, when it is judged and when it is used."""
+    """An earlier stage whose draws stand for the images that a stage is given, when it is judged and when it is
+    used.
+    """
 
     stage: str
     draws: Literal["all", "mean", "one"] = "all"  # all: draw k is made from draw k of the earlier stage

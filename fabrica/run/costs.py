@@ -1,4 +1,6 @@
-"""What quality costs: the same cases drawn with fewer network evaluations; how many a trained stage was found to need."""
+"""What quality costs: the same cases drawn with fewer network evaluations; how many a trained stage was found to
+need.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ CHOICE = "evaluations.json"  # beside a stage's checkpoint
 
 @torch.no_grad()
 def evaluations(family: Family, problem: Problem) -> int:
-    """How many rows the networks that know the noise level are given to draw the first row, on a corner of its grid: a call that
-    asks with and without a condition, as guidance does, counts twice.
+    """How many rows the networks that know the noise level are given to draw the first row, on a corner of its grid: a
+    call that asks with and without a condition, as guidance does, counts twice.
     """
     calls = 0
 

@@ -25,7 +25,9 @@ def draw(
 ) -> list[Tensor]:  # fmt: skip
     """A draw of each of `shown`: (C, z, y, x), or (C,) for values (the mean over slices). Small cases share a batch.
 
-    `window`: sides of the windows that the networks work by; none = the whole grid, or what memory allows. Each row has its own seed, from the case, the number of the draw and the slice. Computed where the family is, returned on the CPU.
+    `window`: sides of the windows that the networks work by; none = the whole grid, or what memory allows. Each row has
+    its own seed, from the case, the number of the draw and the slice. Computed where the family is, returned on the
+    CPU.
     """
     family.eval()
     device = next(family.parameters()).device
@@ -76,7 +78,9 @@ def images_of(
 
 
 def image_of(part: Tensor, field: Field, prepared: Prepared, preparation: GridPreparation) -> Image:
-    """One field of a draw (1, z, y, x) on the source's grid, in the training cohort's unit: what is written and what is measured."""
+    """One field of a draw (1, z, y, x) on the source's grid, in the training cohort's unit: what is written and what is
+    measured.
+    """
     trace = prepared.traces.get(field.name) or next(iter(prepared.traces.values()))
     unit = "" if field.kind == "label" else preparation.unit_of(field.name, field.unit)
     meaning = replace(field, channels=1, unit=unit)

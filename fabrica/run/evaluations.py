@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..contracts import Condition, Denoiser, Family, Problem
-from ..data.prepare import foreground
+from ..data.grid import foreground
 from ..evaluate.sets import feature
 from ..evaluate.sets.embedding import Picture, embed
 from ..families import Latent, with_steps
@@ -44,7 +44,8 @@ EMBEDDING = "radiomics"  # textures
 
 
 def chosen(ready: PreparedStage, trained: Family, seconds: float) -> Choice | str | None:
-    """The choice for a finished training, kept beside its checkpoint; words why there is none, None where nothing is to be chosen.
+    """The choice for a finished training, kept beside its checkpoint; words why there is none, None where nothing is to
+    be chosen.
 
     A recipe that names its sampler has chosen by itself. What another run trained draws as chosen there, and nothing is
     written to that run. `seconds`: what training took.

@@ -16,7 +16,9 @@ from .folder import RunFolder
 
 
 def build_family(stage: Stage, job: Job, chosen: str, recipe: Recipe | None = None) -> Family:
-    """The stage's family on the job's signature, without its sampler; around its codec, when it works in codes or equalised intensities."""
+    """The stage's family on the job's signature, without its sampler; around its codec, when it works in codes or
+    equalised intensities.
+    """
     kind = FAMILIES.find(stage.family.name)
     factory: Callable[..., Family] = kind
     signature = job.signature()

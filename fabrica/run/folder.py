@@ -113,7 +113,8 @@ class RunFolder:
     def check_settings(self, changed: Recipe) -> None:
         """Refuse a recipe that differs from the run's where nothing would follow it; what is only judged may change.
 
-        Raises ValueError with the line that starts a new run. The recipe that is kept says what the report was made with.
+        Raises ValueError with the line that starts a new run. The recipe that is kept says what the report was made
+        with.
         """
         begun = {s.name for s in self.recipe.stages if self.begun(s) and not s.trained}
         if not begun:
@@ -146,10 +147,16 @@ class RunFolder:
             ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
         ).stdout.strip()
         plain = {
-            "format": FORMAT, "seed": self.recipe.seed, "data_sha256": dict(digests), "python": platform.python_version(),
-            "machine": platform.machine(), "threads": torch.get_num_threads(), "cores": os.cpu_count(), "commit": commit,
+            "format": FORMAT,
+            "seed": self.recipe.seed,
+            "data_sha256": dict(digests),
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "threads": torch.get_num_threads(),
+            "cores": os.cpu_count(),
+            "commit": commit,
             "packages": {name: version(name) for name in packages},
-        }  # fmt: skip
+        }
         with writing(self.path / "environment.json"):
             (self.path / "environment.json").write_text(json.dumps(plain, indent=1))
 

@@ -97,7 +97,9 @@ class Times:
 
 
 def foretell_time(stages: Sequence[PreparedStage], device: str, say: Say) -> None:
-    """Says before anything is trained what the whole will take, by one step, one evaluation and one judgement of each stage."""
+    """Says before anything is trained what the whole will take, by one step, one evaluation and one judgement of each
+    stage.
+    """
     found = {}
     for ready in stages:
         with contextlib.suppress(MemoryShortage, UnreadableError):  # said where the stage starts
@@ -191,6 +193,9 @@ def _check(ready: PreparedStage, need: Need, asked: int | None, device: str) -> 
     advice = (
         f"Write train: {{batch: {smaller}}}."
         if smaller
-        else "Train on smaller patches (prepare: {size: [...]}), with network: {recompute: true}, or with fewer channels."
+        else (
+            "Train on smaller patches (prepare: {size: [...]}), with network: {recompute: true}, or with fewer"
+            " channels."
+        )
     )
     return batch, check(f"{stage.name}: training with batches of {batch}", need, batch, device, advice)

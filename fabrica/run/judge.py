@@ -34,7 +34,9 @@ FINDINGS = ("lesion",)  # read where a case has them: what is measured inside
 
 
 def judge_stage(ready: PreparedStage, trained: Trained, drawn_by: Family, say: Say, report: Report) -> StageResult:
-    """What a trained stage reaches on the test part; `drawn_by` is its family with guidance, sampler and number of evaluations."""
+    """What a trained stage reaches on the test part; `drawn_by` is its family with guidance, sampler and number of
+    evaluations.
+    """
     ledger = report.ledger or Ledger()
     check_parts(ledger, ready.name, {part: {m.patient for m in own} for part, own in ready.split.parts.items()})
     report.ledger = ledger
@@ -115,7 +117,9 @@ def _hang(gallery: Gallery, ready: PreparedStage, asked: Asked, x: Tensor) -> No
 
 
 def _judge_set(ready: PreparedStage, gallery: Gallery, result: StageResult, report: Report) -> None:
-    """Tier 2 of a stage: realism, and adherence to the values that were asked for; and what draws look like beside truths."""
+    """Tier 2 of a stage: realism, and adherence to the values that were asked for; and what draws look like beside
+    truths.
+    """
     if (found := pictured(ready)) is not None and gallery.most:
         _compare_sets(ready, found[0].name, gallery, result, report)
     ledger = report.ledger or Ledger()

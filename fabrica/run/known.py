@@ -21,7 +21,9 @@ Say = Callable[[str], None]
 
 
 class GivenBack:
-    """What a codec gives back of the test part's images, and how many of its words they use; nothing of other families."""
+    """What a codec gives back of the test part's images, and how many of its words they use; nothing of other
+    families.
+    """
 
     def __init__(self, ready: PreparedStage, family: Family) -> None:
         self.ready, self.codec, self.window = (

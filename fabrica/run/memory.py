@@ -79,7 +79,9 @@ def corner(family: Family, problem: Problem) -> Problem:
 
 
 def drawing_room(family: Family, problem: Problem, most_rows: int, device: str) -> tuple[int, tuple[int, ...] | None]:
-    """(rows drawn at once, window): as many rows as fit up to `most_rows`; when not even one does, the largest window that does."""
+    """(rows drawn at once, window): as many rows as fit up to `most_rows`; when not even one does, the largest window
+    that does.
+    """
     grid, free = tuple(problem.shape[1:]), free_bytes(device)
     if free is None or most_rows * math.prod(grid) * PLENTY < free:
         return most_rows, None

@@ -1,4 +1,6 @@
-"""From a checked recipe and its cohorts to a stage that can train: select, split, fit the preparation, fill the store."""
+"""From a checked recipe and its cohorts to a stage that can train: select, split, fit the preparation, fill the
+store.
+"""
 
 from __future__ import annotations
 
@@ -174,7 +176,8 @@ def _aligned(members: Sequence[Member], contrasts: Sequence[str], reference: str
 def _thumbnails(
     split: Split, contrasts: Sequence[str], reference: str, preparation: GridPreparation
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Of all parts but training: part -> case -> fingerprint (None without the reference), and why others cannot be used.
+    """Of all parts but training: part -> case -> fingerprint (None without the reference), and why others cannot be
+    used.
 
     Every image that judging will need is read, so that an odd file is found before hours of training.
     """
@@ -208,7 +211,8 @@ def _readable(split: Split, names: Mapping[str, set[str]], why: Sequence[str]) -
 def _without_copies(
     prints: Mapping[str, Mapping[str, NDArray[np.float32]]], split: Split, named: bool, report: Report
 ) -> Split:
-    """The split without images that training shows too: refused where it was named, left out and said where it was drawn.
+    """The split without images that training shows too: refused where it was named, left out and said where it was
+    drawn.
 
     Compares thumbnails of training and other parts; the box is centred on the patient, so grids agree.
     """

@@ -38,7 +38,9 @@ class Trial:
     say: Say
 
     def cost(self, family: Family, kept: Sequence[Asked], evaluations: int) -> Cost | None:
-        """Quality at about so many evaluations; 0: as the recipe draws. None where nothing was asked or nothing can be changed."""
+        """Quality at about so many evaluations; 0: as the recipe draws. None where nothing was asked or nothing can be
+        changed.
+        """
         plan, job = self.evaluate, self.ready.job
         told = with_steps(family, evaluations) if evaluations else family
         if plan.evaluations == () or told is None or not kept:
@@ -77,7 +79,9 @@ class Trial:
 def costs_of(
     ask: Trial, family: Family, kept: Sequence[Asked], trained_seconds: float, result: StageResult, report: Report
 ) -> list[Cost]:
-    """The same cases by number of evaluations; as the recipe draws comes last, and stays. A family without steps has one row."""
+    """The same cases by number of evaluations; as the recipe draws comes last, and stays. A family without steps has
+    one row.
+    """
     counts, plan = ask.evaluate.evaluations, ask.evaluate
     if counts == () or not kept:
         return []
@@ -85,8 +89,8 @@ def costs_of(
         counts, most = _affordable(ask, family, kept, COST_SHARE * trained_seconds, result)
         if not most:
             report.not_evaluated.append(
-                f"{ask.ready.name}: quality with fewer evaluations would take more than a fifth of the training's time. "
-                "Ask for it: evaluate: {evaluations: [1, 2, 4, 8]}"
+                f"{ask.ready.name}: quality with fewer evaluations would take more than a fifth of the training's time."
+                " Ask for it: evaluate: {evaluations: [1, 2, 4, 8]}"
             )
             return []
         kept, ask = kept[:most], replace(ask, evaluate=replace(plan, evaluations=counts))

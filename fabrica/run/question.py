@@ -35,7 +35,9 @@ class Asked:
 
 
 def question_of(job: Job, shown: Sequence[Shown], layout: Layout, seed: int, device: torch.device) -> Problem:
-    """What is asked about cases of one grid; each row's chance is its own, from the case, the slice and the number of the draw."""
+    """What is asked about cases of one grid; each row's chance is its own, from the case, the slice and the number of
+    the draw.
+    """
     asked = joined([question_batch(one.case, layout) for one in shown])
     each = len(asked.cases) // len(shown)
     seeds = [derive(seed, "question", name, shown[i // each].number) for i, name in enumerate(asked.cases)]
@@ -43,7 +45,9 @@ def question_of(job: Job, shown: Sequence[Shown], layout: Layout, seed: int, dev
 
 
 def crude_answers(job: Job, shown: Shown, layout: Layout, seed: int) -> dict[str, Tensor]:
-    """What the measurements of a draw say by themselves, (C, z, y, x) by name; nothing where no operator has such an answer."""
+    """What the measurements of a draw say by themselves, (C, z, y, x) by name; nothing where no operator has such an
+    answer.
+    """
     if not job.signature().measurements:
         return {}
     problem = question_of(job, [shown], layout, seed, torch.device("cpu"))
@@ -67,7 +71,9 @@ def nothing_given(job: Job, problem: Problem) -> Tensor:
 
 
 def background(fields: Sequence[Field], problem: Problem) -> Tensor:
-    """(B, C, *axes) of what lies around every patient: 0 on the model's scale (air, in HU), the first class of a mask."""
+    """(B, C, *axes) of what lies around every patient: 0 on the model's scale (air, in HU), the first class of a
+    mask.
+    """
     x, start = torch.zeros(len(problem.cases), *problem.shape), 0
     for f in fields:
         if f.kind == "label":

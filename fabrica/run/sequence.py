@@ -1,4 +1,6 @@
-"""Where the nouns meet: find, split, prepare, train, draw, measure, write. Public as `fabrica.run_recipe` and others."""
+"""Where the nouns meet: find, split, prepare, train, draw, measure, write. Public as `fabrica.run_recipe` and
+others.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +107,9 @@ def _prepared(run: RunFolder, only: str | None, say: Say, report: Report, proces
 
 
 def _told(ready: PreparedStage, trained: Trained, say: Say, report: Report) -> Family:
-    """The family as it draws: with guidance, sampler, and as many evaluations as validation patients show to be enough."""
+    """The family as it draws: with guidance, sampler, and as many evaluations as validation patients show to be
+    enough.
+    """
     choice = chosen(ready, trained.family, trained.seconds)
     if choice is not None:
         words = choice.in_words(ready.name) if isinstance(choice, Choice) else choice

@@ -61,7 +61,9 @@ def train_stage(ready: PreparedStage, say: Say, watch: Watch | None, device: str
 
 
 def _begun(ready: PreparedStage, known: Facts | None, precision: str, say: Say) -> Family:
-    """The family as training meets it, or a refusal: weights that saw test patients, codes of other voxels, other scans."""
+    """The family as training meets it, or a refusal: weights that saw test patients, codes of other voxels, other
+    scans.
+    """
     stage, run = ready.stage, ready.run
     torch.manual_seed(derive(ready.seed, "weights", stage.name) % 2**32)
     family = with_codec(build_family(stage, ready.job, precision, run.recipe), stage, run)
@@ -83,28 +85,40 @@ def _plain_facts(
     """What the checkpoint will say of itself, see `learning.facts`."""
     own = {patient_hash(m.patient) for m in ready.split.parts["train"]}
     return {
-        "stage": ready.name, "precision": precision, "float32_layers": sorted(wide), "batch": batch, "device": device,
-        "threads": torch.get_num_threads(), "seed": ready.seed, "preparation": plain_preparation(ready.preparation),
-        "reference": ready.reference, "size": list(ready.layout.size), "parameters": sum(p.numel() for p in family.parameters()),
+        "stage": ready.name,
+        "precision": precision,
+        "float32_layers": sorted(wide),
+        "batch": batch,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "seed": ready.seed,
+        "preparation": plain_preparation(ready.preparation),
+        "reference": ready.reference,
+        "size": list(ready.layout.size),
+        "parameters": sum(p.numel() for p in family.parameters()),
         "trained_on": sorted(own | trained_before(ready.run.recipe, ready.stage, ready.run.path)),
-    }  # fmt: skip
+    }
 
 
 def _check_same_scans(ready: PreparedStage, facts: Facts) -> None:
-    """Raises ValueError where scans, units or grids are no longer those of the training: its weights would mean something else."""
+    """Raises ValueError where scans, units or grids are no longer those of the training: its weights would mean
+    something else.
+    """
     if facts.format < FORMAT:
         return
     now = json.loads(json.dumps(plain_preparation(ready.preparation)))
     changed = [key for key, value in now.items() if facts.preparation.get(key) != value]
     if changed:
         raise ValueError(
-            f"{ready.name} was trained on other scans: their {', '.join(changed)} changed since. Give it back what it was "
-            f"trained on, or start a new run: fabrica run {ready.run.path / 'recipe.yaml'}"
+            f"{ready.name} was trained on other scans: their {', '.join(changed)} changed since. Give it back what it"
+            f" was trained on, or start a new run: fabrica run {ready.run.path / 'recipe.yaml'}"
         )
 
 
 def _read_intensities(family: Family, ready: PreparedStage, say: Say) -> None:
-    """The curves of equalised intensities, from voxels of the training part; nothing for a family that works in others."""
+    """The curves of equalised intensities, from voxels of the training part; nothing for a family that works in
+    others.
+    """
     if not (isinstance(family, Latent) and isinstance(family.codec, Equalised)):
         return
     voxels: dict[int, list[NDArray[np.floating]]] = {}
@@ -119,7 +133,8 @@ def _read_intensities(family: Family, ready: PreparedStage, say: Say) -> None:
     family.codec.fit(voxels)
     wide, least = family.codec.widest, 1 - family.codec.share
     say(
-        f"{ready.name}: intensities are equalised; common ones have up to {wide:.1f} times their room, none less than {least:g}."
+        f"{ready.name}: intensities are equalised; common ones have up to {wide:.1f} times their room, none less than"
+        f" {least:g}."
     )
 
 

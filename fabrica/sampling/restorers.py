@@ -1,4 +1,6 @@
-"""Drawing what is missing around what is known, with a prior that learned neither task (RePaint: Lugmayr et al. 2022)."""
+"""Drawing what is missing around what is known, with a prior that learned neither task (RePaint: Lugmayr et al.
+2022).
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,11 @@ from .solvers import HIGH, LOW, denoised, start_of_walk, walk
 def repaint(
     prior: Denoiser, problem: Problem, rng: Rng, *, steps: int = 20, again: int = 5, high: float = HIGH
 ) -> Tensor:
-    """x as its one measurement by a mask says where that is known, and a draw elsewhere; at most `steps * again` evaluations.
+    """x as its one measurement by a mask says where that is known, and a draw elsewhere; at most `steps * again`
+    evaluations.
 
-    Every step is taken `again` times, with noise put back in between, so that the drawn part hears of the known one. Exact for no
-    prior: the fewer the repetitions, the less the two parts agree.
+    Every step is taken `again` times, with noise put back in between, so that the drawn part hears of the known one.
+    Exact for no prior: the fewer the repetitions, the less the two parts agree.
     """
     (measured,) = problem.measurements.values()
     assert isinstance(measured.operator, Mask)  # the table of samplers says so

@@ -1,12 +1,14 @@
-"""Samplers as plain functions (prior, problem, rng) -> x. State lives in local variables; arithmetic is float32 or more.
+"""Samplers as plain functions (prior, problem, rng) -> x. State lives in local variables; arithmetic is float32 or
+more.
 
 All walk the probability-flow ODE dx/dsigma = (x - D(x, sigma)) / sigma (Karras et al. 2022, eq. 1 with s(t) = 1), whose
-solution at sigma = 0 is a draw. A flow is walked the same way: its denoiser is defined at sigma = t / (1 - t).
-Numbers of steps are chosen so that the default costs at most 20 network evaluations. `high` is the first level on a grid of
-64 x 64 and grows with larger ones; the last, `low`, is where what is left of an error would be taken for texture.
+solution at sigma = 0 is a draw. A flow is walked the same way: its denoiser is defined at sigma = t / (1 - t). Numbers
+of steps are chosen so that the default costs at most 20 network evaluations. `high` is the first level on a grid of 64
+x 64 and grows with larger ones; the last, `low`, is where what is left of an error would be taken for texture.
 
-A walk starts from noise around the first answer, not around zero: at the highest level an image's mean brightness is a matter
-of many voxels and no smaller than the noise in it, and draws that start around zero come out darker than what they learned.
+A walk starts from noise around the first answer, not around zero: at the highest level an image's mean brightness is a
+matter of many voxels and no smaller than the noise in it, and draws that start around zero come out darker than what
+they learned.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ def schedule(steps: int, high: float = HIGH, low: float = LOW, rho: float = 7.0)
 def growth(shape: Sequence[int]) -> float:
     """How many times higher noise has to be on a grid (C, *axes) than on 64 x 64 to hide as much; 1 for smaller ones.
 
-    The mean over n voxels keeps 1 / sqrt(n) of their noise (Hoogeboom et al. 2023, section 2; Esser et al. 2024, eq. 23).
+    The mean over n voxels keeps 1 / sqrt(n) of their noise (Hoogeboom et al. 2023, section 2; Esser et al. 2024, eq.
+    23).
     """
     return max(1.0, math.sqrt(math.prod(shape[1:]) / VOXELS))
 

@@ -29,6 +29,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {  # arm -> what it changes in the recip
 }
 
 
+ONE_JOB = "A downstream recipe has one job, segmentation or outcome. See: recipes/segmentation.yaml"
 UNKNOWN = "Whether the generator saw the test patients is not known: name its run with --generator."
 
 
@@ -37,8 +38,8 @@ def arm_folder(out: Path, arm: str, seed: int) -> Path:
 
 
 def arm_recipe(plain: Mapping[str, Any], arm: str, seed: int, real: Path, synthetic: Path) -> Recipe:
-    if "stages" in plain or plain.get("job", {}).get("name") not in ("segmentation", "outcome"):
-        raise ValueError("A downstream recipe has one job, segmentation or outcome. See: recipes/segmentation.yaml")
+    if "stages" in plain:
+        raise ValueError(ONE_JOB)
     if "steps" not in plain.get("train", {}):
         raise ValueError("Arms are compared at equal compute. Write: train: {steps: 1000}")
     change = ARMS[arm]
@@ -52,6 +53,9 @@ def arm_recipe(plain: Mapping[str, Any], arm: str, seed: int, real: Path, synthe
     split = {"train": share, "test": test, "seed": plain.get("seed", 0), **only}
     train = {**plain["train"], "augment": change.get("augment", 0.0)}
     made = from_plain({**plain, "cohorts": used, "split": split, "train": train, "seed": seed, "baseline": "none"}, arm)
+    job = made.stages[0].build_job()
+    if job.answer != "value" and any(f.kind != "label" for f in job.signature().x):
+        raise ValueError(ONE_JOB)
     if len(made.stages) != 1:
         raise ValueError(
             "A downstream recipe has one stage, and words need two, as codes do. Write: family: {name: regression}"

@@ -1,4 +1,5 @@
-"""Does synthetic data help? The same task learned from real, synthetic, both, and augmented real images at equal compute.
+"""Does synthetic data help? The same task learned from real, synthetic, both, and augmented real images at equal
+compute.
 
 Judged on real patients whom no training saw (EVALUATION, section 5; honesty check 22): real images with classical
 augmentation are the arm to beat, real images alone the ceiling of synthetic ones.
@@ -38,8 +39,9 @@ SEEDS = 5  # trainings of an arm that carry a claim
 class Terms:
     """How arms are trained, and what is claimed of them.
 
-    `trainer`: a command that is called with --train, --test (tables of files), --seed, --steps, --augment (strength; 0 in all arms but
-    one) and --out instead of training the recipe's family. `generator`: the run that made the synthetic images; its patients may not test here.
+    `trainer`: a command that is called with --train, --test (tables of files), --seed, --steps, --augment (strength; 0
+    in all arms but one) and --out instead of training the recipe's family. `generator`: the run that made the synthetic
+    images; its patients may not test here.
     """
 
     seeds: int = SEEDS
@@ -78,13 +80,19 @@ class Comparison:
         low, high = gain.interval
         if endpoints.directed(best.endpoint) < 0:  # less of it is better
             low, high = -high, -low
-        what = f"{best.endpoint} {float(gain):+.4g} ({gain.interval[0]:.4g} to {gain.interval[1]:.4g}) over real images with augmentation"
+        what = (
+            f"{best.endpoint} {float(gain):+.4g} ({gain.interval[0]:.4g} to {gain.interval[1]:.4g}) over real images"
+            " with augmentation"
+        )
         if (low > 0 or high < 0) and len(best.seeds) < SEEDS:
             return (
                 f"Adding synthetic images changes {what}, on {len(best.seeds)} seeds: at least {SEEDS} carry a claim."
             )
         if low > 0 and UNKNOWN in self.remarks:
-            return f"Adding synthetic images helps here if their generator saw no test patient, which is not known: {what}."
+            return (
+                "Adding synthetic images helps here if their generator saw no test patient, which is not known:"
+                f" {what}."
+            )
         if low > 0:
             return f"Adding synthetic images helps here: {what}."
         return f"It was not shown that adding synthetic images helps: {what}."
@@ -93,10 +101,12 @@ class Comparison:
 def compare_arms(
     plain: Mapping[str, Any], real: Path, synthetic: Path, out: Path, terms: Terms = Terms(), say: Say = print
 ) -> Comparison:
-    """Run every arm of a one-stage recipe with a budget in steps, as often as `terms` ask; a finished arm is not run again.
+    """Run every arm of a one-stage recipe with a budget in steps, as often as `terms` ask; a finished arm is not run
+    again.
 
-    A claim's hash is written before anything is trained. Raises ValueError for a recipe that cannot be compared or a claim that its
-    arms cannot answer, LeakError for a patient of the generator who tests here, RecipeError as `run_recipe`.
+    A claim's hash is written before anything is trained. Raises ValueError for a recipe that cannot be compared or a
+    claim that its arms cannot answer, LeakError for a patient of the generator who tests here, RecipeError as
+    `run_recipe`.
     """
     recipes = {
         (arm, seed): arm_recipe(plain, arm, seed, real, synthetic) for arm in ARMS for seed in range(terms.seeds)
@@ -117,7 +127,8 @@ def compare_arms(
         rows[arm].append(cases)
     if left := _keep_shared(rows):
         remarks.append(
-            f"{left} test patients were not tested by every arm (their images are copies of training ones) and are left out."
+            f"{left} test patients were not tested by every arm (their images are copies of training ones) and are left"
+            " out."
         )
     arms = _judged(rows, claim.endpoint if claim is not None else "")
     figures = _figures(job.signature().x[0], folders) if job.answer == "value" and terms.trainer is None else {}
@@ -136,8 +147,8 @@ def _check_answerable(claim: Claim, job: Job, terms: Terms) -> None:
     """Raise ValueError when no result of these arms could answer the claim, with what to type."""
     if not claim.arm:
         raise ValueError(
-            "The claim names no arm. Write: about: utility, arm: real + synthetic, against: real, augmented; claims on images "
-            "are tested by: fabrica evaluate --claim FILE"
+            "The claim names no arm. Write: about: utility, arm: real + synthetic, against: real, augmented; claims on"
+            " images are tested by: fabrica evaluate --claim FILE"
         )
     answers = ("correct", "log loss") if job.signature().x[0].classes else ("absolute error",)
     known = answers if job.answer == "value" else endpoints.SEGMENTED
@@ -158,7 +169,10 @@ def _failures(claim: Claim, rows: Mapping[str, Sequence[Sequence[Row]]]) -> str:
             for cases in rows[arm]
         ]
         if (lost := sum(len(everybody - known) for known in sides)) > FEW_FAILED * len(everybody) * len(sides):
-            return f"{lost} of {len(everybody) * len(sides)} answers of the arm {arm} have no {claim.endpoint}: at most {FEW_FAILED:.0%} may."
+            return (
+                f"{lost} of {len(everybody) * len(sides)} answers of the arm {arm} have no {claim.endpoint}: at most"
+                f" {FEW_FAILED:.0%} may."
+            )
     return ""
 
 
@@ -183,7 +197,9 @@ def _verdict(claim: Claim, arms: Sequence[Arm], failures: str, ledger: Ledger, s
 
 
 def _figures(field: Field, folders: Mapping[str, Sequence[Path]]) -> dict[str, list[Figure]]:
-    """Per arm what its mean answers over seeds reach on all patients (AUC, calibration, agreement), and AUC beside the arm to beat."""
+    """Per arm what its mean answers over seeds reach on all patients (AUC, calibration, agreement), and AUC beside the
+    arm to beat.
+    """
     tables = {arm: [f / "answers" / "model.csv" for f in own] for arm, own in folders.items()}
     if not all(t.is_file() for own in tables.values() for t in own):
         return {}
@@ -301,10 +317,21 @@ def _page(
     report.remark(f"{arms[0].endpoint} by seed: {'; '.join(spread)}.")
     report.said = found.sentence()
     plain_arms = [
-        {"arm": a.name, "endpoint": a.endpoint, "value": float(a.value), "interval": a.value.interval, "n": a.value.n, "seeds": list(a.seeds),
-         "gain": None if a.gain is None else {"value": float(a.gain), "interval": a.gain.interval, "p_value": a.gain.p_value}}
+        {
+            "arm": a.name,
+            "endpoint": a.endpoint,
+            "value": float(a.value),
+            "interval": a.value.interval,
+            "n": a.value.n,
+            "seeds": list(a.seeds),
+            "gain": (
+                None
+                if a.gain is None
+                else {"value": float(a.gain), "interval": a.gain.interval, "p_value": a.gain.p_value}
+            ),
+        }
         for a in arms
-    ]  # fmt: skip
+    ]
     out.mkdir(parents=True, exist_ok=True)
     (out / "downstream.json").write_text(json.dumps({"sentence": report.said, "arms": plain_arms}, indent=1))
     return render(report, out)

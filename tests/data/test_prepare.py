@@ -11,18 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fabrica.contracts import SCALES, Case, Image
-from fabrica.data.prepare import (
-    Grid,
-    GridPreparation,
-    align,
-    coverage,
-    fit,
-    grid_of,
-    intensity_scale,
-    offset_mm,
-    resample,
-    same_grid,
-)
+from fabrica.data.grid import Grid, align, coverage, grid_of, offset_mm, resample, same_grid
+from fabrica.data.prepare import GridPreparation, fit, intensity_scale
 from fabrica.io import UnreadableError
 
 MAKE = Callable[..., Image]

@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from fabrica.cli import app
-from fabrica.data.prepare import grid_of
+from fabrica.data.grid import grid_of
 from fabrica.data.virtual import VirtualCohort
 from fabrica.data.virtual.export import write_cohort
 from fabrica.generate.painting import ROOM, Lesion, paint_lesion
@@ -168,7 +168,7 @@ def test_distances_are_in_millimetres_of_the_viewer() -> None:
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 0.7, 0.7)])
 def test_the_volume_is_that_of_the_ball(spacing: tuple[float, float, float]) -> None:
-    from fabrica.data.prepare import Grid
+    from fabrica.data.grid import Grid
 
     affine = torch.eye(4).double()
     affine[:3, :3] = torch.tensor([[0.0, 0, spacing[2]], [0, spacing[1], 0], [spacing[0], 0, 0]])

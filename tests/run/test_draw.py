@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fabrica.contracts import Case, Measurement, Problem
-from fabrica.data.prepare import Grid
+from fabrica.data.grid import Grid
 from fabrica.data.store import Prepared, question_batch
 from fabrica.families import Flow
 from fabrica.jobs import layout_of

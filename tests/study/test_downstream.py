@@ -160,7 +160,7 @@ def test_a_generator_that_is_none_is_no_clearance(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"job": {"name": "synthesis", "x": ["image"]}}, "segmentation or outcome"),
+        ({"job": {"name": "translation", "from": ["T1w"], "x": ["FLAIR"]}}, "segmentation or outcome"),
         (
             {"family": {"name": "vq"}, "job": {"name": "segmentation", "from": ["image"], "x": ["label"]}},
             "one stage, and words need two",

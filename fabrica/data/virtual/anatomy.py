@@ -31,8 +31,13 @@ DIVING: dict[str, tuple[float, float | None]] = {
     "vessel 1": (20.0, 0.35), "perivascular 0": (9.0, 0.35), "perivascular 1": (9.0, 0.35),
 }  # fmt: skip
 PLAIN: dict[str, tuple[float, float | None]] = {
-    "mid1": (16.0, None), "mid2": (16.0, None), "slow": (30.0, None), "fine1": (5.5, 0.5), "fine2": (6.0, 0.5), "folia": (11.0, 0.35),
-}  # fmt: skip
+    "mid1": (16.0, None),
+    "mid2": (16.0, None),
+    "slow": (30.0, None),
+    "fine1": (5.5, 0.5),
+    "fine2": (6.0, 0.5),
+    "folia": (11.0, 0.35),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,9 @@ OUTSIDE = -99.0
 
 
 def lesion_fields(patient: Patient, rng: Rng, head: Anatomy) -> dict[str, Tensor]:
-    """Signed distances in mm, positive inside: "lesion" and "zone" (oedema). Places depend on the seed, sizes on time too."""
+    """Signed distances in mm, positive inside: "lesion" and "zone" (oedema). Places depend on the seed, sizes on time
+    too.
+    """
     shape = head.fields["depth"].shape
     none = torch.full(shape, OUTSIDE)
     makers = {"ms": _foci, "tumour": _tumour, "stroke": _stroke}

@@ -56,9 +56,12 @@ class VirtualCohort:
         disease = ("none", "ms", "ms", "tumour", "stroke")[int(5 * u[1])] if self.disease == "mixed" else self.disease
         site = self.scanners[int(u[2] * len(self.scanners))]
         patient = anatomy.Patient(
-            seed=rng.child("head").keys[0], age=round(20 + 65 * u[0], 1), sex="F" if u[3] < 0.5 else "M", disease=disease,
+            seed=rng.child("head").keys[0],
+            age=round(20 + 65 * u[0], 1),
+            sex="F" if u[3] < 0.5 else "M",
+            disease=disease,
             years=visit * self.years_between,
-        )  # fmt: skip
+        )
         name = f"virtual{number:04d}"
         return VirtualMember(
             name, f"visit{visit}" if self.visits > 1 else "", site, 365.25 * patient.years, patient, self.spacing_mm,

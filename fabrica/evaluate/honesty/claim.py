@@ -1,6 +1,8 @@
-"""A claim declared before its results: one endpoint, one verb, one margin; the sentence that may be written, and the one not.
+"""A claim declared before its results: one endpoint, one verb, one margin; the sentence that may be written, and the
+one not.
 
-Superiority, non-inferiority and equivalence are different verbs (EVALUATION, section 6): "no difference found" is none of them.
+Superiority, non-inferiority and equivalence are different verbs (EVALUATION, section 6): "no difference found" is none
+of them.
 """
 
 from __future__ import annotations
@@ -98,7 +100,8 @@ class Claim:
             raise ValueError(f"margin is {self.margin}, expected a number.")
         if self.verb != "superiority" and (not self.margin or self.margin <= 0 or not self.margin_source.strip()):
             raise ValueError(
-                f"{self.verb} needs a margin above 0 and where it comes from. Write: margin: 0.02, margin_source: test-retest of ..."
+                f"{self.verb} needs a margin above 0 and where it comes from. Write: margin: 0.02, margin_source:"
+                " test-retest of ..."
             )
         self._check_rival()
 
@@ -126,8 +129,8 @@ class Claim:
             )
         if self.endpoint in endpoints.SCORES:
             raise ValueError(
-                f"{self.endpoint} is a score of a model that learned from images. Write: arm: real + synthetic, and ask: "
-                "fabrica downstream RECIPE --claim FILE"
+                f"{self.endpoint} is a score of a model that learned from images. Write: arm: real + synthetic, and"
+                " ask: fabrica downstream RECIPE --claim FILE"
             )
 
     def _check_arms(self) -> None:
@@ -136,8 +139,8 @@ class Claim:
                 raise unknown(f"arm ({name})", arm, list(ARMS))
         if self.arm == self.against or self.about != "utility":
             raise ValueError(
-                "A claim on what models learn from is about utility, of one arm against another. Write: about: utility, "
-                "arm: real + synthetic, against: real, augmented"
+                "A claim on what models learn from is about utility, of one arm against another. Write: about: utility,"
+                " arm: real + synthetic, against: real, augmented"
             )
 
     def _check_sets(self) -> None:
@@ -145,13 +148,15 @@ class Claim:
             raise ValueError(f"A {self.endpoint} is measured by one embedding. Write: embedding: radiomics")
         if self.against not in ("competitor", "real images"):
             raise ValueError(
-                f"A {self.endpoint} is claimed against a competitor's set or against real images. Write: against: real images"
+                f"A {self.endpoint} is claimed against a competitor's set or against real images. Write: against: real"
+                " images"
             )
         asked = "equivalence" if self.against == "real images" else "superiority"
         if self.verb != asked:
             raise ValueError(
-                f"Of a {self.endpoint}, {self.verb} against {self.against} keeps no level that was simulated. Write: verb: superiority "
-                "(against a competitor), or: verb: equivalence, margin: ..., margin_source: ... (against real images)"
+                f"Of a {self.endpoint}, {self.verb} against {self.against} keeps no level that was simulated. Write:"
+                " verb: superiority (against a competitor), or: verb: equivalence, margin: ..., margin_source: ..."
+                " (against real images)"
             )
 
     def digest(self) -> str:
@@ -176,7 +181,9 @@ class Verdict:
 
 
 def declare(claim: Claim, folder: Path) -> str:
-    """Write the claim's hash before any result exists; a remark when another claim was declared there before (check 17)."""
+    """Write the claim's hash before any result exists; a remark when another claim was declared there before (check
+    17).
+    """
     ledger = folder / "claim.json"
     before = _declared(ledger)
     if claim.digest() not in [entry["sha256"] for entry in before]:
@@ -216,8 +223,8 @@ def judge(
 ) -> Verdict:
     """The endpoint per case of the model and of its rival against the same truth; None: failed, infinite: perfect.
 
-    Units are patients; failed cases count as the worst value that either side reached, never as missing (checks 2 and 19).
-    `rival`: how sentences name it; none = by what the claim is against.
+    Units are patients; failed cases count as the worst value that either side reached, never as missing (checks 2 and
+    19). `rival`: how sentences name it; none = by what the claim is against.
     """
     cases = sorted(ours.keys() | theirs.keys())
     people = [patients[c] for c in cases]

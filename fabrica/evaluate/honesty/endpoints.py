@@ -27,9 +27,23 @@ BETTER: Mapping[str, str] = {
 
 
 WORST: Mapping[str, float] = dict.fromkeys(  # where a scale has an end
-    ("ssim", "ms_ssim", "haarpsi", "vif", "dice", "surface dice", "pieces found", "correct", "auc", "accuracy", "f1", "sensitivity", "specificity"),
+    (
+        "ssim",
+        "ms_ssim",
+        "haarpsi",
+        "vif",
+        "dice",
+        "surface dice",
+        "pieces found",
+        "correct",
+        "auc",
+        "accuracy",
+        "f1",
+        "sensitivity",
+        "specificity",
+    ),
     0.0,
-)  # fmt: skip
+)
 
 
 def sign_of(endpoint: str) -> int:
@@ -53,7 +67,9 @@ def ends(values: Iterable[float | None], sign: int) -> tuple[float, float] | Non
 
 
 def bounds_of(endpoint: str, values: Iterable[float | None]) -> tuple[float, float] | None:
-    """As `ends`, with the endpoint's own worst value where it has one: failing is never as good as the worst of the others."""
+    """As `ends`, with the endpoint's own worst value where it has one: failing is never as good as the worst of the
+    others.
+    """
     sign = sign_of(endpoint)
     found = ends(values, sign) if sign else None
     if found is None or endpoint not in WORST:
@@ -62,7 +78,9 @@ def bounds_of(endpoint: str, values: Iterable[float | None]) -> tuple[float, flo
 
 
 def filled(value: float | None, bounds: tuple[float, float], sign: int) -> float:
-    """A failed case, and one that is infinitely bad, at the worst value; an infinitely good one at the best finite one (check 19)."""
+    """A failed case, and one that is infinitely bad, at the worst value; an infinitely good one at the best finite one
+    (check 19).
+    """
     if value is None or np.isnan(value) or sign * value == -np.inf:
         return bounds[0]
     return bounds[1] if np.isinf(value) else float(value)

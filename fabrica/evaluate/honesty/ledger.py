@@ -1,4 +1,6 @@
-"""The honesty checks of EVALUATION, section 8: what each asks, what came of it, and the reason when it was overruled."""
+"""The honesty checks of EVALUATION, section 8: what each asks, what came of it, and the reason when it was
+overruled.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,8 @@ class Ledger:
                 )
 
     def trigger(self, number: int, why: str, fix: str = "") -> bool:
-        """The check found something. Returns whether what it guards may still be shown; raises where nothing may follow.
+        """The check found something. Returns whether what it guards may still be shown; raises where nothing may
+        follow.
 
         A warning never stops anything. What is refused may follow only when it was overruled.
         """
@@ -152,7 +155,9 @@ def range_fault(data_range: float, references: Sequence[Array]) -> str:
 
 
 def stretched(images: Sequence[Array]) -> bool:
-    """Check 6: does every image have the same minimum and maximum, as after a per-image stretch? Five images at least."""
+    """Check 6: does every image have the same minimum and maximum, as after a per-image stretch? Five images at
+    least.
+    """
     ends = {(float(i.min()), float(i.max())) for i in images if i.size}
     return len(images) >= 5 and len(ends) == 1
 
@@ -181,7 +186,9 @@ def _threshold_fit(mask: Mask, image: Array) -> float:
 
 
 def shift_pixels(generated: Array, reference: Array) -> float:
-    """Check 9: by how many pixels a pair is shifted, to a tenth (upsampled phase correlation of their smoothed selves)."""
+    """Check 9: by how many pixels a pair is shifted, to a tenth (upsampled phase correlation of their smoothed
+    selves).
+    """
     if not np.ptp(generated) or not np.ptp(reference):
         return 0.0
     pair = [ndimage.gaussian_filter(np.asarray(v, np.float64) - np.mean(v), 1.0) for v in (generated, reference)]

@@ -1,7 +1,8 @@
 """A claim on sets of patients: is one nearer to real patients than another, or as near as a margin allows?
 
-Squared kernel distances (MMD) are compared as in the test of relative similarity (Bounliphone et al., ICLR 2016), with patients as
-units: pairs of images of one patient are left out of every mean, and the error is a jackknife that leaves out whole patients.
+Squared kernel distances (MMD) are compared as in the test of relative similarity (Bounliphone et al., ICLR 2016), with
+patients as units: pairs of images of one patient are left out of every mean, and the error is a jackknife that leaves
+out whole patients.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ def relative_kernel_distance(
     x: ArrayLike, y: ArrayLike, groups: tuple[Sequence[str], Sequence[str]], *, other: ArrayLike | None = None,
     other_groups: Sequence[str] = (), level: float = 0.95,
 ) -> Result:  # fmt: skip
-    """Squared kernel distance of x to y, less that of `other` to y where it is given: negative = x is nearer; cubic kernel.
+    """Squared kernel distance of x to y, less that of `other` to y where it is given: negative = x is nearer; cubic
+    kernel.
 
-    Rows are images, `groups` their patients; a name on several sides is one patient, who is left out of all of them at once. The
-    interval of a difference is Student's t over the jackknife. That of one distance is made of its root, a norm, whose error is at most
-    that of the patients' mean along its widest direction (details: `root_error`): the distance itself is skewed, and near 0 no multiple of
-    its own error holds it. Raises ValueError for rows that do not fit and fewer than 3 patients a side.
+    Rows are images, `groups` their patients; a name on several sides is one patient, who is left out of all of them at
+    once. The interval of a difference is Student's t over the jackknife. That of one distance is made of its root, a
+    norm, whose error is at most that of the patients' mean along its widest direction (details: `root_error`): the
+    distance itself is skewed, and near 0 no multiple of its own error holds it. Raises ValueError for rows that do not
+    fit and fewer than 3 patients a side.
     """
     sides = {"x": (x, groups[0]), "y": (y, groups[1]), **({} if other is None else {"other": (other, other_groups)})}
     cells = _Cells(sides)
@@ -96,7 +99,9 @@ class _Cells:
         return float(self.sums[np.ix_(a, b)].sum() / self.pairs[np.ix_(a, b)].sum())
 
     def widest(self, *sides: str) -> float:
-        """Variance of the mean of each side's patients along the direction in which they vary most, summed over sides."""
+        """Variance of the mean of each side's patients along the direction in which they vary most, summed over
+        sides.
+        """
         total = 0.0
         for side in sides:
             own = self.sides == side
@@ -119,7 +124,9 @@ class _Cells:
 def judge_sets(
     claim: Claim, sets: Mapping[str, Sequence[Picture]], more: Mapping[str, Embedding], stamp: str = ""
 ) -> Verdict:
-    """The verdict on a claim whose endpoint is the distance of a set to real patients (reference and holdout together)."""
+    """The verdict on a claim whose endpoint is the distance of a set to real patients (reference and holdout
+    together).
+    """
     used = {"generated": sets["generated"], "real": [*sets["reference"], *sets.get("holdout", ())]}
     if claim.against == "competitor":
         used["competitor"] = sets.get("competitor", ())
@@ -136,15 +143,22 @@ def judge_sets(
     names = {side: [p.patient for p in pictures] for side, pictures in used.items()}
     rival = (features["competitor"], names["competitor"]) if "competitor" in used else (None, ())
     found = relative_kernel_distance(
-        features["generated"], features["real"], (names["generated"], names["real"]), other=rival[0], other_groups=rival[1],
+        features["generated"],
+        features["real"],
+        (names["generated"], names["real"]),
+        other=rival[0],
+        other_groups=rival[1],
         level=1 - claim.alpha if claim.verb == "superiority" else 1 - 2 * claim.alpha,
-    )  # fmt: skip
+    )
     if not found.standard_error:
         return refused(claim, "both sets are equal. Is one folder a copy of the other?", fewest, remarks)
     good, p = _tested(claim, found)
     low, high = found.interval or (found.value, found.value)
     what = "differs by" if rival[0] is not None else "is"
-    figures = f"{claim.endpoint} by {claim.embedding} {what} {found.value:+.4g} ({low:.4g} to {high:.4g}), {fewest} patients on the smallest side"
+    figures = (
+        f"{claim.endpoint} by {claim.embedding} {what} {found.value:+.4g} ({low:.4g} to {high:.4g}), {fewest} patients"
+        " on the smallest side"
+    )
     may, may_not = sentences(claim, good, figures, RIVALS[claim.against])
     status = "SUPPORTED" if good else "NOT SUPPORTED"
     return Verdict(

@@ -1,7 +1,8 @@
 """What metrics see, tested on the user's own real images before they may support anything (EVALUATION, section 11.1).
 
-Pixel metrics: a ladder of corruptions, each rung worse than the last; a metric that is not ordered by it, or that a lost lesion
-costs less than half a pixel of shift, says so. Sets: real halves against each other (the null) and against corrupted halves (power).
+Pixel metrics: a ladder of corruptions, each rung worse than the last; a metric that is not ordered by it, or that a
+lost lesion costs less than half a pixel of shift, says so. Sets: real halves against each other (the null) and against
+corrupted halves (power).
 """
 
 from __future__ import annotations
@@ -86,10 +87,14 @@ def _erase(p: Picture, strength: float, rng: np.random.Generator) -> Array:
 
 
 LADDER: Mapping[str, tuple[Corrupt, tuple[float, float, float]]] = {
-    "blur": (_blur, (0.5, 1.0, 2.0)), "noise": (_noise, (0.02, 0.05, 0.1)), "shift": (_shift, (0.5, 1.0, 2.0)),
-    "gain": (_gain, (0.02, 0.05, 0.1)), "chessboard": (_chessboard, (0.02, 0.05, 0.1)), "lesions": (_lesions, (0.1, 0.2, 0.4)),
+    "blur": (_blur, (0.5, 1.0, 2.0)),
+    "noise": (_noise, (0.02, 0.05, 0.1)),
+    "shift": (_shift, (0.5, 1.0, 2.0)),
+    "gain": (_gain, (0.02, 0.05, 0.1)),
+    "chessboard": (_chessboard, (0.02, 0.05, 0.1)),
+    "lesions": (_lesions, (0.1, 0.2, 0.4)),
     "erased lesions": (_erase, (0.33, 0.67, 1.0)),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,9 @@ class Validity:
     patients: int = 0
 
     def blind(self) -> dict[str, list[str]]:
-        """Metric -> corruptions that it is not ordered by, and lesions where they cost less than half a pixel of shift."""
+        """Metric -> corruptions that it is not ordered by, and lesions where they cost less than half a pixel of
+        shift.
+        """
         found: dict[str, list[str]] = {}
         for sight in self.metrics:
             if not sight.ordered:
@@ -134,7 +141,9 @@ class Validity:
         return found
 
     def may_support(self, endpoint: str, embedding: str = "") -> str:
-        """Why an endpoint may not support a claim here; '' when it may. Figures of masks rest on no metric of images."""
+        """Why an endpoint may not support a claim here; '' when it may. Figures of masks rest on no metric of
+        images.
+        """
         if endpoint in SEGMENTED:
             return ""
         if endpoint in SETS:
@@ -171,7 +180,9 @@ class Validity:
 def certify(
     real: Sequence[Picture], data_range: float | None, seed: int = 0, more: Mapping[str, Embedding] | None = None
 ) -> Validity:
-    """Test pixel metrics and embeddings on real images of one number of axes. Deterministic; at most MOST patients climb the ladder."""
+    """Test pixel metrics and embeddings on real images of one number of axes. Deterministic; at most MOST patients
+    climb the ladder.
+    """
     found = Validity(patients=len({p.patient for p in real}))
     chosen = [_slab(p) for p in _one_a_patient(real)[:MOST]]
     _pixel_ladder(found, chosen, data_range, seed)
@@ -189,7 +200,9 @@ def _one_a_patient(real: Sequence[Picture]) -> list[Picture]:
 
 
 def _slab(picture: Picture) -> Picture:
-    """SLAB planes of a volume and the middle of wide planes, around the lesion where one is marked: enough for every window, and quick."""
+    """SLAB planes of a volume and the middle of wide planes, around the lesion where one is marked: enough for every
+    window, and quick.
+    """
     shape = picture.values.shape
     limits = (SLAB, WIDE, WIDE)[-len(shape) :]
     centre = np.array(shape) / 2

@@ -51,13 +51,18 @@ BY_DESIGN: Mapping[int, str] = {
     20: "Only the verbs of a claim are tested; a test that finds nothing is said to prove nothing.",
 }
 RESTS_ON: Mapping[int, tuple[str, ...]] = {  # refused check -> endpoints that fall with it; others fall with every one
-    3: ("psnr", "ssim", "ms_ssim", "gmsd", "haarpsi", "vif"), 4: ("ssim", "ms_ssim"), 10: ("hausdorff95", "surface dice", "volume error"), 11: (), 14: SETS,
-}  # fmt: skip
+    3: ("psnr", "ssim", "ms_ssim", "gmsd", "haarpsi", "vif"),
+    4: ("ssim", "ms_ssim"),
+    10: ("hausdorff95", "surface dice", "volume error"),
+    11: (),
+    14: SETS,
+}
 
 
 def patient_of(name: str, scan: Scan) -> str:
-    """As the file says; else its first folder, or its own name where it lies in none. A row of an array file is a patient of its own,
-    a picture of an archive belongs to its folder there, or to the archive."""
+    """As the file says; else its first folder, or its own name where it lies in none. A row of an array file is a
+    patient of its own, a picture of an archive belongs to its folder there, or to the archive.
+    """
     if scan.patient:
         return scan.patient
     suffix = f"#{scan.member}"
@@ -71,7 +76,9 @@ def patient_of(name: str, scan: Scan) -> str:
 
 
 def aligned(own: Mapping[str, Scan], reference: Mapping[str, Scan]) -> dict[str, Scan]:
-    """Scans under the names of their references: the same relative name, or the only one that differs in its ending alone."""
+    """Scans under the names of their references: the same relative name, or the only one that differs in its ending
+    alone.
+    """
     stems = {names[0] for names in _by_stem(reference).values() if len(names) == 1}
     others = {io.stem(name): name for name in stems if name not in own}
     single = {names[0] for names in _by_stem(own).values() if len(names) == 1}
@@ -184,7 +191,9 @@ def _one_image_of_several(pairs: Mapping[str, Mapping[str, Any]], patients: Mapp
 
 
 def lossy_side(generated: Sequence[Picture], real: Sequence[Picture], report: Report, name: str = "generated") -> str:
-    """Check 14: JPEG, or 8 bits, on one side alone; '' when neither. Both sides being JPEG is remarked. `name`: of the first side."""
+    """Check 14: JPEG, or 8 bits, on one side alone; '' when neither. Both sides being JPEG is remarked. `name`: of the
+    first side.
+    """
     sides = {name: generated, "reference": real}
     jpeg = {n: any(p.name.lower().endswith((".jpg", ".jpeg")) for p in side) for n, side in sides.items()}
     if all(jpeg.values()):
@@ -235,7 +244,9 @@ def _one_of(e: Mapping[str, Any], side: str) -> Array:
 
 
 def measured(known: Metric, evidence: Mapping[str, Any], whole: bool = False) -> float | str:
-    """A number or words; of a series or of colours the mean over frames or channels, unless the metric wants it `whole`."""
+    """A number or words; of a series or of colours the mean over frames or channels, unless the metric wants it
+    `whole`.
+    """
     if not {"series", "channels"} & evidence.keys() or whole:
         return in_words(measure(known, evidence))
     if "channels" in evidence and known in [METRICS[name] for name in POINTWISE]:
@@ -258,8 +269,8 @@ def trivial_rows(
     pairs: Mapping[str, Mapping[str, Any]], patients: Mapping[str, str], data_range: float | None,
     training: Mapping[str, Array],
 ) -> list[Row]:  # fmt: skip
-    """Check 21's competitors, from images of the same shape: the blurred mean of other patients' truths, and the training image,
-    or the other patient, that is most like the truth. A case without such images has none.
+    """Check 21's competitors, from images of the same shape: the blurred mean of other patients' truths, and the
+    training image, or the other patient, that is most like the truth. A case without such images has none.
     """
     totals: dict[tuple[int, ...], Array] = {}
     for e in pairs.values():

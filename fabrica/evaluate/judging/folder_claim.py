@@ -17,24 +17,27 @@ from .segmented import TRIVIAL
 
 
 def check_answerable(claim: Claim, given: Collection[str]) -> None:
-    """Raise ValueError when no result of these folders could answer the claim, with what to type. `given`: names of the folders."""
+    """Raise ValueError when no result of these folders could answer the claim, with what to type. `given`: names of the
+    folders.
+    """
     if claim.arm:
         raise ValueError("A claim on what models learn from is tested by: fabrica downstream RECIPE --claim FILE")
     segmented = claim.endpoint in endpoints.SEGMENTED
     if segmented and not {"segmentations", "masks"} <= set(given):
         raise ValueError(
-            f"{claim.endpoint} needs the true masks and what a segmentation marked in the generated images: --masks DIR "
-            "--segmentations DIR"
+            f"{claim.endpoint} needs the true masks and what a segmentation marked in the generated images: --masks DIR"
+            " --segmentations DIR"
         )
     if claim.against == "competitor" and (segmented or "competitor" not in given):
         other = "against: goal, trivial answers or real images" if segmented else "--competitor DIR"
         raise ValueError(
-            f"A claim compares {claim.endpoint} with that of somebody else on the same patients. Name the other: {other}"
-            + ("" if segmented else "; or write in the claim: against: trivial answers, or: against: goal")
+            f"A claim compares {claim.endpoint} with that of somebody else on the same patients. Name the other:"
+            f" {other}" + ("" if segmented else "; or write in the claim: against: trivial answers, or: against: goal")
         )
     if claim.against == "real images" and segmented and "reference_segmentations" not in given:
         raise ValueError(
-            f"{claim.endpoint} of real images needs what the same segmentation marked in them: --reference-segmentations DIR"
+            f"{claim.endpoint} of real images needs what the same segmentation marked in them:"
+            " --reference-segmentations DIR"
         )
 
 
@@ -61,7 +64,9 @@ def verdict_on(
 def _against_trivial(
     claim: Claim, ours: Mapping[str, float | None], rows: Sequence[Row], patients: Mapping[str, str], stamp: str
 ) -> Verdict:
-    """Against the trivial answer with the best mean over the cases that have it, chosen on the same patients: to our loss."""
+    """Against the trivial answer with the best mean over the cases that have it, chosen on the same patients: to our
+    loss.
+    """
     answers = {by: _by_case([r for r in rows if r.by == by]) for by in {r.by for r in rows} - {"model", REAL}}
     sign = endpoints.directed(claim.endpoint)
     known = {

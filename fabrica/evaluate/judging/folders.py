@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ... import io
 from ...contracts import Image
-from ...data.prepare import foreground, grid_of, resample
+from ...data.grid import foreground, grid_of, resample
 from ...io import Scan, UnreadableError
 from ..honesty.claim import declare
 from ..honesty.ledger import Ledger
@@ -56,9 +56,10 @@ def evaluate_folders(
 ) -> Path:
     """Tier 1 for every pair, tier 2 for the sets; what the inputs do not allow is listed. Returns the page.
 
-    Pairs have one relative name. Masks too: metrics count inside them. A claim's hash is written before anything is measured.
-    Raises ValueError for an empty folder or a claim that these folders cannot answer, HonestyError for what a check refuses to
-    evaluate. `made`: the time that the report bears; none = now. `seen_from`: the folder that the report's paths are relative to; none = `out`.
+    Pairs have one relative name. Masks too: metrics count inside them. A claim's hash is written before anything is
+    measured. Raises ValueError for an empty folder or a claim that these folders cannot answer, HonestyError for what a
+    check refuses to evaluate. `made`: the time that the report bears; none = now. `seen_from`: the folder that the
+    report's paths are relative to; none = `out`.
     """
     if asked.claim is not None:
         check_answerable(asked.claim, {k for k, v in vars(folders).items() if v is not None})
@@ -101,10 +102,16 @@ def _plain(folders: Folders, asked: Asked, out: Path) -> dict[str, Any]:
     paths = {k: os.path.relpath(v.resolve(), out.resolve()) for k, v in _given(folders)}
     labels = os.path.relpath(asked.labels.resolve(), out.resolve()) if asked.labels else None
     return {
-        "folders": paths, "data_range": asked.data_range, "seed": asked.seed, "labels": labels, "quick": asked.quick,
-        "embeddings": list(asked.embeddings), "networks": [os.path.relpath(p.resolve(), out.resolve()) for p in asked.networks],
-        "overrides": {str(k): v for k, v in asked.overrides.items()}, "claim": vars(asked.claim) if asked.claim else None,
-    }  # fmt: skip
+        "folders": paths,
+        "data_range": asked.data_range,
+        "seed": asked.seed,
+        "labels": labels,
+        "quick": asked.quick,
+        "embeddings": list(asked.embeddings),
+        "networks": [os.path.relpath(p.resolve(), out.resolve()) for p in asked.networks],
+        "overrides": {str(k): v for k, v in asked.overrides.items()},
+        "claim": vars(asked.claim) if asked.claim else None,
+    }
 
 
 def _validate(sets: Mapping[str, list[Picture]], report: Report, asked: Asked, say: Say) -> None:
@@ -208,8 +215,8 @@ def _say_unpaired(ours: Mapping[str, Scan], theirs: Mapping[str, Scan], name_of:
         say(report.remarks[-1])
     if fewer := len(theirs.keys() - ours.keys()):
         report.remark(
-            f"{fewer} references have no readable image of their name among the {name_of}: they count as failed, at the "
-            "worst value. Move away what was not asked for."
+            f"{fewer} references have no readable image of their name among the {name_of}: they count as failed, at the"
+            " worst value. Move away what was not asked for."
         )
         say(report.remarks[-1])
 
@@ -292,8 +299,14 @@ def _compare(sets: Mapping[str, list[Picture]], report: Report, asked: Asked) ->
     try:
         training, holdout, competitor = (sets.get(side, ()) for side in ("training", "holdout", "competitor"))
         found = realism(
-            generated, real, training=training, holdout=holdout, competitor=competitor, more=asked.embeddings, seed=asked.seed
-        )  # fmt: skip
+            generated,
+            real,
+            training=training,
+            holdout=holdout,
+            competitor=competitor,
+            more=asked.embeddings,
+            seed=asked.seed,
+        )
     except ValueError as error:
         report.not_evaluated.append(f"distances between sets: {error}")
         return
@@ -301,7 +314,8 @@ def _compare(sets: Mapping[str, list[Picture]], report: Report, asked: Asked) ->
     if weak := sorted({d.embedding for d in found.distances if d.few}):
         ledger.trigger(
             11,
-            f"By {', '.join(weak)} there are fewer cases than features: the Fréchet distance is shown, and is no evidence.",
+            f"By {', '.join(weak)} there are fewer cases than features: the Fréchet distance is shown, and is no"
+            " evidence.",
         )
     report.not_evaluated += found.not_evaluated
     for remark in found.remarks:

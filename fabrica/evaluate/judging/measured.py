@@ -39,8 +39,8 @@ def measured(
 ) -> tuple[float | str, str]:  # fmt: skip
     """In physical units where there are some: HU over the SynthRAD range, others over the width of their scale.
 
-    Arbitrary units on the scale where 1 = the foreground's 99.5th percentile. A metric is found whatever its tier, and called with
-    the evidence that it names; `more`: spacing_mm, and masks of the case by name.
+    Arbitrary units on the scale where 1 = the foreground's 99.5th percentile. A metric is found whatever its tier, and
+    called with the evidence that it names; `more`: spacing_mm, and masks of the case by name.
     """
     convention, span = "plain", 1.0
     if physical is not None:

@@ -1,10 +1,13 @@
-"""Answers that are a class or a number: rows per case, and what only a whole set of patients can say (AUC, agreement)."""
+"""Answers that are a class or a number: rows per case, and what only a whole set of patients can say (AUC,
+agreement).
+"""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +31,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Answered:
-    """One case: the truth (index of the class, or the number) and the model's answer (chances of classes, or the number)."""
+    """One case: the truth (index of the class, or the number) and the model's answer (chances of classes, or the
+    number).
+    """
 
     case: str
     patient: str
@@ -106,8 +111,13 @@ def set_figures(stage: str, question: Question, found: Sequence[Answered]) -> li
         if len(question.classes) == 2 and k == 0:
             continue  # the same figure as of the second
         scores, labels = answers[:, k], (truth == k).astype(int)
-        for what, function in (("AUC", task.auc_delong), ("Brier score", task.brier), ("calibration error", task.calibration)):  # fmt: skip
-            figures.append(_figure(stage, f"{what}, {name}", lambda f=function, s=scores, y=labels: f(s, y), n))  # type: ignore[misc]
+        measures: dict[str, Callable[[Array, NDArray[np.int_]], Result]] = {
+            "AUC": task.auc_delong,
+            "Brier score": task.brier,
+            "calibration error": task.calibration,
+        }
+        for what, function in measures.items():
+            figures.append(_figure(stage, f"{what}, {name}", partial(function, scores, labels), n))
     return figures
 
 
@@ -124,11 +134,13 @@ def paired_figures(
     classes = list(enumerate(question.classes))[1 if len(question.classes) == 2 else 0 :]
     return [
         _figure(
-            stage, f"AUC minus that of {than}, {name}",
-            lambda k=k: task.auc_delong_paired(ours[:, k], theirs[:, k], (truth == k).astype(int)), len(truth),  # type: ignore[misc]
+            stage,
+            f"AUC minus that of {than}, {name}",
+            partial(task.auc_delong_paired, ours[:, k], theirs[:, k], (truth == k).astype(int)),
+            len(truth),
         )
         for k, name in classes
-    ]  # fmt: skip
+    ]
 
 
 def _figure(stage: str, name: str, ask: Callable[[], Result], n: int) -> Figure:

@@ -110,7 +110,9 @@ def evaluate_case(
 
 
 def _on_source(volume: Tensor, field: Field, prepared: Prepared, preparation: GridPreparation) -> Array:
-    """(z, y, x) on the source's grid: what is written, on the model's scale, where truths of arbitrary units are compared."""
+    """(z, y, x) on the source's grid: what is written, on the model's scale, where truths of arbitrary units are
+    compared.
+    """
     unit = "" if field.kind == "label" else preparation.unit_of(field.name, field.unit)
     trace = prepared.traces[field.name]
     meaning = replace(field, channels=1, unit=unit)

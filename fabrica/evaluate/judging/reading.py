@@ -1,7 +1,7 @@
 """Sheets for readers: which of two is generated, or how real is this one; a page that needs no server, answers as CSV.
 
-Each reader sees another order. Sides are balanced; the first pairs are for practice and count for nothing; no answer is told. The key
-stays with whoever made the sheets.
+Each reader sees another order. Sides are balanced; the first pairs are for practice and count for nothing; no answer is
+told. The key stays with whoever made the sheets.
 """
 
 from __future__ import annotations
@@ -35,23 +35,32 @@ Pixels = NDArray[np.floating[Any]]
 
 
 def make_sheets(
-    generated: Mapping[str, Scan], reference: Mapping[str, Scan], out: Path, *, readers: int, kind: str = "pairs", seed: int = 0
-) -> list[Path]:  # fmt: skip
+    generated: Mapping[str, Scan],
+    reference: Mapping[str, Scan],
+    out: Path,
+    *,
+    readers: int,
+    kind: str = "pairs",
+    seed: int = 0,
+) -> list[Path]:
     """One HTML page a reader and key.json. `kind`: pairs (two-alternative forced choice) or ratings (1 to 5).
 
-    All pictures have one window, from the reference images. Raises ValueError for fewer than 2 + PRACTICE images a side.
+    All pictures have one window, from the reference images. Raises ValueError for fewer than 2 + PRACTICE images a
+    side.
     """
     if kind not in ("pairs", "ratings"):
         raise ValueError(f"The kind of sheet is {kind!r}, expected pairs or ratings.")
     if (out / "key.json").exists():
         raise ValueError(
-            f"{out} holds the key of a study; its answers would be read by another. Make sheets in another folder: --out DIR"
+            f"{out} holds the key of a study; its answers would be read by another. Make sheets in another folder:"
+            " --out DIR"
         )
     ours, theirs = _planes(generated), _planes(reference)
     count = min(len(ours), len(theirs))
     if count < 2 + PRACTICE:
         raise ValueError(
-            f"There are {count} images on the smaller side, at least {2 + PRACTICE} are needed, {PRACTICE} of them for practice."
+            f"There are {count} images on the smaller side, at least {2 + PRACTICE} are needed, {PRACTICE} of them for"
+            " practice."
         )
     low, high = np.percentile(np.concatenate([p.ravel() for p in theirs.values()]), [0.5, 99.5])
     pictures = {
@@ -137,7 +146,8 @@ def read_answers(folder: Path) -> tuple[str, dict[str, list[tuple[dict[str, Any]
     file = folder / "key.json"
     if not file.is_file():
         raise ValueError(
-            f"{folder} holds no key.json. Make sheets first: fabrica readers --generated DIR --reference DIR --out {folder}"
+            f"{folder} holds no key.json. Make sheets first: fabrica readers --generated DIR --reference DIR --out"
+            f" {folder}"
         )
     key = json.loads(file.read_text())
     allowed = {"left", "right"} if key["kind"] == "pairs" else {"1", "2", "3", "4", "5"}
@@ -152,7 +162,8 @@ def read_answers(folder: Path) -> tuple[str, dict[str, list[tuple[dict[str, Any]
         for i in range(len(items)):
             if given.get(str(i + 1)) not in allowed:
                 raise ValueError(
-                    f"{path.name}: item {i + 1} has the answer {given.get(str(i + 1))!r}, expected one of {', '.join(sorted(allowed))}."
+                    f"{path.name}: item {i + 1} has the answer {given.get(str(i + 1))!r}, expected one of"
+                    f" {', '.join(sorted(allowed))}."
                 )
         found[name] = [(item, given[str(i + 1)]) for i, item in enumerate(items) if i >= key["practice"]]
     if not found:
@@ -161,7 +172,9 @@ def read_answers(folder: Path) -> tuple[str, dict[str, list[tuple[dict[str, Any]
 
 
 def analyse(folder: Path) -> dict[str, Result]:
-    """Forced choice over readers, or for ratings the area under the ROC curve with which each reader tells real from generated."""
+    """Forced choice over readers, or for ratings the area under the ROC curve with which each reader tells real from
+    generated.
+    """
     kind, answers = read_answers(folder)
     if kind == "pairs":
         right = [float(answer == item["right"]) for items in answers.values() for item, answer in items]
@@ -171,8 +184,8 @@ def analyse(folder: Path) -> dict[str, Result]:
 
 
 def read_study(table: Path) -> dict[str, Result]:
-    """Areas of every reader and modality of a CSV (reader, case, modality, truth 0 or 1, score), and of every two modalities the
-    difference over readers and cases (Obuchowski-Rockette, DeLong covariance).
+    """Areas of every reader and modality of a CSV (reader, case, modality, truth 0 or 1, score), and of every two
+    modalities the difference over readers and cases (Obuchowski-Rockette, DeLong covariance).
 
     Every reader scores every case in every modality. Raises ValueError for a table that lacks that, with the first gap.
     """
@@ -231,7 +244,8 @@ def in_words(found: Mapping[str, Result]) -> list[str]:
         usual = "0 is no difference" if " minus " in name else ".5 is guessing"
         lines.append(f"{name}: {float(result):.3f}{bounds}{chance}, {result.convention}; {usual}")
         lines += [
-            f"  {reader}: {own['share']:.3f} ({own['interval'][0]:.3f} to {own['interval'][1]:.3f}), {own['pairs']} pairs"
+            f"  {reader}: {own['share']:.3f} ({own['interval'][0]:.3f} to {own['interval'][1]:.3f}), {own['pairs']}"
+            " pairs"
             for reader, own in result.details.get("readers", {}).items()
         ]
         if "equivalent" in result.details:
@@ -240,7 +254,9 @@ def in_words(found: Mapping[str, Result]) -> list[str]:
 
 
 def planes(scans: Mapping[str, Scan]) -> Pixels:
-    """(images, y, x): the middle slice of every readable image. Raises ValueError for none, and for slices of several sizes."""
+    """(images, y, x): the middle slice of every readable image. Raises ValueError for none, and for slices of several
+    sizes.
+    """
     found = list(_planes(scans).values())
     shapes = {p.shape for p in found}
     if len(shapes) != 1:
@@ -258,8 +274,9 @@ def watch(
     found = hotelling_observer(present, absent, channels=u, seed=seed)
     low, high = found.interval or (found.value, found.value)
     lines = [
-        f"channelised Hotelling observer: d' {found.value:.3f} ({low:.3f} hold-out to {high:.3f} resubstitution), AUC "
-        f"{found.details['auc']:.3f} ({found.details['auc_low']:.3f} to {found.details['auc_high']:.3f}), {found.convention}, {found.n} images"
+        f"channelised Hotelling observer: d' {found.value:.3f} ({low:.3f} hold-out to {high:.3f} resubstitution), AUC"
+        f" {found.details['auc']:.3f} ({found.details['auc_low']:.3f} to {found.details['auc_high']:.3f}),"
+        f" {found.convention}, {found.n} images"
     ]
     if signal is None:
         return [*lines, "ideal observer: not evaluated: needs --signal FILE, the signal itself without noise."]
@@ -268,8 +285,10 @@ def watch(
     low, high = best.interval or (best.value, best.value)
     return [
         *lines,
-        f"ideal observer: d' {best.value:.3f} ({low:.3f} to {high:.3f}), AUC {best.details['auc']:.3f}, {best.convention}; without "
-        f"whitening d' {best.details['npw']:.3f}, AUC {best.details['npw_auc']:.3f}",
+        (
+            f"ideal observer: d' {best.value:.3f} ({low:.3f} to {high:.3f}), AUC {best.details['auc']:.3f},"
+            f" {best.convention}; without whitening d' {best.details['npw']:.3f}, AUC {best.details['npw_auc']:.3f}"
+        ),
     ]
 
 

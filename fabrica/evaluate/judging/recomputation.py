@@ -20,7 +20,9 @@ TABLES = ("cases.parquet",)  # where the extra `tables` is installed
 
 
 def recomputed(folder: Path, load: Callable[[Path], Mapping[str, Embedding]]) -> str:
-    """`load` gives the user's own embedding that lies at a path. A sentence when every byte is the same; raises ValueError naming the input that changed, or the first difference."""
+    """`load` gives the user's own embedding that lies at a path. A sentence when every byte is the same; raises
+    ValueError naming the input that changed, or the first difference.
+    """
     folder = folder.resolve()  # reports name each other by paths that must not depend on where one stands
     file = folder / "report.json"
     try:
@@ -29,7 +31,8 @@ def recomputed(folder: Path, load: Callable[[Path], Mapping[str, Embedding]]) ->
         paths = {k: (folder / v).resolve() for k, v in asked["folders"].items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{folder} holds no report of folders: {type(error).__name__}. Make one: fabrica evaluate --generated DIR ..."
+            f"{folder} holds no report of folders: {type(error).__name__}. Make one: fabrica evaluate --generated"
+            " DIR ..."
         ) from error
     for name, path in paths.items():
         if not path.exists():
@@ -67,7 +70,8 @@ def _make(
     own = {name: how for path in networks for name, how in load(path).items()}
     if list(own) != asked["embeddings"]:
         raise ValueError(
-            f"The embeddings are {', '.join(own)}, the report used {', '.join(asked['embeddings'])}: a network has changed."
+            f"The embeddings are {', '.join(own)}, the report used {', '.join(asked['embeddings'])}: a network has"
+            " changed."
         )
     how = Asked(asked["data_range"], asked["seed"], claim, overrides, labels, asked["quick"], own, networks)
     try:

@@ -66,8 +66,10 @@ def check_distances(ledger: Ledger, found: Realism | None) -> None:
         ledger.passed(number, BY_DESIGN[number])
     if weak := sorted({d.embedding for d in found.distances if d.few}):
         ledger.trigger(
-            11, f"By {', '.join(weak)} there are fewer cases than features: the Fréchet distance is shown, and is no evidence."
-        )  # fmt: skip
+            11,
+            f"By {', '.join(weak)} there are fewer cases than features: the Fréchet distance is shown, and is no"
+            " evidence.",
+        )
     ledger.passed(11, "Every distance stands beside that of real patients from each other.")
 
 

@@ -1,7 +1,8 @@
-"""Masks that a segmentation found in generated images, against the true ones: is what was asked for there, where and as large?
+"""Masks that a segmentation found in generated images, against the true ones: is what was asked for there, where and as
+large?
 
-The reader is the user's own (a run of `fabrica run recipes/segmentation.yaml`, or any other tool). What the same reader finds in the
-real images is the ceiling; the true mask of the patient who looks most alike is the floor.
+The reader is the user's own (a run of `fabrica run recipes/segmentation.yaml`, or any other tool). What the same reader
+finds in the real images is the ceiling; the true mask of the patient who looks most alike is the floor.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...contracts import Image
-from ...data.prepare import grid_of, resample
+from ...data.grid import grid_of, resample
 from ...io import Scan, UnreadableError
 from ..honesty.ledger import Ledger
 from ..metrics import overlap
@@ -32,12 +33,13 @@ TRIVIAL = "mask of the patient most alike"
 def segmented_rows(found: Mapping[str, Mapping[str, Scan]], read: Read, report: Report) -> list[Row]:
     """Dice, surfaces, volumes and pieces of every reference that has a mask; a case that fails says why in its place.
 
-    `found`: folder -> relative name -> scan. Masks of generated images lie on the grid of their reference, or are brought there
-    by the nearest voxel.
+    `found`: folder -> relative name -> scan. Masks of generated images lie on the grid of their reference, or are
+    brought there by the nearest voxel.
     """
     if "segmentations" not in found:
         report.not_evaluated.append(
-            "what a segmentation finds in the images: needs --segmentations, its masks of the generated images by relative name."
+            "what a segmentation finds in the images: needs --segmentations, its masks of the generated images by"
+            " relative name."
         )
         return []
     truths = _truths(found, read, report)
@@ -48,7 +50,8 @@ def segmented_rows(found: Mapping[str, Mapping[str, Scan]], read: Read, report: 
         return []
     if without := len(found["reference"]) - len(truths):
         report.remark(
-            f"{without} of {len(found['reference'])} references have no readable true mask: no segmentation of them was judged."
+            f"{without} of {len(found['reference'])} references have no readable true mask: no segmentation of them was"
+            " judged."
         )
     _check_spacing(truths, report)
     patients = {name: patient_of(name, found["reference"][name]) for name in truths}
@@ -83,7 +86,9 @@ def _truths(found: Mapping[str, Mapping[str, Scan]], read: Read, report: Report)
 
 
 def _labels(mask: Image, image: Image) -> Labels:
-    """(z, y, x) on the grid of an image; whole numbers. Raises UnreadableError for a series and for values that are no labels."""
+    """(z, y, x) on the grid of an image; whole numbers. Raises UnreadableError for a series and for values that are no
+    labels.
+    """
     if "t" in (mask.axes[0], image.axes[0]):
         raise UnreadableError("is a series.", "Give masks of single frames.")
     moved = resample(replace(mask, meaning=replace(mask.meaning, kind="label")), grid_of(image)).data[0].numpy()

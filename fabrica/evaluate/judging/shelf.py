@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ... import io
 from ...contracts import Image
-from ...data.prepare import coverage, grid_of, resample, same_grid
+from ...data.grid import coverage, grid_of, resample, same_grid
 from ...io import Scan, UnreadableError
 from ..honesty.claim import Claim
 from ..report.results import Report

@@ -43,9 +43,9 @@ def intraclass_correlation(
 ) -> Result:
     """ICC(2,1): two-way random effects, absolute agreement, one rater (Shrout and Fleiss 1979).
 
-    `ratings`: (subjects, raters). Intervals: the `generalised` one (Tian and Cappelleri 2004), which keeps its level, or
-    `shrout-fleiss`, which covers too little where raters differ. Raises ValueError for fewer than two of either, NaN, no variation at all, or
-    another convention.
+    `ratings`: (subjects, raters). Intervals: the `generalised` one (Tian and Cappelleri 2004), which keeps its level,
+    or `shrout-fleiss`, which covers too little where raters differ. Raises ValueError for fewer than two of either,
+    NaN, no variation at all, or another convention.
     """
     if convention not in ("shrout-fleiss", "generalised"):
         raise ValueError(f"convention is {convention!r}, expected shrout-fleiss or generalised.")
@@ -73,7 +73,9 @@ def intraclass_correlation(
 
 
 def _generalised(squares: tuple[float, float, float], n: int, k: int, level: float) -> tuple[float, float]:
-    """Quantiles of the ratio of variances, each drawn from what its mean square says of it; negative ones count as 0."""
+    """Quantiles of the ratio of variances, each drawn from what its mean square says of it; negative ones count as
+    0.
+    """
     rng = np.random.Generator(np.random.Philox(key=derive(0, "intraclass", n, k)))
     freedom = (n - 1, k - 1, (n - 1) * (k - 1))
     between, raters, rest = (m * f / rng.chisquare(f, GENERALISED) for m, f in zip(squares, freedom, strict=True))

@@ -19,10 +19,10 @@ def auc_delong(
 ) -> Result:
     """Area under the ROC curve with DeLong's interval (DeLong 1988, midranks of Sun and Xu 2014); p against .5.
 
-    Labels are 0 or 1, higher scores mean 1. Intervals: `logit`, symmetric on that scale, keeps its level
-    (Qin and Hotilovac 2008); `plain`, as pROC has it, is cut at [0, 1] and covers too little for few cases and high areas. Scores that
-    separate the labels have no variance: no interval, and p by exact permutation. Raises
-    ValueError for other labels, fewer than two of either, lengths that differ, NaN, or another convention.
+    Labels are 0 or 1, higher scores mean 1. Intervals: `logit`, symmetric on that scale, keeps its level (Qin and
+    Hotilovac 2008); `plain`, as pROC has it, is cut at [0, 1] and covers too little for few cases and high areas.
+    Scores that separate the labels have no variance: no interval, and p by exact permutation. Raises ValueError for
+    other labels, fewer than two of either, lengths that differ, NaN, or another convention.
     """
     if convention not in ("plain", "logit"):
         raise ValueError(f"convention is {convention!r}, expected plain or logit.")
@@ -42,7 +42,9 @@ def auc_delong(
 
 
 def auc_delong_paired(scores_a: ArrayLike, scores_b: ArrayLike, labels: ArrayLike, *, level: float = 0.95) -> Result:
-    """Difference of two areas (a - b) on the same cases with DeLong's interval and two-sided p. Errors as `auc_delong`."""
+    """Difference of two areas (a - b) on the same cases with DeLong's interval and two-sided p. Errors as
+    `auc_delong`.
+    """
     areas, covariance = delong_covariance([scores_a, scores_b], labels)
     n = int(np.size(labels))
     value = float(areas[0] - areas[1])
@@ -57,7 +59,9 @@ def auc_delong_paired(scores_a: ArrayLike, scores_b: ArrayLike, labels: ArrayLik
 
 
 def delong_covariance(several: Sequence[ArrayLike], labels: ArrayLike) -> tuple[list[float], Array]:
-    """AUCs of several readings of the same cases, and their covariances (DeLong 1988). Raises ValueError as `auc_delong`."""
+    """AUCs of several readings of the same cases, and their covariances (DeLong 1988). Raises ValueError as
+    `auc_delong`.
+    """
     known = np.asarray(labels).ravel()
     if not np.isin(known, (0, 1)).all() or min((known == 0).sum(), (known == 1).sum()) < 2:
         raise ValueError("labels must be 0 or 1, with at least two of each.")
@@ -87,8 +91,9 @@ def brier(probabilities: ArrayLike, labels: ArrayLike) -> Result:
 def calibration(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 10) -> Result:
     """Expected calibration error over bins of equal width; details: slope, intercept and the curve.
 
-    Slope and intercept are those of a logistic regression of the outcome on the logit of the probability (Cox 1958): 1 and
-    0 when calibrated. Raises ValueError for values outside [0, 1], labels that are not 0 or 1, or lengths that differ.
+    Slope and intercept are those of a logistic regression of the outcome on the logit of the probability (Cox 1958): 1
+    and 0 when calibrated. Raises ValueError for values outside [0, 1], labels that are not 0 or 1, or lengths that
+    differ.
     """
     p, y = _chances(probabilities, labels)
     index = np.minimum((p * bins).astype(int), bins - 1)
@@ -132,8 +137,8 @@ def _chances(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]
 def concordance_index(risk: ArrayLike, time: ArrayLike, event: ArrayLike) -> Result:
     """Harrell's C: of the pairs whose order is known, the share in which the higher risk has the earlier event.
 
-    Equal risks count half. A pair is known when the earlier time is an event, or at equal times when one is an event and
-    the other censored. Raises ValueError for lengths that differ, NaN, or no known pair.
+    Equal risks count half. A pair is known when the earlier time is an event, or at equal times when one is an event
+    and the other censored. Raises ValueError for lengths that differ, NaN, or no known pair.
     """
     r, t, e = (np.asarray(v, np.float64).ravel() for v in (risk, time, event))
     if not r.shape == t.shape == e.shape or not np.isfinite(np.concatenate([r, t, e])).all():

@@ -22,8 +22,9 @@ def gamma_pass_rate(
     """Percent of reference points whose gamma is at most 1 (Low 1998), dose criterion of the reference's maximum.
 
     Points below `cutoff_percent` of that maximum are left out. The evaluated dose is searched within `distance_mm`,
-    interpolated linearly on a grid of distance_mm / steps (TG-218 asks for 10 or more). Exchanging the two doses changes
-    the answer. Raises ValueError for shapes that differ, criteria that are not positive, or no point above the cutoff.
+    interpolated linearly on a grid of distance_mm / steps (TG-218 asks for 10 or more). Exchanging the two doses
+    changes the answer. Raises ValueError for shapes that differ, criteria that are not positive, or no point above the
+    cutoff.
     """
     e, r = _doses(evaluated, reference)
     if len(spacing_mm) != r.ndim or not all(s > 0 for s in spacing_mm):
@@ -66,9 +67,17 @@ def dose_volume_histogram(dose: ArrayLike, mask: ArrayLike, *, bins: int = 1000)
     volume = 100 * (1 - np.searchsorted(own, edges, side="left") / len(own))
     named = {f"D{p}": float(np.percentile(own, 100 - p)) for p in (99, 98, 95, 50, 5, 2, 1)}
     return Result(
-        float(own.mean()), len(own), "percentiles with linear interpolation",
-        details={"dose_gy": edges, "volume_percent": volume, "minimum": float(own[0]), "maximum": float(own[-1]), **named},
-    )  # fmt: skip
+        float(own.mean()),
+        len(own),
+        "percentiles with linear interpolation",
+        details={
+            "dose_gy": edges,
+            "volume_percent": volume,
+            "minimum": float(own[0]),
+            "maximum": float(own[-1]),
+            **named,
+        },
+    )
 
 
 def openkbp_scores(
@@ -77,9 +86,9 @@ def openkbp_scores(
 ) -> Result:  # fmt: skip
     """Dose score of OpenKBP (Babier 2021), Gy: sum of |difference| over the voxels that can receive dose.
 
-    As in the challenge's code the numerator is not masked; `details["dose_score_masked"]` is. `details["dvh_score"]`: mean
-    absolute difference of D_0.1cc and mean (organs) and of D99, D95, D1 (structures named PTV, CTV or GTV).
-    Raises ValueError for shapes that differ or an empty possible-dose mask; empty structures are left out, and counted.
+    As in the challenge's code the numerator is not masked; `details["dose_score_masked"]` is. `details["dvh_score"]`:
+    mean absolute difference of D_0.1cc and mean (organs) and of D99, D95, D1 (structures named PTV, CTV or GTV). Raises
+    ValueError for shapes that differ or an empty possible-dose mask; empty structures are left out, and counted.
     """
     x, y = _doses(generated, reference)
     possible = np.asarray(possible_dose).astype(bool)

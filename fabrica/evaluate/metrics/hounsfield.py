@@ -31,7 +31,8 @@ def tissue_errors(
     generated: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None = None,
     spacing_mm: Sequence[float] | None = None, air_below: float = AIR_BELOW_HU, bone_above: float = BONE_ABOVE_HU,
 ) -> Result:  # fmt: skip
-    """Mean absolute error, HU, of all voxels inside the mask; details: `air`, `soft tissue` and `bone` of the reference.
+    """Mean absolute error, HU, of all voxels inside the mask; details: `air`, `soft tissue` and `bone` of the
+    reference.
 
     Each has `mae`, `me` (mean error, signed) and `voxels`, and is left out where the reference has none. Air lies below
     `air_below` and bone at or above `bone_above`. Raises ValueError as `mae`, and for bounds that cross.
@@ -58,8 +59,8 @@ def window_psnr(
 ) -> float:  # fmt: skip
     """PSNR of what a display window shows: both images cut to [low, high], whose width is the range; dB.
 
-    A narrow window lowers it by ten and more dB: never compare values of two windows. Raises ValueError as `psnr`, and for
-    a window that is not one.
+    A narrow window lowers it by ten and more dB: never compare values of two windows. Raises ValueError as `psnr`, and
+    for a window that is not one.
     """
     low, high = window
     if not low < high:
@@ -71,7 +72,9 @@ def window_psnr(
 
 
 def in_hounsfield(known: Mapping[str, Any]) -> bool:
-    """Whether a pair says that it is in HU on both sides, or says nothing and its reference holds air at -1000 and more than water."""
+    """Whether a pair says that it is in HU on both sides, or says nothing and its reference holds air at -1000 and more
+    than water.
+    """
     if "series" in known:
         return False
     if said := set(known["units"]) - {"", "a.u."}:

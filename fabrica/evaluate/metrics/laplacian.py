@@ -71,7 +71,9 @@ def _along_z(volume: Any, z: int, row: int, bell: Any, curve: Any, smooth: Any, 
 
 @njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _across(smooth: Any, bent: Any, first: int, bell: Any, curve: Any, straight: Any, turned: Any) -> None:
-    """`straight`: smoothed along y too, whose curvature along x is wanted; `turned`: curvature along y and z; padded rows."""
+    """`straight`: smoothed along y too, whose curvature along x is wanted; `turned`: curvature along y and z; padded
+    rows.
+    """
     columns = smooth.shape[1]
     a, b = straight[RADIUS : RADIUS + columns], turned[RADIUS : RADIUS + columns]
     middle, other = smooth[first + RADIUS], bent[first + RADIUS]

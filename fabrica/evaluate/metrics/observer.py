@@ -31,8 +31,9 @@ def hotelling_observer(present: ArrayLike, absent: ArrayLike, *, channels: Array
     """Detectability d' of a channelised Hotelling observer, with its bias band as the interval.
 
     `present`, `absent`: (images, *shape) with and without the signal; `channels`: (count, *shape). The band runs from
-    hold-out (trained on one half, tested on the other: too low) to resubstitution (trained and tested on all: too high);
-    the value is its middle. details: AUC of the same three. Raises ValueError for too few images or other shapes.
+    hold-out (trained on one half, tested on the other: too low) to resubstitution (trained and tested on all: too
+    high); the value is its middle. details: AUC of the same three. Raises ValueError for too few images or other
+    shapes.
     """
     u = np.asarray(channels, np.float64)
     u = u.reshape(len(u), -1)
@@ -59,13 +60,13 @@ def hotelling_observer(present: ArrayLike, absent: ArrayLike, *, channels: Array
 
 
 def ideal_observer(signal: ArrayLike, noise: ArrayLike) -> Result:
-    """Detectability d' of a known signal in stationary Gaussian noise by the best of all observers (ICRU 54, 4.4): the prewhitening
-    matched filter, d'^2 = sum |S|^2 / P over frequencies. No reader and no other observer does better.
+    """Detectability d' of a known signal in stationary Gaussian noise by the best of all observers (ICRU 54, 4.4): the
+    prewhitening matched filter, d'^2 = sum |S|^2 / P over frequencies. No reader and no other observer does better.
 
-    `signal`: (*shape) without noise; `noise`: (images, *shape) without signal, from which the mean image is taken and the noise power
-    P is estimated (its inverse is corrected for the number of images). details: AUC; `npw`, the observer who does not know P
-    (matched filter without whitening). The interval is a jackknife over images. Raises ValueError for fewer than 8 images, other
-    shapes, a signal that is zero, or noise-free images.
+    `signal`: (*shape) without noise; `noise`: (images, *shape) without signal, from which the mean image is taken and
+    the noise power P is estimated (its inverse is corrected for the number of images). details: AUC; `npw`, the
+    observer who does not know P (matched filter without whitening). The interval is a jackknife over images. Raises
+    ValueError for fewer than 8 images, other shapes, a signal that is zero, or noise-free images.
     """
     s, n = np.asarray(signal, np.float64), np.asarray(noise, np.float64)
     if n.ndim != s.ndim + 1 or n.shape[1:] != s.shape or not np.isfinite(s).all() or not np.isfinite(n).all():
@@ -91,9 +92,13 @@ def ideal_observer(signal: ArrayLike, noise: ArrayLike) -> Result:
         "npw_auc": float(stats.norm.cdf(plain / 2**0.5)),
     }
     return Result(
-        value, len(n), "prewhitening matched filter, stationary Gaussian noise", interval=(value - 1.96 * error, value + 1.96 * error),
-        standard_error=error, details=areas,
-    )  # fmt: skip
+        value,
+        len(n),
+        "prewhitening matched filter, stationary Gaussian noise",
+        interval=(value - 1.96 * error, value + 1.96 * error),
+        standard_error=error,
+        details=areas,
+    )
 
 
 def _whitened(energy: Array, power: Array, images: int) -> float:

@@ -1,4 +1,6 @@
-"""Masks against masks: overlap, surfaces in millimetres, lesions one by one. Empty masks count as worst, never as NaN."""
+"""Masks against masks: overlap, surfaces in millimetres, lesions one by one. Empty masks count as worst, never as
+NaN.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,11 @@ UNITS: Mapping[str, str] = {"hausdorff95": "mm", "volume error": "ml", "pieces f
 
 
 def rows_of(generated: ArrayLike, reference: ArrayLike, *, spacing_mm: Sequence[float]) -> dict[str, tuple[float, str]]:
-    """Name -> (value, unit) of two label maps: means over the labels of both. Surfaces within two voxels count as equal.
+    """Name -> (value, unit) of two label maps: means over the labels of both. Surfaces within two voxels count as
+    equal.
 
-    Volumes are in ml (of slices: of one slice). Connected pieces of all labels together are found or missed one by one. Both
-    empty: the best value of each. Raises ValueError as `dice` and `normalised_surface_dice`.
+    Volumes are in ml (of slices: of one slice). Connected pieces of all labels together are found or missed one by one.
+    Both empty: the best value of each. Raises ValueError as `dice` and `normalised_surface_dice`.
     """
     x, y = _labels(generated), _labels(reference)
     found = {"dice": (dice(x, y), "")}
@@ -45,7 +48,8 @@ def rows_of(generated: ArrayLike, reference: ArrayLike, *, spacing_mm: Sequence[
 def dice(generated: ArrayLike, reference: ArrayLike) -> float:
     """Dice overlap of two masks, or the mean over the labels of both; both empty = 1, one empty = 0.
 
-    Raises ValueError for shapes that differ, labels that are not finite, and masks of which one says 255 where the other says 1.
+    Raises ValueError for shapes that differ, labels that are not finite, and masks of which one says 255 where the
+    other says 1.
     """
     x, y = _labels(generated), _labels(reference)
     if x.shape != y.shape:
@@ -63,8 +67,9 @@ def hausdorff95(
 ) -> float:
     """95th percentile of the distances between two surfaces, mm; both empty = 0, one empty = the image's diagonal.
 
-    max_directed: the larger of the two directed percentiles (MONAI). pooled: the percentile of both directions' distances
-    together (medpy): a small false blob far away can leave it at 0. Raises ValueError as `normalised_surface_dice`.
+    max_directed: the larger of the two directed percentiles (MONAI). pooled: the percentile of both directions'
+    distances together (medpy): a small false blob far away can leave it at 0. Raises ValueError as
+    `normalised_surface_dice`.
     """
     if convention not in ("max_directed", "pooled"):
         raise ValueError(f"Unknown convention {convention!r}, expected 'max_directed' or 'pooled'.")
@@ -81,7 +86,8 @@ def hausdorff95(
 def normalised_surface_dice(
     generated: ArrayLike, reference: ArrayLike, *, spacing_mm: Sequence[float], tolerance_mm: float
 ) -> float:
-    """Share of both surfaces (boundary voxels) within `tolerance_mm` of the other (Nikolov 2021); both empty = 1, one = 0.
+    """Share of both surfaces (boundary voxels) within `tolerance_mm` of the other (Nikolov 2021); both empty = 1, one =
+    0.
 
     Raises ValueError for shapes that differ, a spacing that does not fit them, or a negative tolerance.
     """
@@ -97,8 +103,8 @@ def normalised_surface_dice(
 def lesion_detection(generated: ArrayLike, reference: ArrayLike, *, smallest_overlap: float = 0.0) -> Result:
     """F1 over lesions (connected through faces, edges or corners); details: sensitivity, precision and counts.
 
-    A true lesion is found when more than `smallest_overlap` of it is marked; a mark that touches no true lesion is false.
-    Both empty = 1, one empty = 0. Raises ValueError for shapes that differ or NaN.
+    A true lesion is found when more than `smallest_overlap` of it is marked; a mark that touches no true lesion is
+    false. Both empty = 1, one empty = 0. Raises ValueError for shapes that differ or NaN.
     """
     x, y = _labels(generated).astype(bool), _labels(reference).astype(bool)
     if x.shape != y.shape:
@@ -106,7 +112,9 @@ def lesion_detection(generated: ArrayLike, reference: ArrayLike, *, smallest_ove
     around = np.ones((3,) * x.ndim)
     marks, count_marks = ndimage.label(x, around)
     lesions, count = ndimage.label(y, around)
-    covered = np.bincount(lesions.ravel(), x.ravel(), count + 1)[1:] / np.maximum(np.bincount(lesions.ravel(), minlength=count + 1)[1:], 1)  # fmt: skip
+    covered = np.bincount(lesions.ravel(), x.ravel(), count + 1)[1:] / np.maximum(
+        np.bincount(lesions.ravel(), minlength=count + 1)[1:], 1
+    )
     touched = np.bincount(marks.ravel(), y.ravel(), count_marks + 1)[1:] > 0
     found, false = int((covered > smallest_overlap).sum()), int((~touched).sum())
     missed, right = count - found, count_marks - false

@@ -80,8 +80,11 @@ def ssim(
     if convention == "fastmri":
         if x.ndim != 3:
             raise ValueError(f"ssim(convention='fastmri') got {x.ndim} axes, expected 3: slices along the first.")
-        parts = [_ssim(a, b, data_range, None if inside is None else inside[i], False) for i, (a, b) in enumerate(zip(x, y, strict=True))
-                 if inside is None or inside[i].any()]  # fmt: skip
+        parts = [
+            _ssim(a, b, data_range, None if inside is None else inside[i], False)
+            for i, (a, b) in enumerate(zip(x, y, strict=True))
+            if inside is None or inside[i].any()
+        ]
         return float(np.mean(parts))
     if convention == "synthrad2025":
         x, y = x - SYNTHRAD_HU[0], y - SYNTHRAD_HU[0]
@@ -101,9 +104,22 @@ def _ssim(x: Array, y: Array, data_range: float, inside: NDArray[np.bool_] | Non
 
 
 __all__ = [
-    "METRICS", "gmsd", "haarpsi", "hfen", "mae", "modulation_transfer", "ms_ssim", "nmse", "noise_power_spectrum", "psnr",
-    "rmse", "ssim", "tissue_errors", "vif", "window_psnr",
-]  # fmt: skip
+    "METRICS",
+    "gmsd",
+    "haarpsi",
+    "hfen",
+    "mae",
+    "modulation_transfer",
+    "ms_ssim",
+    "nmse",
+    "noise_power_spectrum",
+    "psnr",
+    "rmse",
+    "ssim",
+    "tissue_errors",
+    "vif",
+    "window_psnr",
+]
 POINTWISE = ("mae", "rmse", "nmse", "psnr")  # what knows no neighbours: of colours all values count together
 _PAIRED = ("generated", "reference")
 METRICS = {

@@ -1,6 +1,8 @@
-"""Radiomic features of one region as the Image Biomarker Standardisation Initiative defines them (IBSI-1, Zwanenburg 2020).
+"""Radiomic features of one region as the Image Biomarker Standardisation Initiative defines them (IBSI-1, Zwanenburg
+2020).
 
-Weight-free and the same everywhere: the default embedding of a set of images. Names are IBSI's, with a prefix for the family.
+Weight-free and the same everywhere: the default embedding of a set of images. Names are IBSI's, with a prefix for the
+family.
 """
 
 from __future__ import annotations
@@ -26,12 +28,14 @@ def radiomics(
     aggregation: str = "merged",
     outline: bool = True,
 ) -> dict[str, float]:
-    """First order (18), histogram (23), shape (25 in 3D, 9 in 2D), GLCM (25), GLRLM, GLSZM, GLDZM (16 each), NGTDM (5), NGLDM (17).
+    """First order (18), histogram (23), shape (25 in 3D, 9 in 2D), GLCM (25), GLRLM, GLSZM, GLDZM (16 each), NGTDM (5),
+    NGLDM (17).
 
-    image and mask are (y, x) or (z, y, x); spacing_mm in the order of the axes; bin_width in units of the image, bins start at
-    the region's darkest voxel (IBSI: fixed bin size). Directions of GLCM and GLRLM are `merged` into one matrix or `averaged`
-    over features. Shape comes from the mesh of the mask, and is left out without `outline`. Raises ValueError for an empty mask, shapes or spacings that do not
-    match, NaN inside the mask, or a bin width that gives no or too many levels.
+    image and mask are (y, x) or (z, y, x); spacing_mm in the order of the axes; bin_width in units of the image, bins
+    start at the region's darkest voxel (IBSI: fixed bin size). Directions of GLCM and GLRLM are `merged` into one
+    matrix or `averaged` over features. Shape comes from the mesh of the mask, and is left out without `outline`. Raises
+    ValueError for an empty mask, shapes or spacings that do not match, NaN inside the mask, or a bin width that gives
+    no or too many levels.
     """
     values, inside, spacing = _checked(image, mask, spacing_mm, aggregation)
     values, inside = _cropped(values, inside)
@@ -93,22 +97,34 @@ def _discretised(values: Array, inside: NDArray[np.bool_], bin_width: float) -> 
 
 
 def _statistics(x: Array) -> dict[str, float]:
-    """IBSI 3.3; of a constant region skewness, kurtosis and relative measures are 0; of two voxels both count as robust."""
+    """IBSI 3.3; of a constant region skewness, kurtosis and relative measures are 0; of two voxels both count as
+    robust.
+    """
     mean, median = x.mean(), np.median(x)
     p10, p25, p75, p90 = np.percentile(x, [10, 25, 75, 90])
     centred = x - mean
     variance = (centred**2).mean()
     robust = x[(x >= p10) & (x <= p90)] if len(x) > 2 else x  # the percentiles of two lie between them
     found = {
-        "mean": mean, "variance": variance, "skewness": _ratio((centred**3).mean(), variance**1.5),
-        "excess_kurtosis": _ratio((centred**4).mean(), variance**2) - 3 * (variance > 0), "median": median,
-        "minimum": x.min(), "percentile_10": p10, "percentile_90": p90, "maximum": x.max(), "interquartile_range": p75 - p25,
-        "range": np.ptp(x), "mean_absolute_deviation": np.abs(centred).mean(),
+        "mean": mean,
+        "variance": variance,
+        "skewness": _ratio((centred**3).mean(), variance**1.5),
+        "excess_kurtosis": _ratio((centred**4).mean(), variance**2) - 3 * (variance > 0),
+        "median": median,
+        "minimum": x.min(),
+        "percentile_10": p10,
+        "percentile_90": p90,
+        "maximum": x.max(),
+        "interquartile_range": p75 - p25,
+        "range": np.ptp(x),
+        "mean_absolute_deviation": np.abs(centred).mean(),
         "robust_mean_absolute_deviation": np.abs(robust - robust.mean()).mean(),
-        "median_absolute_deviation": np.abs(x - median).mean(), "coefficient_of_variation": _ratio(variance**0.5, mean),
-        "quartile_coefficient_of_dispersion": _ratio(p75 - p25, p75 + p25), "energy": (x**2).sum(),
+        "median_absolute_deviation": np.abs(x - median).mean(),
+        "coefficient_of_variation": _ratio(variance**0.5, mean),
+        "quartile_coefficient_of_dispersion": _ratio(p75 - p25, p75 + p25),
+        "energy": (x**2).sum(),
         "root_mean_square": (x**2).mean() ** 0.5,
-    }  # fmt: skip
+    }
     return {name: float(value) for name, value in found.items()}
 
 

@@ -19,12 +19,13 @@ FEWEST_READERS = 3
 
 
 def obuchowski_rockette(scores: ArrayLike, labels: ArrayLike, *, level: float = 0.95) -> Result:
-    """AUC of the first modality minus that of the second, readers and cases random (Obuchowski and Rockette 1995, Hillis 2007).
+    """AUC of the first modality minus that of the second, readers and cases random (Obuchowski and Rockette 1995,
+    Hillis 2007).
 
-    `scores`: (2, readers, cases), the higher the more diseased; `labels`: 0 or 1 a case. Covariances by DeLong, degrees of freedom by
-    Hillis: with three readers the level is a little too high (benchmarks/results/statistics.md). Details: AUC per modality and
-    reader, the components of variance, the degrees of freedom. Raises ValueError for fewer than two readers, NaN, shapes that do
-    not fit, or labels as `auc_delong`.
+    `scores`: (2, readers, cases), the higher the more diseased; `labels`: 0 or 1 a case. Covariances by DeLong, degrees
+    of freedom by Hillis: with three readers the level is a little too high (benchmarks/results/statistics.md). Details:
+    AUC per modality and reader, the components of variance, the degrees of freedom. Raises ValueError for fewer than
+    two readers, NaN, shapes that do not fit, or labels as `auc_delong`.
     """
     s, y = np.asarray(scores, np.float64), np.asarray(labels)
     if s.ndim != 3 or s.shape[0] != 2 or s.shape[1] < 2 or s.shape[2] != len(y) or not np.isfinite(s).all():
@@ -45,20 +46,31 @@ def obuchowski_rockette(scores: ArrayLike, labels: ArrayLike, *, level: float = 
     half = float(stats.t.ppf(0.5 + level / 2, degrees)) * spread
     p = float(2 * stats.t.sf(abs(difference) / spread, degrees)) if spread > 0 else float(difference == 0)
     details = {
-        "auc": auc.tolist(), "degrees_of_freedom": degrees, "modality_by_reader": interaction, "cov1": between_modalities,
-        "cov2": between_readers, "cov3": between_both,
-    }  # fmt: skip
+        "auc": auc.tolist(),
+        "degrees_of_freedom": degrees,
+        "modality_by_reader": interaction,
+        "cov1": between_modalities,
+        "cov2": between_readers,
+        "cov3": between_both,
+    }
     return Result(
-        difference, len(y), f"Obuchowski-Rockette, {readers} readers and cases random", interval=(difference - half, difference + half),
-        p_value=p, standard_error=spread, details=details,
-    )  # fmt: skip
+        difference,
+        len(y),
+        f"Obuchowski-Rockette, {readers} readers and cases random",
+        interval=(difference - half, difference + half),
+        p_value=p,
+        standard_error=spread,
+        details=details,
+    )
 
 
 def forced_choice(correct: ArrayLike, readers: Sequence[str], *, margin: float = 0.1, level: float = 0.95) -> Result:
-    """Share of pairs in which the generated image was found; .5 is guessing. `correct`: 0 or 1 a pair, `readers`: who read it.
+    """Share of pairs in which the generated image was found; .5 is guessing. `correct`: 0 or 1 a pair, `readers`: who
+    read it.
 
-    Interval over readers (t); details: each reader's share with Wilson's interval, d' = sqrt(2) z(share), and `equivalent`, the p value of
-    lying within `margin` of guessing. Not finding a difference is no equivalence. Raises ValueError for other values than 0 and 1.
+    Interval over readers (t); details: each reader's share with Wilson's interval, d' = sqrt(2) z(share), and
+    `equivalent`, the p value of lying within `margin` of guessing. Not finding a difference is no equivalence. Raises
+    ValueError for other values than 0 and 1.
     """
     c = np.asarray(correct, np.float64)
     if c.ndim != 1 or len(c) != len(readers) or not len(c) or not np.isin(c, (0, 1)).all():
@@ -73,9 +85,12 @@ def forced_choice(correct: ArrayLike, readers: Sequence[str], *, margin: float =
     value = float(shares.mean())
     half_pair = 0.5 / len(c)
     detail: dict[str, object] = {
-        "readers": {n: {"share": float(v.mean()), "interval": wilson(int(v.sum()), len(v), level), "pairs": len(v)} for n, v in own.items()},
+        "readers": {
+            n: {"share": float(v.mean()), "interval": wilson(int(v.sum()), len(v), level), "pairs": len(v)}
+            for n, v in own.items()
+        },
         "d_prime": float(2**0.5 * stats.norm.ppf(np.clip(value, half_pair, 1 - half_pair))),
-    }  # fmt: skip
+    }
     if len(names) < FEWEST_READERS:
         return Result(
             value, len(c), f"{len(names)} readers: no interval over readers below {FEWEST_READERS}", details=detail
@@ -90,9 +105,14 @@ def forced_choice(correct: ArrayLike, readers: Sequence[str], *, margin: float =
     )
     p = float(2 * stats.t.sf(abs(value - 0.5) / error, freedom))
     return Result(
-        value, len(c), f"two-alternative forced choice, t over {len(names)} readers, no narrower than guessing", interval=(value - half, value + half),
-        p_value=p, standard_error=error, details=detail,
-    )  # fmt: skip
+        value,
+        len(c),
+        f"two-alternative forced choice, t over {len(names)} readers, no narrower than guessing",
+        interval=(value - half, value + half),
+        p_value=p,
+        standard_error=error,
+        details=detail,
+    )
 
 
 def wilson(hits: int, trials: int, level: float = 0.95) -> tuple[float, float]:

@@ -41,19 +41,30 @@ def _solid(values: Array, inside: Mask, spacing: Array) -> Features:
     total = float(x.sum())
     moved = (points * x[:, None]).sum(0) / total if total else points.mean(0)
     found = {
-        "mesh_volume_mm3": volume, "voxel_volume_mm3": float(len(points) * spacing.prod()), "surface_area_mm2": area,
-        "surface_to_volume_ratio_per_mm": area / volume, "compactness_1": volume / (np.pi**0.5 * area**1.5),
-        "compactness_2": 36 * np.pi * volume**2 / area**3, "spherical_disproportion": area / round_area,
-        "sphericity": round_area / area, "asphericity": (area**3 / (36 * np.pi * volume**2)) ** (1 / 3) - 1,
+        "mesh_volume_mm3": volume,
+        "voxel_volume_mm3": float(len(points) * spacing.prod()),
+        "surface_area_mm2": area,
+        "surface_to_volume_ratio_per_mm": area / volume,
+        "compactness_1": volume / (np.pi**0.5 * area**1.5),
+        "compactness_2": 36 * np.pi * volume**2 / area**3,
+        "spherical_disproportion": area / round_area,
+        "sphericity": round_area / area,
+        "asphericity": (area**3 / (36 * np.pi * volume**2)) ** (1 / 3) - 1,
         "centre_of_mass_shift_mm": float(np.linalg.norm(points.mean(0) - moved)),
-        "maximum_diameter_mm": float(pdist(hull_points).max()), "major_axis_mm": major, "minor_axis_mm": minor,
-        "least_axis_mm": least, "elongation": _over(minor, major), "flatness": _over(least, major),
+        "maximum_diameter_mm": float(pdist(hull_points).max()),
+        "major_axis_mm": major,
+        "minor_axis_mm": minor,
+        "least_axis_mm": least,
+        "elongation": _over(minor, major),
+        "flatness": _over(least, major),
         "volume_density_box": volume / float(box.prod()),
         "area_density_box": area / float(2 * (box[0] * box[1] + box[0] * box[2] + box[1] * box[2])),
-        "volume_density_ellipsoid": _over(volume, ellipsoid), "area_density_ellipsoid": _over(area, _ellipsoid_area(axes)),
-        "volume_density_hull": _over(volume, hull_volume), "area_density_hull": _over(area, hull_area),
+        "volume_density_ellipsoid": _over(volume, ellipsoid),
+        "area_density_ellipsoid": _over(area, _ellipsoid_area(axes)),
+        "volume_density_hull": _over(volume, hull_volume),
+        "area_density_hull": _over(area, hull_area),
         "integrated_intensity": float(x.mean() * volume),
-    }  # fmt: skip
+    }
     return {name: float(v) for name, v in found.items()} | _autocorrelation(values, inside, spacing)
 
 
@@ -129,8 +140,13 @@ def _flat(inside: Mask, spacing: Array) -> Features:
     major, minor = _axes(points)
     hull_points, hull_area, _ = _hull(np.concatenate(lines))
     return {
-        "mesh_area_mm2": area, "pixel_area_mm2": float(len(points) * spacing.prod()), "outline_mm": outline,
-        "circularity": float(2 * (np.pi * area) ** 0.5 / outline), "maximum_diameter_mm": float(pdist(hull_points).max()),
-        "major_axis_mm": float(major), "minor_axis_mm": float(minor), "elongation": _over(float(minor), float(major)),
+        "mesh_area_mm2": area,
+        "pixel_area_mm2": float(len(points) * spacing.prod()),
+        "outline_mm": outline,
+        "circularity": float(2 * (np.pi * area) ** 0.5 / outline),
+        "maximum_diameter_mm": float(pdist(hull_points).max()),
+        "major_axis_mm": float(major),
+        "minor_axis_mm": float(minor),
+        "elongation": _over(float(minor), float(major)),
         "area_density_hull": _over(area, hull_area),
-    }  # fmt: skip
+    }

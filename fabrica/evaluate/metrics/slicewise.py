@@ -1,7 +1,7 @@
 """Metrics that are defined for slices, compiled: information, Haar wavelets, gradients. Other threads run meanwhile.
 
-Every function takes two stacks of slices (slices, y, x) scaled to [0, 1], and where to look, and gives a value a slice: NaN where
-the mask leaves nothing to look at.
+Every function takes two stacks of slices (slices, y, x) scaled to [0, 1], and where to look, and gives a value a slice:
+NaN where the mask leaves nothing to look at.
 """
 
 from __future__ import annotations

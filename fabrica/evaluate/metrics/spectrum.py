@@ -20,12 +20,14 @@ def noise_power_spectrum(
 ) -> Result:
     """In-plane noise power: |DFT(noise)|^2 dx dy / (Nx Ny), averaged over slices and over rings of frequency.
 
-    The noise is generated - reference, or generated minus its mean in each slice, inside the mask when one is given (zero
-    outside, and divided by the share inside; slices without it are left out). The value is the integral, which is the
-    variance; details: `frequency_per_mm`, `power` (unit^2 mm^2) up to Nyquist, `peak_frequency_per_mm`. `spacing_mm`: (y,
-    x) or (z, y, x). Raises ValueError as `mae`.
+    The noise is generated - reference, or generated minus its mean in each slice, inside the mask when one is given
+    (zero outside, and divided by the share inside; slices without it are left out). The value is the integral, which is
+    the variance; details: `frequency_per_mm`, `power` (unit^2 mm^2) up to Nyquist, `peak_frequency_per_mm`.
+    `spacing_mm`: (y, x) or (z, y, x). Raises ValueError as `mae`.
     """
-    x, y, inside = images(generated, np.zeros(np.shape(generated)) if reference is None else reference, mask, "plain", ("plain",))  # fmt: skip
+    x, y, inside = images(
+        generated, np.zeros(np.shape(generated)) if reference is None else reference, mask, "plain", ("plain",)
+    )
     slices, share = _centred(x - y, inside)
     dy, dx = _in_plane(spacing_mm, x.ndim)
     rows, columns = slices.shape[1:]
@@ -45,8 +47,8 @@ def modulation_transfer(
     """How much of the reference's detail is left at each in-plane frequency: |<G R*>| / <|R|^2> over rings and slices.
 
     The value is the frequency (per mm) at which half is left (Nyquist when more is left everywhere); details:
-    `frequency_per_mm`, `transfer`. Inside the mask when one is given. A Gaussian blur of deviation s gives exp(-2 pi^2 s^2 f^2). Raises ValueError as `mae`,
-    and for a constant reference.
+    `frequency_per_mm`, `transfer`. Inside the mask when one is given. A Gaussian blur of deviation s gives exp(-2 pi^2
+    s^2 f^2). Raises ValueError as `mae`, and for a constant reference.
     """
     x, y, inside = images(generated, reference, mask, "plain", ("plain",))
     (g, _), (r, _) = (_centred(v, inside) for v in (x, y))

@@ -1,7 +1,8 @@
 """Paired metrics of structure: SSIM's map and scales, edges, wavelets, information. 2D, or volumes.
 
 Reference values are those of the papers' definitions as piq 0.8.0 computes them (that library cannot be installed with
-every PyTorch). Windows count pixels: `spacing_mm` is accepted and changes nothing. gmsd, haarpsi and vif are defined for slices: a volume is averaged over the slices along its first axis.
+every PyTorch). Windows count pixels: `spacing_mm` is accepted and changes nothing. gmsd, haarpsi and vif are defined
+for slices: a volume is averaged over the slices along its first axis.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def ssim_map(x: Array, y: Array, data_range: float, gaussian: bool) -> Array:
-    """SSIM at every position, borders reflected: Gaussian window (11 taps, sigma 1.5, population) or uniform (7, sample)."""
+    """SSIM at every position, borders reflected: Gaussian window (11 taps, sigma 1.5, population) or uniform (7,
+    sample).
+    """
     luminance, structure = _ssim_terms(x, y, data_range, gaussian)
     luminance *= structure
     return luminance
@@ -35,7 +38,8 @@ def ms_ssim(
 ) -> float:  # fmt: skip
     """Multi-scale SSIM (Wang 2003): five scales, luminance at the coarsest alone, exponents on the scales' means.
 
-    2D or 3D, Gaussian window of 11 taps; negative means count as 0. Raises ValueError as `ssim`, and for a side below 161.
+    2D or 3D, Gaussian window of 11 taps; negative means count as 0. Raises ValueError as `ssim`, and for a side below
+    161.
     """
     check_range(data_range)
     x, y, inside = images(generated, reference, mask, "plain", ("plain",))
@@ -70,8 +74,12 @@ def _halved(a: Array) -> Array:
 
 
 def hfen(
-    generated: ArrayLike, reference: ArrayLike, *, mask: ArrayLike | None = None, spacing_mm: Sequence[float] | None = None
-) -> float:  # fmt: skip
+    generated: ArrayLike,
+    reference: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    spacing_mm: Sequence[float] | None = None,
+) -> float:
     """High-frequency error norm: |LoG(generated) - LoG(reference)| / |LoG(reference)|, sigma 1.5 (Ravishankar 2011).
 
     Window of 15 taps along each axis. Raises ValueError as `mae`, and for a reference without edges.
@@ -98,7 +106,9 @@ def haarpsi(
     generated: ArrayLike, reference: ArrayLike, *, data_range: float, mask: ArrayLike | None = None,
     spacing_mm: Sequence[float] | None = None,
 ) -> float:  # fmt: skip
-    """Haar wavelet perceptual similarity (Reisenhofer 2018), C = 30, alpha = 4.2: 1 for equal images. Errors as `ssim`."""
+    """Haar wavelet perceptual similarity (Reisenhofer 2018), C = 30, alpha = 4.2: 1 for equal images. Errors as
+    `ssim`.
+    """
     return _over_slices("haarpsi", generated, reference, data_range, mask, 16)
 
 
@@ -106,7 +116,8 @@ def vif(
     generated: ArrayLike, reference: ArrayLike, *, data_range: float, mask: ArrayLike | None = None,
     spacing_mm: Sequence[float] | None = None,
 ) -> float:  # fmt: skip
-    """Visual information fidelity in the pixel domain (Sheikh and Bovik 2006), four scales, noise variance 2 at range 255.
+    """Visual information fidelity in the pixel domain (Sheikh and Bovik 2006), four scales, noise variance 2 at range
+    255.
 
     1 for equal images, above 1 for a contrast-enhanced one. Errors as `ssim`; sides of at least 41.
     """

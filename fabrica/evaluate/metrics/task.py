@@ -15,11 +15,29 @@ from .overlap import dice, hausdorff95, lesion_detection, normalised_surface_dic
 from .readers import forced_choice, obuchowski_rockette
 
 __all__ = [
-    "METRICS", "auc_delong", "auc_delong_paired", "bland_altman", "brier", "calibration", "concordance_correlation",
-    "concordance_index", "dice", "dose_volume_histogram", "forced_choice", "gamma_pass_rate", "hausdorff95", "hotelling_observer",
-    "ideal_observer",    "intraclass_correlation", "laguerre_gauss", "lesion_contrast", "lesion_detection", "normalised_surface_dice",
-    "obuchowski_rockette", "openkbp_scores",
-]  # fmt: skip
+    "METRICS",
+    "auc_delong",
+    "auc_delong_paired",
+    "bland_altman",
+    "brier",
+    "calibration",
+    "concordance_correlation",
+    "concordance_index",
+    "dice",
+    "dose_volume_histogram",
+    "forced_choice",
+    "gamma_pass_rate",
+    "hausdorff95",
+    "hotelling_observer",
+    "ideal_observer",
+    "intraclass_correlation",
+    "laguerre_gauss",
+    "lesion_contrast",
+    "lesion_detection",
+    "normalised_surface_dice",
+    "obuchowski_rockette",
+    "openkbp_scores",
+]
 
 
 def lesion_contrast(image: ArrayLike, lesion: ArrayLike, *, tissue: ArrayLike | None = None) -> float:

@@ -1,7 +1,7 @@
 """Texture families of IBSI-1, sections 3.6 to 3.11: matrices counted from grey levels, features computed from matrices.
 
-Levels are integers 1, 2, ... inside the region and 0 outside, (y, x) or (z, y, x); neighbours are all that touch (Chebyshev
-distance 1). A region in which no two voxels touch counts as uniform.
+Levels are integers 1, 2, ... inside the region and 0 outside, (y, x) or (z, y, x); neighbours are all that touch
+(Chebyshev distance 1). A region in which no two voxels touch counts as uniform.
 """
 
 from __future__ import annotations
@@ -125,22 +125,32 @@ def _co_occurrence(counts: Array, directions: int) -> Features:
     away = total - 2 * mean
     auto = float(i @ p @ i)
     return {
-        "joint_maximum": float(p.max()), "joint_average": mean, "joint_variance": variance, "joint_entropy": joint,
-        "difference_average": float(k @ difference), "difference_variance": float((k - k @ difference) ** 2 @ difference),
-        "difference_entropy": entropy(difference), "sum_average": float(s @ added),
-        "sum_variance": float((s - s @ added) ** 2 @ added), "sum_entropy": entropy(added),
-        "angular_second_moment": float((p**2).sum()), "contrast": float((apart**2 * p).sum()),
-        "dissimilarity": float((apart * p).sum()), "inverse_difference": float((p / (1 + apart)).sum()),
+        "joint_maximum": float(p.max()),
+        "joint_average": mean,
+        "joint_variance": variance,
+        "joint_entropy": joint,
+        "difference_average": float(k @ difference),
+        "difference_variance": float((k - k @ difference) ** 2 @ difference),
+        "difference_entropy": entropy(difference),
+        "sum_average": float(s @ added),
+        "sum_variance": float((s - s @ added) ** 2 @ added),
+        "sum_entropy": entropy(added),
+        "angular_second_moment": float((p**2).sum()),
+        "contrast": float((apart**2 * p).sum()),
+        "dissimilarity": float((apart * p).sum()),
+        "inverse_difference": float((p / (1 + apart)).sum()),
         "normalised_inverse_difference": float((p / (1 + apart / n)).sum()),
         "inverse_difference_moment": float((p / (1 + apart**2)).sum()),
         "normalised_inverse_difference_moment": float((p / (1 + (apart / n) ** 2)).sum()),
         "inverse_variance": float((p[apart > 0] / apart[apart > 0] ** 2).sum()),
-        "correlation": (auto - mean**2) / variance if variance > 0 else 1.0, "autocorrelation": auto,
-        "cluster_tendency": float((away**2 * p).sum()), "cluster_shade": float((away**3 * p).sum()),
+        "correlation": (auto - mean**2) / variance if variance > 0 else 1.0,
+        "autocorrelation": auto,
+        "cluster_tendency": float((away**2 * p).sum()),
+        "cluster_shade": float((away**3 * p).sum()),
         "cluster_prominence": float((away**4 * p).sum()),
         "information_correlation_1": (joint - crossed) / single if single > 0 else 0.0,
         "information_correlation_2": max(0.0, 1 - float(np.exp(-2 * (independent - joint)))) ** 0.5,
-    }  # fmt: skip
+    }
 
 
 # ---------------------------------------------------------------- runs (3.7), zones (3.8, 3.9), dependences (3.11)
@@ -250,7 +260,10 @@ def _tone_differences(region: _Region) -> Features:
     busy = np.abs((i * p)[:, None] - i * p).sum()
     return {
         "coarseness": float(1 / (p @ s)) if p @ s > 0 else 1e6,  # IBSI: a large number for a uniform region
-        "contrast": float((p[:, None] * p * apart**2).sum() / (many * (many - 1)) * s.sum() / known.sum()) if many > 1 else 0.0,
-        "busyness": float(p @ s / busy) if busy > 0 else 0.0, "complexity": float((np.abs(apart) * mixed).sum() / known.sum()),
+        "contrast": (
+            float((p[:, None] * p * apart**2).sum() / (many * (many - 1)) * s.sum() / known.sum()) if many > 1 else 0.0
+        ),
+        "busyness": float(p @ s / busy) if busy > 0 else 0.0,
+        "complexity": float((np.abs(apart) * mixed).sum() / known.sum()),
         "strength": float((weight * apart**2).sum() / s.sum()) if s.sum() > 0 else 0.0,
-    }  # fmt: skip
+    }

@@ -40,7 +40,8 @@ class Standing:
 
 
 def compare_runs(runs: Sequence[Path], metric: str, out: Path) -> tuple[Path, list[Standing], str]:
-    """(page, standings from best to worst, sentence) of every stage of the runs that has the metric, over the patients that all share.
+    """(page, standings from best to worst, sentence) of every stage of the runs that has the metric, over the patients
+    that all share.
 
     Raises ValueError for a folder without a report, an unknown metric, fewer than two contenders, or no shared patient.
     """
@@ -168,7 +169,9 @@ def _filled(
 def _standings(
     found: Sequence[Contender], values: Sequence[Sequence[float]], patients: Sequence[str], metric: str
 ) -> list[Standing]:
-    """Ranked by their means over patients; p values of all pairs are adjusted together, as the best was chosen on the same patients."""
+    """Ranked by their means over patients; p values of all pairs are adjusted together, as the best was chosen on the
+    same patients.
+    """
     sign = endpoints.directed(metric)
     means = [float(per_patient(v, patients)[0].mean()) for v in values]
     order = sorted(range(len(found)), key=lambda i: -sign * means[i])
@@ -193,7 +196,10 @@ def _chance(test: Result) -> float:
 def _sentence(standings: Sequence[Standing], patients: Sequence[str], metric: str) -> str:
     """Which is worth its cost."""
     if len(patients) < SMALLEST:
-        return f"{len(patients)} shared patients carry no ranking (at least {SMALLEST}): the table below is descriptive.{_cost(standings)}"
+        return (
+            f"{len(patients)} shared patients carry no ranking (at least {SMALLEST}): the table below is"
+            f" descriptive.{_cost(standings)}"
+        )
     tied = [s for s in standings if s.tied]
     names = ", ".join(s.contender.name for s in tied)
     if len(tied) == 1:
@@ -212,8 +218,12 @@ def _cost(standings: Sequence[Standing]) -> str:
     cheapest = min(timed, key=lambda s: s.contender.draw_s or 0.0)
     trained = f"trained for {best.contender.train_s:.0f} s"
     if cheapest is best:
-        return f" {best.contender.name} has the best mean and the cheapest draws ({best.contender.draw_s:.2g} s; {trained})."
+        return (
+            f" {best.contender.name} has the best mean and the cheapest draws ({best.contender.draw_s:.2g} s;"
+            f" {trained})."
+        )
     return (
-        f" A draw of {best.contender.name} takes {best.contender.draw_s:.2g} s ({trained}), one of {cheapest.contender.name} "
-        f"{cheapest.contender.draw_s:.2g} s ({cheapest.contender.train_s:.0f} s), with a mean of {cheapest.mean:.4g} instead of {best.mean:.4g}."
+        f" A draw of {best.contender.name} takes {best.contender.draw_s:.2g} s ({trained}), one of"
+        f" {cheapest.contender.name} {cheapest.contender.draw_s:.2g} s ({cheapest.contender.train_s:.0f} s), with a"
+        f" mean of {cheapest.mean:.4g} instead of {best.mean:.4g}."
     )

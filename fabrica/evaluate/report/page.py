@@ -26,14 +26,24 @@ def render(report: Report, folder: Path) -> Path:
     summaries = report.summaries()
     stages = [{k: v for k, v in asdict(stage).items() if k != "pictures"} for stage in report.stages]
     plain = {
-        "run": report.run, "made": report.made, "recipe": report.recipe, "cohorts": report.cohorts, "remarks": report.remarks,
-        "sentence": report.sentence(), "summaries": summaries, "stages": stages, "not_evaluated": report.not_evaluated,
+        "run": report.run,
+        "made": report.made,
+        "recipe": report.recipe,
+        "cohorts": report.cohorts,
+        "remarks": report.remarks,
+        "sentence": report.sentence(),
+        "summaries": summaries,
+        "stages": stages,
+        "not_evaluated": report.not_evaluated,
         "verdict": asdict(report.verdict) if report.verdict else None,
-        "inputs": report.inputs, "checks": [{**asdict(f), "title": f.title} for f in report.ledger.table()] if report.ledger else None,
+        "inputs": report.inputs,
+        "checks": [{**asdict(f), "title": f.title} for f in report.ledger.table()] if report.ledger else None,
         "validity": {**asdict(report.validity), "sentence": report.validity.sentence()} if report.validity else None,
-        "adherence": [asdict(a) for a in report.adherence], "standings": report.standings, "versions": versions(),
+        "adherence": [asdict(a) for a in report.adherence],
+        "standings": report.standings,
+        "versions": versions(),
         "realism": {**asdict(report.realism), "sentence": report.realism.sentence()} if report.realism else None,
-    }  # fmt: skip
+    }
     with writing(folder / "report.json"):
         (folder / "report.json").write_text(json.dumps(plain, indent=1, allow_nan=False, default=str))
     _write_parquet(report, folder)
@@ -46,13 +56,23 @@ def render(report: Report, folder: Path) -> Path:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string((Path(__file__).parent / "report.html").read_text())
     html = page.render(
-        report=report, sentence=report.sentence(), tables=_tables(summaries), rows=_picture_rows(report.stages),
-        curves=[{"name": s.name, "path": _curve(s.curve)} for s in report.stages if s.curve], recipe=_yaml(report.recipe),
-        warnings=[f for f in report.ledger.table() if f.status in ("refused", "warned", "overruled")] if report.ledger else [],
+        report=report,
+        sentence=report.sentence(),
+        tables=_tables(summaries),
+        rows=_picture_rows(report.stages),
+        curves=[{"name": s.name, "path": _curve(s.curve)} for s in report.stages if s.curve],
+        recipe=_yaml(report.recipe),
+        warnings=(
+            [f for f in report.ledger.table() if f.status in ("refused", "warned", "overruled")]
+            if report.ledger
+            else []
+        ),
         figures=[f for s in report.stages for f in s.figures],
-        sets=[(f" of {s.name}", s.realism) for s in report.stages if s.realism] + ([(" of the set", report.realism)] if report.realism else []),
-        adherence=[*report.adherence, *_by_stage(report.stages)], costs=[s for s in report.stages if s.costs],
-    )  # fmt: skip
+        sets=[(f" of {s.name}", s.realism) for s in report.stages if s.realism]
+        + ([(" of the set", report.realism)] if report.realism else []),
+        adherence=[*report.adherence, *_by_stage(report.stages)],
+        costs=[s for s in report.stages if s.costs],
+    )
     path = folder / "index.html"
     with writing(path):
         path.write_text(html)

@@ -78,8 +78,8 @@ class Report:
     adherence: list[Adherence] = field(default_factory=list)
     standings: list[dict[str, str]] = field(default_factory=list)  # of compared runs, best first
     ranked_by: str = (
-        "Means over the patients that all share; differences from the best and p values are paired by patient, p values "
-        "adjusted over all pairs."
+        "Means over the patients that all share; differences from the best and p values are paired by patient, p values"
+        " adjusted over all pairs."
     )
 
     @staticmethod
@@ -132,8 +132,8 @@ class Report:
                 f"difference between methods may be claimed (at least {SMALLEST} patients are needed for an interval)."
             )
         return (
-            f"Over {len(patients)} test patients the means below hold with the intervals beside them; a difference between "
-            "two methods needs a paired test on the same patients, which this report does not make."
+            f"Over {len(patients)} test patients the means below hold with the intervals beside them; a difference"
+            " between two methods needs a paired test on the same patients, which this report does not make."
         )
 
     def undiscriminating(self) -> list[str]:
@@ -149,18 +149,23 @@ class Report:
         for (stage, contrast, by, metric), own in known.items():
             sign = endpoints.sign_of(metric)
             rivals = [
-                other for (s, c, other, m), theirs in known.items()
-                if sign and by.startswith("model") and not other.startswith(("model", REAL)) and (s, c, m) == (stage, contrast, metric)
-                and (shared := own.keys() & theirs.keys()) and sign * _mean(theirs, shared) >= sign * _mean(own, shared)
-            ]  # fmt: skip
+                other
+                for (s, c, other, m), theirs in known.items()
+                if sign
+                and by.startswith("model")
+                and not other.startswith(("model", REAL))
+                and (s, c, m) == (stage, contrast, metric)
+                and (shared := own.keys() & theirs.keys())
+                and sign * _mean(theirs, shared) >= sign * _mean(own, shared)
+            ]
             if rivals:
                 answer = by.removeprefix("model").removeprefix(": ")
                 lost.setdefault((f"{stage}{f' ({answer})' if answer else ''}", contrast, tuple(rivals)), []).append(
                     metric
                 )
         return [
-            f"{', '.join(metrics)}{f' of {contrast}' if contrast else ''} {'is' if len(metrics) == 1 else 'are'} NOT DISCRIMINATIVE "
-            f"here: {' and '.join(rivals)} {'does' if len(rivals) == 1 else 'do'} as well as {stage}"
+            f"{', '.join(metrics)}{f' of {contrast}' if contrast else ''} {'is' if len(metrics) == 1 else 'are'} NOT"
+            f" DISCRIMINATIVE here: {' and '.join(rivals)} {'does' if len(rivals) == 1 else 'do'} as well as {stage}"
             for (stage, contrast, rivals), metrics in lost.items()
         ]
 
@@ -182,7 +187,10 @@ class Report:
             if sum(pixel.values()) > 0
             else ("the competitor", "the generated images")
         )
-        return f"Pixels favour {names[0]} ({', '.join(pixel)}), features favour {names[1]} ({', '.join(features)}): no tier stands for the others."
+        return (
+            f"Pixels favour {names[0]} ({', '.join(pixel)}), features favour {names[1]} ({', '.join(features)}): no"
+            " tier stands for the others."
+        )
 
 
 @dataclass(frozen=True)
@@ -207,7 +215,9 @@ def _ends(groups: Mapping[tuple[str, str, str, str], Sequence[Row]]) -> dict[tup
 
 
 def _counted(rows: Sequence[Row], ends: tuple[float, float] | None) -> _Counted:
-    """Failed cases count as the worst value of any answer, equal images as the best; an answer without a finite value has none."""
+    """Failed cases count as the worst value of any answer, equal images as the best; an answer without a finite value
+    has none.
+    """
     values: dict[tuple[str, int], tuple[float, str]] = {}
     times: Counter[str] = Counter()  # seeds of an arm answer the same cases
     failed = lost = 0

@@ -1,6 +1,8 @@
-"""Runs that synthesise, side by side: how far each set lies from real patients, as a multiple of how far real ones lie apart.
+"""Runs that synthesise, side by side: how far each set lies from real patients, as a multiple of how far real ones lie
+apart.
 
-The unit is the 95th percentile of distances between halves of real patients: the median of an unbiased kernel distance is zero.
+The unit is the 95th percentile of distances between halves of real patients: the median of an unbiased kernel distance
+is zero.
 """
 
 from __future__ import annotations
@@ -36,10 +38,11 @@ class SetStanding:
 def compare_sets(
     runs: Sequence[Path], names: Sequence[str], measure: str, out: Path
 ) -> tuple[Path, list[SetStanding], str]:
-    """(page, nearest to real patients first, sentence) of every stage of the runs whose draws were compared with real patients.
+    """(page, nearest to real patients first, sentence) of every stage of the runs whose draws were compared with real
+    patients.
 
-    Ranked by the median over embeddings; no test tells two generators apart here, and the sentence says so. Raises ValueError for
-    a run without a report, fewer than two such stages, or other test patients.
+    Ranked by the median over embeddings; no test tells two generators apart here, and the sentence says so. Raises
+    ValueError for a run without a report, fewer than two such stages, or other test patients.
     """
     report = Report.start({"compare": {"runs": [r.name for r in runs], "metric": measure}}, out.name)
     report.title = f"{len(runs)} runs compared by {measure} over its null"
@@ -53,7 +56,10 @@ def compare_sets(
         raise ValueError("The runs were tested on different patients. Use one split: split: {..., seed: 0}")
     found.sort(key=lambda s: s.middle)
     report.standings = [_row(s) for s in found]
-    report.ranked_by = f"{measure[0].upper()}{measure[1:]} to real patients over the 95th percentile between halves of real patients; less is nearer."
+    report.ranked_by = (
+        f"{measure[0].upper()}{measure[1:]} to real patients over the 95th percentile between halves of real patients;"
+        " less is nearer."
+    )
     report.said = _sentence(found, measure)
     return render(report, out), found, report.said
 
@@ -71,8 +77,10 @@ def _standings(run: Path, name_of: str, measure: str, report: Report) -> list[Se
         label = f"{name_of}/{stage['name']}"
         costs = [Cost(**c) for c in stage.get("costs", [])]
         report.stages.append(
-            StageResult(label, stage["job"], stage["family"], stage["plan"], stage["steps"], stage["seconds"], [], costs=costs)
-        )  # fmt: skip
+            StageResult(
+                label, stage["job"], stage["family"], stage["plan"], stage["steps"], stage["seconds"], [], costs=costs
+            )
+        )
         found.append(
             SetStanding(
                 label, stage["family"], multiples, any(d.get("few") for d in own), float(stage["seconds"]),
@@ -95,7 +103,10 @@ def _sentence(found: Sequence[SetStanding], measure: str) -> str:
     best = found[0]
     shared = set.intersection(*(set(s.multiples) for s in found))
     against = [e for e in sorted(shared) if min(found, key=lambda s: s.multiples[e]) is not best]
-    where = f"{best.name} lies nearest to real patients, {best.middle:.3g} times as far as 19 of 20 halves of them lie apart"
+    where = (
+        f"{best.name} lies nearest to real patients, {best.middle:.3g} times as far as 19 of 20 halves of them lie"
+        " apart"
+    )
     cost = (
         f" ({best.train_s:.0f} s of training" + ("" if best.draw_s is None else f", {best.draw_s:.2g} s a draw") + ")"
     )

@@ -35,7 +35,9 @@ class Adherence:
 
 
 def read_labels(path: Path) -> dict[tuple[str, str], str]:
-    """(folder, name) -> label of a CSV with the columns folder, name, label; folder is generated, reference, training or holdout."""
+    """(folder, name) -> label of a CSV with the columns folder, name, label; folder is generated, reference, training
+    or holdout.
+    """
     if not path.is_file():
         raise ValueError(f"There is no table at {path}. Write a CSV with the columns folder, name, label.")
     with path.open(newline="", encoding="utf-8-sig") as file:
@@ -50,11 +52,11 @@ def adherence(
     sets: Mapping[str, Sequence[Picture]], labels: Mapping[tuple[str, str], str], seed: int = 0,
     more: Mapping[str, Embedding] | None = None, words: int | None = None,
 ) -> list[Adherence]:  # fmt: skip
-    """Accuracy of classes, or concordance of numbers, by a linear reader on each embedding. Real patients left out of its
-    teaching give the figure that perfect images would reach. Raises ValueError when labels do not suffice.
+    """Accuracy of classes, or concordance of numbers, by a linear reader on each embedding. Real patients left out of
+    its teaching give the figure that perfect images would reach. Raises ValueError when labels do not suffice.
 
-    `words`: labels are texts, as hashed vectors of so many numbers; the reader says the vector, and what counts is the share of
-    the other texts that were asked for that fit it worse than the image's own (1 is perfect, 0.5 is chance).
+    `words`: labels are texts, as hashed vectors of so many numbers; the reader says the vector, and what counts is the
+    share of the other texts that were asked for that fit it worse than the image's own (1 is perfect, 0.5 is chance).
     """
     generated = [(p, labels["generated", p.name]) for p in sets["generated"] if ("generated", p.name) in labels]
     real = [
@@ -65,7 +67,8 @@ def adherence(
     ]
     if len({p.patient for p, _ in real}) < LEAST or not generated:
         raise ValueError(
-            f"needs a label for generated images and for at least {LEAST} real patients; there are {len(generated)} and {len({p.patient for p, _ in real})}."
+            f"needs a label for generated images and for at least {LEAST} real patients; there are {len(generated)} and"
+            f" {len({p.patient for p, _ in real})}."
         )
     numbers = None if words else _numbers([label for _, label in (*generated, *real)])
     found = []
@@ -92,9 +95,14 @@ def _numbers(texts: Sequence[str]) -> list[float] | None:
 
 
 def _read(
-    name: str, features: Mapping[str, Array], generated: Sequence[tuple[Picture, str]], real: Sequence[tuple[Picture, str]],
-    continuous: bool, words: int | None, seed: int,
-) -> Adherence:  # fmt: skip
+    name: str,
+    features: Mapping[str, Array],
+    generated: Sequence[tuple[Picture, str]],
+    real: Sequence[tuple[Picture, str]],
+    continuous: bool,
+    words: int | None,
+    seed: int,
+) -> Adherence:
     asked, wanted = [label for _, label in generated], [label for _, label in real]
     classes = sorted(set(wanted))
     vectors = {text: hashed(text, words).double().numpy() for text in {*asked, *wanted}} if words else {}
@@ -137,7 +145,9 @@ def _read(
 
 
 def _ranks(answers: Array, texts: Sequence[str], vectors: Mapping[str, Array]) -> list[float]:
-    """Share of the other texts that fit an answer worse than its own does, ties by half; raises ValueError where all are one."""
+    """Share of the other texts that fit an answer worse than its own does, ties by half; raises ValueError where all
+    are one.
+    """
     known = sorted(set(texts))
     if len(known) < 2:
         raise ValueError(f"needs texts that differ; all are {known[0]!r}.")

@@ -1,4 +1,6 @@
-"""Images as feature vectors without learned weights: radiomics, spectrum, thumbnail. Each sees other faults than its neighbour."""
+"""Images as feature vectors without learned weights: radiomics, spectrum, thumbnail. Each sees other faults than its
+neighbour.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class Picture:
 
 
 class Changed(Sequence[Picture]):
-    """Pictures that are changed when they are asked for, and not kept: a set of changed volumes may not fit into memory."""
+    """Pictures that are changed when they are asked for, and not kept: a set of changed volumes may not fit into
+    memory.
+    """
 
     def __init__(self, pictures: Sequence[Picture], change: Callable[[Picture], Picture]) -> None:
         self.pictures, self.change = pictures, change
@@ -67,7 +71,9 @@ def _ends(picture: Picture) -> Array:
 
 
 def by_radiomics(picture: Picture, width: float) -> Array:
-    """IBSI features (shape left out, as masks may be the same) of up to PLANES axial slices, averaged; logarithms of size."""
+    """IBSI features (shape left out, as masks may be the same) of up to PLANES axial slices, averaged; logarithms of
+    size.
+    """
     mean = np.array(list(named_radiomics(picture, width).values()))
     return np.asarray(np.sign(mean) * np.log1p(np.abs(mean)))
 
@@ -83,7 +89,9 @@ def named_radiomics(picture: Picture, width: float) -> dict[str, float]:
 
 
 def by_spectrum(picture: Picture, width: float) -> Array:
-    """Logarithm of the power in rings of spatial frequency, corners included (a chessboard lies there), in bin widths."""
+    """Logarithm of the power in rings of spatial frequency, corners included (a chessboard lies there), in bin
+    widths.
+    """
     found = []
     for plane, inside in planes(picture):
         centred = np.where(inside, plane - plane[inside].mean(), 0.0) / width
@@ -132,7 +140,9 @@ def embed(
 
 
 def read(pictures: Sequence[Picture], embeddings: Mapping[str, Embedding], width: float) -> dict[str, Array]:
-    """(cases, features) by each embedding, as they come. A picture is asked for once, whatever the number of embeddings."""
+    """(cases, features) by each embedding, as they come. A picture is asked for once, whatever the number of
+    embeddings.
+    """
     own = {name: how for name, how in embeddings.items() if name in BUILT_IN}  # the user's may not bear threads
     found = side_by_side(lambda picture: {name: how(picture, width) for name, how in own.items()}, pictures)
     for row, picture in zip(found, pictures if len(own) < len(embeddings) else (), strict=False):

@@ -1,5 +1,5 @@
-"""Tier 2: distances between sets of feature vectors, rows as cases. No distance means anything without its null: the same
-distance between two sets of real patients of the same size.
+"""Tier 2: distances between sets of feature vectors, rows as cases. No distance means anything without its null: the
+same distance between two sets of real patients of the same size.
 
 `x` are generated cases, `y` real ones. Features must be scaled by what both sets share (pooled) or by a third set.
 """
@@ -22,8 +22,9 @@ CHUNK = 2048  # rows of a distance matrix held at once
 def frechet_distance(x: ArrayLike, y: ArrayLike) -> float:
     """|mean difference|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2), sample covariances; exact for any number of rows.
 
-    The last term comes from symmetric eigenvalues, or from the nuclear norm of the product of the centred matrices where there
-    are few rows: no matrix root is taken. Biased upwards at small N: compare with its null at the same N. Raises ValueError for fewer than two rows, other widths, or NaN.
+    The last term comes from symmetric eigenvalues, or from the nuclear norm of the product of the centred matrices
+    where there are few rows: no matrix root is taken. Biased upwards at small N: compare with its null at the same N.
+    Raises ValueError for fewer than two rows, other widths, or NaN.
     """
     a, b = _features(x, y)
     return _frechet(a, b)
@@ -50,7 +51,9 @@ def _by_covariances(a: Array, b: Array) -> tuple[float, float] | None:
 
 
 def _covariance(a: Array) -> Array:
-    """Sample covariance of the columns, centred chunk by chunk: a centred copy of all rows would cost more than the product."""
+    """Sample covariance of the columns, centred chunk by chunk: a centred copy of all rows would cost more than the
+    product.
+    """
     middle = a.mean(0)
     total = np.zeros((a.shape[1], a.shape[1]))
     for start in range(0, len(a), CHUNK):
@@ -61,7 +64,9 @@ def _covariance(a: Array) -> Array:
 
 
 def _by_factors(a: Array, b: Array) -> tuple[float, float]:
-    """The same by the nuclear norm of the product of the centred matrices: exact for any number of rows and any rank."""
+    """The same by the nuclear norm of the product of the centred matrices: exact for any number of rows and any
+    rank.
+    """
     left, right = a - a.mean(0), b - b.mean(0)
     spread = float((left**2).sum() / (len(a) - 1) + (right**2).sum() / (len(b) - 1))
     r1, r2 = _triangle(left), _triangle(right)
@@ -78,10 +83,11 @@ def _triangle(centred: Array) -> Array:
 
 
 def frechet_distance_infinity(x: ArrayLike, y: ArrayLike, *, seed: int = 0, blocks: int = 10) -> Result:
-    """The Fréchet distance extrapolated to infinitely many rows: a line through FD_N against 1/N (Chong and Forsyth 2020).
+    """The Fréchet distance extrapolated to infinitely many rows: a line through FD_N against 1/N (Chong and Forsyth
+    2020).
 
-    Subsets of both sets without replacement, from a half to all of the smaller one; the error is a jackknife over blocks of
-    rows. Raises ValueError as `frechet_distance`, and for fewer than 20 rows.
+    Subsets of both sets without replacement, from a half to all of the smaller one; the error is a jackknife over
+    blocks of rows. Raises ValueError as `frechet_distance`, and for fewer than 20 rows.
     """
     a, b = _features(x, y)
     n = min(len(a), len(b))
@@ -106,7 +112,8 @@ def _extrapolated(a: Array, b: Array, rng: np.random.Generator, sizes: int = 10,
 def kernel_distance(x: ArrayLike, y: ArrayLike) -> Result:
     """Squared MMD with the cubic kernel (x.y / d + 1)^3 (Binkowski 2018): unbiased over all rows, jackknife error.
 
-    May be negative; 0 in the mean when both sets come from one source, where the error is half too large. Raises ValueError as `frechet_distance`.
+    May be negative; 0 in the mean when both sets come from one source, where the error is half too large. Raises
+    ValueError as `frechet_distance`.
     """
     a, b = _features(x, y)
     n, m, d = len(a), len(b), a.shape[1]
@@ -139,7 +146,9 @@ def mmd_permutation_test(
     kernel = np.exp(-squares / max(width, 1e-300))
     sides = _relabelled(sizes, permutations, seed)
     on_x = sides[:, member].astype(np.float64)
-    weights = on_x / np.maximum(on_x.sum(1, keepdims=True), 1) - (1 - on_x) / np.maximum((1 - on_x).sum(1, keepdims=True), 1)  # fmt: skip
+    weights = on_x / np.maximum(on_x.sum(1, keepdims=True), 1) - (1 - on_x) / np.maximum(
+        (1 - on_x).sum(1, keepdims=True), 1
+    )
     found = np.einsum("ij,ij->i", weights @ kernel, weights)
     p = float((found >= found[0] - max(1e-9 * found[0], 1e-12)).mean())  # sets that are equal leave rounding alone
     return Result(float(found[0]), len(both), f"Gaussian kernel, {permutations} permutations of patients", p_value=p)
@@ -170,17 +179,19 @@ def _relabelled(sizes: tuple[int, int], permutations: int, seed: int) -> NDArray
 
 
 def precision_recall(x: ArrayLike, y: ArrayLike, *, k: int = 5) -> Result:
-    """Precision: the share of x within a k-nearest-neighbour ball of y; details: recall, the other way round, and the rest.
+    """Precision: the share of x within a k-nearest-neighbour ball of y; details: recall, the other way round, and the
+    rest.
 
-    Kynkaanniemi 2019. Two halves of one source do not reach 1: never read the value without its null.
-    Raises ValueError as `frechet_distance`, and unless both sets have more than k rows.
+    Kynkaanniemi 2019. Two halves of one source do not reach 1: never read the value without its null. Raises ValueError
+    as `frechet_distance`, and unless both sets have more than k rows.
     """
     details, n = neighbours(x, y, k)
     return Result(details["precision"], n, f"k = {k}", details=details)
 
 
 def density_coverage(x: ArrayLike, y: ArrayLike, *, k: int = 5) -> Result:
-    """Density: how many balls of y hold a row of x, over k; details: coverage, the balls of y that hold any row of x, and the rest.
+    """Density: how many balls of y hold a row of x, over k; details: coverage, the balls of y that hold any row of x,
+    and the rest.
 
     Naeem 2020; errors as `precision_recall`.
     """
@@ -221,7 +232,8 @@ def authenticity(x: ArrayLike, training: ArrayLike) -> float:
 
 
 def vendi(x: ArrayLike) -> float:
-    """Effective number of different rows: exp of the entropy of the cosine kernel's eigenvalues (Friedman and Dieng 2023).
+    """Effective number of different rows: exp of the entropy of the cosine kernel's eigenvalues (Friedman and Dieng
+    2023).
 
     n for n orthogonal rows, 1 for copies; grows with N. Raises ValueError for NaN or a row of zeros.
     """

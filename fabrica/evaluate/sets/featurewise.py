@@ -1,4 +1,6 @@
-"""Which radiomic features differ between two sets, each by itself: what a distance between sets is made of (AAPM DGM-Image 2023)."""
+"""Which radiomic features differ between two sets, each by itself: what a distance between sets is made of (AAPM
+DGM-Image 2023).
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ class FeatureDifference:
 def feature_differences(
     generated: Sequence[Picture], real: Sequence[Picture], seed: int = 0
 ) -> list[FeatureDifference]:
-    """Largest gap first. Units are patients: a patient's images are averaged first, and patients are moved between the sets. Features that never vary are left out.
+    """Largest gap first. Units are patients: a patient's images are averaged first, and patients are moved between the
+    sets. Features that never vary are left out.
 
     Raises ValueError for fewer than 5 patients on a side or only constant images.
     """

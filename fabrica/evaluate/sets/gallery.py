@@ -1,4 +1,6 @@
-"""Pictures gathered while a stage is judged, and what they show as a set: realism, and whether they are what was asked for."""
+"""Pictures gathered while a stage is judged, and what they show as a set: realism, and whether they are what was asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...data.prepare import foreground
+from ...data.grid import foreground
 from . import feature
 from .adherence import LEAST as TEACHERS
 from .adherence import Adherence, adherence
@@ -22,7 +24,9 @@ Array = NDArray[np.floating]
 
 @dataclass
 class Gallery:
-    """One draw and the true image of each test case, training images, all on the prepared grid; at most `most` of each."""
+    """One draw and the true image of each test case, training images, all on the prepared grid; at most `most` of
+    each.
+    """
 
     most: int
     spacing_mm: tuple[float, float, float]
@@ -51,8 +55,14 @@ class Gallery:
                 self._put(self.training, "training", name, patient, values, known)
 
     def _put(
-        self, side: list[Picture], name_of_side: str, name: str, patient: str, volume: Array, values: Mapping[str, object]
-    ) -> None:  # fmt: skip
+        self,
+        side: list[Picture],
+        name_of_side: str,
+        name: str,
+        patient: str,
+        volume: Array,
+        values: Mapping[str, object],
+    ) -> None:
         plain = np.asarray(volume[0] if volume.shape[0] == 1 else volume, np.float64)
         inside = foreground(torch.from_numpy(plain)).numpy()
         if not inside.any():
@@ -85,8 +95,12 @@ class Gallery:
         patients = [len({p.patient for p in side}) for side in (self.drawn, self.real)]
         if min(patients) < LEAST:
             return None, [
-                *remarks, f"distances between sets: needs at least {LEAST} test patients (and {2 * LEAST} for their null); there are {min(patients)}.",
-            ]  # fmt: skip
+                *remarks,
+                (
+                    f"distances between sets: needs at least {LEAST} test patients (and {2 * LEAST} for their null);"
+                    f" there are {min(patients)}."
+                ),
+            ]
         try:
             found = realism(self.drawn, self.real, training=self.training, seed=seed, unseen=True)
         except ValueError as error:
@@ -124,5 +138,11 @@ class Gallery:
 
 def _named(one: Adherence, value: str) -> Adherence:
     return Adherence(
-        one.embedding, f"{value}: {one.measure}", one.generated, one.generated_interval, one.real, one.shuffled, one.images
-    )  # fmt: skip
+        one.embedding,
+        f"{value}: {one.measure}",
+        one.generated,
+        one.generated_interval,
+        one.real,
+        one.shuffled,
+        one.images,
+    )

@@ -1,4 +1,6 @@
-"""Did an image that was drawn around a mask keep to it? A reader of single voxels, taught by real images and their masks."""
+"""Did an image that was drawn around a mask keep to it? A reader of single voxels, taught by real images and their
+masks.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ VOXELS = 4000  # of an image, that teach
 
 @dataclass(frozen=True)
 class Masked:
-    """An image with the mask that belongs to it, or that it was drawn around; classes are whole numbers, 0 is outside."""
+    """An image with the mask that belongs to it, or that it was drawn around; classes are whole numbers, 0 is
+    outside.
+    """
 
     patient: str
     image: Array  # (z, y, x) or (y, x)
@@ -30,16 +34,19 @@ class Masked:
 
 
 def mask_adherence(name: str, generated: Sequence[Masked], real: Sequence[Masked], seed: int) -> Adherence:
-    """Dice of what the reader finds in generated images and the masks they were drawn around, mean over classes and images.
+    """Dice of what the reader finds in generated images and the masks they were drawn around, mean over classes and
+    images.
 
-    The reader is a linear discriminant of a voxel's value and of its surroundings at three scales: it knows no place and no shape,
-    so that a mask that the image ignores is not found. Beside it: real images, read by who was taught on other patients (what perfect
-    images would reach), and masks of other generated images (chance). Raises ValueError when there are too few real patients.
+    The reader is a linear discriminant of a voxel's value and of its surroundings at three scales: it knows no place
+    and no shape, so that a mask that the image ignores is not found. Beside it: real images, read by who was taught on
+    other patients (what perfect images would reach), and masks of other generated images (chance). Raises ValueError
+    when there are too few real patients.
     """
     patients = sorted({r.patient for r in real})
     if len(patients) < LEAST or len(generated) < 2:
         raise ValueError(
-            f"needs masks of at least {LEAST} real patients and 2 generated images; there are {len(patients)} and {len(generated)}."
+            f"needs masks of at least {LEAST} real patients and 2 generated images; there are {len(patients)} and"
+            f" {len(generated)}."
         )
     rng = np.random.Generator(np.random.Philox(key=derive(seed, "masks", name)))
     fold = {p: k % FOLDS for k, p in enumerate(rng.permutation(patients).tolist())}

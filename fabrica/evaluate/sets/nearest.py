@@ -28,7 +28,9 @@ def reach(a: Array, k: int) -> Array:
 
 
 def within(a: Array, b: Array, reach_a: Array, reach_b: Array) -> tuple[Array, Array, Array]:
-    """(balls of b that hold each row of a, whether each ball of b holds any, whether each row of b lies in a ball of a)."""
+    """(balls of b that hold each row of a, whether each ball of b holds any, whether each row of b lies in a ball of
+    a).
+    """
     inside, covered, recalled = np.zeros(len(a)), np.zeros(len(b)), np.zeros(len(b))
     lengths_a, lengths_b = _lengths(a), _lengths(b)
     for part, product in _products(a, b):

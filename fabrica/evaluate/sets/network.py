@@ -17,10 +17,11 @@ PLAIN_SIDE = 224  # pixels, where the network leaves its input's sides open
 
 
 def from_onnx(path: Path) -> dict[str, Embedding]:
-    """{name with hash: embedding}. Planes are resized (smoothed first), scaled so that the sets' usual values lie in 0 to 1, and
-    repeated over the network's channels; the mean over planes is the feature vector.
+    """{name with hash: embedding}. Planes are resized (smoothed first), scaled so that the sets' usual values lie in 0
+    to 1, and repeated over the network's channels; the mean over planes is the feature vector.
 
-    Raises ValueError for a file that is no ONNX graph, or one that does not take (rows, channels, y, x) and give (rows, features).
+    Raises ValueError for a file that is no ONNX graph, or one that does not take (rows, channels, y, x) and give (rows,
+    features).
     """
     if not path.is_file():
         raise ValueError(

@@ -1,4 +1,5 @@
-"""Tier 2 of two sets of images: every distance beside the same distance between real patients at the same number of them.
+"""Tier 2 of two sets of images: every distance beside the same distance between real patients at the same number of
+them.
 
 EVALUATION's protocol: units are patients; p values move whole patients; no interval is made from resampling a distance.
 """
@@ -83,7 +84,10 @@ class Realism:
         found = {t.embedding: p < 0.05 for t, p in zip(tests, adjusted, strict=True)}
         seen = [name for name, differs in found.items() if differs]
         if not seen:
-            return f"By none of {len(found)} embeddings do generated differ from real patients here (p >= .05 is no proof of likeness)."
+            return (
+                f"By none of {len(found)} embeddings do generated differ from real patients here (p >= .05 is no proof"
+                " of likeness)."
+            )
         if len(seen) == len(found):
             return f"Generated differ from real patients by all {len(found)} embeddings."
         return (
@@ -98,8 +102,8 @@ def realism(
 ) -> Realism:  # fmt: skip
     """Distances with nulls, patient-wise tests, and authenticity against the training set when it is given.
 
-    `holdout`: real patients whom the generator never saw; they join the reference for distances. `unseen`: training saw none
-    of `real` either, which then says how near to training images unseen patients are. Deterministic.
+    `holdout`: real patients whom the generator never saw; they join the reference for distances. `unseen`: training saw
+    none of `real` either, which then says how near to training images unseen patients are. Deterministic.
     """
     found = Realism()
     if training and not holdout and not unseen:
@@ -136,7 +140,9 @@ def realism(
 
 
 def _authentic(features: Mapping[str, Array], unseen: bool) -> dict[str, float]:
-    """Of generated images, and of real patients whom training did not see: the holdout, or else the reference where it is that."""
+    """Of generated images, and of real patients whom training did not see: the holdout, or else the reference where it
+    is that.
+    """
     asked = {"generated": features["generated"]}
     if "holdout" in features or unseen:
         asked["holdout"] = features.get("holdout", features["real"])
@@ -199,7 +205,9 @@ BETTER = {
 
 
 def _cheats(found: Realism, name: str, rows: Mapping[str, Array], blurred: Array, seed: int) -> None:
-    """Check 21 for sets: copies of the training set, and real images blurred; measures on which they do as well are named."""
+    """Check 21 for sets: copies of the training set, and real images blurred; measures on which they do as well are
+    named.
+    """
     if min(len(rows["generated"]), len(rows["real"])) < 2 * LEAST:
         return
     cheats = {"blurred real images": blurred}
@@ -246,8 +254,9 @@ def _tests(
         _once(found.not_evaluated, f"tests between sets: needs at least {LEAST} patients on each side.")
         return
     for test, run in (
-        ("kernel two-sample", feature.mmd_permutation_test), ("classifier two-sample", feature.classifier_two_sample_test),
-    ):  # fmt: skip
+        ("kernel two-sample", feature.mmd_permutation_test),
+        ("classifier two-sample", feature.classifier_two_sample_test),
+    ):
         result = run(x, y, groups, seed=seed)
         found.tests.append(Test(name, test, result.value, float(result.p_value or 1.0), result.convention))
 

@@ -15,91 +15,31 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn import functional as F
 
-from .contracts import (
-    Batch,
+from ..contracts import (
     Codec,
     Condition,
     Denoiser,
     Density,
     Family,
     Field,
-    Job,
     Kind,
-    Metric,
-    Noise,
-    Operator,
     Problem,
     Reconstructor,
-    Sampler,
     Signature,
 )
-from .learning.loop import Loss, TrainingError
-from .learning.optimiser import optimisers
-from .physics.algebra import LinearOperator
-from .registry import NotEvaluated, measure
-from .rng import Rng
+from ..learning.loop import Loss, TrainingError
+from ..learning.optimiser import optimisers
+from ..rng import Rng
 
 SPREAD = 0.45  # part of a taught spread that what is learned may lack or have too much
 BATCH_TOLERANCE = 1e-4  # of a draw's largest value: what batching may change in float32
 
 
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """Re<a, b> per row: the real inner product under which maps from real to complex have adjoints."""
-    return (a.conj() * b).real.flatten(1).sum(1)
-
-
-def check_operator(operator: Operator, x: Tensor) -> None:
-    """Linearity, adjoint, gradient, rows. x (B, C, *axes) with B >= 2, of the dtype that the operator is meant for."""
-    name = type(operator).__name__
-    if isinstance(operator, LinearOperator):
-        _check_linear(operator, x, name)
-    probe = x.detach().requires_grad_()
-    y = operator(probe)
-    (pull,) = torch.autograd.grad(y.real.sum() if y.is_complex() else y.sum(), probe)
-    assert pull.dtype == x.dtype, f"{name}: gradient is {pull.dtype}, x is {x.dtype}"
-    assert torch.isfinite(torch.view_as_real(pull) if pull.is_complex() else pull).all(), (
-        f"{name}: gradient is not finite"
-    )
-    index = torch.tensor([1, 0, 1])
-    torch.testing.assert_close(operator.rows(index)(x[index]), operator(x)[index], msg=f"{name}.rows: rows mix")
-
-
-def _check_linear(operator: LinearOperator, x: Tensor, name: str) -> None:
-    assert not list(operator.parameters()), f"{name} has unknowns; the gradient of a LinearOperator would miss them"
-    other, y = torch.randn_like(x), operator.apply_to(x)
-    v = torch.randn_like(y)
-    back = operator.adjoint(v)
-    assert back.dtype == x.dtype, f"{name}.adjoint gives {back.dtype}, x is {x.dtype}"
-    assert back.shape == x.shape, f"{name}.adjoint gives {tuple(back.shape)}, x is {tuple(x.shape)}"
-    both = 2 * y - 3 * operator.apply_to(other)
-    torch.testing.assert_close(
-        operator.apply_to(2 * x - 3 * other), both, rtol=1e-4, atol=1e-4, msg=f"{name} is not linear"
-    )
-    torch.testing.assert_close(
-        _inner(y, v), _inner(x, back), rtol=1e-3, atol=1e-3, msg=f"{name}.adjoint is not the adjoint"
-    )
-
-
-def check_noise(noise: Noise, mean: Tensor, draws: int = 2000) -> None:
-    """Bartlett's identities along a random direction u: E[u.score] = 0, E[(u.score)^2] = E[u.Hessian u]; mean (1, ...).
-
-    The first notices a wrong location, the second a wrong spread.
-    """
-    many = mean.expand(draws, *mean.shape[1:]).clone().requires_grad_()
-    y = noise.draw(many.detach(), Rng(range(draws)))
-    u = torch.randn_like(mean)
-    (score,) = torch.autograd.grad(noise.nll(y, many).sum(), many, create_graph=True)
-    slope = (score * u).flatten(1).sum(1)
-    (bend,) = torch.autograd.grad(slope.sum(), many)
-    for what, gap in (("location", slope), ("spread", slope**2 - (bend * u).flatten(1).sum(1))):
-        z = float((gap.mean() / (gap.std() / draws**0.5)).detach().abs())
-        assert z < 5, f"{type(noise).__name__}: draw and nll disagree about {what}, {z:.1f} standard errors"
-
-
 def check_family(family: Family, problem: Problem, make: Callable[[], Family] | None = None) -> None:
     """Losses, seeds, rows, conditions, NaN, save and reload, devices, and the promises of the capability; B >= 2.
 
-    `make`: a new family of the same kind, into which the saved weights are read; none = a copy with other weights. Of a family that has learned a few steps: heads that start at zero use nothing of their condition.
+    `make`: a new family of the same kind, into which the saved weights are read; none = a copy with other weights. Of a
+    family that has learned a few steps: heads that start at zero use nothing of their condition.
     """
     name, seeds = type(family).__name__, list(range(len(problem.cases)))
     for group in family.groups():
@@ -121,8 +61,8 @@ def check_family(family: Family, problem: Problem, make: Callable[[], Family] | 
 def check_family_shapes(make: Callable[[Signature], Family], axes: str, kind: Kind = "intensity") -> None:
     """1 to 3 channels on grids whose sides differ; odd sides are drawn or refused with what they must be multiples of.
 
-    `make`: the family for a signature of one image given and one asked for, each of so many channels; `kind` is the asked one's
-    (of labels there are two at least).
+    `make`: the family for a signature of one image given and one asked for, each of so many channels; `kind` is the
+    asked one's (of labels there are two at least).
     """
     for channels in (1, 2, 3) if kind == "intensity" else (2, 3):
         family = make(Signature((Field("x", kind, channels),), axes, (Field("y", "intensity", channels),)))
@@ -139,17 +79,22 @@ def check_family_shapes(make: Callable[[Signature], Family], axes: str, kind: Ki
 
 
 def check_family_learns(
-    make: Callable[[Signature], Family], axes: str = "yx", steps: int = 300, within: float = 0.06, generates: bool = True,
+    make: Callable[[Signature], Family],
+    axes: str = "yx",
+    steps: int = 300,
+    within: float = 0.06,
+    generates: bool = True,
     spread_within: float = SPREAD,
-) -> dict[str, float]:  # fmt: skip
-    """Taught images that are a grey each, N(0.3, 0.1) or N(0.7, 0.1) by class, a family's loss falls and its draws have both
-    means (within `within`) and both spreads (within a part of them), of voxels and of whole images: voxels are to move as one. Without axes: numbers instead of images.
+) -> dict[str, float]:
+    """Taught images that are a grey each, N(0.3, 0.1) or N(0.7, 0.1) by class, a family's loss falls and its draws have
+    both means (within `within`) and both spreads (within a part of them), of voxels and of whole images: voxels are
+    to move as one. Without axes: numbers instead of images.
 
-    Label maps, where a family learns nothing else, are all one label by the toss of a class's coin. A family that starts from an
-    image is given one of N(0.7, 0.1) instead of a class: darker by 0.4 is the answer, or another patient's where it learns without
-    pairs. A codec is held to its round trip besides, and to that alone where it leaves draws to others (`generates`).
-    `make`: the family for a signature; raises ValueError where it needs an image. Returns the largest share of its bound that each
-    figure takes: how near the law came to failing.
+    Label maps, where a family learns nothing else, are all one label by the toss of a class's coin. A family that
+    starts from an image is given one of N(0.7, 0.1) instead of a class: darker by 0.4 is the answer, or another
+    patient's where it learns without pairs. A codec is held to its round trip besides, and to that alone where it
+    leaves draws to others (`generates`). `make`: the family for a signature; raises ValueError where it needs an image.
+    Returns the largest share of its bound that each figure takes: how near the law came to failing.
     """
     toy = _Toy(make, axes)
     family, name = toy.family, type(toy.family).__name__
@@ -269,7 +214,9 @@ def _asked(channels: int, sides: tuple[int, ...], kind: Kind = "intensity") -> P
 
 
 def _check_nan(family: Family, problem: Problem, group: str) -> None:
-    """A voxel that is no number stops training, which names the patient: of the target, or of an image where nothing is asked."""
+    """A voxel that is no number stops training, which names the patient: of the target, or of an image where nothing is
+    asked.
+    """
     name, values, target = type(family).__name__, dict(problem.condition.values), problem.target
     cases = tuple(f"patient {k}" for k in range(len(problem.cases)))
     if target is not None:
@@ -297,7 +244,9 @@ def _spoilt(x: Tensor) -> Tensor:
 
 
 def _check_conditions(family: Family, problem: Problem, draw: Tensor) -> None:
-    """A row's draw follows its own condition, and another condition gives another draw: each of them, the others as they were."""
+    """A row's draw follows its own condition, and another condition gives another draw: each of them, the others as
+    they were.
+    """
     name, rows = type(family).__name__, len(problem.cases)
     turned = torch.arange(rows).roll(1)
     together = family.sample(problem.rows(turned), Rng(turned.tolist()))
@@ -361,46 +310,3 @@ def _check_capability(family: Family, problem: Problem, draw: Tensor) -> None:
         assert encoded == promised, f"encode gives {encoded} a row, codes and factor promise {promised}"
     if isinstance(family, Density):
         assert family.log_prob(draw, problem.condition).shape == (len(draw),), "log_prob is not one number a row"
-
-
-def check_sampler(sampler: Sampler, prior: Denoiser, problem: Problem) -> None:
-    """Same seed, same draw, whatever the batch; nothing is kept between calls."""
-    seeds = list(range(len(problem.cases)))
-    draw = sampler.draw(prior, problem, Rng(seeds))
-    assert torch.equal(sampler.draw(prior, problem, Rng(seeds)), draw), "a second call differs: state is kept"
-    alone = sampler.draw(prior, problem.rows(torch.tensor([1])), Rng(seeds[1:2]))
-    torch.testing.assert_close(alone, draw[1:2], rtol=1e-4, atol=1e-4, msg="a row's draw depends on its batch")
-    assert not torch.equal(sampler.draw(prior, problem, Rng([s + 100 for s in seeds])), draw), (
-        "the seed changes nothing"
-    )
-
-
-def check_job(job: Job, batch: Batch) -> None:
-    """Shapes agree with the signature, the question holds nothing of the answer, chance comes from the rng alone."""
-    name, signature = type(job).__name__, job.signature()
-    rng = Rng(range(len(batch.cases)))
-    problem, again, question = job.problem(batch, rng), job.problem(batch, rng), job.question(batch, rng)
-    assert problem.shape[0] == signature.channels, (
-        f"{name}: x has {problem.shape[0]} channels, the signature says {signature.channels}"
-    )
-    unnamed = all(f.kind == "embedding" for f in signature.x)
-    assert (problem.target is None) == unnamed, f"{name}: training problems have a target, unless x has no names"
-    assert problem.target is None or tuple(problem.target.shape[1:]) == problem.shape, (
-        f"{name}: the target's shape is not the problem's"
-    )
-    assert question.target is None, f"{name}.question shows the answer"
-    for field in signature.condition:
-        value = question.condition.values[field.name]
-        wanted = 1 if value.ndim == 1 else field.channels
-        assert (1 if value.ndim == 1 else value.shape[1]) == wanted, (
-            f"{name}: condition {field.name!r} has {tuple(value.shape)}"
-        )
-    if problem.target is not None:
-        torch.testing.assert_close(again.target, problem.target, msg=f"{name}.problem depends on more than rng")
-
-
-def check_metric(metric: Metric) -> None:
-    """Without its evidence a metric says what it needs; it never answers NaN."""
-    answer = measure(metric, {})
-    assert isinstance(answer, NotEvaluated), f"{metric.function.__name__} answered without evidence"
-    assert set(metric.inputs) <= set(answer.needs), f"{metric.function.__name__} does not name what it needs"
