@@ -24,7 +24,7 @@ def subject(member: Any) -> Any:
 def section(table: Table[Any], runtime: tuple[str, ...]) -> list[str]:
     lines = [f"## {table.noun}", "", "| name | what it is | options |", "|---|---|---|"]
     for name in table.names():
-        what = (inspect.getdoc(subject(table.find(name))) or "").splitlines()[0]
+        what = " ".join((inspect.getdoc(subject(table.find(name))) or "").split("\n\n")[0].split())
         options = ", ".join(
             f"`{'from' if o == 'source' else o}`"
             for o in options_of(subject(table.find(name)), runtime)
@@ -37,7 +37,7 @@ def section(table: Table[Any], runtime: tuple[str, ...]) -> list[str]:
 EXAMPLES: dict[str, dict[str, Any]] = {
     "translation": {"from": ["T1w"], "x": ["FLAIR"]}, "synthesis": {"x": ["FLAIR"]},
     "segmentation": {"from": ["T1w"], "x": ["lesion"]}, "outcome": {"from": ["T1w"], "x": "age", "width": 20.0},
-    "representation": {"from": ["T1w"], "width": 8},
+    "representation": {"from": ["T1w"], "width": 8}, "reconstruction": {"x": "FLAIR", "coils": 2, "calibration": 12},
 }  # fmt: skip
 
 
@@ -62,6 +62,8 @@ def recipe(family: str, job: str, axes: str) -> dict[str, Any]:
         "family": {"name": prior, "network": network},
         **({"pairing": "none"} if FAMILIES.find(prior).unpaired else {}),
     }  # fmt: skip
+    if job == "reconstruction":
+        model["sampler"] = {"name": "posterior"}  # which uses what was measured
     if codec is EQUALISED:
         model["family"]["in"] = EQUALISED
     if codec in (None, EQUALISED):

@@ -9,7 +9,7 @@ import torch
 
 from fabrica import io
 from fabrica.contracts import Batch
-from fabrica.data.store import prepare_case
+from fabrica.data.cases import prepare_case
 from fabrica.data.virtual import VirtualCohort
 from fabrica.evaluate import METRICS
 from fabrica.families import Drawn

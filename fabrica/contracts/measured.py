@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 
 import torch
@@ -42,6 +42,10 @@ class Operator(Rowwise):
         """
         return None
 
+    def solved(self, y: Tensor) -> Mapping[str, Tensor]:
+        """What classical solvers make of y, by the names that the field has for them."""
+        return {}
+
     def corner(self, sides: tuple[int, ...]) -> Self:
         """The same physics on the first voxels of its grid, where memory and costs are counted.
 
@@ -77,17 +81,20 @@ class Measurement:
     value: Tensor  # (B, ...)
     operator: Operator
     noise: Noise
+    affine: Tensor | None = None  # (4, 4) index (z, y, x, 1) -> LPS mm of the image that a scanner's raw data become
 
     def nll(self, x: Tensor) -> Tensor:
         """-log p(y | x), (B,); its gradient is the pull of the data."""
         return self.noise.nll(self.value, self.operator(x))
 
     def rows(self, index: Tensor) -> Measurement:
-        return Measurement(self.value[index], self.operator.rows(index), self.noise.rows(index))
+        return replace(self, value=self.value[index], operator=self.operator.rows(index), noise=self.noise.rows(index))
 
     def to(self, device: torch.device) -> Measurement:
         """The same there; what is there already is not copied."""
-        return Measurement(self.value.to(device), self.operator.to(device), self.noise.to(device))
+        return replace(
+            self, value=self.value.to(device), operator=self.operator.to(device), noise=self.noise.to(device)
+        )
 
     def corner(self, shape: Sequence[int]) -> Measurement:
         """Of the first voxels (C, *sides) alone, as if nothing were there: enough to count memory and costs on."""
@@ -104,7 +111,7 @@ def joined(measurements: Sequence[Measurement]) -> Measurement:
     counts = [len(m.value) for m in measurements]
     operator = _joined([m.operator for m in measurements], counts)
     noise = _joined([m.noise for m in measurements], counts)
-    return Measurement(torch.cat([m.value for m in measurements]), operator, noise)
+    return Measurement(torch.cat([m.value for m in measurements]), operator, noise, measurements[0].affine)
 
 
 Module = TypeVar("Module", bound=Rowwise)

@@ -15,11 +15,12 @@ from typing import Literal
 
 from .. import io
 from ..contracts import Case, Image
-from ..io import Oddity, Scan, UnreadableError
+from ..io import K_SPACE, Oddity, Scan, UnreadableError
 from ..machine.device import writing
 from . import vocabulary
 from .demographics import Demographics, day_of, find_demographics
 from .identity import Row, guess
+from .measured import measurement_of
 from .tables import Line, lacking, number_of, read_table, value_of
 from .units import check_by_values, check_unit, with_unit
 
@@ -61,8 +62,10 @@ class ScannedMember(Member):
         return tuple(self.scans)
 
     def load(self, contrasts: Iterable[str]) -> Case:
-        images = {name: self._image(name) for name in contrasts if name in self.scans}
-        return Case(self.patient, images, self.values, self.visit, self.days, self.site)
+        wanted = [name for name in contrasts if name in self.scans]
+        raw = {name: measurement_of(self.scans[name]) for name in wanted if self.scans[name].format == K_SPACE}
+        images = {name: self._image(name) for name in wanted if name not in raw}
+        return Case(self.patient, images, self.values, self.visit, self.days, self.site, raw)
 
     def _image(self, name: str) -> Image:
         scan = self.scans[name]

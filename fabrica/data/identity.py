@@ -68,7 +68,7 @@ def _row(scan: Scan, base: Path, raw: Mapping[Path, set[str]]) -> Row:
         told = vocabulary.contrast_of(words)[0]
         inside = any(not _is_plain(f) for f in folders)
         contrast = "_".join(words) if inside and not told else "label"
-    contrast = contrast or scan.modality or "image"
+    contrast = scan.modality if scan.format == "k-space" else contrast or scan.modality or "image"
     if scan.format == "raster":
         return _picture(scan, folders, stem, contrast)
     return _volume(scan, folders, stem, words, contrast, base)

@@ -13,91 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..contracts import Batch, Case, Image, Measurement, Trace, class_name
+from ..contracts import Batch, class_name
 from ..contracts.measured import joined as joined_measurements
 from ..io import UnreadableError
 from ..machine.device import writing
 from ..rng import Rng, derive
 from .augment import augmented
+from .cases import Prepared, left_out, prepare_case
 from .cohort import Member
-from .grid import Grid, align, offset_mm
 from .prepare import GridPreparation
 from .split import fingerprint
 from .text import hashed
-
-LEFT_OUT = "is left out"
-FAR_MM = 4.0  # misregistration that is reported: twice the resolution of the check
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One case on the prepared grid, with all that is needed to bring an answer back to the source's."""
-
-    name: str
-    case: Case
-    tensors: Mapping[str, Tensor]  # (C, z, y, x)
-    traces: Mapping[str, Trace]
-    grid: Grid
-    remarks: tuple[str, ...] = ()
-    measurements: Mapping[str, Measurement] = field(default_factory=dict)  # of as many rows as are asked about
-
-
-def load_aligned(member: Member, contrasts: Sequence[str], reference: str) -> tuple[Case, tuple[str, ...]]:
-    """The case with all images on the grid of `reference` (or of the first that exists)."""
-    case = member.load(contrasts)
-    if not case.images:
-        raise UnreadableError(f"{member.name} has none of {', '.join(contrasts)}.", "See: fabrica inspect DIR.")
-    for name, image in case.images.items():
-        _check_single(name, image)
-    return align(case, reference if reference in case.images else next(iter(case.images)))
-
-
-def left_out(member: Member, error: UnreadableError) -> str:
-    """What is said of a case that cannot be used; everything else goes on."""
-    return f"{member.name} {LEFT_OUT}: {error}"
-
-
-def _check_single(name: str, image: Image) -> None:
-    """Raises UnreadableError for a series of frames or several channels, where a job is given one image."""
-    file = image.source or ""
-    if "t" in image.axes:
-        frames = image.data.shape[1]
-        raise UnreadableError(
-            f"its {name} is a series of {frames} frames, expected one image.",
-            "Save the frame that is meant as a file of its own, or leave this one out with a table.", file,
-        )  # fmt: skip
-    if len(image.data) != 1:
-        raise UnreadableError(
-            f"its {name} has {len(image.data)} colour channels, expected one.",
-            "Save it in grey, or its channels as files of their own.", file,
-        )  # fmt: skip
-
-
-def prepare_case(member: Member, contrasts: Sequence[str], reference: str, preparation: GridPreparation) -> Prepared:
-    """Read, align and prepare one member; the box is that of the reference image."""
-    case, remarks = load_aligned(member, contrasts, reference)
-    anchor = case.images.get(reference) or next(iter(case.images.values()))
-    grid = preparation.grid(anchor)
-    done = {name: preparation.forward(image, grid) for name, image in case.images.items()}
-    tensors = {name: tensor for name, (tensor, _) in done.items()}
-    remarks = (*remarks, *_misregistered(case, tensors, grid))
-    return Prepared(member.name, case, tensors, {name: trace for name, (_, trace) in done.items()}, grid, remarks)
-
-
-def _misregistered(case: Case, tensors: Mapping[str, Tensor], grid: Grid) -> tuple[str, ...]:
-    """One sentence for each image that lies off the first by more than FAR_MM: paired training would learn the
-    shift.
-    """
-    images = [n for n, i in case.images.items() if i.meaning.kind == "intensity"]
-    spacing = grid.affine[:3, :3].norm(dim=0).tolist()
-    remarks = []
-    for name in images[1:]:
-        off = offset_mm(tensors[images[0]][0], tensors[name][0], spacing)
-        if off > FAR_MM:
-            remarks.append(
-                f"{case.patient}: {name} lies about {off:.0f} mm off {images[0]}; register them before training."
-            )
-    return tuple(remarks)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from .. import io
 from ..contracts import Denoiser, Field, Image, Measurement
+from ..data.cases import Prepared, left_out, prepare_case
 from ..data.cohort import Member, Source
 from ..data.grid import Grid, grid_of
-from ..data.store import Prepared, left_out, prepare_case
 from ..families import Drawn, Latent
 from ..io import UnreadableError
 from ..jobs.painted import KNOWN, Painted

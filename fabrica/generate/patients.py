@@ -14,8 +14,8 @@ from torch import Tensor
 
 from .. import io
 from ..contracts import Case, Field, Image
+from ..data.cases import Prepared
 from ..data.grid import Grid
-from ..data.store import Prepared
 from ..jobs.values import said
 from ..machine.device import find_device, writing
 from ..recipe.values import Stage

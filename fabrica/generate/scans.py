@@ -8,8 +8,8 @@ from pathlib import Path
 
 from .. import io
 from ..data import cohort as cohorts
+from ..data.cases import left_out
 from ..data.cohort import Member, Source, unreadable
-from ..data.store import left_out
 from ..io import UnreadableError
 from ..jobs.values import said
 from ..machine.device import find_device

@@ -10,16 +10,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..contracts import Image
+from .kspace import NAME as K_SPACE
+from .kspace import RawKSpace
 from .scan import Listing, Oddity, Scan, UnreadableError
 
 __all__ = [
+    "K_SPACE",
     "Listing",
     "Oddity",
+    "RawKSpace",
     "Scan",
     "UnreadableError",
     "by_name",
     "read",
     "read_image",
+    "read_raw",
     "scan_folder",
     "stem",
     "write_nifti",
@@ -71,7 +76,7 @@ def scan_folder(folder: Path) -> Listing:
 
 def _scans_in(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
     """What one file holds, or None when it is DICOM, whose series are understood as wholes; raises UnreadableError."""
-    from . import dicom, explicit, nifti, raster
+    from . import dicom, explicit, kspace, nifti, raster
 
     with _told(path):
         state = path.stat()
@@ -84,6 +89,8 @@ def _scans_in(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
             if lowered.endswith(".img") and path.with_suffix(".hdr").exists():
                 return [], []  # the pair is read through its header
             return nifti.listing(path)
+        if lowered.endswith(kspace.ENDINGS) and (raw := kspace.listing(path)) is not None:
+            return raw
         if lowered.endswith(raster.ENDINGS):
             return raster.listing(path)
         if explicit.header(path) is None and not dicom.looks_like(path):
@@ -125,7 +132,7 @@ def stem(name: str) -> str:
     from . import nifti, raster
 
     file, hash_, member = name.partition("#")
-    fitting = [e for e in (*nifti.ENDINGS, *raster.ENDINGS, ".dcm") if file.lower().endswith(e)]
+    fitting = [e for e in (*nifti.ENDINGS, *raster.ENDINGS, ".npy", ".dcm") if file.lower().endswith(e)]
     return f"{file[: len(file) - max(map(len, fitting), default=0)]}{hash_}{member}"
 
 
@@ -133,8 +140,18 @@ def read(scan: Scan) -> Image:
     """The pixels of a scan; raises UnreadableError naming the file when they are damaged or not finite."""
     from . import dicom, nifti, raster
 
+    if scan.format == K_SPACE:
+        raise UnreadableError("is raw data, no image.", "Reconstruct it: recipes/mr_reconstruction.yaml", scan.name)
     with _told(scan.files[0], scan.name):
         return {"nifti": nifti.read, "dicom": dicom.read, "raster": raster.read}[scan.format](scan)
+
+
+def read_raw(scan: Scan) -> RawKSpace:
+    """The samples of a raw scan; raises UnreadableError naming the file."""
+    from . import kspace
+
+    with _told(scan.files[0], scan.name):
+        return kspace.read(scan)
 
 
 def read_image(path: str | Path) -> Image:

@@ -8,12 +8,14 @@ from ..data.store import Layout
 from ..registry import Table
 from .imaging import Segmentation, Synthesis, Translation
 from .outcome import Outcome
+from .reconstruction import Reconstruction
 from .representation import Representation
 
 JOBS: Table[type[Job]] = Table(
     "job",
     {
         "outcome": Outcome,
+        "reconstruction": Reconstruction,
         "representation": Representation,
         "segmentation": Segmentation,
         "synthesis": Synthesis,
@@ -51,6 +53,7 @@ def layout_of(job: Job, size: tuple[int, int, int]) -> Layout:
 __all__ = [
     "JOBS",
     "Outcome",
+    "Reconstruction",
     "Segmentation",
     "Synthesis",
     "Translation",

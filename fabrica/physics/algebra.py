@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..contracts import Operator
+from .classical import DAMPING, conjugate_gradients, largest_eigenvalue
+
+ITERATIONS = 30  # of conjugate gradients as a competitor
 
 
 class LinearOperator(Operator):
     """A linear map without unknowns. Its gradient is its adjoint, so code outside torch may do the work."""
+
+    classical = ""  # what its field calls the least squares answer; none where nobody asks for it
 
     @abstractmethod
     def apply_to(self, x: Tensor) -> Tensor:
@@ -22,8 +28,25 @@ class LinearOperator(Operator):
     def adjoint(self, y: Tensor) -> Tensor:
         """Re<A x, y> = Re<x, adjoint(y)>, in the dtype of x."""
 
+    def normal(self, x: Tensor) -> Tensor:
+        """A^H A x; whoever can do it faster than one after the other says how."""
+        return self.adjoint(self.apply_to(x))
+
     def crude(self, y: Tensor) -> Tensor | None:
         return self.adjoint(y)
+
+    def support(self) -> Tensor | None:
+        """bool (B or 1, 1, *axes): voxels in which there can be something; None where nothing is known of it."""
+        return None
+
+    def solved(self, y: Tensor) -> Mapping[str, Tensor]:
+        """The least squares answer, damped, by conjugate gradients; nothing where a solver has no name here."""
+        if not self.classical:
+            return {}
+        right = self.adjoint(y)
+        damping = DAMPING * largest_eigenvalue(self.normal, right)
+        x = conjugate_gradients(lambda x: self.normal(x) + damping * x, right, iterations=ITERATIONS)
+        return {self.classical: x}
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = _Differentiable.apply(x, self)  # type: ignore[no-untyped-call]

@@ -81,6 +81,8 @@ def _check_codec(stage: Stage, known: Mapping[str, Stage]) -> None:
             at, f"{other.name} is {other.family.name}, which has no codes. Write there: family: {{name: vae, kl: 0.01}}"
         )
     mine, theirs = stage.build_job().signature(), other.build_job().signature()
+    if mine.measurements:
+        raise AtError(at, "measurements are of images as they are. Leave in out")
     if mine.x != theirs.x or mine.axes != theirs.axes or theirs.condition:
         raise AtError(
             at,

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..contracts import Condition, Image, Problem
+from ..data.cases import Prepared, prepare_case
 from ..data.cohort import Member
-from ..data.store import Prepared, prepare_case
 from ..evaluate.sets.embedding import Embedding, Picture, planes
 from ..jobs import layout_of
 from ..learning.facts import Facts
@@ -43,12 +43,14 @@ class Answering:
     def given(self, member: Member) -> list[str]:
         """Which of the images that this stage reads a case has, or will have from the earlier stage."""
         made = {f.name for f in self.earlier.signature.x} if self.earlier and self.earlier.can(member) else set()
-        known = dict.fromkeys((*self.signature.given, *self.job.simulates))
+        known = dict.fromkeys((*self.signature.given, *self.job.simulates, *self.signature.measurements))
         return [n for n in known if n in member.contrasts() or n in made]
 
     def can(self, member: Member) -> bool:
         given = self.given(member)
-        return set(self.job.simulates) <= set(given) and (bool(given) or not self.signature.given)
+        measured = bool(self.signature.measurements) and set(self.signature.measurements) <= set(given)
+        simulated = set(self.job.simulates) <= set(given)
+        return (measured or simulated) and (bool(given) or not self.signature.given)
 
     def draws(self, member: Member, count: int, say: Callable[[str], None]) -> list[dict[str, Image]]:
         """`count` draws as images on the case's own grid; draw k is made from draw k of the earlier stage."""
@@ -69,7 +71,8 @@ class Answering:
             used = [{n: i for n, i in images.items() if n in self.signature.given} for images in made]
             shown = versions(member, used, self.stage.input.draws)
         given, asked = self.given(member), {f.name for f in self.signature.x}
-        anchor = next((n for n in given if n not in asked), given[0] if given else self.reference)
+        images = [n for n in given if n not in self.signature.measurements]
+        anchor = next((n for n in images if n not in asked), images[0] if images else self.reference)
         prepared = [prepare_case(m, given or list(m.contrasts())[:1], anchor, self.preparation) for m in shown]
         asked_of = [Shown(prepared[k % len(prepared)], k) for k in range(count)]
         return prepared[0], torch.stack(draw(self.family, self.job, asked_of, self.layout, self.seed, say, self.window))

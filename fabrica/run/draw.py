@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..contracts import Family, Field, Image, Job
+from ..data.cases import Prepared
 from ..data.prepare import GridPreparation
-from ..data.store import Layout, Prepared
+from ..data.store import Layout
 from ..networks.tiled import tiled
 from ..physics.mask import settled
 from ..rng import Rng, derive
@@ -43,7 +44,8 @@ def draw(
         done = nothing_given(job, problem)
         for measured in problem.measurements.values():
             whole = settled(measured.operator, len(done))
-            x[whole], done = measured.value[whole.to(device)].float().cpu(), done | whole
+            if bool(whole.any()):
+                x[whole], done = measured.value[whole.to(device)].float().cpu(), done | whole
         filled = (~done).nonzero().flatten().cpu()
         for index in torch.split(filled, rows) if len(filled) else ():
             with tiled(family, window or fitting):

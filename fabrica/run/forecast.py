@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from ..contracts import Family
+from ..data.cases import Prepared
 from ..data.store import Loader, to_device
 from ..evaluate.judging.paired import Answer, competitors_of, evaluate_case
 from ..families import with_steps
@@ -129,7 +130,8 @@ def time_of_stage(ready: PreparedStage, device: str) -> Times:
     one = quick or family
     started = time.perf_counter()
     (x,) = draw(one, ready.job, [Shown(case)], ready.layout, ready.seed, _nothing, plan.window)
-    each = (time.perf_counter() - started) * (own / count_evaluations(one, ready.question(case, device)))
+    seconds = time.perf_counter() - started
+    each = _each_draw(ready, case, device, seconds, own / count_evaluations(one, ready.question(case, device)))
     draws = plan.draws if own > 1 or not ready.signature.given else 1
     started = time.perf_counter()
     evidence = evidence_of(ready)
@@ -138,6 +140,14 @@ def time_of_stage(ready: PreparedStage, device: str) -> Times:
     count = len(ready.test) * len(questions(ready.job, case))
     more = COST_SHARE * training if plan.evaluations is None and own > 1 else 0.0
     return Times(training, count * draws * each + more, count * judged)
+
+
+def _each_draw(ready: PreparedStage, case: Prepared, device: str, seconds: float, times: float) -> float:
+    """Seconds of a draw by those of a shorter one: what making the question takes does not grow with evaluations."""
+    started = time.perf_counter()
+    ready.question(case, device)
+    fixed = min(seconds, time.perf_counter() - started) if ready.signature.measurements else 0.0
+    return fixed + (seconds - fixed) * times
 
 
 def _training_seconds(ready: PreparedStage, family: Family, device: str) -> float:

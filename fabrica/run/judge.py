@@ -21,12 +21,13 @@ from ..evaluate.judging.paired import Answer, StageEvidence, competitors_of, eva
 from ..evaluate.judging.run_checks import check_distances, check_drawn, check_parts
 from ..evaluate.report.pictures import Pictures
 from ..evaluate.report.results import Report, StageResult
+from ..evaluate.result import Row
 from ..evaluate.sets.gallery import Gallery
 from ..learning.loop import Trained
 from .draw import draw, images_of
 from .known import Chances, GivenBack
 from .quality import COST_PICTURES, Trial, costs_of
-from .question import ROWS, Asked, Shown, crude_answers, questions, without
+from .question import ROWS, Asked, Shown, data_answers, misfit, question_of, questions, residual, without
 from .stage import PreparedStage, pictured
 
 Say = Callable[[str], None]
@@ -76,9 +77,10 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
         for a in asked:
             x = torch.stack([next(drawn) for _ in a.shown])
             _write_draws(ready, a, x)
-            answer = Answer(x, seconds, a.hidden, crude_answers(ready.job, Shown(a.shown[0]), ready.layout, ready.seed))
-            result.cases += evaluate_case(evidence, a.name, a.case, answer, competitors, ready.preparation)
-            pictures.add(a.name, a.case, x, ready.signature.x, ready.signature.given, a.hidden)
+            crude, rows, left = _by_the_data(ready, a, x)
+            answer = Answer(x, seconds, a.hidden, crude)
+            result.cases += [*evaluate_case(evidence, a.name, a.case, answer, competitors, ready.preparation), *rows]
+            pictures.add(a.name, a.case, x, ready.signature.x, ready.signature.given, a.hidden, crude, left)
             given_back.add(a.case)
             chances.add(a, say)
             _hang(gallery, ready, a, x)
@@ -91,6 +93,26 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
     trial = Trial(ready, plan, evidence, competitors, gallery, noted)
     result.costs = costs_of(trial, family, kept, trained.seconds, result, report)
     return result
+
+
+def _by_the_data(ready: PreparedStage, asked: Asked, x: Tensor) -> tuple[dict[str, Tensor], list[Row], Tensor | None]:
+    """(answers of the data alone, how well each answer explains what was measured, what the mean leaves
+    unexplained).
+    """
+    if not ready.signature.measurements:
+        return {}, [], None
+    problem = question_of(ready.job, [Shown(asked.shown[0])], ready.layout, ready.seed, torch.device("cpu"))
+    crude = data_answers(problem, ready.layout)
+    answers = {"model: one draw" if len(x) > 1 else "model": x[0], **crude}
+    if len(x) > 1:
+        answers["model: mean of draws"] = x.mean(0)
+    patient, field = asked.case.case.patient, ready.signature.x[0].name
+    rows = [
+        Row(asked.name, patient, field, by, f"misfit of {name}", value)
+        for by, one in answers.items()
+        for name, value in misfit(problem, one, ready.layout).items()
+    ]
+    return crude, rows, residual(problem, x.mean(0), ready.layout)
 
 
 def draws_of(ready: PreparedStage, family: Family) -> int:

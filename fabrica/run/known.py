@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..contracts import Codec, Family
-from ..data.store import Prepared
+from ..data.cases import Prepared
 from ..evaluate.result import Figure
 from ..evaluate.statistics import interval
 from ..families import Fsq, density_of, words_of

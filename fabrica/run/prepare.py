@@ -5,7 +5,7 @@ store.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contracts import Case, Job, Signature
+from ..data.cases import LEFT_OUT, left_out, load_aligned, prepare_case
 from ..data.cohort import Cohort, Member
 from ..data.prepare import GridPreparation
 from ..data.prepare import fit as fit_preparation
 from ..data.split import PARTS, Split, check_leakage, copies, fingerprint, may_train, split_cohort
-from ..data.store import LEFT_OUT, build_store, left_out, load_aligned, prepare_case
+from ..data.store import build_store
 from ..evaluate.report.results import Report
 from ..io import UnreadableError
 from ..jobs import layout_of
@@ -47,7 +48,9 @@ def split_stage(recipe: Recipe, stage: Stage, data: Mapping[str, Cohort]) -> Spl
     trainers = {
         id(m) for name in recipe.split.get("only_train", ()) if name in stage.cohorts for m in data[name].members
     }
-    usable = merged.with_contrasts(tuple(n for n in asked if n not in given))
+    measured = set(signature.measurements)
+    wanted = {n for n in asked if n not in given}
+    usable = replace(merged, members=tuple(m for m in merged.members if _can_be_used(m, wanted, measured)))
     if stage.input is None:
         usable = replace(usable, members=tuple(m for m in usable.members if not given or given & set(m.contrasts())))
     if usable.members and not any(has_values(signature, m.values) for m in usable.members):
@@ -88,6 +91,12 @@ def has_values(signature: Signature, values: Mapping[str, Any]) -> bool:
     return all(f.name in values and f.says(values[f.name]) for f in asked)
 
 
+def _can_be_used(member: Member, wanted: Set[str], measured: Set[str]) -> bool:
+    """Whether a case has what is asked for, or what is measured of it."""
+    known = set(member.contrasts())
+    return wanted <= known or bool(measured and measured <= known)
+
+
 def _no_values(job: Job, cohort: Cohort) -> str:
     asked = job.signature().x[0]
     found = sorted({f"{k} {v}" for m in cohort.members for k, v in m.values.items()})[:8]
@@ -110,7 +119,7 @@ def prepare_stage(
         raise ValueError(fault)
     preparation = _preparation(stage, signature, train, contrasts, reference, split)
     store, remarks = build_store(place / stage.name, train, contrasts, reference, preparation)
-    used = (*contrasts, "lesion", run.recipe.evaluate.mask or "lesion")
+    used = (*contrasts, *signature.measurements, "lesion", run.recipe.evaluate.mask or "lesion")
     prints, unusable = _thumbnails(split, used, reference, preparation)
     for remark in (*remarks, *unusable):
         say(remark)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ..contracts import Field, Job, Problem
-from ..data.store import Layout, Prepared, joined, question_batch, to_device
+from ..data.cases import Prepared
+from ..data.store import Layout, joined, question_batch, to_device
+from ..physics import Gaussian
 from ..rng import Rng, derive
 
 ROWS = 32  # rows drawn at once
@@ -35,24 +37,52 @@ class Asked:
 
 
 def question_of(job: Job, shown: Sequence[Shown], layout: Layout, seed: int, device: torch.device) -> Problem:
-    """What is asked about cases of one grid; each row's chance is its own, from the case, the slice and the number of
-    the draw.
+    """What is asked about cases of one grid; each row's chance is its own, from the case and the slice.
+
+    All draws of a case are asked the same: what was measured of it is one thing.
     """
-    asked = joined([question_batch(one.case, layout) for one in shown])
-    each = len(asked.cases) // len(shown)
-    seeds = [derive(seed, "question", name, shown[i // each].number) for i, name in enumerate(asked.cases)]
-    return job.question(to_device(asked, device), Rng(seeds))
+    cases = list({id(one.case): one.case for one in shown}.values())
+    asked = joined([question_batch(case, layout) for case in cases])
+    each, places = len(asked.cases) // len(cases), {id(case): k for k, case in enumerate(cases)}
+    problem = job.question(to_device(asked, device), Rng([derive(seed, "question", name) for name in asked.cases]))
+    if len(cases) == len(shown):
+        return problem
+    index = [places[id(one.case)] * each + row for one in shown for row in range(each)]
+    return problem.rows(torch.tensor(index, device=device))
 
 
-def crude_answers(job: Job, shown: Shown, layout: Layout, seed: int) -> dict[str, Tensor]:
-    """What the measurements of a draw say by themselves, (C, z, y, x) by name; nothing where no operator has such an
-    answer.
+def data_answers(problem: Problem, layout: Layout) -> dict[str, Tensor]:
+    """What the measurements of a case say by themselves, (C, z, y, x) by name, crude ones and classical solvers'."""
+    found: dict[str, Tensor] = {}
+    for name, m in problem.measurements.items():
+        if (crude := m.operator.crude(m.value)) is not None:
+            found[f"{name} alone"] = crude
+        found |= m.operator.solved(m.value)
+    return {name: whole_answer(x.float(), layout) for name, x in found.items()}
+
+
+def residual(problem: Problem, x: Tensor, layout: Layout) -> Tensor | None:
+    """(C, z, y, x) of what an answer leaves unexplained, brought back to the image as crudely as the data
+    themselves.
     """
-    if not job.signature().measurements:
-        return {}
-    problem = question_of(job, [shown], layout, seed, torch.device("cpu"))
-    found = {name: m.operator.crude(m.value) for name, m in problem.measurements.items()}
-    return {f"{name} alone": whole_answer(x.float(), layout) for name, x in found.items() if x is not None}
+    rows = x.transpose(0, 1) if layout.axes == "yx" else x[None]
+    for m in problem.measurements.values():
+        left = m.operator.crude(m.value - m.operator(rows.to(m.value.device)))
+        return None if left is None else whole_answer(left.float(), layout)
+    return None
+
+
+def misfit(problem: Problem, x: Tensor, layout: Layout) -> dict[str, float]:
+    """Of an answer (C, z, y, x): how far A(x) lies off y, as a multiple of what noise alone would leave; by
+    measurement.
+    """
+    rows = x.transpose(0, 1) if layout.axes == "yx" else x[None]
+    found = {}
+    for name, m in problem.measurements.items():
+        if isinstance(m.noise, Gaussian):
+            numbers = int((m.value != 0).sum()) * (2 if m.value.is_complex() else 1)
+            found[name] = float(2 * m.nll(rows.to(m.value.device)).sum() / max(1, numbers))
+    return found
 
 
 def nothing_given(job: Job, problem: Problem) -> Tensor:

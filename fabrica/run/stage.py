@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ..contracts import Batch, Field, Job, Problem, Signature
+from ..data.cases import Prepared, prepare_case
 from ..data.cohort import Member
 from ..data.prepare import GridPreparation
 from ..data.split import Split
-from ..data.store import Layout, Loader, Prepared, Store, prepare_case, question_batch, to_device
+from ..data.store import Layout, Loader, Store, question_batch, to_device
 from ..jobs.imaging import stack_fields
 from ..learning.facts import Facts
 from ..recipe.values import EvaluatePlan, Stage
@@ -70,7 +71,8 @@ class PreparedStage:
 
     def case(self, member: Member, more: Sequence[str] = ()) -> Prepared:
         """A case with its contrasts, and `more` images of it; raises UnreadableError."""
-        return prepare_case(member, (*self.layout.contrasts, *more), self.reference, self.preparation)
+        wanted = (*self.layout.contrasts, *self.signature.measurements, *more)
+        return prepare_case(member, wanted, self.reference, self.preparation)
 
     def shown(self, member: Member, more: Sequence[str] = ()) -> list[Prepared]:
         """The case as this stage is shown it, once for each draw of an earlier stage that it builds on."""

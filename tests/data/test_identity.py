@@ -314,7 +314,7 @@ def test_a_unit_for_nothing_is_said(tmp_path: Path, make_image: MAKE) -> None:
 
 
 def test_pictures_of_different_sizes_are_no_pair(tmp_path: Path) -> None:
-    from fabrica.data.store import load_aligned
+    from fabrica.data.cases import load_aligned
 
     for name, side in (("T1w", 32), ("T2w", 64)):
         (tmp_path / "p1").mkdir(exist_ok=True)

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from fabrica.contracts import Case, Image
+from fabrica.data.cases import prepare_case
 from fabrica.data.cohort import Member
 from fabrica.data.prepare import GridPreparation
-from fabrica.data.store import Entry, Layout, Loader, Store, build_store, encode_values, prepare_case, question_batch
+from fabrica.data.store import Entry, Layout, Loader, Store, build_store, encode_values, question_batch
 from fabrica.io import UnreadableError
 
 MAKE = Callable[..., Image]

@@ -71,5 +71,5 @@ def test_rows_of_which_all_is_known_are_settled() -> None:
 
 
 def test_tables() -> None:
-    assert OPERATORS.names() == ["mask"]
+    assert OPERATORS.names() == ["mask", "sense"]
     assert NOISES.names() == ["exact", "gaussian"]

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from fabrica.contracts import Case, Measurement, Problem
+from fabrica.data.cases import Prepared
 from fabrica.data.grid import Grid
-from fabrica.data.store import Prepared, question_batch
+from fabrica.data.store import question_batch
 from fabrica.families import Flow
 from fabrica.jobs import layout_of
 from fabrica.jobs.imaging import Synthesis, Translation

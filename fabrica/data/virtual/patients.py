@@ -33,19 +33,20 @@ class VirtualCohort:
     years_between: float = 1.0
     skull: bool = False  # False: brain only, as brain-extracted scans are
     scanners: Sequence[str] = ("A", "B")
+    first: int = 0  # number of the first patient: cohorts of one recipe are other people by other numbers
     planes: Sequence[int] | None = None  # [first, last) along z in voxels: a thin stack costs less to train on
 
     def cohort(self) -> Cohort:
         """The members, none of them simulated yet; raises ValueError for impossible settings."""
         diseases = ("none", "ms", "tumour", "stroke")
-        if self.patients < 1 or self.visits < 1 or self.disease not in (*diseases, "mixed"):
+        if self.patients < 1 or self.visits < 1 or self.first < 0 or self.disease not in (*diseases, "mixed"):
             raise ValueError(
                 f"A virtual cohort of {self.patients} patients, {self.visits} visits, disease {self.disease!r} is "
                 f"impossible; expected at least 1 and 1, disease mixed or one of {', '.join(diseases)}."
             )
         scan.check_request(self.scanners[0], [], self.spacing_mm)
         members: list[Member] = []
-        for number in range(self.patients):
+        for number in range(self.first, self.first + self.patients):
             for visit in range(self.visits):
                 members.append(self._member(number, visit))
         return Cohort(tuple(members))

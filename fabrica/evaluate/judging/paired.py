@@ -13,8 +13,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from ...contracts import ARBITRARY, Field, Image, Scale
+from ...data.cases import Prepared
 from ...data.prepare import GridPreparation
-from ...data.store import Prepared, Store
+from ...data.store import Store
 from ...registry import NotEvaluated, measure
 from .. import METRICS
 from ..metrics import hounsfield, overlap, task

@@ -6,6 +6,7 @@ import base64
 import io as buffers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image as Picture
 from torch import Tensor
 
 from ...contracts import Field
-from ...data.store import Prepared
+from ...data.cases import Prepared
 
 Array = NDArray[np.floating[Any]]
 
@@ -27,8 +28,12 @@ class Pictures:
     most: int = 6
 
     def add(
-        self, case: str, prepared: Prepared, x: Tensor, fields: Sequence[Field], given: Sequence[str], hidden: str
-    ) -> None:
+        self, case: str, prepared: Prepared, x: Tensor, fields: Sequence[Field], given: Sequence[str], hidden: str = "",
+        crude: Mapping[str, Tensor] = MappingProxyType({}), left: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        """x (draws, C, z, y, x); `crude`: what the data alone say, by name, and `left` what the mean leaves
+        unexplained, (C, z, y, x).
+        """
         if len(self.rows) >= self.most:
             return
         z = self._slice(prepared, x)
@@ -43,11 +48,15 @@ class Pictures:
             if hidden and f.name != hidden:
                 continue
             truth = prepared.tensors.get(f.name)
+            if f.kind != "label":
+                panels += [_panel(name, y[start - f.channels, z].numpy(), f.unit) for name, y in crude.items()]
             panels += (
                 _label_panels(f, part, truth, z)
                 if f.kind == "label"
-                else _intensity_panels(f, part, truth, z, bool(given))
+                else _intensity_panels(f, part, truth, z, bool(given) or bool(crude))
             )
+        if left is not None:
+            panels.append(_panel("data unexplained by the mean", left[0, z].numpy(), "", -0.2, 0.2, "diverging"))
         self.rows.append({"case": case, "slice": z, "panels": panels})
 
     @staticmethod

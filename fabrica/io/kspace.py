@@ -1,0 +1,113 @@
+"""Raw MR data: k-space as plain arrays. `kspace.npy` is complex (coil, [z,] y, x), zero frequency in the middle, 0 =
+not measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .scan import Oddity, Scan, UnreadableError
+
+ENDINGS = (".npy", ".npz")
+NAME = "k-space"  # what a cohort calls it
+MOST_COILS = 256
+
+
+@dataclass(frozen=True)
+class RawKSpace:
+    """k-space (coils, z, y, x) complex64, orthonormal, with what was measured (z, y, x) and what else the file says."""
+
+    k_space: Tensor
+    mask: Tensor
+    voxel_mm: tuple[float, float, float] | None = None  # (z, y, x)
+    noise: Tensor | None = None  # (coils, samples) of a noise scan
+
+
+def listing(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
+    """The scan in a file, or None where it holds no complex array of coils."""
+    found = _opened(path)
+    if found is None:
+        return None
+    array, more = found
+    if array.ndim not in (3, 4):
+        shape = " x ".join(map(str, array.shape))
+        raise UnreadableError(
+            f"holds complex numbers of {shape}, expected (coil, y, x) or (coil, z, y, x).", "Save coils first."
+        )
+    if array.shape[0] > MOST_COILS:
+        raise UnreadableError(
+            f"its first axis has {array.shape[0]} entries, more than coils there are.",
+            "Save coils first: (coil, y, x).",
+        )
+    voxel = _voxel(more)
+    affine = np.diag([*(voxel or (1.0, 1.0, 1.0)), 1.0])[[2, 1, 0, 3]]
+    z = array.shape[1] if array.ndim == 4 else 1
+    scan = Scan(
+        (path,),
+        "k-space",
+        (array.shape[0], z, *array.shape[-2:]),
+        "zyx",
+        affine,
+        voxel is not None,
+        unit="",
+        modality=NAME,
+    )
+    return [scan], []
+
+
+def read(scan: Scan) -> RawKSpace:
+    """Raises UnreadableError for values that are not finite, coils that are not equal in number, nothing measured."""
+    found = _opened(scan.files[0])
+    assert found is not None  # it was listed
+    array, more = found
+    k_space = torch.from_numpy(np.array(array, np.complex64))
+    if not bool(torch.view_as_real(k_space).isfinite().all()):
+        raise UnreadableError("holds samples that are not finite.", "Replace them by 0 where nothing was measured.")
+    k_space = k_space[:, None] if k_space.ndim == 3 else k_space
+    mask = k_space.abs().amax(0) > 0
+    if "mask" in more:
+        mask = torch.from_numpy(np.asarray(more["mask"]) > 0).expand(mask.shape) & mask
+    if not bool(mask.any()):
+        raise UnreadableError("holds no measured sample.", "Check how it was exported.")
+    noise = torch.from_numpy(np.asarray(more["noise"], np.complex64)) if "noise" in more else None
+    if noise is not None and (noise.ndim != 2 or len(noise) != len(k_space)):
+        raise UnreadableError(
+            f"its noise is {tuple(noise.shape)}, expected ({len(k_space)} coils, samples).",
+            "Save it as it was measured.",
+        )
+    return RawKSpace(k_space, mask, _voxel(more), noise)
+
+
+def _opened(path: Path) -> tuple[NDArray[Any], dict[str, NDArray[Any]]] | None:
+    """(k-space, what else the file says), mapped into memory where it can be; None for anything else."""
+    try:
+        if path.suffix.lower() == ".npy":
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            return (array, {}) if array.dtype.kind == "c" else None
+        with np.load(path, allow_pickle=False) as archive:
+            if "kspace" not in archive.files:
+                return None
+            more = {name: archive[name] for name in ("mask", "voxel_mm", "noise") if name in archive.files}
+            array = archive["kspace"]
+    except (ValueError, OSError, EOFError) as error:
+        raise UnreadableError(f"cannot be read ({error}).", "Save it again with numpy.") from error
+    if array.dtype.kind != "c":
+        raise UnreadableError(f"its kspace is {array.dtype}, expected complex numbers.", "Save both parts: complex64.")
+    return array, more
+
+
+def _voxel(more: dict[str, NDArray[Any]]) -> tuple[float, float, float] | None:
+    if "voxel_mm" not in more:
+        return None
+    values = [float(v) for v in np.ravel(more["voxel_mm"])]
+    if len(values) not in (2, 3) or not all(np.isfinite(values)) or min(values) <= 0:
+        raise UnreadableError(f"its voxel_mm is {values}, expected (y, x) or (z, y, x) in mm.", "Save it so.")
+    y, x = values[-2:]
+    return (values[0] if len(values) == 3 else 1.0), y, x

@@ -1,0 +1,172 @@
+"""From k-space alone to its physics: coil maps, the phase of the image, the noise, the gain."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..contracts import Measurement
+from .mr import CartesianSense, to_image
+from .noise import Gaussian
+
+KERNEL = 6  # samples a side of the neighbourhoods that coils are learned from
+LEAST = 12  # samples a side of the middle, below which they are not
+SINGULAR = 0.02  # of the largest singular value: neighbourhoods that are signal
+SQUARINGS = 5  # of the matrix whose main eigenvector is sought: its 32nd power
+VALID = 0.85  # of an eigenvalue of 1: where coils see something
+EDGE = 0.7  # of the way to the corner of k-space: samples beyond are taken for noise
+TOP = 0.995  # of the magnitudes that are brought to 1
+
+
+def calibrated(
+    k_space: Tensor, mask: Tensor, noise: Tensor | None = None, *, deviation: float | None = None
+) -> Measurement:
+    """y (1, coils, y, x) with its operator and noise, from k-space (coils, y, x) whose unmeasured samples are 0.
+
+    Coils are whitened by `noise` (coils, samples) of a noise scan, or by the outer samples. Raises ValueError where the
+    middle of k-space was not measured whole, for a coil without signal, and where the noise cannot be told.
+    `deviation`: of the noise in each part of every coil, where it is known and images are on the network's scale
+    already.
+    """
+    size = 1.0 if deviation is None else 1 / (2**0.5 * deviation)
+    whole = size * k_space * mask if deviation else _whitened(k_space * mask, mask, noise)
+    maps = coil_maps(whole, middle_of(mask))
+    phase = smooth_phase(whole, maps, middle_of(mask))
+    unit = CartesianSense(maps[None], mask[None, None], phase[None, None])
+    if deviation is not None:
+        operator = CartesianSense(maps[None], mask[None, None], size * phase[None, None])
+        return Measurement(whole[None], operator, Gaussian(0.5**0.5))
+    (image,) = unit.solved(whole[None]).values()
+    inside = image.abs()[image.abs() > 0.1 * image.abs().max()]
+    gain = torch.quantile(inside[:: max(1, len(inside) // 100_000)], TOP)
+    operator = CartesianSense(maps[None], mask[None, None], gain * phase[None, None])
+    return Measurement(whole[None], operator, Gaussian(0.5**0.5))
+
+
+def middle_of(mask: Tensor) -> tuple[int, int]:
+    """Sides of the largest centred box that was measured whole. Raises ValueError where there is none to learn coils
+    from.
+    """
+    sides = [0, 0]
+    height, width = mask.shape
+    best = 0
+    for half_y in range(1, height // 2):
+        rows = mask[height // 2 - half_y : height // 2 + half_y]
+        if not bool(rows[:, width // 2].all()):
+            break
+        full = rows.all(0)
+        half_x = 0
+        while half_x + 1 <= width // 2 and bool(full[width // 2 - half_x - 1]) and _at(full, width // 2 + half_x):
+            half_x += 1
+        if min(2 * half_y, 2 * half_x) > min(sides) or (2 * half_y * 2 * half_x > best and min(sides) >= 24):
+            sides, best = [2 * half_y, 2 * half_x], 4 * half_y * half_x
+    if min(sides) < LEAST:
+        raise ValueError(
+            f"the middle of k-space that was measured whole is {sides[0]} x {sides[1]} samples, expected at least"
+            f" {LEAST} a side to learn coil maps from."
+        )
+    return min(sides[0], 48), min(sides[1], 48)
+
+
+def _at(line: Tensor, index: int) -> bool:
+    return index < len(line) and bool(line[index])
+
+
+def _centre(k_space: Tensor, sides: tuple[int, int]) -> Tensor:
+    (height, width), (a, b) = k_space.shape[-2:], sides
+    return k_space[..., height // 2 - a // 2 : height // 2 - a // 2 + a, width // 2 - b // 2 : width // 2 - b // 2 + b]
+
+
+def _whitened(k_space: Tensor, mask: Tensor, noise: Tensor | None) -> Tensor:
+    """Coils mixed so that their noise is independent and of size 1 (both parts together)."""
+    dead = (k_space.abs().flatten(1).amax(1) == 0).nonzero().flatten().tolist()
+    if dead:
+        raise ValueError(f"coil {dead[0]} holds no signal at all.")
+    samples = k_space[:, _edge(mask)] if noise is None else noise
+    if samples.shape[1] < 4 * len(k_space):
+        raise ValueError("too few samples lie at the edge of k-space to tell the noise by.")
+    size = samples.abs().square().sum(0)
+    quiet = samples[:, size <= torch.quantile(size, 0.9)] if noise is None else samples  # a bright edge is signal
+    covariance = (quiet @ quiet.conj().T) / quiet.shape[1]
+    if noise is None:
+        covariance = covariance / _kept(len(k_space))
+    mixing = torch.linalg.cholesky(covariance + 1e-6 * covariance.diagonal().real.mean() * torch.eye(len(k_space)))
+    flat = torch.linalg.solve_triangular(mixing, k_space.flatten(1), upper=False)
+    whole: Tensor = flat.reshape(k_space.shape)
+    return whole
+
+
+def _kept(coils: int) -> float:
+    """Of the energy of Gaussian noise, the part below its ninth decile: chi-square with two degrees a coil."""
+    from scipy.stats import chi2
+
+    limit = chi2.ppf(0.9, 2 * coils)
+    return float(chi2.cdf(limit, 2 * coils + 2) / 0.9)
+
+
+def _edge(mask: Tensor) -> Tensor:
+    """bool (y, x): measured samples far from the middle."""
+    lines = [torch.linspace(-1, 1, n) for n in mask.shape]
+    far = torch.stack(torch.meshgrid(*lines, indexing="ij")).abs().amax(0) > EDGE
+    return far & mask
+
+
+def coil_maps(k_space: Tensor, sides: tuple[int, int]) -> Tensor:
+    """(coils, y, x), of length 1 over coils and 0 where they see nothing: ESPIRiT (Uecker et al. 2014).
+
+    Neighbourhoods of the measured middle span a small space; images that lie in it are eigenvectors, with eigenvalue 1,
+    of what projecting on it does at each voxel. Their phase is that of the coils' common part.
+    """
+    centre = _centre(k_space, sides)
+    coils, (height, width) = len(k_space), k_space.shape[-2:]
+    blocks = centre.unfold(1, KERNEL, 1).unfold(2, KERNEL, 1).permute(1, 2, 0, 3, 4).reshape(-1, coils * KERNEL**2)
+    values, vectors = torch.linalg.eigh(blocks.conj().T @ blocks)
+    signal = vectors[:, values.clamp(min=0).sqrt() > SINGULAR * values[-1].clamp(min=0).sqrt()]
+    kernels = signal.T.conj().reshape(-1, coils, KERNEL, KERNEL)
+    gram = torch.zeros(height, width, coils, coils, dtype=k_space.dtype)
+    for part in torch.split(kernels, 16):
+        wide = torch.zeros(len(part), coils, height, width, dtype=k_space.dtype)
+        top, left = height // 2 - KERNEL // 2, width // 2 - KERNEL // 2
+        wide[:, :, top : top + KERNEL, left : left + KERNEL] = part
+        seen = to_image(wide, 2).permute(2, 3, 1, 0)
+        gram += seen @ seen.conj().transpose(-1, -2)
+    gram *= height * width / KERNEL**2
+    maps, value = _main_vectors(gram, _reference(centre))
+    found: Tensor = (maps * (value > VALID)[..., None]).permute(2, 0, 1)
+    return found
+
+
+def _main_vectors(gram: Tensor, common: Tensor) -> tuple[Tensor, Tensor]:
+    """((y, x, coils) of length 1, (y, x)): main eigenvectors and their values, by squaring; phases told against
+    `common`.
+    """
+    power = gram
+    for _ in range(SQUARINGS):
+        power = power @ power
+        power = power / power.diagonal(dim1=-2, dim2=-1).real.sum(-1).clamp(min=1e-30)[..., None, None]
+    vectors = power @ common
+    weak = vectors.norm(dim=-1) < 1e-6  # where the common part sees nothing, another column does
+    vectors = torch.where(weak[..., None], power.sum(-1), vectors)
+    vectors = vectors / vectors.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+    value = ((gram @ vectors[..., None])[..., 0] * vectors.conj()).sum(-1).real
+    phase = (vectors * common.conj()).sum(-1).angle()
+    return vectors * torch.exp(-1j * phase)[..., None], value
+
+
+def _reference(centre: Tensor) -> Tensor:
+    """(coils,): the mixture that holds most of the signal; phases are told against it."""
+    flat = centre.flatten(1)
+    _, vectors = torch.linalg.eigh(flat @ flat.conj().T)
+    main: Tensor = vectors[:, -1]
+    return main
+
+
+def smooth_phase(k_space: Tensor, maps: Tensor, sides: tuple[int, int]) -> Tensor:
+    """(y, x) of length 1: the phase of the image that the middle of k-space alone gives, windowed by Hann."""
+    window = [torch.zeros(n) for n in k_space.shape[-2:]]
+    for line, side in zip(window, sides, strict=True):
+        start = len(line) // 2 - side // 2
+        line[start : start + side] = torch.hann_window(side, periodic=False)
+    low = to_image(k_space * window[0][:, None] * window[1], 2)
+    image = (low * maps.conj()).sum(0)
+    return torch.exp(1j * image.angle())

@@ -1,0 +1,92 @@
+"""The posterior sampler against the closed form: Gaussian prior, linear physics, Gaussian noise."""
+
+import pytest
+import torch
+
+from fabrica.contracts import Measurement, Problem
+from fabrica.physics import Gaussian, Mask
+from fabrica.physics.algebra import LinearOperator
+from fabrica.rng import Rng
+from fabrica.sampling import SAMPLERS
+from fabrica.sampling.restorers import SPREAD
+from fabrica.testing import check_sampler
+
+from .test_solvers import Exact
+
+CENTRE, NOISE = 0.5, 0.1
+
+
+class Mixed(LinearOperator):
+    """A matrix over the three voxels of an image."""
+
+    classical = "least squares"
+
+    def __init__(self, matrix: torch.Tensor) -> None:
+        super().__init__()
+        self.matrix = matrix
+
+    def apply_to(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.matrix.T
+
+    def adjoint(self, y: torch.Tensor) -> torch.Tensor:
+        return y @ self.matrix
+
+    def corner(self, sides: tuple[int, ...]) -> "Mixed":
+        return self
+
+
+MATRIX = torch.tensor([[1.0, 0.5, 0.0], [0.2, -0.4, 0.3]])  # two measured, one direction left to the prior
+Y = torch.tensor([0.9, 0.2])
+
+
+def _drawn(rows: int = 4000, **options: float) -> torch.Tensor:
+    measured = {"y": Measurement(Y.expand(rows, 1, 2), Mixed(MATRIX), Gaussian(NOISE))}
+    problem = Problem(tuple(f"c{i}" for i in range(rows)), (1, 3), measurements=measured)
+    prior = Exact(0.0, SPREAD, centre=CENTRE)
+    return SAMPLERS.find("posterior").draw(prior, problem, Rng(range(rows)), high=20.0, trust=1.0, **options)[:, 0]
+
+
+def _closed_form() -> tuple[torch.Tensor, torch.Tensor]:
+    matrix = MATRIX.double()
+    precision = matrix.T @ matrix / NOISE**2 + torch.eye(3).double() / SPREAD**2
+    covariance = torch.linalg.inv(precision)
+    return covariance @ (matrix.T @ Y.double() / NOISE**2 + CENTRE / SPREAD**2), covariance
+
+
+@pytest.mark.parametrize("steps", [2, 6, 20])
+def test_mean_and_covariance_are_those_of_the_posterior(steps: int) -> None:
+    """For any number of steps: each is a draw of what is known exactly."""
+    x = _drawn(steps=steps).double()
+    mean, covariance = _closed_form()
+    torch.testing.assert_close(x.mean(0), mean, atol=0.02, rtol=0.0)
+    torch.testing.assert_close(torch.cov(x.T), covariance, atol=0.006, rtol=0.08)
+
+
+def test_a_wrong_width_is_seen() -> None:
+    """A planted fault: told more sharply than it knows, the prior pulls draws away from what was measured."""
+    measured = {"y": Measurement(Y.expand(2000, 1, 2), Mixed(MATRIX), Gaussian(NOISE))}
+    problem = Problem(tuple(f"c{i}" for i in range(2000)), (1, 3), measurements=measured)
+    x = SAMPLERS.find("posterior").draw(
+        Exact(0.0, SPREAD, CENTRE), problem, Rng(range(2000)), high=20.0, trust=0.3, steps=20
+    )
+    mean, _ = _closed_form()
+    assert float((x[:, 0].double().mean(0) - mean).abs().max()) > 0.1
+
+
+def test_where_there_can_be_nothing_nothing_is_drawn() -> None:
+    class Half(Mixed):
+        def support(self) -> torch.Tensor:
+            return torch.tensor([True, True, False]).reshape(1, 1, 3)
+
+    measured = {"y": Measurement(Y.expand(4, 1, 2), Half(MATRIX), Gaussian(NOISE))}
+    problem = Problem(tuple("abcd"), (1, 3), measurements=measured)
+    x = SAMPLERS.find("posterior").draw(Exact(0.0, SPREAD, CENTRE), problem, Rng(range(4)))
+    assert not x[..., 2].any()
+    assert x[..., :2].all()
+
+
+def test_rows_of_the_sampler_are_their_own() -> None:
+    known = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0)) > 0.4
+    values = torch.rand(3, 1, 6, 6) * known
+    problem = Problem(tuple("abc"), (1, 6, 6), measurements={"y": Measurement(values, Mask(known), Gaussian(0.05))})
+    check_sampler(SAMPLERS.find("posterior"), Exact(0.0, SPREAD, CENTRE), problem)
