@@ -31,6 +31,10 @@ from .question import ROWS, Asked, Shown, data_answers, misfit, question_of, que
 from .stage import PreparedStage, pictured
 
 Say = Callable[[str], None]
+SIMULATED = (
+    "what was measured is simulated from finished images, which lack what real raw data hold: figures flatter every method "
+    "(Shimron et al. 2022)."
+)
 FINDINGS = ("lesion",)  # read where a case has them: what is measured inside
 
 
@@ -78,6 +82,8 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
             x = torch.stack([next(drawn) for _ in a.shown])
             _write_draws(ready, a, x)
             crude, rows, left = _by_the_data(ready, a, x)
+            if ready.signature.measurements and not a.case.measurements:
+                report.remark(f"{ready.name}: {SIMULATED}")
             answer = Answer(x, seconds, a.hidden, crude)
             result.cases += [*evaluate_case(evidence, a.name, a.case, answer, competitors, ready.preparation), *rows]
             pictures.add(a.name, a.case, x, ready.signature.x, ready.signature.given, a.hidden, crude, left)

@@ -57,7 +57,7 @@ def posterior(
     *,
     steps: int = 20,
     high: float = 2.0,
-    trust: float = 0.35,
+    trust: float = 0.6,
     inner: int = INNER,
 ) -> Tensor:
     """A draw of p(x | y) for linear physics with Gaussian noise and any denoiser, without a gradient through it.
