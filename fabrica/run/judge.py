@@ -31,9 +31,9 @@ from .question import ROWS, Asked, Shown, data_answers, misfit, question_of, que
 from .stage import PreparedStage, pictured
 
 Say = Callable[[str], None]
-SIMULATED = (
-    "what was measured is simulated from finished images, which lack what real raw data hold: figures flatter every method "
-    "(Shimron et al. 2022)."
+SIMULATED = (  # check 15
+    "what was measured is simulated from finished images, which lack what raw data hold: errors come out too small for "
+    "every method (Shimron et al. 2022)."
 )
 FINDINGS = ("lesion",)  # read where a case has them: what is measured inside
 
@@ -82,8 +82,10 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
             x = torch.stack([next(drawn) for _ in a.shown])
             _write_draws(ready, a, x)
             crude, rows, left = _by_the_data(ready, a, x)
-            if ready.signature.measurements and not a.case.measurements:
-                report.remark(f"{ready.name}: {SIMULATED}")
+            if ready.signature.measurements and report.ledger is not None:
+                report.ledger.looked.add(15)
+                if not a.case.measurements:
+                    report.ledger.trigger(15, f"{ready.name}: {SIMULATED}")
             answer = Answer(x, seconds, a.hidden, crude)
             result.cases += [*evaluate_case(evidence, a.name, a.case, answer, competitors, ready.preparation), *rows]
             pictures.add(a.name, a.case, x, ready.signature.x, ready.signature.given, a.hidden, crude, left)

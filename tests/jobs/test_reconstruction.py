@@ -146,7 +146,7 @@ def test_raw_data_come_out_as_images_beside_classical_answers(finished: Path) ->
     page = (finished / "run/report/index.html").read_text()
     for words in ("k-space alone", "CG-SENSE", "mean of draws", "spread of draws", "data unexplained by the mean"):
         assert words in page
-    assert "simulated from finished images" not in page
+    assert "Check 15 warned" not in page
     drawn = io.read_image(finished / "run/stages/model/draws/p1/0.nii.gz")
     assert drawn.data.shape[1:] == (1, *np.load(finished / "raw/p1.npy").shape[1:])
 
@@ -171,7 +171,9 @@ def test_simulated_scans_are_scored_beside_classical_answers(tmp_path: Path) -> 
     result = run_recipe(from_plain(PLAIN), tmp_path / "run", say=lambda _: None)
     by = {r.by for r in result.report.stages[0].cases if r.metric == "psnr" and not isinstance(r.value, str)}
     assert by >= {"model: one draw", "model: mean of draws", "k-space alone", "CG-SENSE"}
-    assert any("simulated from finished images" in text for text in result.report.remarks)
+    assert result.report.ledger is not None
+    (found,) = [f for f in result.report.ledger.table() if f.number == 15]
+    assert (found.status, "simulated from finished images" in found.why) == ("warned", True)
 
 
 def test_files_whose_physics_cannot_be_told_are_said(finished: Path, tmp_path: Path) -> None:
