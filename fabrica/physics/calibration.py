@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,8 +12,9 @@ from .mr import CartesianSense, to_image
 from .noise import Gaussian
 
 KERNEL = 6  # samples a side of the neighbourhoods that coils are learned from
-LEAST = 12  # samples a side of the middle, below which they are not
+LEAST, MOST = 12, 48  # samples a side of the middle, below which they are not
 SINGULAR = 0.02  # of the largest singular value: neighbourhoods that are signal
+VOXELS = 4096  # whose coils are told at once
 SQUARINGS = 5  # of the matrix whose main eigenvector is sought: its 32nd power
 VALID = 0.85  # of an eigenvalue of 1: where coils see something
 EDGE = 0.7  # of the way to the corner of k-space: samples beyond are taken for noise
@@ -44,32 +47,23 @@ def calibrated(
 
 
 def middle_of(mask: Tensor) -> tuple[int, int]:
-    """Sides of the largest centred box that was measured whole. Raises ValueError where there is none to learn coils
-    from.
+    """Sides of the centred box that was measured whole: the one whose shorter side is longest, at most MOST a side.
+
+    Raises ValueError where there is none that coils could be learned from.
     """
-    sides = [0, 0]
     height, width = mask.shape
-    best = 0
-    for half_y in range(1, height // 2):
-        rows = mask[height // 2 - half_y : height // 2 + half_y]
-        if not bool(rows[:, width // 2].all()):
-            break
-        full = rows.all(0)
-        half_x = 0
-        while half_x + 1 <= width // 2 and bool(full[width // 2 - half_x - 1]) and _at(full, width // 2 + half_x):
-            half_x += 1
-        if min(2 * half_y, 2 * half_x) > min(sides) or (2 * half_y * 2 * half_x > best and min(sides) >= 24):
-            sides, best = [2 * half_y, 2 * half_x], 4 * half_y * half_x
+    sides = (0, 0)
+    for half in range(1, min(height, MOST) // 2 + 1):
+        rows = mask[height // 2 - half : height // 2 + half].all(0)
+        left, right = rows[: width // 2].flip(0), rows[width // 2 :]
+        whole = min(int(side.long().cumprod(0).sum()) for side in (left, right))
+        sides = max(sides, (2 * half, min(2 * whole, MOST)), key=lambda s: (min(s), sum(s)))
     if min(sides) < LEAST:
         raise ValueError(
             f"the middle of k-space that was measured whole is {sides[0]} x {sides[1]} samples, expected at least"
             f" {LEAST} a side to learn coil maps from."
         )
-    return min(sides[0], 48), min(sides[1], 48)
-
-
-def _at(line: Tensor, index: int) -> bool:
-    return index < len(line) and bool(line[index])
+    return sides
 
 
 def _centre(k_space: Tensor, sides: tuple[int, int]) -> Tensor:
@@ -123,17 +117,19 @@ def coil_maps(k_space: Tensor, sides: tuple[int, int]) -> Tensor:
     values, vectors = torch.linalg.eigh(blocks.conj().T @ blocks)
     signal = vectors[:, values.clamp(min=0).sqrt() > SINGULAR * values[-1].clamp(min=0).sqrt()]
     kernels = signal.T.conj().reshape(-1, coils, KERNEL, KERNEL)
-    gram = torch.zeros(height, width, coils, coils, dtype=k_space.dtype)
-    for part in torch.split(kernels, 16):
-        wide = torch.zeros(len(part), coils, height, width, dtype=k_space.dtype)
-        top, left = height // 2 - KERNEL // 2, width // 2 - KERNEL // 2
-        wide[:, :, top : top + KERNEL, left : left + KERNEL] = part
-        seen = to_image(wide, 2).permute(2, 3, 1, 0)
-        gram += seen @ seen.conj().transpose(-1, -2)
-    gram *= height * width / KERNEL**2
-    maps, value = _main_vectors(gram, _reference(centre))
-    found: Tensor = (maps * (value > VALID)[..., None]).permute(2, 0, 1)
+    (down, across), common = [_waves(n) for n in (height, width)], _reference(centre)
+    found = torch.zeros(coils, height, width, dtype=k_space.dtype)
+    for rows in torch.split(torch.arange(height), max(1, VOXELS // width)):  # all at once would take gigabytes
+        seen = torch.einsum("ncij,yi,xj->yxcn", kernels, down[rows], across)
+        maps, value = _main_vectors(seen @ seen.conj().transpose(-1, -2), common)
+        found[:, rows] = (maps * (value > VALID)[..., None]).permute(2, 0, 1)
     return found
+
+
+def _waves(side: int) -> Tensor:
+    """(side, KERNEL): what each sample of a neighbourhood adds to each voxel, of size 1 / KERNEL^0.5."""
+    places, samples = torch.arange(side) - side // 2, torch.arange(KERNEL) - KERNEL // 2
+    return torch.exp(2j * math.pi * places[:, None] * samples / side) / math.sqrt(KERNEL)
 
 
 def _main_vectors(gram: Tensor, common: Tensor) -> tuple[Tensor, Tensor]:
