@@ -9,6 +9,7 @@ from fabrica.contracts import Batch, Job
 from fabrica.jobs import (
     JOBS,
     Outcome,
+    Reconstruction,
     Representation,
     Segmentation,
     Synthesis,
@@ -64,6 +65,7 @@ EXAMPLES: list[tuple[Job, Batch]] = [
     (Outcome(["T1w"], "class", classes=["a", "b", "c"]), _batch()),
     (Representation(["T1w", "lesion"], width=8), _batch()),
     (Outcome(["T1w", "lesion"], "age", width=20.0, axes="zyx"), _batch("zyx")),
+    (Reconstruction("FLAIR", coils=2, calibration=12), _batch()),
 ]
 
 
