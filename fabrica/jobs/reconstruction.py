@@ -104,7 +104,8 @@ class Reconstruction(Job):
         radius = (from_middle[0][:, None] ** 2 + from_middle[1][None] ** 2).sqrt()
         density = (1 - radius / math.sqrt(2)).clamp(min=0.05) ** 2
         wanted = max(0.0, height * width / self.acceleration - float(kept.sum()))
-        density = density * (wanted / float((density * ~kept).sum()))
+        left = float((density * ~kept).sum())  # nothing where the middle is all there is
+        density = density * (wanted / left if left else 0.0)
         return kept | (rng.uniform(height, width)[0] < density)
 
 
