@@ -219,3 +219,15 @@ def test_no_file_but_its_own_names_a_job() -> None:
         classes = {JOBS.find(name).__name__ for name in JOBS.names()}
         names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
         assert not names & classes, f"{path.name} asks for {names & classes}"
+
+
+def test_sentences_of_docstrings_are_read_once() -> None:
+    """The median has at most 12 words, none more than 40."""
+    lengths = []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            text = ast.get_docstring(node) if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) else None
+            found = [len(s.split()) for s in re.split(r"(?<=[.:;])\s+", text or "") if s]
+            assert max(found, default=0) <= 40, f"{path.name}: {text}"
+            lengths += found
+    assert sorted(lengths)[len(lengths) // 2] <= 12

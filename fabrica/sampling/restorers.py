@@ -62,12 +62,12 @@ def posterior(
 ) -> Tensor:
     """A draw of p(x | y) for linear physics with Gaussian noise and any denoiser, without a gradient through it.
 
-    At each level sigma, x0 given x and y is drawn from the product of N(D(x), r^2), r = trust * sigma SPREAD /
-    (sigma^2 + SPREAD^2)^0.5, with what y says (a system solved for perturbed right sides, Papandreou and Yuille 2010),
-    and x at the next level given both as diffusion has it. With `trust` 1 and a prior N(m, SPREAD^2) this is exact for
-    any number of steps; images are told more sharply by their denoiser than so wide a prior would be, hence less. The
-    walk starts at the least squares answer, at the level `high`, where the prior still decides what data leave open.
-    Where physics says that there is nothing, nothing is drawn.
+    At each level sigma, x0 is drawn from the product of two Gaussians: N(D(x), r^2) and what y says. It is the answer of
+    a system whose right side is perturbed (Papandreou and Yuille 2010). x at the next level follows as in diffusion.
+    r = trust * sigma SPREAD / (sigma^2 + SPREAD^2)^0.5. With `trust` 1 and a prior N(m, SPREAD^2) this is exact for any
+    number of steps. Denoisers tell images more sharply than so wide a prior would, hence less. The walk starts at the
+    least squares answer, at the level `high`, where the prior still decides what data leave open. Where physics says
+    that there is nothing, nothing is drawn.
     """
     ((_, measured),) = problem.measurements.items()
     operator, noise = measured.operator, measured.noise
