@@ -62,8 +62,8 @@ def posterior(
 ) -> Tensor:
     """A draw of p(x | y) for linear physics with Gaussian noise and any denoiser, without a gradient through it.
 
-    At each level sigma, x0 is drawn from the product of two Gaussians: N(D(x), r^2) and what y says. It is the answer of
-    a system whose right side is perturbed (Papandreou and Yuille 2010). x at the next level follows as in diffusion.
+    At each level sigma, x0 is drawn from the product of two Gaussians: N(D(x), r^2) and what y says. It answers a
+    system whose right side is perturbed (Papandreou and Yuille 2010). x at the next level follows as in diffusion.
     r = trust * sigma SPREAD / (sigma^2 + SPREAD^2)^0.5. With `trust` 1 and a prior N(m, SPREAD^2) this is exact for any
     number of steps. Denoisers tell images more sharply than so wide a prior would, hence less. The walk starts at the
     least squares answer, at the level `high`, where the prior still decides what data leave open. Where physics says
