@@ -18,6 +18,8 @@ from .scan import Oddity, Scan, UnreadableError
 ENDINGS = (".npy", ".npz")
 NAME = "k-space"  # what a cohort calls it
 MOST_COILS = 256
+OFF_MIDDLE = 0.06  # of a side: how far from the middle the largest sample may lie
+IN_MIDDLE = 0.3  # of the energy: at least so much within an eighth of a side from the middle
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def read(scan: Scan) -> RawKSpace:
         mask = torch.from_numpy(np.asarray(more["mask"]) > 0).expand(mask.shape) & mask
     if not bool(mask.any()):
         raise UnreadableError("holds no measured sample.", "Check how it was exported.")
+    _check_middle(k_space)
     noise = torch.from_numpy(np.asarray(more["noise"], np.complex64)) if "noise" in more else None
     if noise is not None and (noise.ndim != 2 or len(noise) != len(k_space)):
         raise UnreadableError(
@@ -83,6 +86,23 @@ def read(scan: Scan) -> RawKSpace:
             "Save it as it was measured.",
         )
     return RawKSpace(k_space, mask, _voxel(more), noise)
+
+
+def _check_middle(k_space: Tensor) -> None:
+    """Raises UnreadableError for samples whose energy is not in the middle: an image, or zero frequency in a corner."""
+    energy = k_space.abs().square().sum((0, 1))
+    y, x = divmod(int(energy.argmax()), energy.shape[1])
+    height, width = energy.shape
+    off = max(abs(y - height // 2) / height, abs(x - width // 2) / width)
+    tall, wide = max(2, height // 8), max(2, width // 8)
+    inner = energy[height // 2 - tall : height // 2 + tall, width // 2 - wide : width // 2 + wide]
+    share = float(inner.sum() / energy.sum())
+    if off > max(OFF_MIDDLE, 2 / min(height, width)) or share < IN_MIDDLE:
+        raise UnreadableError(
+            f"its largest sample is number ({y}, {x}) of ({height}, {width}), and {share:.0%} of its energy lies in the"
+            " middle: this is no k-space with zero frequency there.",
+            "Images are no raw data; bring zero frequency to the middle with numpy.fft.fftshift.",
+        )
 
 
 def _opened(path: Path) -> tuple[NDArray[Any], dict[str, NDArray[Any]]] | None:

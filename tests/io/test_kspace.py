@@ -13,7 +13,9 @@ RNG = np.random.default_rng(0)
 
 
 def _samples(*shape: int) -> np.ndarray:
+    """Noise with a bright middle; every other column is not measured."""
     values = RNG.normal(size=(*shape, 2)).astype(np.float32).view(np.complex64)[..., 0]
+    values[..., shape[-2] // 2, shape[-1] // 2 + 1 - shape[-1] // 2 % 2] = 100 if len(shape) > 1 else 0
     values[..., ::2] = 0
     return values
 
@@ -65,6 +67,22 @@ def test_what_is_listed_as_odd(tmp_path: Path, content: dict, words: str) -> Non
     assert not found.scans
     with pytest.raises(AssertionError, match=words):
         raise AssertionError(str(found.oddities[0]))
+
+
+def test_samples_whose_energy_is_not_in_the_middle_are_no_k_space(tmp_path: Path) -> None:
+    """An image, and k-space with zero frequency in a corner: both would become plausible pictures of nothing."""
+    y, x = np.meshgrid(np.linspace(-1, 1, 48), np.linspace(-1, 1, 40), indexing="ij")
+    image = ((y**2 + x**2 < 0.7) * (1 + 0.3 * np.cos(9 * x)))[None] * np.ones((3, 1, 1))
+    right = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(image, axes=(1, 2))), axes=(1, 2))
+    arrays = {"image": image, "corner": np.fft.ifftshift(right, axes=(1, 2)), "right": right}
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array.astype(np.complex64))
+        (scan,) = io.scan_folder(tmp_path / f"{name}.npy").scans
+        if name == "right":
+            assert io.read_raw(scan).mask.any()
+            continue
+        with pytest.raises(UnreadableError, match="is no k-space with zero frequency there"):
+            io.read_raw(scan)
 
 
 def test_what_is_refused_when_read(tmp_path: Path) -> None:
