@@ -75,7 +75,8 @@ def prepare_case(member: Member, contrasts: Sequence[str], reference: str, prepa
     grid = preparation.grid(anchor)
     done = {name: preparation.forward(image, grid) for name, image in case.images.items()}
     tensors = {name: tensor for name, (tensor, _) in done.items()}
-    remarks = (*remarks, *_misregistered(case, tensors, grid))
+    unused = (f"{case.patient}: its {name} is not used beside its finished images." for name in case.measurements)
+    remarks = (*remarks, *_misregistered(case, tensors, grid), *unused)
     return Prepared(member.name, case, tensors, {name: trace for name, (_, trace) in done.items()}, grid, remarks)
 
 

@@ -9,8 +9,11 @@ import torch
 import yaml
 
 from fabrica import io
-from fabrica.contracts import Batch, Measurement
+from fabrica.contracts import Batch, Field, Image, Measurement
+from fabrica.data import cohort
+from fabrica.data.cases import prepare_case
 from fabrica.data.measured import measurement_of
+from fabrica.data.prepare import GridPreparation
 from fabrica.data.virtual import VirtualCohort
 from fabrica.generate.scans import generate_images
 from fabrica.io import K_SPACE
@@ -189,3 +192,16 @@ def test_files_whose_physics_cannot_be_told_are_said(finished: Path, tmp_path: P
 def test_a_family_that_would_not_look_at_the_data_is_refused() -> None:
     with pytest.raises(RecipeError, match="name a restorer"):
         from_plain({k: v for k, v in PLAIN.items() if k != "sampler"})
+
+
+def test_raw_data_beside_a_finished_image_are_said_to_be_unused(tmp_path: Path) -> None:
+    image = _scan(tmp_path / "p1", "p1_raw.npz")
+    io.write_nifti(
+        Image(image[:, None], "zyx", torch.diag(torch.tensor([4.0, 4, 4, 1])).double()[[2, 1, 0, 3]], Field("T1w")),
+        tmp_path / "p1" / "p1_T1w.nii.gz",
+    )
+    (member,) = cohort.find(tmp_path).members
+    assert set(member.contrasts()) == {"T1w", K_SPACE}
+    prepared = prepare_case(member, ["T1w", K_SPACE], "T1w", GridPreparation("yx", None, (1, 16, 16), {}))
+    assert prepared.remarks == ("p1: its k-space is not used beside its finished images.",)
+    assert "T1w" in prepared.tensors
