@@ -37,9 +37,7 @@ class Operator(Rowwise):
     def forward(self, x: Tensor) -> Tensor: ...
 
     def crude(self, y: Tensor) -> Tensor | None:
-        """A first answer by the data alone (zero-filled, back-projected), which a model has to beat; None without
-        one.
-        """
+        """A first answer by the data alone (zero-filled, back-projected), to be beaten; None without one."""
         return None
 
     def solved(self, y: Tensor) -> Mapping[str, Tensor]:
@@ -81,7 +79,7 @@ class Measurement:
     value: Tensor  # (B, ...)
     operator: Operator
     noise: Noise
-    affine: Tensor | None = None  # (4, 4) index (z, y, x, 1) -> LPS mm of the image that a scanner's raw data become
+    affine: Tensor | None = None  # (4, 4) index (z, y, x, 1) -> LPS mm of a scanner's image; None = not stated
 
     def nll(self, x: Tensor) -> Tensor:
         """-log p(y | x), (B,); its gradient is the pull of the data."""

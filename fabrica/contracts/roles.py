@@ -83,18 +83,11 @@ class Job(ABC):
     metrics: tuple[str, ...] = ()  # names from the table of metrics that its answers are measured by
     hidden: tuple[str, ...] = ()  # conditions that training hides together at times: guidance may leave them out
     simulates: tuple[str, ...] = ()  # images from which its question makes the y that they would have given
-    competitors: tuple[str, ...] = (
-        "copied",
-        "histogram",
-        "mean",
-        "crude",
-    )  # trivial answers that are no nonsense for it
+    competitors: tuple[str, ...] = ("copied", "histogram", "mean", "crude")  # trivial answers that make sense for it
 
     @property
     def baseline(self) -> bool:
-        """Whether a regression could answer: something is asked that has a truth, and images are given to start
-        from.
-        """
+        """Whether a regression could answer: what is asked has a truth, and images are given to start from."""
         return self.answer != "features" and bool(self.signature().given)
 
     @abstractmethod

@@ -1,6 +1,4 @@
-"""What is passed along: fields, images, cases, batches. Shapes: B rows, C channels, *axes a grid in the order t z y
-x.
-"""
+"""What is passed along: fields, images, cases, batches. Shapes: B rows, C channels, *axes a grid (t z y x)."""
 
 from __future__ import annotations
 
@@ -53,9 +51,7 @@ class Field:
 
     @property
     def scale(self) -> Scale | None:
-        """Fixed by recipe or unit; None where it is fitted on the training cohort. Never taken from the case asked
-        about.
-        """
+        """Fixed by recipe or unit; None = fitted on the training cohort. Never taken from the case asked about."""
         return self.stated or SCALES.get(self.unit)
 
     def encoded(self, value: float | str) -> float:

@@ -84,9 +84,16 @@ def _prepare_measured(member: Member, case: Case, reference: str, preparation: G
     """A case of raw data alone: a grid that networks divide around the scanner's, which is measured in its middle."""
     ((name, measured),) = case.measurements.items()
     meaning = Field(reference, "intensity", 1, preparation.unit_of(reference, "a.u."))
-    assert measured.affine is not None  # of a scanner's data
-    affine, (slices, _, *shape) = measured.affine, measured.value.shape
-    source = Image(torch.zeros(1).expand(1, slices, *shape), "zyx", affine, meaning, source=member.name)
+    slices, _, *shape = measured.value.shape
+    affine = torch.eye(4).double()[[2, 1, 0, 3]] if measured.affine is None else measured.affine
+    source = Image(
+        torch.zeros(1).expand(1, slices, *shape),
+        "zyx",
+        affine,
+        meaning,
+        source=member.name,
+        calibrated=measured.affine is not None,
+    )
     sides = tuple(-(-n // preparation.multiple) * preparation.multiple for n in shape)
     move = torch.eye(4).double()
     move[1:3, 3] = torch.tensor([-((n - m) // 2) for n, m in zip(sides, shape, strict=True)]).double()

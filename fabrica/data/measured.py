@@ -33,5 +33,5 @@ def measurement_of(scan: Scan) -> Measurement:
     whole = joined(found)
     assert isinstance(whole.operator, CartesianSense)
     gain = whole.operator.weight.abs().max()  # of the brightest slice: one for the whole scan
-    affine = torch.from_numpy(np.asarray(scan.affine, np.float64))
+    affine = torch.from_numpy(np.asarray(scan.affine, np.float64)) if scan.calibrated else None
     return replace(whole, operator=whole.operator.with_gain(gain), affine=affine)

@@ -85,10 +85,7 @@ class Reconstruction(Job):
         mask = self._mask(sides, rng.child("mask"))
         clean = to_k_space(image * _phase(sides, rng.child("phase")) * _maps(self.coils, sides, rng.child("coils")), 2)
         noise = self.deviation * torch.view_as_complex(rng.child("noise").normal(self.coils, *sides, 2)[0])
-        try:
-            return calibrated((clean + noise) * mask, mask, deviation=self.deviation)
-        except ValueError:
-            return _nothing(clean + noise, mask, self.deviation)
+        return calibrated((clean + noise) * mask, mask, deviation=self.deviation)
 
     def _mask(self, sides: tuple[int, ...], rng: Rng) -> Tensor:
         """bool (y, x): a middle measured whole, and around it lines or samples, denser near the middle."""
@@ -107,15 +104,6 @@ class Reconstruction(Job):
         left = float((density * ~kept).sum())  # nothing where the middle is all there is
         density = density * (wanted / left if left else 0.0)
         return kept | (rng.uniform(height, width)[0] < density)
-
-
-def _nothing(k_space: Tensor, mask: Tensor, deviation: float) -> Measurement:
-    """Of a slice in which nobody lies coils cannot be learned: they see it all alike."""
-    coils = len(k_space)
-    maps = torch.full((1, *k_space.shape), 1 / math.sqrt(coils), dtype=k_space.dtype)
-    weight = torch.ones(1, 1, *mask.shape, dtype=k_space.dtype)
-    operator = CartesianSense(maps, mask[None, None], weight)
-    return Measurement((k_space * mask)[None], operator, Gaussian(deviation))
 
 
 def _grid(sides: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from .mr import CartesianSense, to_image
 from .noise import Gaussian
 
 KERNEL = 6  # samples a side of the neighbourhoods that coils are learned from
-LEAST, MOST = 12, 48  # samples a side of the middle, below which they are not
+LEAST, MOST = 12, 48  # samples a side of the middle that coils are learned from: fewer tell too little
 SINGULAR = 0.02  # of the largest singular value: neighbourhoods that are signal
 VOXELS = 4096  # whose coils are told at once
 SQUARINGS = 5  # of the matrix whose main eigenvector is sought: its 32nd power
@@ -31,19 +31,21 @@ def calibrated(
     `deviation`: of the noise in each part of every coil, where it is known and images are on the network's scale
     already.
     """
-    size = 1.0 if deviation is None else 1 / (2**0.5 * deviation)
-    whole = size * k_space * mask if deviation else _whitened(k_space * mask, mask, noise)
-    maps = coil_maps(whole, middle_of(mask))
-    phase = smooth_phase(whole, maps, middle_of(mask))
+    told = None if deviation is None else 1 / (2**0.5 * deviation)  # from the network's scale to noise of size 1
+    whole = _whitened(k_space * mask, mask, noise) if told is None else told * k_space * mask
+    sides = middle_of(mask)
+    maps = coil_maps(whole, sides)
+    phase = smooth_phase(whole, maps, sides)
     unit = CartesianSense(maps[None], mask[None, None], phase[None, None])
-    if deviation is not None:
-        operator = CartesianSense(maps[None], mask[None, None], size * phase[None, None])
-        return Measurement(whole[None], operator, Gaussian(0.5**0.5))
-    (image,) = unit.solved(whole[None]).values()
+    gain = _gain(unit, whole) if told is None else told
+    return Measurement(whole[None], unit.with_gain(gain), Gaussian(0.5**0.5))
+
+
+def _gain(unit: CartesianSense, k_space: Tensor) -> float:
+    """How bright the brightest of the least squares answer are: what is brought to 1."""
+    (image,) = unit.solved(k_space[None]).values()
     inside = image.abs()[image.abs() > 0.1 * image.abs().max()]
-    gain = torch.quantile(inside[:: max(1, len(inside) // 100_000)], TOP)
-    operator = CartesianSense(maps[None], mask[None, None], gain * phase[None, None])
-    return Measurement(whole[None], operator, Gaussian(0.5**0.5))
+    return float(torch.quantile(inside[:: max(1, len(inside) // 100_000)], TOP))
 
 
 def middle_of(mask: Tensor) -> tuple[int, int]:

@@ -43,6 +43,13 @@ def _batch(axes: str = "yx", depth: int = 1, **extra: torch.Tensor) -> Batch:
     return Batch(tuple(f"c{i}" for i in range(ROWS)), {**images, **extra}, torch.eye(4).expand(ROWS, 4, 4), values)
 
 
+def _wide(batch: Batch) -> Batch:
+    """Twice as wide: coils are learned from twelve samples a side at least."""
+    return replace(
+        batch, images={n: v.repeat_interleave(2, -1).repeat_interleave(2, -2) for n, v in batch.images.items()}
+    )
+
+
 EXAMPLES: list[tuple[Job, Batch]] = [
     (Translation(["T1w", "T2w"], ["FLAIR"]), _batch()),
     (Translation(["T1w", "T2w"], ["FLAIR"], neighbours=1), _batch(depth=3)),
@@ -65,7 +72,7 @@ EXAMPLES: list[tuple[Job, Batch]] = [
     (Outcome(["T1w"], "class", classes=["a", "b", "c"]), _batch()),
     (Representation(["T1w", "lesion"], width=8), _batch()),
     (Outcome(["T1w", "lesion"], "age", width=20.0, axes="zyx"), _batch("zyx")),
-    (Reconstruction("FLAIR", coils=2, calibration=12), _batch()),
+    (Reconstruction("FLAIR", coils=2, calibration=12), _wide(_batch())),
 ]
 
 

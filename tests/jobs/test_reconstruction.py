@@ -66,6 +66,11 @@ def test_a_slice_without_anybody_is_asked_about_too() -> None:
     assert len(problem.measurements[K_SPACE].value) == 2
 
 
+def test_a_grid_without_a_middle_to_learn_coils_from_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected at least 12 a side"):
+        Reconstruction("T1w", coils=4, calibration=12).question(_batch(1, 10), Rng([0]))
+
+
 def test_options_that_are_none() -> None:
     with pytest.raises(ValueError, match="expected coils and acceleration from 1"):
         Reconstruction("T1w", acceleration=0.5)
@@ -122,6 +127,8 @@ def test_a_volume_measured_whole_along_its_first_axis_is_slices(tmp_path: Path) 
         inside = image[k] > 0.3
         pair = torch.stack([found[k, 0][inside], image[k][inside]])
         assert float(torch.corrcoef(pair)[0, 1]) > 0.8
+    assert measured.affine is not None
+    assert measured.affine[:3, :3].norm(dim=0).tolist() == [4.0, 4.0, 4.0]
     assert measured.operator.weight.abs().unique().numel() < 20  # one gain for the whole scan
     assert isinstance(measured, Measurement)
 
@@ -151,6 +158,8 @@ def test_raw_data_come_out_as_images_beside_classical_answers(finished: Path) ->
         assert words in page
     assert "Check 15 warned" not in page
     drawn = io.read_image(finished / "run/stages/model/draws/p1/0.nii.gz")
+    raw = measurement_of(io.scan_folder(finished / "raw").scans[0])
+    assert raw.affine is None  # no voxel size is stated, and none is made up
     assert drawn.data.shape[1:] == (1, *np.load(finished / "raw/p1.npy").shape[1:])
 
 
