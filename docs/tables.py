@@ -37,7 +37,8 @@ def section(table: Table[Any], runtime: tuple[str, ...]) -> list[str]:
 EXAMPLES: dict[str, dict[str, Any]] = {
     "translation": {"from": ["T1w"], "x": ["FLAIR"]}, "synthesis": {"x": ["FLAIR"]},
     "segmentation": {"from": ["T1w"], "x": ["lesion"]}, "outcome": {"from": ["T1w"], "x": "age", "width": 20.0},
-    "representation": {"from": ["T1w"], "width": 8}, "reconstruction": {"x": "FLAIR", "coils": 2, "calibration": 12},
+    "representation": {"from": ["T1w"], "width": 8}, "reconstruction": {"x": "FLAIR"},
+    "enhancement": {"x": "FLAIR"},
 }  # fmt: skip
 
 
@@ -62,7 +63,7 @@ def recipe(family: str, job: str, axes: str) -> dict[str, Any]:
         "family": {"name": prior, "network": network},
         **({"pairing": "none"} if FAMILIES.find(prior).unpaired else {}),
     }  # fmt: skip
-    if job == "reconstruction":
+    if job in ("reconstruction", "enhancement"):
         model["sampler"] = {"name": "posterior"}  # which uses what was measured
     if codec is EQUALISED:
         model["family"]["in"] = EQUALISED

@@ -3,7 +3,7 @@
 Shapes: B rows, C channels, *axes a grid in the order t z y x. x is always ONE tensor (B, C, *axes): its channels are
 explained by `Field`s. Numbers (risk, ejection fraction) are x without axes, (B, C); text is tokens, (B, 1, length)."""
 
-from .measured import Measured, Measurement, Noise, Operator, Rowwise
+from .measured import Measured, Measurement, Noise, Operator, Rowwise, Scattered
 from .roles import (
     Answer,
     Backbone,
@@ -68,6 +68,7 @@ __all__ = [
     "Rowwise",
     "Sampler",
     "Scale",
+    "Scattered",
     "Signature",
     "Trace",
     "class_name",

@@ -44,6 +44,10 @@ class Operator(Rowwise):
         """What classical solvers make of y, by the names that the field has for them."""
         return {}
 
+    def measured(self, y: Tensor) -> Tensor:
+        """bool, broadcasts to y: what of it was measured; all of it, unless the physics says otherwise."""
+        return torch.ones((1,) * y.ndim, dtype=torch.bool, device=y.device)
+
     def corner(self, sides: tuple[int, ...]) -> Self:
         """The same physics on the first voxels of its grid, where memory and costs are counted.
 
@@ -61,6 +65,26 @@ class Noise(Rowwise):
     @abstractmethod
     def nll(self, y: Tensor, mean: Tensor) -> Tensor:
         """-log p(y | mean) up to a constant, (B,)."""
+
+    def corner(self) -> Self:
+        """The same for a y of any shape: where memory and costs are counted."""
+        return self
+
+
+class Scattered(Noise):
+    """Noise with a variance, so that y can be weighed and a misfit told."""
+
+    @abstractmethod
+    def precision(self, y: Tensor) -> Tensor:
+        """1 / variance of y, of each part where it is complex, told from y; broadcasts to it."""
+
+    @abstractmethod
+    def misfit(self, y: Tensor, mean: Tensor) -> Tensor:
+        """The shape of y: squared distance in units of the variance that is expected; 1 on average."""
+
+    def linear(self, y: Tensor) -> Tensor:
+        """y without what is there when A(x) is 0 (background counts)."""
+        return y
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +123,13 @@ class Measurement:
         operator = self.operator.corner(tuple(shape[1:]))
         blank = torch.zeros(len(self.value), *shape, device=self.value.device)
         with torch.no_grad():
-            return Measurement(operator(blank), operator, self.noise)
+            return Measurement(operator(blank), operator, self.noise.corner())
 
 
 def joined(measurements: Sequence[Measurement]) -> Measurement:
-    """Rows of several, of one kind and shape, as one; raises ValueError where shapes differ."""
+    """Rows of several, of one kind and shape, as one; raises ValueError where shapes or the physics that rows share
+    differ.
+    """
     if len({tuple(m.value.shape[1:]) for m in measurements}) > 1:
         raise ValueError("Measurements of different shapes make no batch. Write: train: {batch: 1}")
     counts = [len(m.value) for m in measurements]
@@ -119,13 +145,21 @@ def _inside(modules: Sequence[Rowwise], name: str) -> list[Any]:
     return [m._modules[name] for m in modules]
 
 
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None or one is other:
+        return one is other
+    return one.shape == other.shape and one.layout == other.layout == torch.strided and bool((one == other).all())
+
+
 def _joined(modules: Sequence[Module], counts: Sequence[int]) -> Module:
     """One module with the rows of all; what the rows of each share is repeated for them."""
     twin = copy.copy(modules[0])
     for store in ("_buffers", "_parameters"):
-        own: dict[str, Tensor] = {}
+        own: dict[str, Tensor | None] = {}
         for name, tensor in getattr(modules[0], store).items():
             if name not in twin.per_row:
+                if any(not _same(getattr(m, store)[name], tensor) for m in modules):
+                    raise ValueError(f"{type(twin).__name__} differs from case to case. Write: train: {{batch: 1}}")
                 own[name] = tensor
                 continue
             parts = [getattr(m, store)[name] for m in modules]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -83,6 +83,7 @@ class Job(ABC):
     metrics: tuple[str, ...] = ()  # names from the table of metrics that its answers are measured by
     hidden: tuple[str, ...] = ()  # conditions that training hides together at times: guidance may leave them out
     simulates: tuple[str, ...] = ()  # images from which its question makes the y that they would have given
+    restores: bool = False  # whether new images are what was measured of x, to be brought to the voxels it learned
     competitors: tuple[str, ...] = ("copied", "histogram", "mean", "crude")  # trivial answers that make sense for it
 
     @property
@@ -92,6 +93,15 @@ class Job(ABC):
 
     @abstractmethod
     def signature(self) -> Signature: ...
+
+    def measured(
+        self, images: Mapping[str, Image], grid: Tensor, shape: Sequence[int], preparation: Preparation
+    ) -> Mapping[str, Measurement]:
+        """What the images of a new case measured of x, for jobs whose y is an image: a row for each slice of the grid.
+
+        grid (4, 4): index (z, y, x, 1) -> LPS mm of x. Nothing for other jobs.
+        """
+        return {}
 
     @abstractmethod
     def problem(self, batch: Batch, rng: Rng) -> Problem:

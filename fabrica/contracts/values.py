@@ -180,3 +180,4 @@ class Trace:
     grid: Tensor  # (4, 4) affine of the prepared grid
     scale: float  # prepared = (source - offset) / scale
     offset: float
+    own: bool = False  # whether answers leave by this scale: what restores an image keeps its brightness

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..contracts import Case, Field, Image, Measurement, Trace
 from ..io import UnreadableError
+from ..physics.algebra import Gridded
 from .cohort import Member
 from .grid import Grid, align, offset_mm
 from .prepare import GridPreparation
@@ -84,7 +85,9 @@ def _prepare_measured(member: Member, case: Case, reference: str, preparation: G
     """A case of raw data alone: a grid that networks divide around the scanner's, which is measured in its middle."""
     ((name, measured),) = case.measurements.items()
     meaning = Field(reference, "intensity", 1, preparation.unit_of(reference, "a.u."))
-    slices, _, *shape = measured.value.shape
+    operator, slices = measured.operator, len(measured.value)
+    assert isinstance(operator, Gridded)  # what raw data are measured by has a grid
+    shape = operator.sides
     affine = torch.eye(4).double()[[2, 1, 0, 3]] if measured.affine is None else measured.affine
     source = Image(
         torch.zeros(1).expand(1, slices, *shape),
@@ -99,8 +102,8 @@ def _prepare_measured(member: Member, case: Case, reference: str, preparation: G
     move[1:3, 3] = torch.tensor([-((n - m) // 2) for n, m in zip(sides, shape, strict=True)]).double()
     grid = Grid(affine @ move, (slices, sides[0], sides[1]))
     trace = Trace(source, grid.affine, 1.0, 0.0)
-    operator = measured.operator.on_grid(sides)  # type: ignore[operator]  # what raw data are measured by has a grid
-    return Prepared(member.name, case, {}, {reference: trace}, grid, (), {name: replace(measured, operator=operator)})
+    wide = replace(measured, operator=operator.on_grid(sides))
+    return Prepared(member.name, case, {}, {reference: trace}, grid, (), {name: wide})
 
 
 def _misregistered(case: Case, tensors: Mapping[str, Tensor], grid: Grid) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from .. import io
 from ..contracts import Case, Image
-from ..io import K_SPACE, Oddity, Scan, UnreadableError
+from ..io import RAW, Oddity, Scan, UnreadableError
 from ..machine.device import writing
 from . import vocabulary
 from .demographics import Demographics, day_of, find_demographics
@@ -63,7 +63,7 @@ class ScannedMember(Member):
 
     def load(self, contrasts: Iterable[str]) -> Case:
         wanted = [name for name in contrasts if name in self.scans]
-        raw = {name: measurement_of(self.scans[name]) for name in wanted if self.scans[name].format == K_SPACE}
+        raw = {name: measurement_of(self.scans[name]) for name in wanted if self.scans[name].format in RAW}
         images = {name: self._image(name) for name in wanted if name not in raw}
         return Case(self.patient, images, self.values, self.visit, self.days, self.site, raw)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from .. import io
-from ..io import Scan, UnreadableError
+from ..io import RAW, Scan, UnreadableError
 from . import vocabulary
 
 EQUAL = 0.6  # of neighbours inside: regions of a label map are of one number, intensities are not
@@ -68,7 +68,7 @@ def _row(scan: Scan, base: Path, raw: Mapping[Path, set[str]]) -> Row:
         told = vocabulary.contrast_of(words)[0]
         inside = any(not _is_plain(f) for f in folders)
         contrast = "_".join(words) if inside and not told else "label"
-    contrast = scan.modality if scan.format == "k-space" else contrast or scan.modality or "image"
+    contrast = scan.modality if scan.format in RAW else contrast or scan.modality or "image"
     if scan.format == "raster":
         return _picture(scan, folders, stem, contrast)
     return _volume(scan, folders, stem, words, contrast, base)

@@ -8,30 +8,53 @@ import numpy as np
 import torch
 
 from .. import io
-from ..contracts import Measurement
+from ..contracts import SCALES, Measurement
 from ..contracts.measured import joined
-from ..io import Scan, UnreadableError
+from ..io import RawKSpace, RawSinogram, Scan, UnreadableError
+from ..io.sinogram import even
+from ..physics import Emission, Poisson
 from ..physics.calibration import calibrated
 from ..physics.mr import CartesianSense, to_image
+from ..physics.projector import ParallelGeometry
+from .acquisition.ct import from_lines
 
 
 def measurement_of(scan: Scan) -> Measurement:
-    """A row for each slice, (z, coils, y, x). Raises UnreadableError where the physics cannot be told from the data."""
+    """A row for each slice. Raises UnreadableError where the physics cannot be told from the data."""
     raw = io.read_raw(scan)
+    affine = torch.from_numpy(np.asarray(scan.affine, np.float64)) if scan.calibrated else None
+    found = _sense(raw, scan.name) if isinstance(raw, RawKSpace) else _projections(raw)
+    return replace(found, affine=affine)
+
+
+def _projections(raw: RawSinogram) -> Measurement:
+    """Slices as wide as the detector, on its pixels."""
+    side = even(raw.values.shape[-1])
+    geometry = ParallelGeometry((side, side), raw.angles, raw.values.shape[-1])
+    if raw.deviation is not None:
+        rows = zip(raw.values, raw.deviation, strict=True)
+        return joined([from_lines(lines, deviation, geometry, raw.detector_mm) for lines, deviation in rows])
+    assert raw.weight is not None
+    assert raw.background is not None
+    weight = raw.weight * raw.detector_mm * SCALES["SUV"].width
+    return Measurement(raw.values, Emission(geometry, weight, raw.background), Poisson(raw.background))
+
+
+def _sense(raw: RawKSpace, name: str) -> Measurement:
+    """(z, coils, y, x), a slice a row."""
     k_space, mask = raw.k_space, raw.mask
-    if k_space.shape[1] > 1:
+    if k_space.shape[1] > 1 and not raw.sliced:
         if not bool((mask == mask[:1]).all()):
             raise UnreadableError(
                 "its slices are not measured alike: three-dimensional undersampling is not reconstructed yet.",
-                "Give slices, or a volume that is measured whole along its first axis.", scan.name,
+                "Give slices, or a volume that is measured whole along its first axis.", name,
             )  # fmt: skip
         k_space = to_image(k_space.transpose(1, 3), 1).transpose(1, 3)
     try:
         found = [calibrated(k_space[:, z], mask[z], raw.noise) for z in range(k_space.shape[1])]
     except ValueError as error:
-        raise UnreadableError(str(error), "Give another scan, or one with a measured middle.", scan.name) from error
+        raise UnreadableError(str(error), "Give another scan, or one with a measured middle.", name) from error
     whole = joined(found)
     assert isinstance(whole.operator, CartesianSense)
     gain = whole.operator.weight.abs().max()  # of the brightest slice: one for the whole scan
-    affine = torch.from_numpy(np.asarray(scan.affine, np.float64)) if scan.calibrated else None
-    return replace(whole, operator=whole.operator.with_gain(gain), affine=affine)
+    return replace(whole, operator=whole.operator.with_gain(gain))

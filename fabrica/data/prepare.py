@@ -51,6 +51,7 @@ class GridPreparation(Preparation):
     multiple: int = MULTIPLE  # of which sides are multiples; z is free for slices
     units: Mapping[str, str] = field(default_factory=dict)  # per contrast, where they are no arbitrary ones
     classes: Mapping[str, int] = field(default_factory=dict)  # per label map: what its whole numbers stay below
+    learned_mm: tuple[float, float, float] | None = None  # the training cohort's own spacing, the median
 
     def grid(self, image: Image, crop: bool = True) -> Grid:
         """The box around the patient on this preparation's spacing, at least `size`; pictures keep the frame they were
@@ -81,6 +82,15 @@ class GridPreparation(Preparation):
         move[:3, :3] = torch.diag(step)
         move[:3, 3] = torch.tensor(start).double() * step
         return Grid(affine @ move, (size[0], size[1], size[2]))
+
+    def as_it_is(self, image: Image) -> Grid:
+        """The image's own voxels, its axes in the order and direction of prepared grids."""
+        affine, shape = _canonical(grid_of(image))
+        return Grid(affine, shape)
+
+    def as_learned(self) -> GridPreparation:
+        """The same, on the training cohort's spacing whatever an image has: for jobs that bring images to it."""
+        return replace(self, spacing_mm=self.spacing_mm or self.learned_mm)
 
     def scale_of(self, image: Image) -> Scale:
         """How a given image or a truth comes to the network's scale; raises UnreadableError for another unit than the
@@ -128,7 +138,8 @@ class GridPreparation(Preparation):
         """
         like, meaning = trace.like, trace.like.meaning
         label = meaning.kind == "label"
-        scale = Scale() if label else self.draw_scale(meaning.name, meaning.unit)
+        own = Scale(trace.offset, trace.scale) if trace.own else self.draw_scale(meaning.name, meaning.unit)
+        scale = Scale() if label else own
         values = tensor * scale.width + scale.offset
         volume = Image(values.float(), "zyx", trace.grid, meaning)
         moved = resample(volume, grid_of(like), fill=scale.offset)
@@ -193,7 +204,8 @@ def fit(
     sides = [-(-int(n) // multiple) * multiple for n in np.ceil(np.array(extents_mm).max(0) / step - 0.1)]
     scales = {n: (float(np.median([o for o, _ in v])), float(np.median([s for _, s in v]))) for n, v in found.items()}
     size = (1 if axes == "yx" else sides[0], sides[1], sides[2])
-    return GridPreparation(axes, chosen, size, scales, multiple, _one_unit_each(units), dict(classes or {}))
+    learned = (float(step[0]), float(step[1]), float(step[2]))
+    return GridPreparation(axes, chosen, size, scales, multiple, _one_unit_each(units), dict(classes or {}), learned)
 
 
 def _one_unit_each(units: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
@@ -255,4 +267,7 @@ def preparation_from(plain: Mapping[str, Any]) -> GridPreparation:
     size, multiple = tuple(plain["size"]), plain.get("multiple", MULTIPLE)
     units = {str(k): str(v) for k, v in plain.get("units", {}).items()}
     classes = {str(k): int(v) for k, v in plain.get("classes", {}).items()}
-    return GridPreparation(plain["axes"], tuple(spacing) if spacing else None, size, scales, multiple, units, classes)
+    learned = tuple(plain.get("learned_mm") or ()) or None
+    return GridPreparation(
+        plain["axes"], tuple(spacing) if spacing else None, size, scales, multiple, units, classes, learned
+    )

@@ -13,12 +13,17 @@ from ..contracts import Image
 from .kspace import NAME as K_SPACE
 from .kspace import RawKSpace
 from .scan import Listing, Oddity, Scan, UnreadableError
+from .sinogram import COUNTS, SINOGRAM, RawSinogram
 
 __all__ = [
+    "COUNTS",
     "K_SPACE",
+    "RAW",
+    "SINOGRAM",
     "Listing",
     "Oddity",
     "RawKSpace",
+    "RawSinogram",
     "Scan",
     "UnreadableError",
     "by_name",
@@ -30,6 +35,7 @@ __all__ = [
     "write_nifti",
 ]
 
+RAW = (K_SPACE, SINOGRAM, COUNTS)  # formats of what was measured before there was an image
 _TEXT = (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".yaml", ".yml", ".bval", ".bvec", ".html", ".pdf", ".rst")
 _OTHER = {  # ending -> what it is; each comes with a job of its own
     ".npy": "a bare array without geometry or meaning",
@@ -76,7 +82,7 @@ def scan_folder(folder: Path) -> Listing:
 
 def _scans_in(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
     """What one file holds, or None when it is DICOM, whose series are understood as wholes; raises UnreadableError."""
-    from . import dicom, explicit, kspace, nifti, raster
+    from . import dicom, explicit, kspace, nifti, raster, sinogram
 
     with _told(path):
         state = path.stat()
@@ -90,6 +96,8 @@ def _scans_in(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
                 return [], []  # the pair is read through its header
             return nifti.listing(path)
         if lowered.endswith(kspace.ENDINGS) and (raw := kspace.listing(path)) is not None:
+            return raw
+        if lowered.endswith(sinogram.ENDINGS) and (raw := sinogram.listing(path)) is not None:
             return raw
         if lowered.endswith(raster.ENDINGS):
             return raster.listing(path)
@@ -140,18 +148,19 @@ def read(scan: Scan) -> Image:
     """The pixels of a scan; raises UnreadableError naming the file when they are damaged or not finite."""
     from . import dicom, nifti, raster
 
-    if scan.format == K_SPACE:
-        raise UnreadableError("is raw data, no image.", "Reconstruct it: recipes/mr_reconstruction.yaml", scan.name)
+    if scan.format in RAW:
+        recipe = {K_SPACE: "mr_reconstruction", SINOGRAM: "ct_sparse_view", COUNTS: "pet_low_count"}[scan.format]
+        raise UnreadableError("is raw data, no image.", f"Reconstruct it: recipes/{recipe}.yaml", scan.name)
     with _told(scan.files[0], scan.name):
         return {"nifti": nifti.read, "dicom": dicom.read, "raster": raster.read}[scan.format](scan)
 
 
-def read_raw(scan: Scan) -> RawKSpace:
+def read_raw(scan: Scan) -> RawKSpace | RawSinogram:
     """The samples of a raw scan; raises UnreadableError naming the file."""
-    from . import kspace
+    from . import kspace, sinogram
 
     with _told(scan.files[0], scan.name):
-        return kspace.read(scan)
+        return kspace.read(scan) if scan.format == K_SPACE else sinogram.read(scan)
 
 
 def read_image(path: str | Path) -> Image:

@@ -1,22 +1,24 @@
-"""Raw MR data: k-space as plain arrays. `kspace.npy` is complex (coil, [z,] y, x), zero frequency in the middle, 0 =
-not measured.
+"""Raw MR data: k-space as scanners write it, or as plain arrays. `kspace.npy` is complex (coil, [z,] y, x), zero
+frequency in the middle, 0 = not measured.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from . import readouts
 from .scan import Oddity, Scan, UnreadableError
 
-ENDINGS = (".npy", ".npz")
-NAME = "k-space"  # what a cohort calls it
+ENDINGS = (".npy", ".npz", *readouts.ENDINGS)
+NAME: Final = "k-space"  # what a cohort calls it
 MOST_COILS = 256
 OFF_MIDDLE = 0.06  # of a side: how far from the middle the largest sample may lie
 IN_MIDDLE = 0.3  # of the energy: at least so much within an eighth of a side from the middle
@@ -30,10 +32,13 @@ class RawKSpace:
     mask: Tensor
     voxel_mm: tuple[float, float, float] | None = None  # (z, y, x)
     noise: Tensor | None = None  # (coils, samples) of a noise scan
+    sliced: bool = False  # whether z counts slices that were measured one by one
 
 
 def listing(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
     """The scan in a file, or None where it holds no complex array of coils."""
+    if path.suffix.lower() in readouts.ENDINGS:
+        return _recorded(path)
     found = _opened(path)
     if found is None:
         return None
@@ -64,21 +69,50 @@ def listing(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
     return [scan], []
 
 
+def _recorded(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
+    """A scan for each contrast, average and so on of a scanner's own file."""
+    found = readouts.recorded(path)
+    if found is None:
+        return None
+    scans = []
+    for name, k_space in found.groups.items():
+        shape = (k_space.shape[0], *k_space.shape[1:])
+        scans.append(
+            Scan((path,), NAME, shape, "zyx", found.encoding.affine, True, unit="", member=name, modality=NAME)
+        )
+    return scans, []
+
+
+def _read_recorded(scan: Scan) -> RawKSpace:
+    found = readouts.recorded(scan.files[0])
+    assert found is not None  # it was listed
+    k_space = torch.from_numpy(found.groups[scan.member or ""])
+    noise = None if found.encoding.noise is None else torch.from_numpy(found.encoding.noise)
+    step = np.linalg.norm(found.encoding.affine[:3, :3], axis=0)
+    voxel = (float(step[0]), float(step[1]), float(step[2]))
+    return RawKSpace(k_space, k_space.abs().amax(0) > 0, voxel, noise, found.encoding.sliced)
+
+
 def read(scan: Scan) -> RawKSpace:
     """Raises UnreadableError for values that are not finite, coils that are not equal in number, nothing measured."""
+    raw = _read_recorded(scan) if scan.files[0].suffix.lower() in readouts.ENDINGS else _read_plain(scan)
+    if not bool(torch.view_as_real(raw.k_space).isfinite().all()):
+        raise UnreadableError("holds samples that are not finite.", "Replace them by 0 where nothing was measured.")
+    if not bool(raw.mask.any()):
+        raise UnreadableError("holds no measured sample.", "Check how it was exported.")
+    _check_middle(raw.k_space)
+    return raw
+
+
+def _read_plain(scan: Scan) -> RawKSpace:
     found = _opened(scan.files[0])
     assert found is not None  # it was listed
     array, more = found
     k_space = torch.from_numpy(np.array(array, np.complex64))
-    if not bool(torch.view_as_real(k_space).isfinite().all()):
-        raise UnreadableError("holds samples that are not finite.", "Replace them by 0 where nothing was measured.")
     k_space = k_space[:, None] if k_space.ndim == 3 else k_space
     mask = k_space.abs().amax(0) > 0
     if "mask" in more:
         mask = torch.from_numpy(np.asarray(more["mask"]) > 0).expand(mask.shape) & mask
-    if not bool(mask.any()):
-        raise UnreadableError("holds no measured sample.", "Check how it was exported.")
-    _check_middle(k_space)
     noise = torch.from_numpy(np.asarray(more["noise"], np.complex64)) if "noise" in more else None
     if noise is not None and (noise.ndim != 2 or len(noise) != len(k_space)):
         raise UnreadableError(
@@ -111,12 +145,12 @@ def _opened(path: Path) -> tuple[NDArray[Any], dict[str, NDArray[Any]]] | None:
         if path.suffix.lower() == ".npy":
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             return (array, {}) if array.dtype.kind == "c" else None
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if "kspace" not in archive.files:
                 return None
             more = {name: archive[name] for name in ("mask", "voxel_mm", "noise") if name in archive.files}
             array = archive["kspace"]
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, BadZipFile) as error:
         raise UnreadableError(f"cannot be read ({error}).", "Save it again with numpy.") from error
     if array.dtype.kind != "c":
         raise UnreadableError(f"its kspace is {array.dtype}, expected complex numbers.", "Save both parts: complex64.")

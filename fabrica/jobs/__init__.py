@@ -6,6 +6,7 @@ from typing import Any
 from ..contracts import PLACE, Job
 from ..data.store import Layout
 from ..registry import Table
+from .enhancement import Enhancement
 from .imaging import Segmentation, Synthesis, Translation
 from .outcome import Outcome
 from .reconstruction import Reconstruction
@@ -14,6 +15,7 @@ from .representation import Representation
 JOBS: Table[type[Job]] = Table(
     "job",
     {
+        "enhancement": Enhancement,
         "outcome": Outcome,
         "reconstruction": Reconstruction,
         "representation": Representation,
@@ -52,6 +54,7 @@ def layout_of(job: Job, size: tuple[int, int, int]) -> Layout:
 
 __all__ = [
     "JOBS",
+    "Enhancement",
     "Outcome",
     "Reconstruction",
     "Segmentation",

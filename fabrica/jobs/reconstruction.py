@@ -1,134 +1,79 @@
-"""From raw data to an image: MR of several coils, undersampled. The prior learns images alone; y comes when drawing."""
+"""From raw data to an image: MR, CT or PET. The prior learns images alone; y comes when drawing."""
 
 from __future__ import annotations
 
-import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from ..contracts import POSITION, Batch, Condition, Job, Measured, Measurement, Problem, Signature
+from ..contracts import POSITION, Batch, Condition, Job, Problem, Signature
 from ..contracts.measured import joined
+from ..data.acquisition import ACQUISITIONS, Acquisition
 from ..data.vocabulary import field_of
-from ..io import K_SPACE
-from ..physics import CartesianSense, Gaussian
-from ..physics.calibration import calibrated
-from ..physics.mr import to_k_space
+from ..physics.algebra import Gridded
+from ..registry import build
 from ..rng import Rng
 from .imaging import Axes
 
-Pattern = Literal["lines", "random"]
-
 
 class Reconstruction(Job):
-    """k-space -> x, slice by slice. Where a case has raw data they are used; else they are simulated from its image.
+    """Raw data -> x, slice by slice. Where a case has raw data they are used; else they are simulated from its image.
 
-    Simulated: `coils` smooth sensitivities, a smooth phase, `acceleration` times fewer samples around a measured middle
-    of `calibration` samples, noise of `deviation` in each part (1 is the brightest tissue). What draws are given is
-    estimated from the simulated samples alone, as it is from real ones: coil maps, phase, gain, noise.
+    `acquisition` says how: `mr` (k-space of several coils, undersampled), `ct` (parallel beams, few views, a dose),
+    `pet` (few counts), with their options: `{name: ct, views: 60}`.
     """
 
     metrics = ("mae", "psnr", "ssim")
     competitors = ("mean", "crude")
 
-    def __init__(
-        self,
-        x: str = "T1w",
-        *,
-        coils: int = 8,
-        acceleration: float = 6.0,
-        calibration: int = 24,
-        deviation: float = 0.02,
-        pattern: Pattern = "random",
-        axes: Axes = "yx",
-    ) -> None:
+    def __init__(self, x: str = "T1w", *, acquisition: str | Mapping[str, Any] = "mr", axes: Axes = "yx") -> None:
         if axes != "yx":
             raise ValueError("reconstruction needs slices. Write: axes: yx")
-        if coils < 1 or acceleration < 1 or calibration < 12 or deviation <= 0:
-            raise ValueError(
-                f"reconstruction has coils {coils}, acceleration {acceleration:g}, calibration {calibration}, deviation"
-                f" {deviation:g}, expected coils and acceleration from 1, calibration from 12, a deviation above 0."
-            )
-        self.x, self.coils, self.acceleration = field_of(x), coils, acceleration
-        self.calibration, self.deviation, self.pattern = calibration, deviation, pattern
+        self.x, self.acquisition = field_of(x), _acquisition(acquisition)
         if self.x.kind != "intensity":
             raise ValueError(f"reconstruction.x is {x}, expected an image, such as T1w.")
+        if self.x.unit != self.acquisition.unit:
+            raise ValueError(
+                f"reconstruction.x is {x}, in {self.x.unit}; the acquisition measures images in"
+                f" {self.acquisition.unit}. Write: acquisition: {{name: mr}}, ct with x: CT, pet with x: PET"
+            )
         self.simulates = (self.x.name,)
 
     def signature(self) -> Signature:
-        return Signature((self.x,), "yx", (POSITION,), {K_SPACE: Measured(CartesianSense, Gaussian)})
+        return Signature((self.x,), "yx", (POSITION,), {self.acquisition.name: self.acquisition.kind})
 
     def problem(self, batch: Batch, rng: Rng) -> Problem:
-        """What the prior learns: images, and where they lie."""
-        target = batch.images[self.x.name]
-        known = batch.present.get(self.x.name)
-        weight = None if known is None else known.float().reshape(-1, *[1] * (target.ndim - 1))
-        condition = Condition({POSITION.name: batch.values[POSITION.name]})
-        return Problem(batch.cases, tuple(target.shape[1:]), condition, target=target, weight=weight)
+        return prior_problem(self.x.name, batch)
 
     def question(self, batch: Batch, rng: Rng) -> Problem:
-        if K_SPACE in batch.measurements:
-            measured = batch.measurements[K_SPACE]
-        else:
-            images = batch.images[self.x.name]
-            rows = [self._measured(image, rng.rows(torch.tensor([k]))) for k, image in enumerate(images.cpu())]
+        name, images = self.acquisition.name, batch.images[self.x.name]
+        measured = batch.measurements.get(name)
+        if measured is None:
+            pixels = batch.affine[:, :3, 1:3].norm(dim=1).tolist()  # mm of a step in y and in x
+            rows = [
+                self.acquisition.measure(image, (pixels[k][0], pixels[k][1]), rng.rows(torch.tensor([k])))
+                for k, image in enumerate(images.cpu())
+            ]
             measured = joined(rows).to(images.device)
         operator = measured.operator
-        assert isinstance(operator, CartesianSense)
+        assert isinstance(operator, Gridded)  # what acquisitions measure by
         condition = Condition({POSITION.name: batch.values[POSITION.name]})
-        return Problem(batch.cases, (1, *operator.sides), condition, {K_SPACE: measured})
-
-    def _measured(self, image: Tensor, rng: Rng) -> Measurement:
-        """One slice (1, y, x) measured, and its physics told from the samples."""
-        sides = tuple(image.shape[1:])
-        mask = self._mask(sides, rng.child("mask"))
-        clean = to_k_space(image * _phase(sides, rng.child("phase")) * _maps(self.coils, sides, rng.child("coils")), 2)
-        noise = self.deviation * torch.view_as_complex(rng.child("noise").normal(self.coils, *sides, 2)[0])
-        return calibrated((clean + noise) * mask, mask, deviation=self.deviation)
-
-    def _mask(self, sides: tuple[int, ...], rng: Rng) -> Tensor:
-        """bool (y, x): a middle measured whole, and around it lines or samples, denser near the middle."""
-        height, width = sides
-        from_middle = [((torch.arange(n) - n // 2).abs() / (n / 2)) for n in sides]
-        if self.pattern == "lines":
-            kept = from_middle[0] <= self.calibration / height
-            share = max(0.0, (height / self.acceleration - float(kept.sum())) / max(1.0, float((~kept).sum())))
-            kept |= rng.uniform(height)[0] < share
-            return kept[:, None].expand(height, width).clone()
-        inside = [line * n <= self.calibration for line, n in zip(from_middle, sides, strict=True)]
-        kept = inside[0][:, None] & inside[1][None]
-        radius = (from_middle[0][:, None] ** 2 + from_middle[1][None] ** 2).sqrt()
-        density = (1 - radius / math.sqrt(2)).clamp(min=0.05) ** 2
-        wanted = max(0.0, height * width / self.acceleration - float(kept.sum()))
-        left = float((density * ~kept).sum())  # nothing where the middle is all there is
-        density = density * (wanted / left if left else 0.0)
-        return kept | (rng.uniform(height, width)[0] < density)
+        return Problem(batch.cases, (1, *operator.sides), condition, {name: measured})
 
 
-def _grid(sides: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    y, x = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in sides], indexing="ij")
-    return y, x
+def prior_problem(name: str, batch: Batch) -> Problem:
+    """What a prior of slices learns: images, and where they lie."""
+    target, known = batch.images[name], batch.present.get(name)
+    weight = None if known is None else known.float().reshape(-1, *[1] * (target.ndim - 1))
+    condition = Condition({POSITION.name: batch.values[POSITION.name]})
+    return Problem(batch.cases, tuple(target.shape[1:]), condition, target=target, weight=weight)
 
 
-def _maps(coils: int, sides: tuple[int, ...], rng: Rng) -> Tensor:
-    """(coils, y, x): loops on a ring around the head, each with a phase that turns slowly; of length 1 together."""
-    y, x = _grid(sides)
-    turns = rng.child("turn").uniform(coils)[0]
-    slopes = rng.child("slope").normal(coils, 2)[0] * 0.6
-    maps = []
-    for k in range(coils):
-        angle = 2 * math.pi * (k + 0.3 * float(turns[k])) / coils
-        away = (y - 1.3 * math.sin(angle)) ** 2 + (x - 1.3 * math.cos(angle)) ** 2
-        phase = 2 * math.pi * turns[k] + slopes[k, 0] * y + slopes[k, 1] * x
-        maps.append(torch.exp(-away / 1.6) * torch.exp(1j * phase))
-    found = torch.stack(maps)
-    whole: Tensor = found / found.abs().square().sum(0, keepdim=True).sqrt()
-    return whole
-
-
-def _phase(sides: tuple[int, ...], rng: Rng) -> Tensor:
-    """(y, x) of length 1: what fields and delays leave, as a polynomial of second order."""
-    y, x = _grid(sides)
-    c = rng.normal(6)[0]
-    return torch.exp(1j * (c[0] + c[1] * y + c[2] * x + 0.5 * (c[3] * y * y + c[4] * x * y + c[5] * x * x)))
+def _acquisition(plain: str | Mapping[str, Any]) -> Acquisition:
+    """From a recipe's words; raises ValueError for one that is not known, or not so."""
+    options = {"name": plain} if isinstance(plain, str) else dict(plain)
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise ValueError(f"reconstruction.acquisition has no name. Write: {{name: {ACQUISITIONS.names()[0]}}}")
+    return build(f"acquisition {name!r}", ACQUISITIONS.find(name), options)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -35,9 +35,9 @@ class LinearOperator(Operator):
     def crude(self, y: Tensor) -> Tensor | None:
         return self.adjoint(y)
 
-    def support(self) -> Tensor | None:
-        """bool (B or 1, 1, *axes): voxels in which there can be something; None where nothing is known of it."""
-        return None
+    def feasible(self, x: Tensor) -> Tensor:
+        """x without what the physics excludes: voxels in which there is nothing, negative activity."""
+        return x
 
     def solved(self, y: Tensor) -> Mapping[str, Tensor]:
         """The least squares answer, damped, by conjugate gradients; nothing where a solver has no name here."""
@@ -60,6 +60,16 @@ class LinearOperator(Operator):
     def __matmul__(self, inner: LinearOperator) -> LinearOperator:
         """(A @ B)(x) = A(B(x)), still linear; use `Chain` when either is not."""
         return LinearChain(self, inner)
+
+
+class Gridded(LinearOperator):
+    """Physics of a scanner that has a grid of its own."""
+
+    sides: tuple[int, ...]  # of the grid of x
+
+    @abstractmethod
+    def on_grid(self, sides: Sequence[int]) -> Self:
+        """The same physics for an x on a grid around the scanner's."""
 
 
 class _Differentiable(torch.autograd.Function):

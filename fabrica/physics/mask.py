@@ -26,6 +26,9 @@ class Mask(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         return y * self.known
 
+    def measured(self, y: Tensor) -> Tensor:
+        return self.known
+
     def corner(self, sides: tuple[int, ...]) -> Mask:
         return Mask(self.known[(slice(None), slice(None), *(slice(n) for n in sides))])
 

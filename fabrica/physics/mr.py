@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .algebra import LinearOperator
+from .algebra import Gridded
 
 
 def to_k_space(image: Tensor, axes: int) -> Tensor:
@@ -26,7 +26,7 @@ def to_image(k_space: Tensor, axes: int) -> Tensor:
     return image
 
 
-class CartesianSense(LinearOperator):
+class CartesianSense(Gridded):
     """y = M F S w x (SENSE, Pruessmann et al. 1999): x real (B, 1, *sides), y complex (B, coils, *axes), 0 where
     unmeasured.
 
@@ -94,6 +94,9 @@ class CartesianSense(LinearOperator):
         """Where any coil sees something: signal elsewhere would have shown in what the maps were learned from."""
         return self._spread((self.maps.abs().amax(1, keepdim=True) > 0).float()) > 0
 
+    def feasible(self, x: Tensor) -> Tensor:
+        return x * self.support()
+
     def normal(self, x: Tensor) -> Tensor:
         """A^H A x. Shifts commute with what the mask does to an image, and axes that it leaves alone need no
         transform.
@@ -112,6 +115,9 @@ class CartesianSense(LinearOperator):
             first = [self.mask.select(d, 0).unsqueeze(d) for d in range(2, self.mask.ndim)]
             self._varying = tuple(d + 2 for d, one in enumerate(first) if not bool((self.mask == one).all()))
         return self._varying
+
+    def measured(self, y: Tensor) -> Tensor:
+        return self.mask.expand(len(y), *self.mask.shape[1:])
 
     def crude(self, y: Tensor) -> Tensor | None:
         """Zero-filled: coils combined, nothing put where nothing was measured."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from ..data.cohort import Member
 from ..evaluate.sets.embedding import Embedding, Picture, planes
 from ..jobs import layout_of
 from ..learning.facts import Facts
+from ..physics import Resolution
 from ..recipe.values import Stage
 from ..rng import Rng
 from .costs import chosen_by, kept_choice
@@ -34,7 +36,8 @@ class Answering:
         check_scales(stage, facts)
         self.run, self.seed, self.stage, self.job = run, run.recipe.seed, stage, stage.build_job()
         self.signature, self.window = self.job.signature(), run.recipe.evaluate.window
-        self.preparation, self.reference = facts.grid_preparation, facts.reference
+        known = facts.grid_preparation
+        self.preparation, self.reference = known.as_learned() if self.job.restores else known, facts.reference
         drawn_by = chosen_by(drawer(stage, trained_family(run, stage, facts)), kept_choice(run.home(stage)))
         self.family, self.layout = drawn_by.to(device), layout_of(self.job, facts.size)
         self.unfinished = "" if facts.finished else _unfinished(run, stage, facts)
@@ -73,9 +76,24 @@ class Answering:
         given, asked = self.given(member), {f.name for f in self.signature.x}
         images = [n for n in given if n not in self.signature.measurements]
         anchor = next((n for n in images if n not in asked), images[0] if images else self.reference)
-        prepared = [prepare_case(m, given or list(m.contrasts())[:1], anchor, self.preparation) for m in shown]
+        prepared = [
+            self._measured(prepare_case(m, given or list(m.contrasts())[:1], anchor, self.preparation)) for m in shown
+        ]
         asked_of = [Shown(prepared[k % len(prepared)], k) for k in range(count)]
         return prepared[0], torch.stack(draw(self.family, self.job, asked_of, self.layout, self.seed, say, self.window))
+
+    def _measured(self, prepared: Prepared) -> Prepared:
+        """With what its own images measured, for jobs that restore images: in their brightness, on the finer grid."""
+        grid, images = prepared.grid, prepared.case.images
+        found = self.job.measured(images, grid.affine, grid.shape, self.preparation)
+        if not found:
+            return prepared
+        (field,) = self.signature.x
+        trace = replace(prepared.traces[field.name], own=True)
+        if any(m.operator.coarser for m in found.values() if isinstance(m.operator, Resolution)):
+            like = replace(trace.like, data=torch.zeros(1).expand(1, *grid.shape), axes="zyx", affine=grid.affine)
+            trace = replace(trace, like=like)
+        return replace(prepared, measurements=found, traces={**prepared.traces, field.name: trace})
 
 
 def _unfinished(run: RunFolder, stage: Stage, facts: Facts) -> str:

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..contracts import Field, Job, Problem
+from ..contracts import Field, Job, Problem, Scattered
 from ..data.cases import Prepared
 from ..data.store import Layout, joined, question_batch, to_device
-from ..physics import Gaussian
 from ..rng import Rng, derive
 
 ROWS = 32  # rows drawn at once
@@ -79,9 +78,9 @@ def misfit(problem: Problem, x: Tensor, layout: Layout) -> dict[str, float]:
     rows = x.transpose(0, 1) if layout.axes == "yx" else x[None]
     found = {}
     for name, m in problem.measurements.items():
-        if isinstance(m.noise, Gaussian):
-            numbers = int((m.value != 0).sum()) * (2 if m.value.is_complex() else 1)
-            found[name] = float(2 * m.nll(rows.to(m.value.device)).sum() / max(1, numbers))
+        if isinstance(m.noise, Scattered):
+            off, seen = m.noise.misfit(m.value, m.operator(rows.to(m.value.device))), m.operator.measured(m.value)
+            found[name] = float(off[seen.expand_as(off)].mean()) if bool(seen.any()) else 0.0
     return found
 
 

@@ -1,7 +1,7 @@
 """How to walk from noise to an image: plain functions of a denoiser, and the table of samplers."""
 
-from ..contracts import Denoiser, Sampler
-from ..physics import Exact, Gaussian, Mask
+from ..contracts import Denoiser, Sampler, Scattered
+from ..physics import Exact, Mask
 from ..physics.algebra import LinearOperator
 from ..registry import Table
 from . import solvers
@@ -15,7 +15,7 @@ SAMPLERS: Table[Sampler] = Table(
         "midpoint": Sampler(solvers.midpoint, Denoiser, order=2),
         "dpm": Sampler(solvers.dpm_solver_2m, Denoiser, order=2),
         "ancestral": Sampler(solvers.ancestral, Denoiser, order=0),
-        "posterior": Sampler(posterior, Denoiser, LinearOperator, Gaussian, order=0),
+        "posterior": Sampler(posterior, Denoiser, LinearOperator, Scattered, order=0),
         "repaint": Sampler(repaint, Denoiser, Mask, Exact, order=0),
     },
 )

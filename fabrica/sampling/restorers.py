@@ -8,8 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..contracts import Denoiser, Problem
-from ..physics import Gaussian, Mask
+from ..contracts import Denoiser, Problem, Scattered
+from ..physics import Mask
 from ..physics.algebra import LinearOperator
 from ..physics.classical import conjugate_gradients
 from ..rng import Rng
@@ -60,35 +60,33 @@ def posterior(
     trust: float = 0.6,
     inner: int = INNER,
 ) -> Tensor:
-    """A draw of p(x | y) for linear physics with Gaussian noise and any denoiser, without a gradient through it.
+    """A draw of p(x | y) for linear physics, noise with a variance and any denoiser, without a gradient through it.
 
     At each level sigma, x0 is drawn from the product of two Gaussians: N(D(x), r^2) and what y says. It answers a
     system whose right side is perturbed (Papandreou and Yuille 2010). x at the next level follows as in diffusion.
     r = trust * sigma SPREAD / (sigma^2 + SPREAD^2)^0.5. With `trust` 1 and a prior N(m, SPREAD^2) this is exact for any
-    number of steps. Denoisers tell images more sharply than so wide a prior would, hence less. The walk starts at the
+    number of steps, of Gaussian noise. Counts are taken for Gaussian, with the variance that they have around y.
+    Denoisers tell images more sharply than so wide a prior would, hence less. The walk starts at the
     least squares answer, at the level `high`, where the prior still decides what data leave open. Where physics says
     that there is nothing, nothing is drawn.
     """
     ((_, measured),) = problem.measurements.items()
-    operator, noise = measured.operator, measured.noise
+    operator, noise, y = measured.operator, measured.noise, measured.value
     assert isinstance(operator, LinearOperator)  # the table of samplers says so
-    assert isinstance(noise, Gaussian)
-    device = next((p.device for p in prior.parameters()), torch.device("cpu"))
-    precision = noise.deviation.to(device).reshape(-1, *[1] * len(problem.shape)) ** -2
-    y = measured.value
-    pull = precision * operator.adjoint(y)
-    levels, support = walk(problem, steps, high, LOW), operator.support()
+    assert isinstance(noise, Scattered)
+    precision = noise.precision(y)
+    pull = operator.adjoint(precision * noise.linear(y))
+    system = partial(_system, operator, precision)
+    levels = walk(problem, steps, high, LOW)
     x = _first(operator, y, rng, levels[0], problem)
     for i, (now, after) in enumerate(pairwise(levels)):
         clean = denoised(prior, x, now, problem.condition)
         width = trust * now * SPREAD / (now**2 + SPREAD**2) ** 0.5
         asked = rng.child("step", i)
-        pushed = operator.adjoint(noise.draw(torch.zeros_like(y), asked.child("data")))
-        right = pull + precision * pushed + clean / width**2 + asked.child("prior").normal(*problem.shape).to(x) / width
-        drawn = conjugate_gradients(
-            partial(_system, operator, precision, width**-2), right, iterations=inner, start=clean
-        )
-        drawn = drawn if support is None else drawn * support
+        pushed = operator.adjoint(precision.sqrt() * _white(y, asked.child("data")))
+        right = pull + pushed + clean / width**2 + asked.child("prior").normal(*problem.shape).to(x) / width
+        drawn = conjugate_gradients(partial(system, width**-2), right, iterations=inner, start=clean)
+        drawn = operator.feasible(drawn)
         if after == 0:
             return drawn
         kept = (after / now) ** 2
@@ -97,8 +95,18 @@ def posterior(
     return x
 
 
+def _white(y: Tensor, rng: Rng) -> Tensor:
+    """Gaussian noise of variance 1 in the shape of y, in both parts of complex numbers."""
+    shape = (*y.shape[1:], 2) if y.is_complex() else y.shape[1:]
+    noise = rng.child("noise").normal(*shape).to(y.device)
+    return torch.view_as_complex(noise) if y.is_complex() else noise
+
+
 def _system(operator: LinearOperator, precision: Tensor, prior: float, x: Tensor) -> Tensor:
-    return precision * operator.normal(x) + prior * x
+    """(A^H precision A + prior) x; where a row has one precision, by the operator's own way to A^H A."""
+    if precision[:1].numel() == 1:
+        return precision.reshape(-1, *[1] * (x.ndim - 1)) * operator.normal(x) + prior * x
+    return operator.adjoint(precision * operator.apply_to(x)) + prior * x
 
 
 def _first(operator: LinearOperator, y: Tensor, rng: Rng, sigma: float, problem: Problem) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from fabrica.contracts import Batch, Job
 from fabrica.jobs import (
     JOBS,
+    Enhancement,
     Outcome,
     Reconstruction,
     Representation,
@@ -72,7 +73,8 @@ EXAMPLES: list[tuple[Job, Batch]] = [
     (Outcome(["T1w"], "class", classes=["a", "b", "c"]), _batch()),
     (Representation(["T1w", "lesion"], width=8), _batch()),
     (Outcome(["T1w", "lesion"], "age", width=20.0, axes="zyx"), _batch("zyx")),
-    (Reconstruction("FLAIR", coils=2, calibration=12), _wide(_batch())),
+    (Reconstruction("FLAIR", acquisition={"name": "mr", "coils": 2, "calibration": 12}), _wide(_batch())),
+    (Enhancement("FLAIR", factor=[2, 2]), _wide(_batch())),
 ]
 
 

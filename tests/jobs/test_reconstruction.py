@@ -11,6 +11,7 @@ import yaml
 from fabrica import io
 from fabrica.contracts import Batch, Field, Image, Measurement
 from fabrica.data import cohort
+from fabrica.data.acquisition.mr import coil_sensitivities, image_phase
 from fabrica.data.cases import prepare_case
 from fabrica.data.measured import measurement_of
 from fabrica.data.prepare import GridPreparation
@@ -18,7 +19,6 @@ from fabrica.data.virtual import VirtualCohort
 from fabrica.generate.scans import generate_images
 from fabrica.io import K_SPACE
 from fabrica.jobs import Reconstruction
-from fabrica.jobs.reconstruction import _maps, _phase
 from fabrica.physics import CartesianSense
 from fabrica.physics.mr import to_k_space
 from fabrica.recipe.checks import from_plain
@@ -39,13 +39,18 @@ def _batch(rows: int = 2, side: int = 48) -> Batch:
 
 @pytest.mark.parametrize("pattern", ["lines", "random"])
 def test_the_job_keeps_the_laws(pattern: str) -> None:
-    job = Reconstruction("T1w", coils=4, acceleration=3, calibration=16, pattern=pattern)
+    job = Reconstruction(
+        "T1w", acquisition={"name": "mr", "coils": 4, "acceleration": 3, "calibration": 16, "pattern": pattern}
+    )
     check_job(job, _batch())
 
 
 def test_what_is_asked_holds_nothing_of_the_answer_but_through_its_samples() -> None:
     """Whatever lies outside the measured samples may be anything: the question stays the same."""
-    job, batch = Reconstruction("T1w", coils=4, acceleration=4, calibration=16), _batch(1)
+    job, batch = (
+        Reconstruction("T1w", acquisition={"name": "mr", "coils": 4, "acceleration": 4, "calibration": 16}),
+        _batch(1),
+    )
     (asked,) = job.question(batch, Rng([3])).measurements.values()
     operator = asked.operator
     assert isinstance(operator, CartesianSense)
@@ -59,7 +64,7 @@ def test_what_is_asked_holds_nothing_of_the_answer_but_through_its_samples() -> 
 
 
 def test_a_slice_without_anybody_is_asked_about_too() -> None:
-    job, batch = Reconstruction("T1w", coils=4, calibration=16), _batch(2)
+    job, batch = Reconstruction("T1w", acquisition={"name": "mr", "coils": 4, "calibration": 16}), _batch(2)
     batch.images["T1w"][1] = 0
     problem = job.question(batch, Rng([0, 1]))
     assert problem.measurements[K_SPACE].value.isfinite().all()
@@ -68,12 +73,14 @@ def test_a_slice_without_anybody_is_asked_about_too() -> None:
 
 def test_a_grid_without_a_middle_to_learn_coils_from_is_refused() -> None:
     with pytest.raises(ValueError, match="expected at least 12 a side"):
-        Reconstruction("T1w", coils=4, calibration=12).question(_batch(1, 10), Rng([0]))
+        Reconstruction("T1w", acquisition={"name": "mr", "coils": 4, "calibration": 12}).question(
+            _batch(1, 10), Rng([0])
+        )
 
 
 def test_options_that_are_none() -> None:
     with pytest.raises(ValueError, match="expected coils and acceleration from 1"):
-        Reconstruction("T1w", acceleration=0.5)
+        Reconstruction("T1w", acquisition={"name": "mr", "acceleration": 0.5})
     with pytest.raises(ValueError, match="expected an image"):
         Reconstruction("lesion")
 
@@ -84,7 +91,11 @@ PLAIN = {
         "scans": {"virtual": {"patients": 1, "first": 9, "spacing_mm": 4, "skull": True, "planes": [18, 20]}},
     },
     "split": {"train": 0.0, "test": 1.0, "only_train": ["heads"]},
-    "job": {"name": "reconstruction", "x": "T1w", "coils": 4, "acceleration": 3, "calibration": 16},
+    "job": {
+        "name": "reconstruction",
+        "x": "T1w",
+        "acquisition": {"name": "mr", "coils": 4, "acceleration": 3, "calibration": 16},
+    },
     "family": {"name": "flow", "network": {"channels": [8, 16], "blocks": 1}},
     "sampler": {"name": "posterior", "steps": 4},
     "train": {"steps": 6, "batch": 4, "precision": "fp32"},
@@ -99,7 +110,7 @@ def _scan(folder: Path, name: str = "p1.npy", slices: int = 0, gain: float = 30.
     image = image / image.max()
     sides = tuple(image.shape[1:])
     rng = Rng([1])
-    maps, phase = _maps(4, sides, rng), _phase(sides, rng.child("phase"))
+    maps, phase = coil_sensitivities(4, sides, rng), image_phase(sides, rng.child("phase"))
     mask = torch.rand(sides, generator=torch.Generator().manual_seed(0)) < 0.4
     mask[sides[0] // 2 - 9 : sides[0] // 2 + 9, sides[1] // 2 - 9 : sides[1] // 2 + 9] = True
     chosen = image[: slices or 1]

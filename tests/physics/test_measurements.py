@@ -5,7 +5,7 @@ import torch
 
 from fabrica.contracts import Measurement
 from fabrica.contracts.measured import joined
-from fabrica.physics import NOISES, OPERATORS, Exact, Gaussian, Mask
+from fabrica.physics import NOISES, OPERATORS, Exact, Gaussian, Mask, Poisson
 from fabrica.physics.mask import settled
 from fabrica.rng import Rng
 from fabrica.testing import check_noise, check_operator
@@ -25,6 +25,8 @@ def test_masks_keep_the_laws(rows: int) -> None:
 def test_noises_that_ship_keep_the_laws() -> None:
     check_noise(Gaussian(0.3), torch.rand(1, 2, 3))
     check_noise(Gaussian(torch.tensor([0.2])), torch.rand(1, 2, 3))
+    check_noise(Gaussian(torch.rand(1, 2, 3) + 0.1), torch.rand(1, 2, 3))
+    check_noise(Poisson(2.0), 5 + 10 * torch.rand(1, 2, 3))
     mean = torch.rand(3, 2)
     assert torch.equal(Exact().draw(mean, Rng(range(3))), mean)
     assert Exact().nll(mean, mean).tolist() == [0, 0, 0]
@@ -71,5 +73,5 @@ def test_rows_of_which_all_is_known_are_settled() -> None:
 
 
 def test_tables() -> None:
-    assert OPERATORS.names() == ["mask", "sense"]
-    assert NOISES.names() == ["exact", "gaussian"]
+    assert OPERATORS.names() == ["emission", "mask", "parallel_beam", "resolution", "sense"]
+    assert NOISES.names() == ["exact", "gaussian", "poisson"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fabrica.contracts import Measurement
-from fabrica.jobs.reconstruction import _maps, _phase
+from fabrica.data.acquisition.mr import coil_sensitivities, image_phase
 from fabrica.physics import CartesianSense, Gaussian
 from fabrica.physics.calibration import calibrated, coil_maps, middle_of
 from fabrica.physics.classical import conjugate_gradients, largest_eigenvalue
@@ -106,7 +106,7 @@ def _k_space(coils: int = 6, deviation: float = 0.005) -> tuple[torch.Tensor, to
     rng = Rng([5])
     image = _object()
     sides = tuple(image.shape[1:])
-    maps, phase = _maps(coils, sides, rng), _phase(sides, rng.child("phase"))
+    maps, phase = coil_sensitivities(coils, sides, rng), image_phase(sides, rng.child("phase"))
     mask = torch.rand(*sides, generator=torch.Generator().manual_seed(1)) < 0.25
     mask[24:48, 20:44] = True
     noise = deviation * torch.view_as_complex(rng.child("noise").normal(coils, *sides, 2)[0])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fabrica.contracts import Measurement, Problem
-from fabrica.physics import Gaussian, Mask
+from fabrica.physics import Gaussian, Mask, Poisson
 from fabrica.physics.algebra import LinearOperator
 from fabrica.rng import Rng
 from fabrica.sampling import SAMPLERS
@@ -75,8 +75,8 @@ def test_a_wrong_width_is_seen() -> None:
 
 def test_where_there_can_be_nothing_nothing_is_drawn() -> None:
     class Half(Mixed):
-        def support(self) -> torch.Tensor:
-            return torch.tensor([True, True, False]).reshape(1, 1, 3)
+        def feasible(self, x: torch.Tensor) -> torch.Tensor:
+            return x * torch.tensor([True, True, False])
 
     measured = {"y": Measurement(Y.expand(4, 1, 2), Half(MATRIX), Gaussian(NOISE))}
     problem = Problem(tuple("abcd"), (1, 3), measurements=measured)
@@ -90,3 +90,45 @@ def test_rows_of_the_sampler_are_their_own() -> None:
     values = torch.rand(3, 1, 6, 6) * known
     problem = Problem(tuple("abc"), (1, 6, 6), measurements={"y": Measurement(values, Mask(known), Gaussian(0.05))})
     check_sampler(SAMPLERS.find("posterior"), Exact(0.0, SPREAD, CENTRE), problem)
+
+
+def test_each_number_may_have_its_own_noise() -> None:
+    """The closed form with two deviations: what is measured better decides more."""
+    deviation = torch.tensor([[[0.05, 0.4]]])
+    measured = {"y": Measurement(Y.expand(4000, 1, 2), Mixed(MATRIX), Gaussian(deviation))}
+    problem = Problem(tuple(f"c{i}" for i in range(4000)), (1, 3), measurements=measured)
+    x = SAMPLERS.find("posterior").draw(
+        Exact(0.0, SPREAD, centre=CENTRE), problem, Rng(range(4000)), high=20.0, trust=1.0, steps=6
+    )
+    matrix, weights = MATRIX.double(), deviation[0, 0].double() ** -2
+    covariance = torch.linalg.inv(matrix.T @ (weights[:, None] * matrix) + torch.eye(3).double() / SPREAD**2)
+    mean = covariance @ (matrix.T @ (weights * Y.double()) + CENTRE / SPREAD**2)
+    torch.testing.assert_close(x[:, 0].double().mean(0), mean, atol=0.02, rtol=0.0)
+    torch.testing.assert_close(torch.cov(x[:, 0].double().T), covariance, atol=0.006, rtol=0.08)
+
+
+def test_counts_are_drawn_by_as_gaussian_numbers_of_their_variance() -> None:
+    """Many counts are nearly Gaussian: the closed form with the variance that they have."""
+    counts, behind = torch.tensor([900.0, 400.0]), 100.0
+    matrix = 1000 * torch.tensor([[1.0, 0.2, 0.1], [0.1, 0.5, 0.2]])
+    y = counts.expand(3000, 1, 1, 2)
+
+    class Flat(Mixed):
+        def apply_to(self, x: torch.Tensor) -> torch.Tensor:
+            return (x @ self.matrix.T)[:, :, None]
+
+        def adjoint(self, y: torch.Tensor) -> torch.Tensor:
+            return y[:, :, 0] @ self.matrix
+
+    noise = Poisson(behind)
+    measured = {"y": Measurement(y, Flat(matrix), noise)}
+    problem = Problem(tuple(f"c{i}" for i in range(3000)), (1, 3), measurements=measured)
+    x = SAMPLERS.find("posterior").draw(
+        Exact(0.0, SPREAD, centre=CENTRE), problem, Rng(range(3000)), high=20.0, trust=1.0, steps=6
+    )
+    weights = noise.precision(y)[0, 0, 0].double()
+    m = matrix.double()
+    covariance = torch.linalg.inv(m.T @ (weights[:, None] * m) + torch.eye(3).double() / SPREAD**2)
+    mean = covariance @ (m.T @ (weights * (counts.double() - behind)) + CENTRE / SPREAD**2)
+    torch.testing.assert_close(x[:, 0].double().mean(0), mean, atol=0.02, rtol=0.0)
+    torch.testing.assert_close(torch.cov(x[:, 0].double().T), covariance, atol=0.006, rtol=0.1)

@@ -58,7 +58,8 @@ def measured(
         "convention": convention,
         **more,
     }
-    return in_words(measure(known, given)), "" if known.unit == "unit of the image" else known.unit
+    own = physical[1] if physical is not None else ""
+    return in_words(measure(known, given)), own if known.unit == "unit of the image" else known.unit
 
 
 def in_units(values: Array, scale: Scale) -> Array:

@@ -180,7 +180,7 @@ def _intensity_rows(
         for metric in evidence.metrics:
             physical = (scale, unit) if unit else None
             value, own = measured(metric, image, reference, mask, physical, preparation.axes, more)
-            rows.append(Row(case, patient, f.name, by, metric, value, own or unit))
+            rows.append(Row(case, patient, f.name, by, metric, value, own))
     for by, image in answers.items() if unit == "HU" else ():
         pair = {"generated": in_units(image, scale), "reference": in_units(reference, scale), "mask": mask}
         rows += [Row(case, patient, f.name, by, m, *found) for m, found in hounsfield.rows_of(pair).items()]

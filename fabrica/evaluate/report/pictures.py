@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from torch import Tensor
 
-from ...contracts import Field
+from ...contracts import SCALES, Field
 from ...data.cases import Prepared
 
 Array = NDArray[np.floating[Any]]
@@ -67,10 +67,33 @@ class Pictures:
         return min(x.shape[2] - 1, int(0.55 * x.shape[2]))
 
 
+WINDOWS = {"HU": (-160.0, 240.0)}  # what a unit is shown by where that is not its whole scale: soft tissue
+DIFFERENCES = {"HU": (75.0, 100.0)}  # of spread and of error; else SPREAD and ERROR of the scale
+SPREAD, ERROR = 0.3, 0.4
+
+
 def _panel(
     title: str, pixels: Array, unit: str = "", low: float = 0.0, high: float = 1.0, colour: str = "grey"
 ) -> dict[str, Any]:
-    return {"title": title, "pixels": pixels, "low": low, "high": high, "unit": unit, "colour": colour}
+    """Pixels on the network's scale; in units that have a constant the caption says the window in the unit."""
+    scale = SCALES.get(unit)
+    if scale is None:
+        shown = f"{low:g} to {high:g}"
+    elif colour == "grey":
+        first, last = WINDOWS.get(unit, (low * scale.width + scale.offset, high * scale.width + scale.offset))
+        low, high = ((v - scale.offset) / scale.width for v in (first, last))
+        shown = f"{first:g} to {last:g} {unit}"
+    else:
+        shown = f"{low * scale.width:g} to {high * scale.width:g} {unit}"
+    return {"title": title, "pixels": pixels, "low": low, "high": high, "shown": shown, "colour": colour}
+
+
+def _differences(unit: str) -> tuple[float, float]:
+    """Up to where spread and error are shown, on the network's scale."""
+    if unit not in DIFFERENCES:
+        return SPREAD, ERROR
+    spread, error = DIFFERENCES[unit]
+    return spread / SCALES[unit].width, error / SCALES[unit].width
 
 
 def _given_panel(name: str, prepared: Prepared, z: int) -> dict[str, Any]:
@@ -83,7 +106,7 @@ def _given_panel(name: str, prepared: Prepared, z: int) -> dict[str, Any]:
 
 def _intensity_panels(f: Field, part: Tensor, truth: Tensor | None, z: int, paired: bool) -> list[dict[str, Any]]:
     mean = part.mean(0)[0].numpy()
-    panels = []
+    panels, (spread, error) = [], _differences(f.unit)
     if truth is not None:
         panels.append(
             _panel(f"{f.name} (true)" if paired else f"{f.name} (a real patient)", truth[0, z].numpy(), f.unit)
@@ -93,15 +116,15 @@ def _intensity_panels(f: Field, part: Tensor, truth: Tensor | None, z: int, pair
         return panels + [_panel(f"draw {i + 1}", p[0].numpy(), f.unit) for i, p in enumerate(part[1:4], 1)]
     if len(part) > 1:
         panels.append(_panel("mean of draws", mean, f.unit))
-        panels.append(_panel("spread of draws", part.std(0)[0].numpy(), f.unit, 0.0, 0.3, "heat"))
+        panels.append(_panel("spread of draws", part.std(0)[0].numpy(), f.unit, 0.0, spread, "heat"))
     if truth is not None:
         panels.append(
             _panel(
                 "error of the mean" if len(part) > 1 else "error",
                 mean - truth[0, z].numpy(),
                 f.unit,
-                -0.4,
-                0.4,
+                -error,
+                error,
                 "diverging",
             )
         )

@@ -1,0 +1,99 @@
+"""Magnetic resonance: several coils, a smooth phase, Cartesian samples of which some are left out."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ...contracts import Measured, Measurement
+from ...io import K_SPACE
+from ...physics import CartesianSense, Gaussian
+from ...physics.calibration import calibrated
+from ...physics.mr import to_k_space
+from ...rng import Rng
+from .acquisition import Acquisition
+
+Pattern = Literal["lines", "random"]
+
+
+class MrAcquisition(Acquisition):
+    """`coils` smooth sensitivities, a smooth phase, `acceleration` times fewer samples around a measured middle of
+    `calibration` samples, noise of `deviation` in each part (1 is the brightest tissue).
+
+    Coil maps, phase and gain are told from the samples alone, as they are of real ones.
+    """
+
+    name, unit, kind = K_SPACE, "a.u.", Measured(CartesianSense, Gaussian)
+
+    def __init__(
+        self,
+        coils: int = 8,
+        acceleration: float = 6.0,
+        calibration: int = 24,
+        deviation: float = 0.02,
+        pattern: Pattern = "random",
+    ) -> None:
+        if coils < 1 or acceleration < 1 or calibration < 12 or deviation <= 0:
+            raise ValueError(
+                f"acquisition mr has coils {coils}, acceleration {acceleration:g}, calibration {calibration}, deviation"
+                f" {deviation:g}, expected coils and acceleration from 1, calibration from 12, a deviation above 0."
+            )
+        self.coils, self.acceleration, self.calibration = coils, acceleration, calibration
+        self.deviation, self.pattern = deviation, pattern
+
+    def measure(self, image: Tensor, pixel_mm: tuple[float, float], rng: Rng) -> Measurement:
+        sides = tuple(image.shape[1:])
+        mask = self._mask(sides, rng.child("mask"))
+        coils, phase = coil_sensitivities(self.coils, sides, rng.child("coils")), image_phase(sides, rng.child("phase"))
+        clean = to_k_space(image * phase * coils, 2)
+        noise = self.deviation * torch.view_as_complex(rng.child("noise").normal(self.coils, *sides, 2)[0])
+        return calibrated((clean + noise) * mask, mask, deviation=self.deviation)
+
+    def _mask(self, sides: tuple[int, ...], rng: Rng) -> Tensor:
+        """bool (y, x): a middle measured whole, and around it lines or samples, denser near the middle."""
+        height, width = sides
+        from_middle = [((torch.arange(n) - n // 2).abs() / (n / 2)) for n in sides]
+        if self.pattern == "lines":
+            kept = from_middle[0] <= self.calibration / height
+            share = max(0.0, (height / self.acceleration - float(kept.sum())) / max(1.0, float((~kept).sum())))
+            kept |= rng.uniform(height)[0] < share
+            return kept[:, None].expand(height, width).clone()
+        inside = [line * n <= self.calibration for line, n in zip(from_middle, sides, strict=True)]
+        kept = inside[0][:, None] & inside[1][None]
+        radius = (from_middle[0][:, None] ** 2 + from_middle[1][None] ** 2).sqrt()
+        density = (1 - radius / math.sqrt(2)).clamp(min=0.05) ** 2
+        wanted = max(0.0, height * width / self.acceleration - float(kept.sum()))
+        left = float((density * ~kept).sum())  # nothing where the middle is all there is
+        density = density * (wanted / left if left else 0.0)
+        return kept | (rng.uniform(height, width)[0] < density)
+
+
+def _grid(sides: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    y, x = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in sides], indexing="ij")
+    return y, x
+
+
+def coil_sensitivities(coils: int, sides: tuple[int, ...], rng: Rng) -> Tensor:
+    """(coils, y, x): loops on a ring around the head, each with a phase that turns slowly; of length 1 together."""
+    y, x = _grid(sides)
+    turns = rng.child("turn").uniform(coils)[0]
+    slopes = rng.child("slope").normal(coils, 2)[0] * 0.6
+    maps = []
+    for k in range(coils):
+        angle = 2 * math.pi * (k + 0.3 * float(turns[k])) / coils
+        away = (y - 1.3 * math.sin(angle)) ** 2 + (x - 1.3 * math.cos(angle)) ** 2
+        phase = 2 * math.pi * turns[k] + slopes[k, 0] * y + slopes[k, 1] * x
+        maps.append(torch.exp(-away / 1.6) * torch.exp(1j * phase))
+    found = torch.stack(maps)
+    whole: Tensor = found / found.abs().square().sum(0, keepdim=True).sqrt()
+    return whole
+
+
+def image_phase(sides: tuple[int, ...], rng: Rng) -> Tensor:
+    """(y, x) of length 1: what fields and delays leave, as a polynomial of second order."""
+    y, x = _grid(sides)
+    c = rng.normal(6)[0]
+    return torch.exp(1j * (c[0] + c[1] * y + c[2] * x + 0.5 * (c[3] * y * y + c[4] * x * y + c[5] * x * x)))

@@ -1,0 +1,123 @@
+"""Sinograms as arrays: what is listed, what is refused, and what becomes of them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fabrica import io
+from fabrica.data import cohort
+from fabrica.data.acquisition.ct import SCALE
+from fabrica.data.measured import measurement_of
+from fabrica.io import UnreadableError
+from fabrica.physics import Emission, ParallelBeam
+from fabrica.physics.ct import WATER_PER_MM
+
+VIEWS, DETECTORS = 60, 49
+
+
+def _disc(radius: float = 15.0, mm: float = 2.0) -> np.ndarray:
+    """Line integrals of a disc of water, in the middle of the detector."""
+    t = np.arange(DETECTORS) - (DETECTORS - 1) / 2
+    line = 2 * mm * WATER_PER_MM * np.sqrt(np.clip(radius**2 - t**2, 0, None))
+    return np.repeat(line[None], VIEWS, 0)
+
+
+def _plain(**more: Any) -> dict[str, Any]:
+    angles = np.arange(VIEWS) * 180 / VIEWS
+    return {"data": _disc(), "angles_deg": angles, "detector_mm": 2.0, "kind": "line_integrals", **more}
+
+
+def _raw(folder: Path, plain: dict[str, Any]) -> Any:
+    np.savez(folder / "p1.npz", **plain)
+    (scan,) = io.scan_folder(folder).scans
+    return scan
+
+
+def test_line_integrals_come_back_as_hounsfield_units(tmp_path: Path) -> None:
+    scan = _raw(tmp_path, _plain())
+    assert (scan.format, scan.shape, scan.calibrated) == ("sinogram", (1, 50, 50), True)
+    measured = measurement_of(scan)
+    assert isinstance(measured.operator, ParallelBeam)
+    found = measured.operator.solved(measured.value)["FBP"][0, 0] * SCALE.width + SCALE.offset
+    y, x = torch.meshgrid(torch.arange(50) - 24.5, torch.arange(50) - 24.5, indexing="ij")
+    assert float(found[y**2 + x**2 < 12**2].mean()) == pytest.approx(0, abs=20)
+    assert float(found[(y**2 + x**2 > 18**2) & (y**2 + x**2 < 23**2)].mean()) == pytest.approx(-1000, abs=20)
+    (member,) = cohort.find(tmp_path).members
+    assert member.contrasts() == (io.SINOGRAM,)
+    with pytest.raises(UnreadableError, match="ct_sparse_view"):
+        io.read(scan)
+
+
+def test_counts_with_their_flat_and_dark_fields_say_the_same(tmp_path: Path) -> None:
+    counts = 20 + 1e6 * np.exp(-_disc())
+    measured = measurement_of(_raw(tmp_path, _plain(data=counts, kind="counts", flat=1e6 + 20, dark=20.0)))
+    (tmp_path / "lines").mkdir()
+    lines = measurement_of(_raw(tmp_path / "lines", _plain()))
+    torch.testing.assert_close(measured.value, lines.value, atol=2e-5, rtol=1e-4)
+
+
+def test_rows_of_a_detector_are_slices(tmp_path: Path) -> None:
+    several = np.stack([_disc(15), _disc(8), _disc(4)], 1)  # (view, row, detector)
+    scan = _raw(tmp_path, _plain(data=several, row_mm=3.0))
+    measured = measurement_of(scan)
+    assert tuple(measured.value.shape) == (3, 1, VIEWS, DETECTORS)
+    assert measured.affine is not None
+    assert measured.affine[:3, :3].norm(dim=0).tolist() == [3.0, 2.0, 2.0]
+    assert float(measured.value[0].sum()) > float(measured.value[2].sum())
+
+
+def test_emission_counts_know_what_attenuates_them(tmp_path: Path) -> None:
+    attenuation = np.exp(-_disc() / 2)
+    lines = _disc() / WATER_PER_MM  # mm of activity 1
+    plain = {k: v for k, v in _plain().items() if k not in ("data", "kind")}
+    plain |= {
+        "counts": np.round(5 * attenuation * lines + 1),
+        "attenuation": attenuation,
+        "sensitivity": 5.0,
+        "background": 1.0,
+    }
+    scan = _raw(tmp_path, plain)
+    assert scan.format == io.COUNTS
+    measured = measurement_of(scan)
+    assert isinstance(measured.operator, Emission)
+    found = measured.operator.solved(measured.value)["MLEM"][0, 0]
+    assert float(found[20:30, 20:30].mean()) * 10 == pytest.approx(1.0, rel=0.05)  # SUV: 10 is 1 to the network
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"angles_deg": np.arange(VIEWS) * np.pi / VIEWS}, "look like radians"),
+        ({"angles_deg": np.arange(7.0)}, "says 7 angles for 60 views"),
+        ({"kind": "counts"}, "without a flat field"),
+        ({"kind": "counts", "flat": 1.0, "dark": 2.0}, "not above its dark field"),
+        ({"kind": "odd"}, "its kind is odd"),
+        ({"data": np.full((VIEWS, DETECTORS), np.nan)}, "not finite"),
+        ({"geometry": "fan"}, "its geometry is fan"),
+        ({"detector_mm": -1.0}, "expected a width above 0"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(more: dict[str, Any], words: str, tmp_path: Path) -> None:
+    scan = _raw(tmp_path, _plain(**more))
+    with pytest.raises(UnreadableError, match=words):
+        io.read_raw(scan)
+
+
+def test_attenuation_that_is_none_is_refused(tmp_path: Path) -> None:
+    plain = {k: v for k, v in _plain().items() if k not in ("data", "kind")} | {"counts": np.ones((VIEWS, DETECTORS))}
+    with pytest.raises(UnreadableError, match="does not say its attenuation"):
+        io.read_raw(_raw(tmp_path, plain))
+    with pytest.raises(UnreadableError, match="is not from 0 to 1"):
+        io.read_raw(_raw(tmp_path, plain | {"attenuation": 3.0, "sensitivity": 1.0}))
+
+
+def test_a_file_that_is_cut_short_is_said(tmp_path: Path) -> None:
+    np.savez(tmp_path / "p1.npz", **_plain())
+    whole = (tmp_path / "p1.npz").read_bytes()
+    (tmp_path / "p1.npz").write_bytes(whole[: len(whole) // 2])
+    found = io.scan_folder(tmp_path)
+    assert not found.scans
+    assert any("cannot be" in str(o) for o in found.oddities)
