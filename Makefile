@@ -31,7 +31,7 @@ test: lint
 
 docs: $(VENV)/.test
 	$(BIN)/python docs/tables.py
-	$(BIN)/python docs/coverage.py
+	$(BIN)/python docs/methods.py
 
 $(VENV)/.bench: $(VENV)/.test
 	$(PIP) -e ".[bench]"

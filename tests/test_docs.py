@@ -26,7 +26,7 @@ def _script(name: str) -> Any:
 
 
 def test_coverage_is_up_to_date_and_names_only_what_is_there() -> None:
-    coverage = _script("coverage")
+    coverage = _script("methods")
     assert (ROOT / "docs" / "coverage.md").read_text() == coverage.page(), "Run: make docs"
     with (ROOT / "docs" / "methods.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -45,7 +45,7 @@ def test_coverage_is_up_to_date_and_names_only_what_is_there() -> None:
 
 
 def test_a_loss_is_claimed_of_a_family_that_takes_it() -> None:
-    coverage = _script("coverage")
+    coverage = _script("methods")
     every = [name for _, name in coverage.LOSSES]
     for family, codec in (("diffusion", None), ("gan", None), ("cycle", None), ("diffusion", "vae")):
         taken, more = coverage.taken_by(family, codec, every, "synthesis", "")
@@ -63,8 +63,15 @@ def _accepted(how: str) -> None:
     parts = [yaml.safe_load(p) for p in re.findall(r"`([a-z ]+: [^`]+)`", how)]
     named = {key: value for part in parts for key, value in part.items()}
     job = named.get("job", "translation")
-    example = {"translation": {"from": ["T1w"], "x": ["FLAIR"]}, "synthesis": {"x": ["FLAIR"]}}[job]
-    words = {k: named[k] for k in ("text", "values") if k in named}
+    example = {
+        "translation": {"from": ["T1w"], "x": ["FLAIR"]},
+        "synthesis": {"x": ["FLAIR"]},
+        "enhancement": {},
+        "reconstruction": {},
+    }[job]
+    words = {k: named[k] for k in ("text", "values", "acquisition", "factor") if k in named}
+    if "acquisition" in named:
+        words["x"] = {"mr": "T1w", "ct": "CT", "pet": "PET"}[named["acquisition"]["name"]]
     network = {**named.get("network", {}), "channels": [48, 48], "blocks": 1}
     family = {"name": named["family"], "network": network}
     coder = next((name for name in ("vq", "vae") if f" of `{name}`" in how), None)
@@ -74,6 +81,8 @@ def _accepted(how: str) -> None:
         "cohorts": {"all": {"path": "x"}}, "baseline": "none",
         "stages": {"model": {"job": {"name": job, **example, **words}, "family": family, "train": {"steps": 1}}},
     }  # fmt: skip
+    if "sampler" in named:
+        plain["stages"]["model"]["sampler"] = {"name": named["sampler"]}
     if named["family"] == "cycle":
         plain["stages"]["model"]["pairing"] = "none"
     if coder:

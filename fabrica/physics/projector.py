@@ -7,9 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -68,7 +66,9 @@ class Projector:
 @lru_cache(maxsize=KEPT)
 def projector(geometry: ParallelGeometry) -> Projector:
     """By Joseph's method (1982): a ray is followed along the axis it is closest to, linear between two pixels."""
-    rows, columns, values = _joseph(geometry.shape, np.array(geometry.angles), geometry.bins)
+    from .rays import joseph
+
+    rows, columns, values = joseph(geometry.shape, np.array(geometry.angles), geometry.bins)
     size = (len(geometry.angles) * geometry.detectors, geometry.shape[0] * geometry.shape[1])
     return Projector(geometry, _csr(rows, columns, values, size), _csr(columns, rows, values, (size[1], size[0])))
 
@@ -85,75 +85,19 @@ def _csr(
         return torch.sparse_csr_tensor(starts, places, torch.from_numpy(matrix.data), size, check_invariants=True)
 
 
-@numba.njit(cache=True)
-def _joseph(shape: tuple[int, int], angles: NDArray[np.float64], bins: NDArray[np.float64]) -> Any:
-    """(ray, pixel, length) of everything that any ray crosses."""
-    height, width = shape
-    most = len(angles) * len(bins) * 2 * max(height, width)
-    rows, columns = np.empty(most, np.int64), np.empty(most, np.int64)
-    values, count = np.empty(most, np.float32), 0
-    for view in range(len(angles)):
-        c, s = math.cos(angles[view]), math.sin(angles[view])
-        along_y = abs(c) >= abs(s)  # the ray x c + y s = bin is steeper in y
-        steps, across = (height, width) if along_y else (width, height)
-        main, other = (c, s) if along_y else (s, c)
-        for ray in range(len(bins)):
-            for step in range(steps):
-                place = (bins[ray] - (step - (steps - 1) / 2) * other) / main + (across - 1) / 2
-                low = math.floor(place)
-                for pixel, share in ((low, 1 - (place - low)), (low + 1, place - low)):
-                    if 0 <= pixel < across and share > 0:
-                        rows[count] = view * len(bins) + ray
-                        columns[count] = step * width + pixel if along_y else pixel * width + step
-                        values[count] = share / abs(main)
-                        count += 1
-    return rows[:count], columns[:count], values[:count]
-
-
 def simulated(image: Tensor, geometry: ParallelGeometry, finer: int = 2, rays: int = 3) -> Tensor:
     """(1, y, x) -> (1, views, detectors) in pixels of the slice: what bins of a real width see of a finer slice.
 
     Not the matrix that reconstructs: `finer` times smaller pixels, sampled along each of `rays` rays a bin. A sinogram
     by the same matrix would be explained by it too well (an inverse crime).
     """
+    from .rays import sampled
+
     fine = torch.nn.functional.interpolate(image[None].double(), scale_factor=finer, mode="bilinear")[0, 0]
-    seen = _sampled(
+    seen = sampled(
         fine.numpy(), np.array(geometry.angles), geometry.bins * finer, geometry.width * finer, rays, STEP * finer
     )
     return torch.from_numpy(seen / finer).float()[None]
-
-
-@numba.njit(cache=True, parallel=True)
-def _sampled(
-    image: NDArray[np.float64],
-    angles: NDArray[np.float64],
-    bins: NDArray[np.float64],
-    width: float,
-    rays: int,
-    step: float,
-) -> Any:
-    """Sums of bilinear samples along rays, averaged over the rays of a bin."""
-    height, breadth = image.shape
-    reach = math.hypot(height, breadth) / 2
-    count = int(2 * reach / step) + 1
-    found = np.zeros((len(angles), len(bins)))
-    for view in numba.prange(len(angles)):
-        c, s = math.cos(angles[view]), math.sin(angles[view])
-        for b in range(len(bins)):
-            total = 0.0
-            for ray in range(rays):
-                offset = bins[b] + width * ((ray + 0.5) / rays - 0.5)
-                for k in range(count):
-                    t = -reach + (k + 0.5) * step
-                    x, y = offset * c - t * s + (breadth - 1) / 2, offset * s + t * c + (height - 1) / 2
-                    i, j = math.floor(y), math.floor(x)
-                    if 0 <= i < height - 1 and 0 <= j < breadth - 1:
-                        u, v = y - i, x - j
-                        total += (1 - u) * ((1 - v) * image[i, j] + v * image[i, j + 1]) + u * (
-                            (1 - v) * image[i + 1, j] + v * image[i + 1, j + 1]
-                        )
-            found[view, b] = total * step / rays
-    return found
 
 
 def filtered(sinogram: Tensor, geometry: ParallelGeometry) -> Tensor:

@@ -149,7 +149,7 @@ def test_a_real_scanners_file_is_reconstructed(real_data: Path, tmp_path: Path) 
     (found,) = measurement_of(scan).operator.solved(measurement_of(scan).value).values()
     bright = found[0, 0] > 0.3
     assert 0.2 < float(bright.float().mean()) < 0.8
-    assert 0.6 < float(bright[20:140, 20:140].float().mean())  # a phantom in the middle,
+    assert float(bright[20:140, 20:140].float().mean()) > 0.6  # a phantom in the middle,
     assert not bright[:10, :10].any()  # and nothing in the corner
 
 

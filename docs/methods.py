@@ -1,4 +1,4 @@
-"""Which of 175 published methods Fabrica can be told to do: reads methods.csv, writes coverage.md. `python docs/coverage.py`"""
+"""Which of 175 published methods Fabrica can be told to do: reads methods.csv, writes coverage.md. `python docs/methods.py`"""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ TEXT = {  # how words join a job; one answer to a question, or another image, ne
     "translation": "values: {text: {report: 64}}",
 }
 LATER: Mapping[str, str] = {
-    "Image Reconstruction": "the job reconstruction with its physics",
-    "Super-Resolution": "operators of sampling and frames between frames",
+    "Image Reconstruction": "restorers taught on pairs of raw data and images",
+    "Super-Resolution": "restorers taught on pairs, and frames between frames",
     "Treatment Planning and Dynamic Intervention": "dose, respiration and registration fields",
     "Disease Progression Prediction": "the job prognosis over visits",
     "Foundation Models": "conditions from several modalities at once and pretrained weights",
@@ -58,8 +58,28 @@ OWN: Mapping[str, frozenset[str]] = {  # what a family is taught by without bein
 CRITICS = frozenset({"adversarial forms", "feature matching"})  # of a codec, by its option `adversarial`
 
 
+ACQUISITIONS: Mapping[str, str] = {"CT Reconstruction": "ct", "PET Reconstruction": "pet", "MRI reconstruction": "mr"}
+BEYOND = r"\bar\b|gan|vae|federated|cine|bimodal|pet-mri|jsmoco|multi-contrast"  # what a prior of one slice does not do
+
+
+def restored(row: Mapping[str, str]) -> str | None:
+    """How a diffusion prior is drawn in agreement with what was measured; None for methods that do otherwise."""
+    words = f"{row['method']} {row['family']} {row['application']}".lower()
+    if "diffusion" not in row["family"].lower() or re.search(BEYOND, words):
+        return None
+    prior = "`family: diffusion`, `sampler: posterior`; of its losses: denoising"
+    if (acquisition := ACQUISITIONS.get(row["subsection"])) is not None:
+        angle = ", degrees: 120" if "limited-angle" in words else ""
+        return f"`job: reconstruction`, `acquisition: {{name: {acquisition}{angle}}}`, {prior}"
+    if row["subsection"] == "Spatial super-resolution":
+        return f"`job: enhancement`, `factor: [2, 2]`, {prior}"
+    return None
+
+
 def judge(row: Mapping[str, str]) -> tuple[str, str]:
     """(status, how or why) of one method."""
+    if (how := restored(row)) is not None:
+        return "equivalent", how
     words = re.split("[,\uff0c]\\s*", row["family"].lower())
     job = JOBS.get((row["section"], row["subsection"]))
     if job is None:
@@ -128,7 +148,7 @@ def page() -> str:
     counts = Counter(status for _, status, _ in judged)
     lines = [
         "# Coverage of published methods", "",
-        "Made by `python docs/coverage.py` from `methods.csv`. *have*: a recipe is that method. *equivalent*: the same kind of model on the same",
+        "Made by `python docs/methods.py` from `methods.csv`. *have*: a recipe is that method. *equivalent*: the same kind of model on the same",
         "job; of its losses those named are the family's own here or added by the options beside it; its own network or tricks are not rebuilt, its",
         "published figures not reproduced; perceptual losses count as lacking, there is no network to judge by. *planned*: what is lacking stands there.", "",
         ", ".join(f"{status}: {counts[status]}" for status in STATUS) + f", of {len(rows)}.", "",

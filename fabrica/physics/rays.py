@@ -1,0 +1,68 @@
+"""Rays through pixels, compiled: imported where a projector is first made, for the compiler takes a second to load."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+
+@numba.njit(cache=True)
+def joseph(shape: tuple[int, int], angles: NDArray[np.float64], bins: NDArray[np.float64]) -> Any:
+    """(ray, pixel, length) of everything that any ray crosses."""
+    height, width = shape
+    most = len(angles) * len(bins) * 2 * max(height, width)
+    rows, columns = np.empty(most, np.int64), np.empty(most, np.int64)
+    values, count = np.empty(most, np.float32), 0
+    for view in range(len(angles)):
+        c, s = math.cos(angles[view]), math.sin(angles[view])
+        along_y = abs(c) >= abs(s)  # the ray x c + y s = bin is steeper in y
+        steps, across = (height, width) if along_y else (width, height)
+        main, other = (c, s) if along_y else (s, c)
+        for ray in range(len(bins)):
+            for step in range(steps):
+                place = (bins[ray] - (step - (steps - 1) / 2) * other) / main + (across - 1) / 2
+                low = math.floor(place)
+                for pixel, share in ((low, 1 - (place - low)), (low + 1, place - low)):
+                    if 0 <= pixel < across and share > 0:
+                        rows[count] = view * len(bins) + ray
+                        columns[count] = step * width + pixel if along_y else pixel * width + step
+                        values[count] = share / abs(main)
+                        count += 1
+    return rows[:count], columns[:count], values[:count]
+
+
+@numba.njit(cache=True, parallel=True)
+def sampled(
+    image: NDArray[np.float64],
+    angles: NDArray[np.float64],
+    bins: NDArray[np.float64],
+    width: float,
+    rays: int,
+    step: float,
+) -> Any:
+    """Sums of bilinear samples along rays, averaged over the rays of a bin."""
+    height, breadth = image.shape
+    reach = math.hypot(height, breadth) / 2
+    count = int(2 * reach / step) + 1
+    found = np.zeros((len(angles), len(bins)))
+    for view in numba.prange(len(angles)):
+        c, s = math.cos(angles[view]), math.sin(angles[view])
+        for b in range(len(bins)):
+            total = 0.0
+            for ray in range(rays):
+                offset = bins[b] + width * ((ray + 0.5) / rays - 0.5)
+                for k in range(count):
+                    t = -reach + (k + 0.5) * step
+                    x, y = offset * c - t * s + (breadth - 1) / 2, offset * s + t * c + (height - 1) / 2
+                    i, j = math.floor(y), math.floor(x)
+                    if 0 <= i < height - 1 and 0 <= j < breadth - 1:
+                        u, v = y - i, x - j
+                        total += (1 - u) * ((1 - v) * image[i, j] + v * image[i, j + 1]) + u * (
+                            (1 - v) * image[i + 1, j] + v * image[i + 1, j + 1]
+                        )
+            found[view, b] = total * step / rays
+    return found
