@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint docs bench scans clean
+.PHONY: demo test lint docs bench scans clean peers
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Fabrica needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
@@ -25,7 +25,18 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+# What tests of delivery talk to: installed where this is root on a Debian machine, said where it is not.
+PEERS := orthanc orthanc-dicomweb dcmtk dicom3tools chromium
+peers:
+	@missing=; for one in Orthanc dciodvfy storescu chromium; do PATH=$$PATH:/usr/sbin command -v $$one >/dev/null || missing=1; done; \
+	if [ -z "$$missing" ]; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  for again in 1 2 3; do { apt-get -qq update && apt-get -qq install -y --no-install-recommends $(PEERS) >/dev/null; } && break; done \
+	    || echo "PEERS COULD NOT BE INSTALLED: tests of archives and pages will be skipped. Try: apt-get install $(PEERS)"; \
+	else echo "TESTS OF ARCHIVES AND PAGES WILL BE SKIPPED where these are not installed: $(PEERS). As root: make peers"; fi
+
+test: lint peers
 	$(BIN)/pytest -q --cov --cov-report=term:skip-covered -n 2 --dist loadfile
 	$(BIN)/python -m tests.floor
 

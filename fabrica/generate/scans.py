@@ -16,6 +16,7 @@ from ..machine.device import find_device
 from ..run.answering import Answering
 from ..run.folder import RunFolder
 from ..run.sequence import Say
+from .record import record_of
 
 
 def generate_images(
@@ -38,6 +39,7 @@ def generate_images(
     opened = RunFolder.open(run)
     answering = Answering(opened, opened.last_stage(stage), find_device(device))
     job, written, source = answering.job, list[Path](), Source.of(data)
+    recorded: list[tuple[Member, Mapping[str, Sequence[Path]]]] = []
     known = [f.name for f in answering.signature.values]
     needed = ", ".join(dict.fromkeys((*answering.signature.given, *job.simulates)))
     asked = said(answering.signature.values, values or {})
@@ -60,14 +62,18 @@ def generate_images(
         except UnreadableError as error:
             say(left_out(member, error))
             continue
+        files: dict[str, list[Path]] = {}
         for number, images in enumerate(drawn):
             for name, image in images.items():
                 path = out / member.name / f"{name}-{number}.nii.gz"
                 io.write_nifti(image, path)
-                written.append(path)
+                files.setdefault(name, []).append(path)
+        recorded.append((found, files))
+        written += [path for own in files.values() for path in own]
         say(f"{member.name}: {draws} draw{'s' * (draws > 1)} written.")
     if not written:
         raise ValueError(f"No case in {source.folder} has {needed}. See what is there: fabrica inspect {source.folder}")
+    record_of(opened, answering.stage, out, recorded).write()
     return written
 
 

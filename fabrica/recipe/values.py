@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..contracts import Job
+from ..data.cohort import Cohort, find
 from ..data.virtual import VirtualCohort
 from ..jobs import JOBS, job_options
 from ..jobs.unpaired import Unpaired
@@ -26,6 +27,10 @@ class CohortPlan:
     units: Mapping[str, str] = field(
         default_factory=dict
     )  # contrast -> unit, where somebody knows better than the files
+
+    def find(self) -> Cohort:
+        """Its patients; raises UnreadableError for a folder that is none."""
+        return self.virtual.cohort() if self.virtual else find(self.path or Path(), self.table, self.units)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts import Family
-from ..data import cohort as cohorts
 from ..data.cohort import Cohort, unreadable
 from ..evaluate.judging.run_checks import conclude
 from ..evaluate.report.page import render
@@ -132,7 +131,7 @@ def continue_run(folder: Path, **options: Any) -> RunResult:
 def find_cohort(recipe: Recipe, name: str) -> Cohort:
     """The members of a named cohort: scanned from its folder, or planned by the simulator."""
     plan = recipe.cohorts[name]
-    found = plan.virtual.cohort() if plan.virtual else cohorts.find(plan.path or Path(), plan.table, plan.units)
+    found = plan.find()
     return replace(found, name=name)
 
 

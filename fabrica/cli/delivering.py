@@ -1,0 +1,98 @@
+"""Verbs on the way to a clinic: prepare and send, review, trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import app
+from .terminal import FAILED, echo, errors, fail
+
+Store = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where objects, queue and ledger lie; the user's data folder when left out."),
+]
+
+
+@app.command()
+def deliver(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="RUN|OUT", help="A run, or what generate wrote; none: what still waits.")
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="WHERE", help="folder:DIR, dicomweb:URL or dimse:AE@HOST:PORT")
+    ] = None,
+    draw: Annotated[str, typer.Option(help="mean, all, or the number of a draw.")] = "mean",
+    stage: Annotated[str | None, typer.Option(help="Which stage of a run; the last when left out.")] = None,
+    source: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the files drawn from lie now.")] = None,
+    identity: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A DICOM file of the patient, where sources are none.")
+    ] = None,
+    unreviewed: Annotated[bool, typer.Option(help="Send what nobody has accepted; it stays RESEARCH.")] = False,
+    store: Store = None,
+) -> None:
+    """Make DICOM series of draws, marked as synthetic, and deliver them: sent, read back, compared, noted."""
+    from ..deliver.delivery import deliver as send
+    from ..deliver.destinations import destination
+    from ..deliver.outbox import Outbox
+    from ..generate.handover import default_store, hand_over
+    from ..generate.record import drawn_in
+
+    with errors():
+        outbox, place = Outbox(store or default_store()), destination(to) if to else None
+        known = {s.uid: s for s in outbox.series()}
+        if path is not None:
+            made = hand_over(drawn_in(path, stage), outbox, which=draw, identity=identity, source=source, say=echo)
+            known = {s.uid: s for s in outbox.series() if s.uid in made}
+        if place is None:
+            echo(f"{len(known)} series wait for a decision and a destination: fabrica review, then --to {'WHERE'}")
+            return
+        if path is not None:
+            for series in known.values():
+                if series.verdict == "reject":
+                    echo(f"{series.description}: rejected by {series.person} ({series.reason}); not sent.")
+                elif series.verdict == "accept" or unreviewed:
+                    outbox.enqueue(series.uid, place.name)
+                else:
+                    echo(f"{series.description}: nobody has accepted it. Type: fabrica review, or add --unreviewed")
+            if not outbox.waiting(place.name) and not any(s.verdict == "accept" or unreviewed for s in known.values()):
+                raise typer.Exit(FAILED)
+        left = send(outbox, place, echo)
+        if left:
+            fail(f"{left} instances still wait. Once it answers: fabrica deliver --to {to}", FAILED)
+        echo(f"Delivered. Where each came from: fabrica trace {next(iter(known), 'UID')}")
+
+
+@app.command()
+def trace(
+    uid: Annotated[str, typer.Argument(metavar="UID", help="Of an instance or a series.")], store: Store = None
+) -> None:
+    """Say where a delivered image came from: weights, recipe, seed, sources, reviewer, deliveries."""
+    from ..deliver.outbox import Outbox
+    from ..generate.handover import default_store
+
+    with errors():
+        lines = Outbox(store or default_store()).trace(uid)
+        if not lines:
+            fail(f"{uid} is not known here. Give the ledger that knows it: --store DIR")
+        for line in lines:
+            words = ", ".join(f"{k} {', '.join(v) if isinstance(v, list) else v}" for k, v in line.event.items())
+            echo(f"{line.number}  {line.time}  {line.about}\n    {words}")
+
+
+@app.command()
+def review(
+    store: Store = None,
+    port: Annotated[int, typer.Option(help="On this machine alone; 0 takes a free one.")] = 8765,
+) -> None:
+    """Open the page on which a person looks at prepared series beside their source, and accepts or rejects them."""
+    from ..generate.handover import default_store
+
+    with errors():
+        try:
+            from ..serve.review import serve
+        except ImportError as error:
+            fail(f'The page needs the extra: pip install -e ".[clinic]" -c constraints.txt ({error.name} is missing)')
+        serve(store or default_store(), port, echo)

@@ -1,0 +1,241 @@
+"""Objects that wait, go out and have arrived: files and one SQLite database that a power cut does not harm."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from . import ledger
+from .objects import Series
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS series (uid TEXT PRIMARY KEY, study TEXT NOT NULL, description TEXT NOT NULL,
+  instances INTEGER NOT NULL, sources TEXT NOT NULL, added TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS instances (uid TEXT PRIMARY KEY, series TEXT NOT NULL REFERENCES series (uid),
+  number INTEGER NOT NULL, sha256 TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS verdicts (series TEXT NOT NULL REFERENCES series (uid), verdict TEXT NOT NULL,
+  reason TEXT NOT NULL, person TEXT NOT NULL, time TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS queue (instance TEXT NOT NULL REFERENCES instances (uid), destination TEXT NOT NULL,
+  state TEXT NOT NULL DEFAULT 'waiting', attempts INTEGER NOT NULL DEFAULT 0, error TEXT NOT NULL DEFAULT '',
+  PRIMARY KEY (instance, destination));
+"""
+Verdict = Literal["accept", "reject"]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An instance on its way to a destination."""
+
+    instance: str
+    series: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A series as the outbox knows it."""
+
+    uid: str
+    description: str
+    instances: int
+    sources: tuple[str, ...]
+    verdict: str  # "accept", "reject" or "" where nobody has decided
+    reason: str = ""
+    person: str = ""
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class Outbox:
+    """A folder: `objects/SERIES/INSTANCE.dcm` and `delivery.sqlite`."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        db = sqlite3.connect(folder / "delivery.sqlite", timeout=30)
+        try:
+            db.executescript(SCHEMA + ledger.SCHEMA)
+        finally:
+            db.close()
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: all of it or nothing, on disk when it is left."""
+        db = sqlite3.connect(self.folder / "delivery.sqlite", timeout=30, isolation_level=None)
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            db.execute("PRAGMA foreign_keys=ON")
+            db.execute("BEGIN IMMEDIATE")
+            yield db
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        finally:
+            db.close()
+
+    def file(self, series: str, instance: str) -> Path:
+        return self.folder / "objects" / series / f"{instance}.dcm"
+
+    def add(self, series: Series, sources: Sequence[Path], event: Mapping[str, Any]) -> bool:
+        """Files first, then the rows that say so; False where it was there. Raises ValueError for a UID with other
+        content.
+        """
+        hashes = [self._write(series.uid, ds) for ds in series.datasets]
+        with self._open() as db:
+            known = dict(db.execute("SELECT uid, sha256 FROM instances WHERE series = ?", (series.uid,)).fetchall())
+            if known:
+                if known != {str(ds.SOPInstanceUID): h for ds, h in zip(series.datasets, hashes, strict=True)}:
+                    raise ValueError(f"Series {series.uid} is known with other content: it is not written again.")
+                return False
+            first = series.datasets[0]
+            db.execute(
+                "INSERT INTO series VALUES (?, ?, ?, ?, ?, ?)",
+                (series.uid, str(first.StudyInstanceUID), str(first.SeriesDescription), len(series.datasets),
+                 "\n".join(map(str, sources)), now()),
+            )  # fmt: skip
+            for number, (ds, h) in enumerate(zip(series.datasets, hashes, strict=True)):
+                db.execute("INSERT INTO instances VALUES (?, ?, ?, ?)", (str(ds.SOPInstanceUID), series.uid, number, h))
+                ledger.add(
+                    db, now(), str(ds.SOPInstanceUID), {"what": "made", "series": series.uid, **event, "sha256": h}
+                )
+        return True
+
+    def _write(self, series: str, ds: Any) -> str:
+        """Whole or not at all; a file of that name with other bytes is refused."""
+        import io
+
+        from .record import hash_of
+
+        target, buffer = self.file(series, str(ds.SOPInstanceUID)), io.BytesIO()
+        ds.save_as(buffer, enforce_file_format=True)
+        if target.is_file() and target.read_bytes() != buffer.getvalue():
+            raise ValueError(f"{target} is known with other content: it is not written again.")
+        write_whole(target, buffer.getvalue())
+        return hash_of(target)
+
+    def series(self) -> list[Prepared]:
+        """All of them, in the order in which they were made."""
+        with self._open() as db:
+            rows = db.execute("SELECT uid, description, instances, sources FROM series ORDER BY added, uid").fetchall()
+            found = []
+            for uid, description, count, sources in rows:
+                last = db.execute(
+                    "SELECT verdict, reason, person FROM verdicts WHERE series = ? ORDER BY rowid DESC LIMIT 1", (uid,)
+                ).fetchone() or ("", "", "")
+                found.append(Prepared(uid, description, count, tuple(filter(None, sources.split("\n"))), *last))
+        return found
+
+    def files(self, series: str) -> list[Path]:
+        """A series as it is stored, in order; raises ValueError where a file is gone or was changed."""
+        from .record import hash_of
+
+        with self._open() as db:
+            rows = db.execute(
+                "SELECT uid, sha256 FROM instances WHERE series = ? ORDER BY number", (series,)
+            ).fetchall()
+        found = []
+        for uid, digest in rows:
+            path = self.file(series, uid)
+            if not path.is_file() or hash_of(path) != digest:
+                raise ValueError(f"{path} is gone or was changed after it was made: the series is not used.")
+            found.append(path)
+        return found
+
+    def judge(self, series: str, verdict: Verdict, reason: str, person: str) -> None:
+        """A person's decision; the last one counts, all are kept. Raises ValueError without a reason or a name."""
+        if verdict not in ("accept", "reject") or not reason.strip() or not person.strip():
+            raise ValueError("A decision is accept or reject, with a reason and the name of who decides.")
+        with self._open() as db:
+            if db.execute("SELECT 1 FROM series WHERE uid = ?", (series,)).fetchone() is None:
+                raise ValueError("There is no such series.")
+            db.execute("INSERT INTO verdicts VALUES (?, ?, ?, ?, ?)", (series, verdict, reason, person, now()))
+            ledger.add(db, now(), series, {"what": "judged", "verdict": verdict, "reason": reason, "person": person})
+
+    def enqueue(self, series: str, destination: str) -> None:
+        """All instances of a series are to go there; what is on its way, or has arrived, stays as it is."""
+        with self._open() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO queue (instance, destination) SELECT uid, ? FROM instances WHERE series = ?",
+                (destination, series),
+            )
+
+    def waiting(self, destination: str) -> list[Waiting]:
+        """What has not arrived there, by series."""
+        with self._open() as db:
+            rows = db.execute(
+                "SELECT q.instance, i.series, q.attempts FROM queue q JOIN instances i ON i.uid = q.instance"
+                " WHERE q.destination = ? AND q.state != 'delivered' ORDER BY i.series, i.number",
+                (destination,),
+            ).fetchall()
+        return [Waiting(*row) for row in rows]
+
+    def attempted(self, destination: str, instances: Sequence[str]) -> None:
+        """Noted before anything is sent: whoever finds it so after a crash asks there before sending again."""
+        with self._open() as db:
+            for uid in instances:
+                db.execute(
+                    "UPDATE queue SET attempts = attempts + 1, state = 'sent' WHERE instance = ? AND destination = ?",
+                    (uid, destination),
+                )
+
+    def failed(self, destination: str, errors: Mapping[str, str]) -> None:
+        with self._open() as db:
+            for uid, error in errors.items():
+                db.execute(
+                    "UPDATE queue SET state = 'waiting', error = ? WHERE instance = ? AND destination = ?",
+                    (error[:500], uid, destination),
+                )
+
+    def delivered(self, destination: str, instances: Sequence[str]) -> None:
+        """Read back and found equal: said once, with a line of the ledger each."""
+        with self._open() as db:
+            for uid in instances:
+                changed = db.execute(
+                    "UPDATE queue SET state = 'delivered', error = '' WHERE instance = ? AND destination = ?"
+                    " AND state != 'delivered'",
+                    (uid, destination),
+                ).rowcount
+                if changed:
+                    ledger.add(db, now(), uid, {"what": "delivered", "to": destination, "witness": "read back, equal"})
+
+    def trace(self, uid: str) -> list[ledger.Line]:
+        """Lines about an instance or a series and its instances; the whole ledger is checked on the way."""
+        with self._open() as db:
+            every = list(ledger.lines(db))
+            series = db.execute("SELECT series FROM instances WHERE uid = ?", (uid,)).fetchone()
+            own = {uid, *(series or ())}
+            if series is None:
+                own |= {row[0] for row in db.execute("SELECT uid FROM instances WHERE series = ?", (uid,)).fetchall()}
+        return [line for line in every if line.about in own]
+
+
+def write_whole(target: Path, content: bytes) -> None:
+    """Under its name only when all of it is on disk; raises OSError where it cannot be."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

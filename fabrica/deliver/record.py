@@ -1,0 +1,133 @@
+"""What was drawn, by which weights, of which files: all that delivery needs to know of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+NAME = "generated.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A DICOM file that a draw was made from."""
+
+    file: str
+    sop_instance_uid: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One contrast of one case: its draws as files, and what they were made from."""
+
+    case: str
+    contrast: str
+    unit: str
+    kind: str  # "intensity" or "label"
+    files: tuple[str, ...]  # relative to the record's folder, a draw each
+    sha256: tuple[str, ...]
+    given: tuple[str, ...]  # contrasts that it was drawn from
+    sources: tuple[SourceFile, ...] = ()  # empty where the source was no DICOM
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A stage's draws. `folder` is where the record lies; what it says of itself is the same on every machine."""
+
+    folder: Path
+    run: str
+    stage: str
+    job: str
+    family: str
+    weights: str  # sha256 of the checkpoint's tensors
+    recipe: str  # sha256 of the recipe as it ran
+    seed: int
+    version: str
+    made: str  # ISO 8601, when the draws were made
+    images: tuple[Drawn, ...]
+
+    def write(self) -> Path:
+        """As `generated.json` in its folder."""
+        plain = {"format": FORMAT, **asdict(self)}
+        del plain["folder"]
+        path = self.folder / NAME
+        path.write_text(json.dumps(plain, indent=1) + "\n")
+        return path
+
+    @staticmethod
+    def read(folder: Path) -> Record:
+        """Raises ValueError where there is none, or another program wrote it."""
+        path = folder / NAME
+        if not path.is_file():
+            raise ValueError(f"{folder} holds no {NAME}. Make one: fabrica generate RUN --data DICOM --out {folder}")
+        try:
+            plain = json.loads(path.read_text())
+            if plain.pop("format") != FORMAT:
+                raise ValueError("its format is not known here")
+            return _of(folder, plain)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is no record of draws ({error}). Draw again: fabrica generate RUN") from error
+
+
+def _of(folder: Path, plain: Mapping[str, Any]) -> Record:
+    images = []
+    for one in plain["images"]:
+        sources = tuple(SourceFile(**{k: str(s[k]) for k in SourceFile.__slots__}) for s in one["sources"])
+        lists = {k: tuple(map(str, one[k])) for k in ("files", "sha256", "given")}
+        case, contrast, unit, kind = (str(one[k]) for k in ("case", "contrast", "unit", "kind"))
+        for name in lists["files"]:
+            _inside(folder, name)
+        if len(lists["files"]) != len(lists["sha256"]) or not lists["files"]:
+            raise ValueError(f"{case} has {len(lists['files'])} files and {len(lists['sha256'])} hashes")
+        files, hashes, given = lists["files"], lists["sha256"], lists["given"]
+        images.append(Drawn(case, contrast, unit, kind, files, hashes, given, sources))
+    words = {k: str(plain[k]) for k in ("run", "stage", "job", "family", "weights", "recipe", "version", "made")}
+    return Record(folder, **words, seed=int(plain["seed"]), images=tuple(images))
+
+
+def _inside(folder: Path, name: str) -> None:
+    """Paths from data are never trusted."""
+    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{name} lies outside its folder")
+
+
+def hash_of(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_drawn(record: Record, drawn: Drawn, numbers: Sequence[int]) -> list[Path]:
+    """The files of some draws; raises ValueError where one is gone or was changed."""
+    found = []
+    for number in numbers:
+        path = record.folder / drawn.files[number]
+        if not path.is_file() or hash_of(path) != drawn.sha256[number]:
+            raise ValueError(f"{path} is gone or was changed after it was drawn. Draw again: fabrica generate")
+        found.append(path)
+    return found
+
+
+def check_sources(drawn: Drawn, elsewhere: Path | None = None) -> list[Path]:
+    """The files that a draw was made from, in a folder where they lie now; raises ValueError for missing or changed
+    ones.
+    """
+    known = {}
+    if elsewhere is not None:
+        known = {hash_of(p): p for p in sorted(elsewhere.rglob("*")) if p.is_file()}
+    found = []
+    for source in drawn.sources:
+        path = known.get(source.sha256) if elsewhere is not None else Path(source.file)
+        if path is None or not path.is_file():
+            where = f" below {elsewhere}" if elsewhere else f" at {source.file}"
+            raise ValueError(f"{drawn.case}: a file that it was drawn from is not{where}. Say where: --source DIR")
+        if hash_of(path) != source.sha256:
+            raise ValueError(f"{drawn.case}: {path} was changed after the draw. Draw again from it, or restore it.")
+        found.append(path)
+    return found

@@ -1,0 +1,82 @@
+"""What a run drew, with the files that it drew from: written beside new draws, gathered from a run's own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from .. import __version__
+from ..data.cohort import Member, ScannedMember
+from ..deliver.record import NAME, Drawn, Record, SourceFile, hash_of
+from ..recipe.values import Stage
+from ..run.folder import RECIPE, RunFolder
+
+Files = Mapping[str, Sequence[Path]]  # contrast -> a file each draw
+
+
+def record_of(
+    run: RunFolder,
+    stage: Stage,
+    folder: Path,
+    drawn: Sequence[tuple[Member, Mapping[str, Sequence[Path]]]],
+    made: str = "",
+) -> Record:
+    """Files of each case and contrast, by draw, as a record that lies in `folder`."""
+    job = stage.build_job()
+    signature, images = job.signature(), []
+    given = tuple(dict.fromkeys((*signature.given, *job.simulates, *signature.measurements)))
+    for member, by_name in drawn:
+        own = tuple(n for n in given if n in member.contrasts())
+        for field in signature.x:
+            files = by_name.get(field.name, ())
+            if not files:
+                continue
+            names, hashes = tuple(str(p.relative_to(folder)) for p in files), tuple(map(hash_of, files))
+            images.append(
+                Drawn(member.name, field.name, field.unit, field.kind, names, hashes, own, sources_of(member, own))
+            )
+    checkpoint = json.loads((run.home(stage) / "checkpoint.json").read_text())
+    recipe = hashlib.sha256((run.path / RECIPE).read_bytes()).hexdigest()
+    when = made or datetime.now(UTC).isoformat(timespec="seconds")
+    return Record(
+        folder, run.name, stage.name, str(stage.job.name), stage.family.name, checkpoint["sha256"], recipe,
+        run.recipe.seed, __version__, when, tuple(images),
+    )  # fmt: skip
+
+
+def sources_of(member: Member, given: Sequence[str]) -> tuple[SourceFile, ...]:
+    """The DICOM files that a case's given images lie in."""
+    import pydicom
+
+    found: dict[Path, SourceFile] = {}
+    scans = [member.scans[name] for name in given] if isinstance(member, ScannedMember) else []
+    for path in (p for scan in scans if scan.format == "dicom" for p in scan.files):
+        if path not in found:
+            header = pydicom.dcmread(path, specific_tags=["SOPInstanceUID"], stop_before_pixels=True)
+            found[path] = SourceFile(str(path.resolve()), str(header.SOPInstanceUID), hash_of(path))
+    return tuple(found.values())
+
+
+def drawn_in(path: Path, stage: str | None = None) -> Record:
+    """Of a folder that `generate` wrote, or of the test cases of a run; raises ValueError where nothing was drawn."""
+    if (path / NAME).is_file():
+        return Record.read(path)
+    run = RunFolder.open(path)
+    last = run.last_stage(stage)
+    names, several = [f.name for f in last.build_job().signature().x], len(last.build_job().signature().x) > 1
+    cases = {p.name: p for p in sorted((path / "stages" / last.name / "draws").glob("*")) if p.is_dir()}
+    drawn = []
+    for plan in run.recipe.cohorts.values():
+        for member in plan.find().members:
+            if (folder := cases.get(member.name)) is None:
+                continue
+            by_name = {n: sorted(folder.glob(f"*-{n}.nii.gz" if several else "*.nii.gz")) for n in names}
+            drawn.append((member, by_name))
+    if not drawn:
+        raise ValueError(f"{path} has drawn nothing of cases that are still there. Type: fabrica run {path}")
+    report = path / "report" / "report.json"
+    made = str(json.loads(report.read_text())["made"]) if report.is_file() else ""
+    return record_of(run, last, path, drawn, made)

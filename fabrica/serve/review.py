@@ -1,0 +1,249 @@
+"""The review page: a prepared series as it is stored, beside its source; a person accepts or rejects it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import io as buffers
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from fastapi import Cookie, Depends, FastAPI, Form, HTTPException, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from jinja2 import Environment, FileSystemLoader
+from PIL import Image as Picture
+
+from .. import io
+from ..contracts import Image
+from ..data.grid import grid_of, resample
+from ..deliver.outbox import Outbox, Prepared
+
+WINDOWS = {"soft tissue": (-160.0, 240.0), "bone": (-450.0, 1050.0), "lung": (-1350.0, 150.0)}  # HU
+COOKIE = "fabrica_review"
+LONGEST = 20_000  # bytes of a request
+PAGES = Environment(loader=FileSystemLoader(Path(__file__).parent / "web"), autoescape=True)
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self';"
+    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A series and its source on one grid, (z, y, x)."""
+
+    result: Image
+    source: Image | None
+
+
+def key_of(series: str) -> str:
+    """What stands in addresses in place of a UID."""
+    return hashlib.sha256(series.encode()).hexdigest()[:16]
+
+
+class Reviewing:
+    """The outbox as the page sees it."""
+
+    def __init__(self, store: Path) -> None:
+        self.outbox = Outbox(store)
+        self.shown = lru_cache(maxsize=4)(self._shown)
+
+    def series(self) -> list[tuple[str, Prepared]]:
+        return [(key_of(s.uid), s) for s in self.outbox.series()]
+
+    def find(self, key: str) -> Prepared:
+        for known, series in self.series():
+            if known == key:
+                return series
+        raise HTTPException(404, "There is no such series.")
+
+    def _shown(self, uid: str, sources: tuple[str, ...]) -> Shown:
+        """Read back from the stored files: what is looked at is what is sent."""
+        result = _volume(self.outbox.files(uid))
+        given = _volume([Path(s) for s in sources if Path(s).is_file()]) if sources else None
+        source = None if given is None or result is None else resample(given, grid_of(result))
+        assert result is not None  # the outbox holds whole series
+        return Shown(result, source)
+
+    def told(self, key: str) -> dict[str, Any]:
+        """What the page of a series says."""
+        series = self.find(key)
+        shown = self.shown(series.uid, series.sources)
+        made = next((line.event for line in self.outbox.trace(series.uid) if line.event.get("what") == "made"), {})
+        facts = {k: v for k, v in made.items() if k not in ("what", "series", "sources", "sha256")}
+        windows = list(WINDOWS) if shown.result.meaning.unit == "HU" else []
+        depth, source = shown.result.data.shape[1], shown.source is not None
+        return {"key": key, "series": series, "depth": depth, "facts": facts, "windows": windows, "source": source}
+
+
+def _volume(files: Sequence[Path]) -> Image | None:
+    """The one series in some DICOM files; None where they are several or none."""
+    from ..io import dicom
+
+    scans, _ = dicom.listing(files)
+    if len(scans) != 1:
+        return None
+    image = io.read(scans[0])
+    if image.axes == "yx":
+        return Image(image.data[:, None], "zyx", image.affine, image.meaning, source=image.source)
+    return image if image.axes == "zyx" else None
+
+
+def picture(image: Image, z: int, low: float, high: float) -> bytes:
+    """A slice as PNG, in square pixels, seen from the feet."""
+    plane = image.data[0, z].numpy()
+    grey = (255 * np.clip((plane - low) / max(high - low, 1e-9), 0, 1)).astype(np.uint8)
+    steps = image.affine[:3, :3].norm(dim=0)
+    height, width = plane.shape[0] * float(steps[1]), plane.shape[1] * float(steps[2])
+    factor = 512 / max(height, width)
+    made = Picture.fromarray(grey, "L").resize((max(1, round(width * factor)), max(1, round(height * factor))))
+    buffer = buffers.BytesIO()
+    made.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def window_of(image: Image, name: str) -> tuple[float, float]:
+    """Of HU one of WINDOWS; of other numbers up to their 99.5th percentile."""
+    if image.meaning.unit == "HU":
+        return WINDOWS.get(name, WINDOWS["soft tissue"])
+    return 0.0, float(torch.quantile(image.data.flatten()[:: max(1, image.data.numel() // 200_000)], 0.995)) or 1.0
+
+
+class Session:
+    """Who may look: whoever opened the address with the token; and forms that this page made itself."""
+
+    def __init__(self, token: str) -> None:
+        self.token, self._secret = token, secrets.token_bytes(32)
+        self.cookie = hmac.new(self._secret, token.encode(), "sha256").hexdigest()
+
+    def opens(self, token: str) -> bool:
+        return hmac.compare_digest(token.encode(), self.token.encode())
+
+    def allowed(self, fabrica_review: Annotated[str, Cookie()] = "") -> None:
+        if not hmac.compare_digest(fabrica_review.encode(), self.cookie.encode()):
+            raise HTTPException(401, "Open the address that fabrica review printed: it holds the token.")
+
+    def form(self, key: str) -> str:
+        return hmac.new(self._secret, f"form {key}".encode(), "sha256").hexdigest()
+
+    def made(self, form: str, key: str) -> bool:
+        return hmac.compare_digest(form.encode(), self.form(key).encode())
+
+
+def application(store: Path, token: str) -> FastAPI:
+    """The page's server; `token` opens it, kept in a cookie of this site alone."""
+    app, session = FastAPI(docs_url=None, redoc_url=None, openapi_url=None), Session(token)
+    app.middleware("http")(_guarded)
+    app.exception_handler(HTTPException)(_told)
+    app.exception_handler(ValueError)(_refused)
+    _open_to_all(app, session)
+    _pages(app, Reviewing(store), session)
+    return app
+
+
+async def _guarded(request: Request, call_next: Callable[[Request], Any]) -> Any:
+    host = (request.headers.get("host") or "").rsplit(":", 1)[0]
+    if host not in ("127.0.0.1", "localhost"):  # no other site's name leads here
+        return Response("This page answers to 127.0.0.1 alone.", 421)
+    if int(request.headers.get("content-length") or 0) > LONGEST:
+        return Response("Too long.", 413)
+    answer = await call_next(request)
+    answer.headers.update(HEADERS)
+    return answer
+
+
+async def _told(request: Request, error: Exception) -> HTMLResponse:
+    assert isinstance(error, HTTPException)
+    page = PAGES.get_template("error.html").render(code=error.status_code, words=error.detail)
+    return HTMLResponse(page, error.status_code, HEADERS)
+
+
+async def _refused(request: Request, error: Exception) -> HTMLResponse:
+    words = "The stored files are not what was made. Nothing was done."
+    return HTMLResponse(PAGES.get_template("error.html").render(code=409, words=words), 409, HEADERS)
+
+
+def _open_to_all(app: FastAPI, session: Session) -> None:
+    """The way in, and files that say nothing of anybody."""
+
+    @app.get("/enter")
+    def enter(t: str = "") -> Response:
+        if not session.opens(t):
+            raise HTTPException(401, "The token is another. Open the address that fabrica review printed.")
+        answer = RedirectResponse("/", 303)
+        answer.set_cookie(COOKIE, session.cookie, httponly=True, samesite="strict")
+        return answer
+
+    @app.get("/style.css")
+    def style() -> Response:
+        return Response((Path(__file__).parent / "web" / "style.css").read_text(), media_type="text/css")
+
+    @app.get("/page.js")
+    def script() -> Response:
+        return Response((Path(__file__).parent / "web" / "page.js").read_text(), media_type="text/javascript")
+
+    @app.get("/favicon.ico")
+    def icon() -> Response:
+        return Response(status_code=204)
+
+
+def _pages(app: FastAPI, reviewing: Reviewing, session: Session) -> None:
+    """What only somebody with the token sees and does."""
+    known = [Depends(session.allowed)]
+
+    @app.get("/", dependencies=known)
+    def index() -> HTMLResponse:
+        return HTMLResponse(PAGES.get_template("index.html").render(series=reviewing.series()))
+
+    @app.get("/series/{key}", dependencies=known)
+    def one(key: str) -> HTMLResponse:
+        return HTMLResponse(PAGES.get_template("series.html").render(reviewing.told(key), form=session.form(key)))
+
+    @app.get("/series/{key}/{which}/{z}.png", dependencies=known)
+    def pixels(key: str, which: str, z: int, window: str = "") -> Response:
+        series = reviewing.find(key)
+        shown = reviewing.shown(series.uid, series.sources)
+        image = {"result": shown.result, "source": shown.source}.get(which)
+        if image is None or not 0 <= z < image.data.shape[1]:
+            raise HTTPException(404, "There is no such picture.")
+        return Response(picture(image, z, *window_of(image, window)), media_type="image/png")
+
+    @app.post("/series/{key}/verdict", dependencies=known)
+    def judged(
+        key: str, form: Annotated[str, Form()], verdict: Annotated[str, Form()], reason: Annotated[str, Form()] = "",
+        person: Annotated[str, Form()] = "",
+    ) -> Response:  # fmt: skip
+        series = reviewing.find(key)
+        if not session.made(form, key):
+            raise HTTPException(403, "This form was not made by this page. Open the series again.")
+        if verdict not in ("accept", "reject") or not reason.strip() or not person.strip():
+            raise HTTPException(422, "A decision is accept or reject, with a reason and your name.")
+        reviewing.outbox.files(series.uid)  # what was looked at is still what is stored
+        reviewing.outbox.judge(series.uid, "accept" if verdict == "accept" else "reject", reason[:500], person[:100])
+        return RedirectResponse("/", 303)
+
+
+def serve(store: Path, port: int, say: Callable[[str], None]) -> None:
+    """Until it is stopped; says the address that opens the page. No request is logged: addresses hold the token."""
+    import socket
+
+    import uvicorn
+
+    token = secrets.token_urlsafe(24)
+    with socket.socket() as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            free.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ValueError(f"Port {port} is taken ({error.strerror}). Type: fabrica review --port 0") from error
+        say(f"Open http://127.0.0.1:{free.getsockname()[1]}/enter?t={token}   (stop with Ctrl-C)")
+        free.listen(128)
+        config = uvicorn.Config(application(store, token), log_level="error", access_log=False, server_header=False)
+        uvicorn.Server(config).run(sockets=[free])

@@ -1,0 +1,235 @@
+"""The way out: folder, DICOMweb and DICOM node of a real archive; crashes, refusals, changed files; the ledger."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+
+from fabrica.deliver.delivery import deliver, difference
+from fabrica.deliver.destinations import Destination, Dicomweb, Dimse, Folder, UnreachableError, destination
+from fabrica.deliver.outbox import Outbox
+from fabrica.deliver.record import Record
+from fabrica.generate.handover import hand_over
+
+from .conftest import Archive, free_port
+
+
+def _silent(_: object) -> None:
+    pass
+
+
+@pytest.fixture
+def filled(record: Record, tmp_path: Path) -> tuple[Outbox, str]:
+    outbox = Outbox(tmp_path / "outbox")
+    (uid,) = hand_over(record, outbox, say=_silent)
+    return outbox, uid
+
+
+@pytest.mark.parametrize("kind", ["web", "node"])
+def test_a_real_archive_keeps_the_series_and_gives_it_back(
+    kind: str, filled: tuple[Outbox, str], archive: Archive
+) -> None:
+    outbox, uid = filled
+    to = destination(archive.web if kind == "web" else archive.node)
+    outbox.enqueue(uid, to.name)
+    said: list[str] = []
+    assert deliver(outbox, to, said.append, wait_s=0.1) == 0, said
+    first = pydicom.dcmread(outbox.files(uid)[0])
+    back = list(to.fetch(str(first.StudyInstanceUID), uid))
+    assert len(back) == len(outbox.files(uid))
+    for path in outbox.files(uid):
+        ours = pydicom.dcmread(path)
+        (theirs,) = [d for d in back if d.SOPInstanceUID == ours.SOPInstanceUID]
+        assert (ours.pixel_array == theirs.pixel_array).all()
+        assert (theirs.SyntheticData, theirs.ContentQualification) == ("YES", "RESEARCH")
+        assert str(theirs.PatientName) == "Ünal^Zoë"
+    assert [line.event["what"] for line in outbox.trace(str(first.SOPInstanceUID))] == ["made", "delivered"]
+    assert deliver(outbox, to, said.append) == 0  # nothing is sent a second time
+    assert len(archive.ask("/series")) == 1
+
+
+def test_a_node_that_does_not_know_us_refuses(
+    filled: tuple[Outbox, str], archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, uid = filled
+    monkeypatch.setenv("FABRICA_AE", "STRANGER")
+    monkeypatch.setattr("fabrica.deliver.destinations.TIMEOUT_S", 2)  # it says nothing at all
+    to = destination(archive.node)
+    outbox.enqueue(uid, to.name)
+    said: list[str] = []
+    assert deliver(outbox, to, said.append, tries=1) == len(outbox.files(uid))
+    assert any("C-STORE: no answer" in line or "it must know STRANGER" in line for line in said), said
+
+
+def test_a_server_that_does_not_answer_loses_nothing(filled: tuple[Outbox, str]) -> None:
+    outbox, uid = filled
+    for where in (f"dicomweb:http://127.0.0.1:{free_port()}/dicom-web", f"dimse:X@127.0.0.1:{free_port()}"):
+        to, said = destination(where), list[str]()
+        outbox.enqueue(uid, to.name)
+        assert deliver(outbox, to, said.append, tries=2, wait_s=0.01) == len(outbox.files(uid))
+        assert said
+        assert len(outbox.waiting(to.name)) == len(outbox.files(uid))
+
+
+def test_a_folder_keeps_whole_files(filled: tuple[Outbox, str], tmp_path: Path) -> None:
+    outbox, uid = filled
+    to = destination(f"folder:{tmp_path / 'there'}")
+    outbox.enqueue(uid, to.name)
+    assert deliver(outbox, to, _silent) == 0
+    files = sorted((tmp_path / "there").rglob("*.dcm"))
+    assert sorted(p.read_bytes() for p in files) == sorted(p.read_bytes() for p in outbox.files(uid))
+    files[0].write_bytes(b"other")
+    other = Outbox(tmp_path / "again")
+    assert Folder(tmp_path / "there").store([outbox.files(uid)[0], *outbox.files(uid)[1:]]) or other
+
+
+class Careless(Destination):
+    """An archive that changes, forgets or refuses what it is given."""
+
+    name = "careless"
+
+    def __init__(self, fault: str) -> None:
+        self.fault, self.kept = fault, dict[str, Any]()
+        self.stored = 0
+
+    def store(self, files: Sequence[Path]) -> Mapping[str, str]:
+        for number, file in enumerate(files):
+            ds = pydicom.dcmread(file)
+            self.stored += 1
+            if self.fault == "pixels":
+                ds.PixelData = bytes(len(ds.PixelData))
+            if self.fault == "mark":
+                ds.SyntheticData = "NO"
+            if self.fault == "forgets" and number == 1:
+                continue
+            self.kept[str(ds.SOPInstanceUID)] = ds
+        if self.fault == "breaks":
+            self.fault = ""
+            raise UnreachableError("broke off")
+        return {}
+
+    def fetch(self, study: str, series: str) -> Iterator[Any]:
+        yield from self.kept.values()
+
+
+@pytest.mark.parametrize(("fault", "left"), [("pixels", 4), ("mark", 4), ("forgets", 1)])
+def test_what_does_not_come_back_equal_is_not_delivered(fault: str, left: int, filled: tuple[Outbox, str]) -> None:
+    outbox, uid = filled
+    to, said = Careless(fault), list[str]()
+    outbox.enqueue(uid, to.name)
+    assert deliver(outbox, to, said.append, tries=1) == left
+    assert any("came back changed" in s or "not there when read back" in s for s in said)
+
+
+def test_what_was_sent_before_a_break_is_asked_for_and_not_sent_again(filled: tuple[Outbox, str]) -> None:
+    outbox, uid = filled
+    to = Careless("breaks")
+    outbox.enqueue(uid, to.name)
+    assert deliver(outbox, to, _silent, tries=2, wait_s=0.01) == 0
+    assert to.stored == len(outbox.files(uid))
+
+
+def test_a_program_that_is_killed_while_sending_goes_on_where_it_was(
+    filled: tuple[Outbox, str], tmp_path: Path
+) -> None:
+    """kill -9 after the archive has taken half: all arrives, nothing twice, each has one line of delivery."""
+    outbox, uid = filled
+    there = tmp_path / "there"
+    outbox.enqueue(uid, Folder(there).name)
+    script = f"""
+        import os, signal
+        from pathlib import Path
+        from fabrica.deliver.destinations import Folder
+        from fabrica.deliver.delivery import deliver
+        from fabrica.deliver.outbox import Outbox
+        class Dying(Folder):
+            def store(self, files):
+                super().store(files[:2])
+                os.kill(os.getpid(), signal.SIGKILL)
+        to = Dying(Path({str(there)!r}))
+        deliver(Outbox(Path({str(outbox.folder)!r})), to)
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert len(list(there.rglob("*.dcm"))) == 2
+    again = Outbox(outbox.folder)
+    assert len(again.waiting(Folder(there).name)) == 4
+    assert deliver(again, Folder(there), _silent) == 0
+    assert len(list(there.rglob("*.dcm"))) == 4
+    told = [line for path in outbox.files(uid) for line in again.trace(path.stem) if line.event["what"] == "delivered"]
+    assert len(told) == 4
+
+
+def test_a_stored_file_that_was_changed_is_never_sent(filled: tuple[Outbox, str], tmp_path: Path) -> None:
+    outbox, uid = filled
+    path = outbox.files(uid)[0]
+    os.chmod(path, 0o600)
+    path.write_bytes(path.read_bytes()[:-2] + b"\1\1")
+    outbox.enqueue(uid, Folder(tmp_path / "there").name)
+    with pytest.raises(ValueError, match="was changed after it was made"):
+        deliver(outbox, Folder(tmp_path / "there"), _silent)
+    assert not (tmp_path / "there").exists()
+
+
+def test_draws_are_made_once_and_each_by_itself(record: Record, tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    (mean,) = hand_over(record, outbox, say=_silent)
+    assert hand_over(record, outbox, say=_silent) == [mean]
+    each = hand_over(record, outbox, which="all", say=_silent)
+    assert len({mean, *each}) == 3
+    assert hand_over(record, outbox, which="1", say=_silent) == [each[1]]
+    with pytest.raises(ValueError, match="Write mean, all"):
+        hand_over(record, outbox, which="7", say=_silent)
+
+
+def test_the_ledger_can_only_grow(filled: tuple[Outbox, str]) -> None:
+    outbox, uid = filled
+    outbox.judge(uid, "accept", "looks right", "Dr. A")
+    assert outbox.series()[0].verdict == "accept"
+    db = sqlite3.connect(outbox.folder / "delivery.sqlite")
+    for planted in ("UPDATE ledger SET event = '{}' WHERE number = 1", "DELETE FROM ledger WHERE number = 2"):
+        with pytest.raises(sqlite3.IntegrityError, match="the ledger is not"):
+            db.execute(planted)
+    db.execute("DROP TRIGGER ledger_is_not_changed")
+    db.execute("UPDATE ledger SET event = replace(event, 'seed', 'seEd') WHERE number = 2")
+    db.commit()
+    db.close()
+    with pytest.raises(ValueError, match="Line 2 of the ledger"):
+        outbox.trace(uid)
+    for verdict, reason, person in (("accept", "", "A"), ("accept", "x", " "), ("maybe", "x", "A")):
+        with pytest.raises(ValueError, match="with a reason and the name"):
+            outbox.judge(uid, verdict, reason, person)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ftp:x", "is no destination"), ("folder:", "is no destination"), ("dicomweb:pacs", "is no address"),
+        ("dicomweb:http://pacs.example/dicom-web", "unencrypted"), ("dicomweb:https://a:b@pacs/x", "no part of an address"),
+        ("dimse:AE@host", "is no DICOM node"), ("dimse:AE@host:99999", "is no DICOM node"),
+    ],
+)  # fmt: skip
+def test_destinations_that_are_none(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        destination(text)
+
+
+def test_destinations_that_are_some() -> None:
+    assert isinstance(destination("dicomweb:https://pacs.example/dicom-web"), Dicomweb)
+    assert isinstance(destination("dimse:PACS@10.0.0.1:104"), Dimse)
+
+
+def test_differences_are_named(filled: tuple[Outbox, str]) -> None:
+    outbox, uid = filled
+    one, two = (pydicom.dcmread(outbox.files(uid)[0]) for _ in range(2))
+    assert difference(one, two) == ""
+    two.ImagePositionPatient = [0, 0, 0]
+    assert difference(one, two) == "its ImagePositionPatient came back changed"

@@ -1,0 +1,216 @@
+"""The review page: asked by strangers, and used in a real browser from source to delivery."""
+
+import re
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from PIL import Image as Picture
+from playwright.sync_api import Page, sync_playwright
+
+from fabrica.contracts import Field, Image
+from fabrica.deliver.outbox import Outbox
+from fabrica.deliver.record import Record
+from fabrica.generate.handover import hand_over
+from fabrica.serve.review import HEADERS, application, key_of, picture, serve, window_of
+
+from ..deliver.conftest import drawn, trained  # noqa: F401 (fixtures)
+
+TOKEN = "a-token-of-tests"
+
+
+@pytest.fixture
+def store(drawn: Path, tmp_path: Path) -> tuple[Path, str]:  # noqa: F811
+    (uid,) = hand_over(Record.read(drawn), Outbox(tmp_path), say=lambda _: None)
+    return tmp_path, uid
+
+
+@pytest.fixture
+def client(store: tuple[Path, str]) -> TestClient:
+    return TestClient(application(store[0], TOKEN), base_url="http://127.0.0.1:1", raise_server_exceptions=False)
+
+
+def _entered(client: TestClient) -> TestClient:
+    assert client.get(f"/enter?t={TOKEN}").status_code == 200
+    return client
+
+
+def test_nothing_is_shown_without_the_token(client: TestClient, store: tuple[Path, str]) -> None:
+    key = key_of(store[1])
+    for path in ("/", f"/series/{key}", f"/series/{key}/result/0.png", f"/series/{key}/source/0.png"):
+        assert client.get(path).status_code == 401
+    assert (
+        client.post(
+            f"/series/{key}/verdict", data={"verdict": "accept", "reason": "x", "person": "y", "form": "z"}
+        ).status_code
+        == 401
+    )
+    assert client.get("/enter?t=guess").status_code == 401
+    assert client.get("/enter?t=%FF%00é").status_code == 401
+    assert client.get("/", headers={"cookie": "fabrica_review=guess"}).status_code == 401
+    assert client.get("/docs").status_code == client.get("/openapi.json").status_code == 404
+
+
+def test_other_names_and_places_are_refused(client: TestClient, store: tuple[Path, str]) -> None:
+    _entered(client)
+    assert client.get("/", headers={"host": "evil.example"}).status_code == 421
+    for path in ("/series/../../etc/passwd", "/series/0000000000000000", f"/series/{key_of(store[1])}/result/999.png",
+                 f"/series/{key_of(store[1])}/other/0.png"):  # fmt: skip
+        assert client.get(path).status_code == 404
+    assert client.post(f"/series/{key_of(store[1])}/verdict", content=b"x" * 50_000).status_code == 413
+    answer = client.get("/")
+    assert all(answer.headers[name] == value for name, value in HEADERS.items())
+
+
+def test_a_decision_needs_the_pages_own_form_a_reason_and_a_name(client: TestClient, store: tuple[Path, str]) -> None:
+    _entered(client)
+    key, outbox = key_of(store[1]), Outbox(store[0])
+    page = client.get(f"/series/{key}").text
+    form = re.search(r'name="form" value="(\w+)"', page)
+    assert form
+    asked = {"verdict": "accept", "reason": "bone is where it is", "person": "Dr. A", "form": form[1]}
+    for change, code in (
+        ({"form": "forged"}, 403),
+        ({"reason": " "}, 422),
+        ({"person": ""}, 422),
+        ({"verdict": "maybe"}, 422),
+    ):
+        assert client.post(f"/series/{key}/verdict", data={**asked, **change}).status_code == code
+        assert outbox.series()[0].verdict == ""
+    assert client.post(f"/series/{key}/verdict", data=asked).status_code == 200
+    assert outbox.series()[0].verdict == "accept"
+    assert [line.event["what"] for line in outbox.trace(store[1])].count("judged") == 1
+
+
+def test_words_of_files_are_no_markup_and_identifiers_stay_out_of_addresses(
+    client: TestClient, store: tuple[Path, str]
+) -> None:
+    _entered(client)
+    key = key_of(store[1])
+    page = client.get(f"/series/{key}").text
+    form = re.search(r'name="form" value="(\w+)"', page)
+    assert form
+    planted = {"verdict": "reject", "reason": "<script>alert(1)</script>", "person": "<b>x</b>", "form": form[1]}
+    assert client.post(f"/series/{key}/verdict", data=planted).status_code == 200
+    listed = client.get("/").text
+    assert "<script>alert" not in listed
+    assert "&lt;script&gt;" in listed
+    for text in (page, listed):
+        for identifier in ("GEN-0001", "Ünal", store[1]):
+            assert identifier not in "".join(re.findall(r'(?:href|src|action)="[^"]*"', text))
+
+
+def test_changed_files_are_not_shown_nor_judged(client: TestClient, store: tuple[Path, str]) -> None:
+    _entered(client)
+    path = Outbox(store[0]).files(store[1])[0]
+    path.write_bytes(path.read_bytes()[:-2] + b"\1\1")
+    answer = client.get(f"/series/{key_of(store[1])}")
+    assert answer.status_code == 409
+    assert "not what was made" in answer.text
+
+
+def test_pictures_show_what_is_stored(client: TestClient, store: tuple[Path, str]) -> None:
+    _entered(client)
+    key = key_of(store[1])
+    for which in ("result", "source"):
+        shown = Picture.open(BytesIO(client.get(f"/series/{key}/{which}/1.png").content))
+        assert max(shown.size) == 512
+    data = torch.linspace(-1000, 1000, 400).reshape(1, 1, 20, 20)
+    affine = torch.diag(torch.tensor([1.0, 2, 1, 1])).double()[[2, 1, 0, 3]]
+    image = Image(data, "zyx", affine, Field("CT", "intensity", 1, "HU"))
+    assert window_of(image, "bone") == (-450.0, 1050.0)
+    assert window_of(image, "other") == window_of(image, "soft tissue")
+    made = np.asarray(Picture.open(BytesIO(picture(image, 0, *window_of(image, "soft tissue")))))
+    assert made.shape == (512, 256)  # pixels of 2 x 1 mm become squares
+    assert made[0, 0] == 0
+    assert made[-1, -1] == 255
+
+
+@pytest.fixture
+def served(store: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The page as its command serves it; the address that it says."""
+    import uvicorn
+
+    said, ready, servers = list[str](), threading.Event(), list[uvicorn.Server]()
+    monkeypatch.setattr(uvicorn.Server, "install_signal_handlers", lambda _: None, raising=False)
+    started = uvicorn.Server.run
+
+    def kept(self: uvicorn.Server, sockets: list[socket.socket] | None = None) -> None:
+        servers.append(self)
+        started(self, sockets)
+
+    monkeypatch.setattr(uvicorn.Server, "run", kept)
+
+    def say(text: str) -> None:
+        said.append(text)
+        ready.set()
+
+    thread = threading.Thread(target=serve, args=(store[0], 0, say), daemon=True)
+    thread.start()
+    assert ready.wait(20)
+    yield said[0].split()[1]
+    servers[0].should_exit = True
+    thread.join(20)
+
+
+def _until(page: Page, script: str) -> None:
+    """Asked from outside: the page's own policy lets no words become code."""
+    for _ in range(100):
+        if page.evaluate(script):
+            return
+        time.sleep(0.05)
+    raise AssertionError(script)
+
+
+def test_a_person_looks_and_accepts_in_a_browser(served: str, store: tuple[Path, str], tmp_path: Path) -> None:
+    """Chromium, the keyboard, both pictures, a decision; nothing is asked of any other machine."""
+    browser_file = shutil.which("chromium")
+    if browser_file is None:
+        pytest.skip("chromium is not installed. As root: make peers")
+    asked: list[str] = []
+    with sync_playwright() as play:
+        flags = [
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+        ]
+        browser = play.chromium.launch(executable_path=browser_file, headless=True, args=flags)
+        page = browser.new_page(viewport={"width": 1200, "height": 1100})
+        page.on("request", lambda r: asked.append(r.url))
+        failures: list[str] = []
+        page.on("console", lambda m: failures.append(m.text) if m.type == "error" else None)
+        page.goto(served)
+        assert page.locator(".banner").inner_text().startswith("SYNTHETIC")
+        page.get_by_role("link", name="SYNTHETIC CT from T1w").click()
+        page.wait_for_selector("#result")
+        _until(
+            page, "document.getElementById('result').naturalWidth * document.getElementById('source').naturalWidth > 0"
+        )
+        first = page.locator("#number").inner_text()
+        page.keyboard.press("ArrowRight")
+        assert page.locator("#number").inner_text() == str(int(first) + 1)
+        page.select_option("#window", "bone")
+        _until(page, "document.getElementById('result').src.includes('bone')")
+        page.screenshot(path=str(tmp_path / "review.png"))
+        page.get_by_role("button", name="Accept").click()  # without a name: the browser holds it back
+        assert page.locator("h1").inner_text() == "SYNTHETIC CT from T1w"
+        page.get_by_label("your name").fill("Dr. Á")
+        page.get_by_label("reason").fill("agrees with the source")
+        page.get_by_role("button", name="Accept").click()
+        page.wait_for_selector("td.accept")
+        browser.close()
+    (series,) = Outbox(store[0]).series()
+    assert (series.verdict, series.person, series.reason) == ("accept", "Dr. Á", "agrees with the source")
+    assert all(url.startswith("http://127.0.0.1:") for url in asked)
+    assert not failures
+    assert (tmp_path / "review.png").stat().st_size > 20_000
