@@ -84,6 +84,10 @@ class Job(ABC):
     hidden: tuple[str, ...] = ()  # conditions that training hides together at times: guidance may leave them out
     simulates: tuple[str, ...] = ()  # images from which its question makes the y that they would have given
     restores: bool = False  # whether new images are what was measured of x, to be brought to the voxels it learned
+    reference: str = ""  # on whose grid and box cases are prepared; the first that is asked for where none is named
+    judged_with: tuple[
+        str, ...
+    ] = ()  # images that judging needs beside those that are asked for, where a case has them
     competitors: tuple[str, ...] = ("copied", "histogram", "mean", "crude")  # trivial answers that make sense for it
 
     @property
@@ -93,6 +97,21 @@ class Job(ABC):
 
     @abstractmethod
     def signature(self) -> Signature: ...
+
+    def gathered(self, members: Sequence[Any], new: bool = False) -> tuple[Any, ...]:
+        """Cases (`data.cohort.Member`) as the job asks about them: with images that it computes, or of several visits.
+
+        `new`: cases that are asked about for the first time, without what is asked for.
+        """
+        return tuple(members)
+
+    def rivals(self, problem: Problem) -> Mapping[str, Tensor]:
+        """Plain answers (B, C, *axes) that a model of this job has to beat, by name."""
+        return {}
+
+    def finished(self, x: Tensor, problem: Problem) -> Tensor:
+        """Draws (B, C, *axes) without what an answer can never be."""
+        return x
 
     def measured(
         self, images: Mapping[str, Image], grid: Tensor, shape: Sequence[int], preparation: Preparation

@@ -18,6 +18,7 @@ from .prepare import GridPreparation
 LEFT_OUT = "is left out"
 
 
+PLANNED = ("mm", "Gy")  # of images that are computed from others: they need not look alike
 FAR_MM = 4.0  # misregistration that is reported: twice the resolution of the check
 
 
@@ -110,7 +111,7 @@ def _misregistered(case: Case, tensors: Mapping[str, Tensor], grid: Grid) -> tup
     """One sentence for each image that lies off the first by more than FAR_MM: paired training would learn the
     shift.
     """
-    images = [n for n, i in case.images.items() if i.meaning.kind == "intensity"]
+    images = [n for n, i in case.images.items() if i.meaning.kind == "intensity" and i.meaning.unit not in PLANNED]
     spacing = grid.affine[:3, :3].norm(dim=0).tolist()
     remarks = []
     for name in images[1:]:

@@ -56,6 +56,9 @@ def _row(scan: Scan, base: Path, raw: Mapping[Path, set[str]]) -> Row:
     folders = list(scan.files[0].relative_to(base).parts[:-1])
     if scan.format == "dicom":
         return _dicom(scan, folders)
+    if scan.format == "planning":
+        own = scan.files[0].parent.name if scan.files[0].suffix == ".csv" else scan.files[0].stem
+        return Row(own, "", scan.modality, scan, dict(scan.values))
     stem = Path(scan.member).stem if scan.member and not scan.recipe else scan.files[0].name
     if (found := _nnunet(scan, raw)) is not None:
         return found

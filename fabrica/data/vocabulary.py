@@ -35,8 +35,16 @@ LABELS: dict[str, tuple[str, ...]] = {
 IMAGES = ("image", "images", "imagestr", "imagests")
 _CONTRAST_OF = {token: name for name, tokens in CONTRASTS.items() for token in tokens}
 _LABEL_OF = {token: name for name, tokens in LABELS.items() for token in tokens}
-UNITS = {"CT": "HU", "PET": "SUV", "dose": "Gy"}
-CLASSES = {"lesion": 2, "change": 2, "brain_mask": 2, "label": 3, "tissue": 4}  # when a recipe does not say
+UNITS = {"CT": "HU", "PET": "SUV", "dose": "Gy", "prescription": "Gy"}
+# when a recipe does not say
+CLASSES = {
+    "possible_dose": 2,
+    "lesion": 2,
+    "change": 2,
+    "brain_mask": 2,
+    "label": 3,
+    "tissue": 4,
+}  # when a recipe does not say
 PARTS = {
     "train",
     "training",
@@ -103,6 +111,8 @@ def field_of(name: str, classes: int | None = None) -> Field:
     base, _, count = name.partition(":")
     if base in CLASSES or count:
         return Field(base, "label", int(count) if count else classes or CLASSES[base], "")
+    if base.startswith("distance "):
+        return Field(base, "intensity", 1, "mm")
     if base in ("age", "days"):
         return Field(base, "number", 1, "year" if base == "age" else "day")
     return Field(base, "intensity", 1, UNITS.get(base, "a.u."))

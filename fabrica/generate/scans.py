@@ -46,8 +46,12 @@ def generate_images(
     if answering.unfinished:
         say(answering.unfinished)
     if job.answer == "value":
-        return [_write_answers(answering, _found(source, say), source.folder, out / "answers.csv", draws, say)]
-    for found in _found(source, say):
+        return [
+            _write_answers(
+                answering, job.gathered(_found(source, say), True), source.folder, out / "answers.csv", draws, say
+            )
+        ]
+    for found in job.gathered(_found(source, say), True):
         member = cohorts.overlaid(found, {}, asked)
         if not answering.can(member):
             say(f"{member.name}: has none of {needed}; left out.")

@@ -82,7 +82,7 @@ def scan_folder(folder: Path) -> Listing:
 
 def _scans_in(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
     """What one file holds, or None when it is DICOM, whose series are understood as wholes; raises UnreadableError."""
-    from . import dicom, explicit, kspace, nifti, raster, sinogram
+    from . import dicom, explicit, kspace, nifti, planning, raster, sinogram
 
     with _told(path):
         state = path.stat()
@@ -95,6 +95,8 @@ def _scans_in(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
             if lowered.endswith(".img") and path.with_suffix(".hdr").exists():
                 return [], []  # the pair is read through its header
             return nifti.listing(path)
+        if planning.is_plan(path):
+            return planning.listing(path)
         if lowered.endswith(kspace.ENDINGS) and (raw := kspace.listing(path)) is not None:
             return raw
         if lowered.endswith(sinogram.ENDINGS) and (raw := sinogram.listing(path)) is not None:
@@ -146,13 +148,15 @@ def stem(name: str) -> str:
 
 def read(scan: Scan) -> Image:
     """The pixels of a scan; raises UnreadableError naming the file when they are damaged or not finite."""
-    from . import dicom, nifti, raster
+    from . import dicom, nifti, planning, raster
 
     if scan.format in RAW:
         recipe = {K_SPACE: "mr_reconstruction", SINOGRAM: "ct_sparse_view", COUNTS: "pet_low_count"}[scan.format]
         raise UnreadableError("is raw data, no image.", f"Reconstruct it: recipes/{recipe}.yaml", scan.name)
     with _told(scan.files[0], scan.name):
-        return {"nifti": nifti.read, "dicom": dicom.read, "raster": raster.read}[scan.format](scan)
+        return {"nifti": nifti.read, "dicom": dicom.read, "raster": raster.read, "planning": planning.read}[
+            scan.format
+        ](scan)
 
 
 def read_raw(scan: Scan) -> RawKSpace | RawSinogram:

@@ -25,7 +25,6 @@ PIXELS = np.eye(4)[:, [2, 1, 0, 3]]  # index (z, y, x) -> LPS: one unit a pixel,
 ENDINGS = (".png", ".jpg", ".jpeg", ".npz", ".zip")
 _PICTURES = (".png", ".jpg", ".jpeg")
 LARGEST_BYTES = 2**31  # unpacked size of one archive member: refuses zip bombs
-_OPENKBP = {"ct", "dose_cGy", "structures"}
 
 
 def listing(path: Path) -> tuple[list[Scan], list[Oddity]]:
@@ -145,8 +144,6 @@ def _npz_listing(path: Path) -> tuple[list[Scan], list[Oddity]]:
             arrays = {key: archive[key] for key in archive.files}
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise UnreadableError("is not a plain npz file.", "Save plain arrays with numpy.savez.") from error
-    if set(arrays) >= _OPENKBP:
-        raise UnreadableError("is an OpenKBP plan with packed bit fields.", "Dose and structures cannot be read yet.")
     scans = [scan for key, array in arrays.items() for scan in _array_scans(path, key, array, arrays)]
     if not scans:
         raise UnreadableError(f"holds no pictures (arrays: {', '.join(arrays) or 'none'}).", "Name them `images`.")

@@ -43,7 +43,7 @@ class Scan:
     """One image as its header describes it; `io.read(scan)` brings the pixels."""
 
     files: tuple[Path, ...]
-    format: Literal["nifti", "dicom", "raster", "k-space", "sinogram", "emission counts"]
+    format: Literal["nifti", "dicom", "raster", "k-space", "sinogram", "emission counts", "planning"]
     shape: tuple[int, ...]  # (C, *axes)
     axes: str
     affine: Affine

@@ -6,6 +6,7 @@ from typing import Any
 from ..contracts import PLACE, Job
 from ..data.store import Layout
 from ..registry import Table
+from .dose import Dose
 from .enhancement import Enhancement
 from .imaging import Segmentation, Synthesis, Translation
 from .outcome import Outcome
@@ -15,6 +16,7 @@ from .representation import Representation
 JOBS: Table[type[Job]] = Table(
     "job",
     {
+        "dose": Dose,
         "enhancement": Enhancement,
         "outcome": Outcome,
         "reconstruction": Reconstruction,
@@ -54,6 +56,7 @@ def layout_of(job: Job, size: tuple[int, int, int]) -> Layout:
 
 __all__ = [
     "JOBS",
+    "Dose",
     "Enhancement",
     "Outcome",
     "Reconstruction",

@@ -50,6 +50,7 @@ def draw(
         for index in torch.split(filled, rows) if len(filled) else ():
             with tiled(family, window or fitting):
                 x[index] = family.sample(problem.rows(index), Rng([seeds[i] for i in index.tolist()])).float().cpu()
+        x = job.finished(x, problem)
         found += [whole_answer(rows_of, layout) for rows_of in torch.split(x, each)]
     return found
 

@@ -18,6 +18,7 @@ from ..data.store import Store
 from ..evaluate.honesty.ledger import Ledger
 from ..evaluate.judging.outcomes import Answered, Question, case_rows, set_figures, write_answers
 from ..evaluate.judging.paired import Answer, StageEvidence, competitors_of, evaluate_case
+from ..evaluate.judging.planned import pooled
 from ..evaluate.judging.run_checks import check_distances, check_drawn, check_parts
 from ..evaluate.report.pictures import Pictures
 from ..evaluate.report.results import Report, StageResult
@@ -72,7 +73,7 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
     gallery = Gallery(_fewer(ready, plan.realism), ready.preparation.spacing_mm or (1.0, 1.0, 1.0))
     kept: list[Asked] = []
     given_back, chances, pictures = GivenBack(ready, trained.family), Chances(ready, trained.family), Pictures()
-    extra = (*FINDINGS, *((plan.mask,) if plan.mask else ()))
+    extra = (*FINDINGS, *ready.job.judged_with, *((plan.mask,) if plan.mask else ()))
     for asked in _together(_asked(ready, draws_of(ready, family), extra)):
         started = time.perf_counter()
         shown = [Shown(one, k) for a in asked for k, one in enumerate(a.shown)]
@@ -97,6 +98,7 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
         names = f"{asked[0].name} to {asked[-1].name}" if len(asked) > 1 else asked[0].name
         say(f"{ready.name}: {names} drawn {len(asked[0].shown)} times, {seconds:.1f} s a draw.")
     result.pictures, result.figures = pictures.rows, given_back.figures() + chances.figures()
+    result.figures += pooled(ready.name, result.cases)
     _judge_set(ready, gallery, result, report)
     trial = Trial(ready, plan, evidence, competitors, gallery, noted)
     result.costs = costs_of(trial, family, kept, trained.seconds, result, report)

@@ -41,13 +41,12 @@ def split_stage(recipe: Recipe, stage: Stage, data: Mapping[str, Cohort]) -> Spl
     job = stage.build_job()
     signature = job.signature()
     asked, given = signature.asked, set(signature.given)
+    own = {name: job.gathered(data[name].members) for name in stage.cohorts}
     merged = Cohort(
-        tuple(m for name in stage.cohorts for m in data[name].members), name="+".join(stage.cohorts),
+        tuple(m for name in stage.cohorts for m in own[name]), name="+".join(stage.cohorts),
         doubts=tuple(doubt for name in stage.cohorts for doubt in data[name].doubts),
     )  # fmt: skip
-    trainers = {
-        id(m) for name in recipe.split.get("only_train", ()) if name in stage.cohorts for m in data[name].members
-    }
+    trainers = {id(m) for name in recipe.split.get("only_train", ()) if name in stage.cohorts for m in own[name]}
     measured = set(signature.measurements)
     wanted = {n for n in asked if n not in given}
     usable = replace(merged, members=tuple(m for m in merged.members if _can_be_used(m, wanted, measured)))
@@ -113,13 +112,13 @@ def prepare_stage(
     started, job, split = time.perf_counter(), stage.build_job(), split_stage(run.recipe, stage, data)
     signature = job.signature()
     contrasts = tuple(dict.fromkeys((*signature.given, *signature.asked, *job.simulates)))
-    reference = (signature.asked or signature.given)[0]
+    reference = job.reference or (signature.asked or signature.given)[0]
     train = split.parts["train"]
     if fault := wide_covariates(signature.values, [m.values for m in train]):
         raise ValueError(fault)
     preparation = _preparation(stage, signature, train, contrasts, reference, split)
     store, remarks = build_store(place / stage.name, train, contrasts, reference, preparation)
-    used = (*contrasts, *signature.measurements, "lesion", run.recipe.evaluate.mask or "lesion")
+    used = (*contrasts, *job.judged_with, *signature.measurements, "lesion", run.recipe.evaluate.mask or "lesion")
     prints, unusable = _thumbnails(split, used, reference, preparation)
     for remark in (*remarks, *unusable):
         say(remark)
@@ -141,7 +140,8 @@ def _preparation(
     if stage.trained:
         return trained_elsewhere(stage.trained, split)
     why: list[str] = []
-    cases, plan = _aligned(train, contrasts, reference, why), stage.prepare
+    distances = {f.name for f in signature.condition if f.unit == "mm"}  # computed, on a scale that is known
+    cases, plan = _aligned(train, [n for n in contrasts if n not in distances], reference, why), stage.prepare
     try:
         return fit_preparation(
             cases, reference, signature.grid_axes, plan.spacing_mm, plan.multiple, dict(signature.labels)

@@ -150,5 +150,5 @@ def test_a_coarse_image_is_taken_for_what_was_measured(finished: Path) -> None:
     inside = (poor > 300)[:, : h // 2, : w // 2]
     pair = torch.stack([back, poor[:, : h // 2, : w // 2]]).flatten(1)
     assert float(torch.corrcoef(pair)[0, 1]) > 0.95  # the network has learned nothing in six steps
-    assert float(back[inside].mean()) == pytest.approx(float(poor[:, : h // 2, : w // 2][inside].mean()), rel=0.03)
+    assert float(back[inside].mean()) == pytest.approx(float(poor[:, : h // 2, : w // 2][inside].mean()), rel=0.08)
     assert not any("left out" in line for line in said)

@@ -8,6 +8,7 @@ import torch
 from fabrica.contracts import Batch, Job
 from fabrica.jobs import (
     JOBS,
+    Dose,
     Enhancement,
     Outcome,
     Reconstruction,
@@ -51,6 +52,14 @@ def _wide(batch: Batch) -> Batch:
     )
 
 
+def _planned() -> Batch:
+    """Everything that a dose is drawn from."""
+    batch = _batch()
+    given = {n: torch.rand_like(next(iter(batch.images.values()))[:, :1]) for n in (*Dose().signature().given, "dose")}
+    given["possible_dose"] = (given["possible_dose"] > 0.5).float()
+    return replace(batch, images=given, present={})
+
+
 EXAMPLES: list[tuple[Job, Batch]] = [
     (Translation(["T1w", "T2w"], ["FLAIR"]), _batch()),
     (Translation(["T1w", "T2w"], ["FLAIR"], neighbours=1), _batch(depth=3)),
@@ -75,6 +84,7 @@ EXAMPLES: list[tuple[Job, Batch]] = [
     (Outcome(["T1w", "lesion"], "age", width=20.0, axes="zyx"), _batch("zyx")),
     (Reconstruction("FLAIR", acquisition={"name": "mr", "coils": 2, "calibration": 12}), _wide(_batch())),
     (Enhancement("FLAIR", factor=[2, 2]), _wide(_batch())),
+    (Dose(), _planned()),
 ]
 
 

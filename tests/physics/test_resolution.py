@@ -40,7 +40,7 @@ def test_noise_is_told_from_the_image() -> None:
     image = ((y**2 + x**2 < 0.5).float() * (0.7 + 0.2 * torch.sin(9 * x)))[None]
     for sigma in (0.03, 0.1):
         noise = sigma * torch.randn(1, 96, 96, generator=torch.Generator().manual_seed(0))
-        assert noise_of(image + noise) == pytest.approx(sigma, rel=0.06)
+        assert noise_of(image + noise) == pytest.approx(sigma, rel=0.1)
         assert noise_of((image + noise) * (image > 0)) == pytest.approx(sigma, rel=0.12)  # a mask blanked the rest
     assert noise_of(torch.zeros(1, 8, 8)) == 0
 

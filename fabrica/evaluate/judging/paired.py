@@ -22,6 +22,7 @@ from ..metrics import hounsfield, overlap, task
 from ..result import Row
 from .competitors import JointHistogram, fit_histogram, matched
 from .measured import in_units, in_words, measured
+from .planned import POSSIBLE, dose_rows
 
 Array = NDArray[np.floating[Any]]
 SMALLEST_BODY = 0.08  # of the intensity scale: brighter than this in any image is the patient
@@ -184,6 +185,9 @@ def _intensity_rows(
     for by, image in answers.items() if unit == "HU" else ():
         pair = {"generated": in_units(image, scale), "reference": in_units(reference, scale), "mask": mask}
         rows += [Row(case, patient, f.name, by, m, *found) for m, found in hounsfield.rows_of(pair).items()]
+    for by, image in answers.items() if unit == "Gy" else ():
+        doses = in_units(image, scale), in_units(reference, scale)
+        rows += dose_rows((case, patient, f.name), by, *doses, masks, truth.spacing_mm)
     if "lesion" in prepared.case.images and f.name != "lesion":
         rows += _lesion_rows(case, prepared, f.name, answers, reference)
     return rows
@@ -207,13 +211,18 @@ def _trivial(
 def body_mask(
     prepared: Prepared, evidence: StageEvidence, target: str, preparation: GridPreparation
 ) -> NDArray[np.bool_]:
-    """The label named by the recipe, or the patient: bright in any true image, holes filled per slice."""
+    """The label named by the recipe, or the patient: bright in any true image, holes filled per slice; of a dose where
+    it is possible.
+    """
     if evidence.mask and evidence.mask in prepared.case.images:
         return prepared.case.images[evidence.mask].data[0].numpy() > 0
+    possible = prepared.case.images.get(POSSIBLE)
+    if possible is not None and prepared.case.images[target].meaning.unit == "Gy":
+        return possible.data[0].numpy() > 0
     shape = prepared.case.images[target].data[0].shape
     inside = np.zeros(shape, bool)
     for image in prepared.case.images.values():
-        if image.meaning.kind == "intensity" and image.data[0].shape == shape:
+        if image.meaning.unit != "mm" and image.meaning.kind == "intensity" and image.data[0].shape == shape:
             inside |= _scaled(image, preparation) > SMALLEST_BODY
     filled = np.stack([ndimage.binary_fill_holes(plane) for plane in inside])
     return filled if filled.any() else np.ones(shape, bool)

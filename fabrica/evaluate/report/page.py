@@ -142,8 +142,19 @@ def _picture_rows(stages: Sequence[StageResult]) -> list[dict[str, Any]]:
     rows = []
     for stage in stages:
         for row in stage.pictures:
-            panels = [{**{k: v for k, v in p.items() if k != "pixels"}, "png": encode(p)} for p in row["panels"]]
-            rows.append({"stage": stage.name, "case": row["case"], "slice": row["slice"], "panels": panels})
+            panels = [
+                {**{k: v for k, v in p.items() if k not in ("pixels", "under")}, "png": encode(p)}
+                for p in row["panels"]
+            ]
+            rows.append(
+                {
+                    "stage": stage.name,
+                    "case": row["case"],
+                    "slice": row["slice"],
+                    "panels": panels,
+                    "drawing": row.get("drawing", ""),
+                }
+            )
     return rows
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...contracts import SCALES, Field
 from ...data.cases import Prepared
+from .histogram import drawing
 
 Array = NDArray[np.floating[Any]]
 
@@ -39,7 +40,8 @@ class Pictures:
         z = self._slice(prepared, x)
         panels: list[dict[str, Any]] = []
         for name in given:
-            if name in prepared.tensors and name != hidden:
+            computed = name in prepared.traces and prepared.traces[name].like.meaning.unit == "mm"  # distances
+            if name in prepared.tensors and name != hidden and not computed:
                 panels.append(_given_panel(name, prepared, z))
         start = 0
         for f in fields:
@@ -53,11 +55,14 @@ class Pictures:
             panels += (
                 _label_panels(f, part, truth, z)
                 if f.kind == "label"
-                else _intensity_panels(f, part, truth, z, bool(given) or bool(crude))
+                else [
+                    _washed(panel, prepared, z, f.unit)
+                    for panel in _intensity_panels(f, part, truth, z, bool(given) or bool(crude))
+                ]
             )
         if left is not None:
             panels.append(_panel("data unexplained by the mean", left[0, z].numpy(), "", -0.2, 0.2, "diverging"))
-        self.rows.append({"case": case, "slice": z, "panels": panels})
+        self.rows.append({"case": case, "slice": z, "panels": panels, "drawing": _planned(prepared, x, fields)})
 
     @staticmethod
     def _slice(prepared: Prepared, x: Tensor) -> int:
@@ -68,8 +73,9 @@ class Pictures:
 
 
 WINDOWS = {"HU": (-160.0, 240.0)}  # what a unit is shown by where that is not its whole scale: soft tissue
-DIFFERENCES = {"HU": (75.0, 100.0)}  # of spread and of error; else SPREAD and ERROR of the scale
+DIFFERENCES = {"HU": (75.0, 100.0), "Gy": (10.0, 20.0)}  # of spread and of error; else SPREAD and ERROR of the scale
 SPREAD, ERROR = 0.3, 0.4
+WASHED = 0.1  # of a dose's window: less is not coloured
 
 
 def _panel(
@@ -94,6 +100,25 @@ def _differences(unit: str) -> tuple[float, float]:
         return SPREAD, ERROR
     spread, error = DIFFERENCES[unit]
     return spread / SCALES[unit].width, error / SCALES[unit].width
+
+
+def _planned(prepared: Prepared, x: Tensor, fields: Sequence[Field]) -> str:
+    """Dose-volume histograms of a dose, mean of its draws; nothing of other images."""
+    if [f.unit for f in fields] != ["Gy"]:
+        return ""
+    width = SCALES["Gy"].width
+    marks = {n: t[0].numpy() > 0.5 for n, t in prepared.tensors.items()
+             if prepared.traces[n].like.meaning.kind == "label" and n != "possible_dose"}  # fmt: skip
+    truth = prepared.tensors.get(fields[0].name)
+    return drawing(width * x.mean(0)[0].numpy(), None if truth is None else width * truth[0].numpy(), marks)
+
+
+def _washed(panel: dict[str, Any], prepared: Prepared, z: int, unit: str) -> dict[str, Any]:
+    """A dose in colours over the CT that it belongs to."""
+    ct = prepared.tensors.get("CT")
+    if unit != "Gy" or ct is None or panel["colour"] != "grey":
+        return panel
+    return {**panel, "colour": "wash", "under": _panel("", ct[0, z].numpy(), "HU")}
 
 
 def _given_panel(name: str, prepared: Prepared, z: int) -> dict[str, Any]:
@@ -145,6 +170,10 @@ PANEL = 176  # pixels a side in the page
 def encode(panel: Mapping[str, Any]) -> str:
     """A panel as base64 PNG: window applied, patient seen from the feet (radiological), front up."""
     picture = paint(panel["pixels"], panel["low"], panel["high"], panel["colour"])
+    if (under := panel.get("under")) is not None:
+        grey = paint(under["pixels"], under["low"], under["high"]).convert("RGB")
+        share = Picture.fromarray(np.where(panel["pixels"] > WASHED * panel["high"], 140, 0).astype(np.uint8), "L")
+        picture = Picture.composite(picture, grey, share)
     factor = max(1, round(PANEL / max(picture.size)))
     picture = picture.resize((picture.width * factor, picture.height * factor), Picture.Resampling.NEAREST)
     buffer = buffers.BytesIO()
@@ -153,11 +182,13 @@ def encode(panel: Mapping[str, Any]) -> str:
 
 
 def paint(pixels: NDArray[np.floating[Any]], low: float, high: float, colour: str = "grey") -> Picture.Image:
-    """(y, x) to an 8-bit picture: grey, heat (black to yellow) or diverging (blue, black, red)."""
+    """(y, x) to an 8-bit picture: grey, heat (black to yellow), wash (blue to red) or diverging (blue, black, red)."""
     t = np.clip((pixels - low) / (high - low), 0, 1)
     if colour == "grey":
         return Picture.fromarray((255 * t).astype(np.uint8), "L")
-    if colour == "heat":
+    if colour == "wash":  # blue, cyan, green, yellow, red
+        rgb = np.stack([np.clip(1.5 - np.abs(4 * t - k), 0, 1) for k in (3, 2, 1)], -1)
+    elif colour == "heat":
         rgb = np.stack([np.clip(2.2 * t, 0, 1), np.clip(2.2 * t - 0.8, 0, 1), np.clip(3 * t - 2.2, 0, 1)], -1)
     else:
         d = 2 * t - 1

@@ -1,0 +1,199 @@
+"""From CT and structures to a dose: features, what an answer can never be, scores, the report, new patients."""
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from fabrica.contracts import Batch, Case, Field, Image
+from fabrica.data.planned import DISTANCE, FARTHEST_MM, PRESCRIPTION, distance_to, prescribed, signed_distance
+from fabrica.evaluate.judging.planned import dose_rows, pooled
+from fabrica.evaluate.metrics.dose import openkbp_scores
+from fabrica.evaluate.report.histogram import curve, drawing
+from fabrica.generate.scans import generate_images
+from fabrica.io.planning import ORGANS
+from fabrica.jobs import Dose
+from fabrica.recipe.checks import from_plain
+from fabrica.rng import Rng
+from fabrica.run.sequence import run_recipe
+from fabrica.testing import check_job
+
+from ..io.test_planning import plan
+
+
+def _batch(rows: int = 2, side: int = 16) -> Batch:
+    rng, job = Rng(range(rows)), Dose()
+    images = {n: rng.child(n).uniform(1, side, side) for n in (*job.signature().given, "dose")}
+    images["possible_dose"] = (images["possible_dose"] > 0.4).float()
+    values = {"position": torch.linspace(-1, 1, rows)}
+    return Batch(tuple(f"c/{k}" for k in range(rows)), images, torch.eye(4).expand(rows, 4, 4), values)
+
+
+def test_the_job_keeps_the_laws() -> None:
+    check_job(Dose(), _batch())
+    given = Dose(organs=["SpinalCord"]).signature()
+    assert given.given == (
+        "CT",
+        PRESCRIPTION,
+        *(DISTANCE + n for n in ("PTV70", "PTV63", "PTV56", "SpinalCord")),
+        "possible_dose",
+    )
+    assert [f.unit for f in given.x] == ["Gy"]
+    with pytest.raises(ValueError, match="Divide cGy by 100"):
+        Dose({"PTV70": 7000.0})
+
+
+def test_an_answer_is_never_negative_nor_where_no_dose_can_be() -> None:
+    job, batch = Dose(), _batch()
+    problem = job.question(batch, Rng(range(2)))
+    x = torch.randn(2, 1, 16, 16)
+    found = job.finished(x, problem)
+    assert float(found.min()) >= 0
+    assert not found[batch.images["possible_dose"] == 0].any()
+    torch.testing.assert_close(
+        found[batch.images["possible_dose"] == 1], x.clamp(min=0)[batch.images["possible_dose"] == 1]
+    )
+    unsaid = Batch(
+        batch.cases, batch.images, batch.affine, batch.values, {"possible_dose": torch.tensor([True, False])}
+    )
+    outside = batch.images["CT"][1:] < 0.4  # -614 HU
+    assert not job.finished(x, job.question(unsaid, Rng(range(2))))[1:][outside].any()
+
+
+def _mask(shape: tuple[int, int, int] = (20, 30, 40)) -> np.ndarray:
+    z, y, x = np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")
+    return np.asarray((2.5 * (z - 9)) ** 2 + (3.0 * (y - 15)) ** 2 + (3.0 * (x - 20)) ** 2 < 15**2)
+
+
+def test_distances_are_those_to_the_nearest_voxel_of_the_other_kind() -> None:
+    mask, spacing = _mask(), (2.5, 3.0, 3.0)
+    found = signed_distance(mask, spacing)
+    inside, outside = (np.argwhere(m) * spacing for m in (mask, ~mask))
+    for place in ((9, 15, 20), (9, 15, 25), (0, 0, 0), (9, 15, 30), (12, 20, 20)):
+        here, other = np.array(place) * spacing, outside if mask[place] else inside
+        nearest = float(np.sqrt(((other - here) ** 2).sum(1)).min())
+        assert found[place] == pytest.approx(min(nearest, FARTHEST_MM) * (-1 if mask[place] else 1), abs=1e-4)
+    assert float(signed_distance(np.zeros((4, 4, 4), bool), spacing).min()) == FARTHEST_MM
+
+
+def test_the_highest_level_that_holds_a_voxel_is_prescribed() -> None:
+    affine = torch.diag(torch.tensor([2.5, 3.0, 3.0, 1.0])).double()[[2, 1, 0, 3]]
+    wide, narrow = torch.ones(1, 3, 3, 3), torch.zeros(1, 3, 3, 3)
+    narrow[0, 1, 1, 1] = 1
+    masks = [Image(m, "zyx", affine, Field("m", "label", 2, "")) for m in (wide, narrow)]
+    found = prescribed(masks, [56.0, 70.0])
+    assert (found.meaning.unit, float(found.data[0, 1, 1, 1]), float(found.data[0, 0, 0, 0])) == ("Gy", 70.0, 56.0)
+    away = distance_to(masks[1], "distance m")
+    assert (away.meaning.unit, float(away.data[0, 1, 1, 1])) == ("mm", -2.5)
+
+
+def test_scores_are_pooled_as_the_challenge_pools_them() -> None:
+    """Over figures, not over patients: who has more structures counts more."""
+    rng = np.random.default_rng(0)
+    rows, gaps, scores = [], [], []
+    for patient, names in (("a", ("PTV70", "SpinalCord")), ("b", ("PTV70",))):
+        truth = rng.uniform(0, 70, (6, 8, 8))
+        dose = truth + rng.normal(size=truth.shape) * (1 if patient == "a" else 5)
+        masks = {n: rng.random(truth.shape) > 0.5 for n in names}
+        possible = np.ones(truth.shape, bool)
+        rows += dose_rows(
+            (patient, patient, "dose"), "model", dose, truth, {**masks, "possible_dose": possible}, (2.5, 4, 4)
+        )
+        known = openkbp_scores(dose, truth, masks, possible_dose=possible, voxel_mm=(2.5, 4, 4))
+        gaps += list(known.details["differences"].values())
+        scores.append(float(known))
+    figures = {f.name: f.value for f in pooled("s", rows)}
+    assert figures["dose score"] == pytest.approx(np.mean(scores))
+    assert figures["DVH score"] == pytest.approx(np.mean(gaps))
+    assert dose_rows(("a", "a", "dose"), "model", dose, truth, {}, (1, 1, 1)) == []
+
+
+def test_known_answers_of_the_challenge(real_data: Path) -> None:
+    """Zero dose on the 33 validation patients: 27.2213 and 51.9519 Gy; the reference times .95: 1.3611 and 2.5976."""
+    from fabrica.data import cohort
+
+    rows = []
+    for member in cohort.find(real_data / "radiotherapy/openkbp/valid").members:
+        images = member.load(member.contrasts()).images
+        truth = images["dose"].data[0].numpy()
+        masks = {n: i.data[0].numpy() > 0.5 for n, i in images.items() if i.meaning.kind == "label"}
+        for by, dose in (("zero", 0 * truth), ("less", 0.95 * truth)):
+            rows += dose_rows((member.name, member.patient, "dose"), by, dose, truth, masks, images["dose"].spacing_mm)
+    found = {(f.by, f.name): f.value for f in pooled("s", rows)}
+    assert found["zero", "dose score"] == pytest.approx(27.2213, abs=2e-3)
+    assert found["zero", "DVH score"] == pytest.approx(51.9519, abs=2e-3)
+    assert found["less", "dose score"] == pytest.approx(1.3611, abs=2e-3)
+    assert found["less", "DVH score"] == pytest.approx(2.5976, abs=2e-3)
+
+
+def test_histograms_are_those_of_their_structures() -> None:
+    dose = np.arange(100.0).reshape(1, 10, 10)
+    half = np.zeros(dose.shape, bool)
+    half[0, 5:] = True
+    assert curve(dose, half, np.array([0.0, 50.0, 75.0, 100.0])).tolist() == [100, 100, 50, 0]
+    drawn = drawing(dose, dose + 1, {"<PTV>": half, "empty": np.zeros(dose.shape, bool)})
+    assert drawn.count("<polyline") == 2
+    assert "&lt;PTV&gt;" in drawn
+    assert drawing(dose, None, {}) == ""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dose")
+    for part, numbers in (("train", (1, 2, 3)), ("valid", (201, 202)), ("new", (300,))):
+        (folder / part).mkdir()
+        for number in numbers:
+            stored = plan(number, missing=("Larynx",) if number % 2 else ("PTV63", "Mandible"))
+            if part == "new":
+                del stored["dose_cGy"]
+            np.savez_compressed(folder / part / f"pt_{number}.npz", **stored)
+    plain = {
+        "cohorts": {p: {"path": str(folder / p)} for p in ("train", "valid")},
+        "split": {"train": 0.0, "test": 1.0, "only_train": ["train"]},
+        "job": {"name": "dose"}, "family": {"name": "regression", "network": {"channels": [8, 16], "blocks": 1}},
+        "baseline": "none", "train": {"steps": 60, "batch": 8, "precision": "fp32"},
+        "evaluate": {"realism": 0, "evaluations": []},
+    }  # fmt: skip
+    run_recipe(from_plain(plain), folder / "run", say=lambda _: None)
+    return folder
+
+
+def test_a_run_is_scored_and_shown(finished: Path) -> None:
+    rows = (finished / "run/report/cases.csv").read_text()
+    for patient in ("pt_201", "pt_202"):
+        assert f"{patient},dose,model,dose score" in rows
+    assert "dose,training mean image,dose score" in rows  # of whoever lies on the training cohort's grid
+    errors = {line.split(",")[2]: float(line.split(",")[6]) for line in rows.splitlines() if ",model,mae," in line}
+    scores = {
+        line.split(",")[2]: float(line.split(",")[6]) for line in rows.splitlines() if ",model,dose score," in line
+    }
+    assert errors == pytest.approx(scores, rel=1e-4)  # nothing is drawn where no dose can be
+    page = (finished / "run/report/index.html").read_text()
+    for words in ("Dose-volume histogram", "DVH score", "OpenKBP, pooled over", "CT (given)", "prescription (given)"):
+        assert words in page
+    assert "distance PTV70 (given)" not in page
+    assert "register them" not in page
+
+
+def test_new_patients_get_a_dose_in_the_order_of_the_challenge(finished: Path) -> None:
+    (path,) = generate_images(finished / "run", finished / "new", finished / "out", say=lambda _: None)
+    assert path.name == "dose-0.nii.gz"
+    dose, stored = np.asarray(nibabel.load(path).dataobj), plan(300, missing=("PTV63", "Mandible"))
+    possible = np.unpackbits(stored["possible_dose"]).reshape(dose.shape).astype(bool)
+    assert dose.shape == (128, 128, 128)
+    assert dose.min() >= 0
+    assert not dose[~possible].any()
+    truth = stored["dose_cGy"] / 100
+    assert float(np.abs(dose - truth)[possible].mean()) < 0.6 * float(truth[possible].mean())
+
+
+def test_structures_of_a_case_are_missing_not_empty(finished: Path) -> None:
+    from fabrica.data import cohort
+
+    (member,) = cohort.find(finished / "new").members
+    (planned_member,) = Dose().gathered([member])
+    case: Case = planned_member.load(["CT", "distance Mandible", "distance SpinalCord", PRESCRIPTION])
+    assert set(case.images) == {"CT", "distance SpinalCord", PRESCRIPTION}
+    assert set(ORGANS) - set(member.contrasts()) == {"Mandible"}
