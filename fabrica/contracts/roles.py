@@ -70,7 +70,7 @@ class Problem:
         )
 
 
-Answer = Literal["image", "value", "features"]  # what a job answers with; features have no truth
+Answer = Literal["image", "film", "value", "features"]  # what a job answers with; features have no truth
 
 
 class Job(ABC):
@@ -84,6 +84,7 @@ class Job(ABC):
     hidden: tuple[str, ...] = ()  # conditions that training hides together at times: guidance may leave them out
     simulates: tuple[str, ...] = ()  # images from which its question makes the y that they would have given
     restores: bool = False  # whether new images are what was measured of x, to be brought to the voxels it learned
+    asked_frames: tuple[int, ...] = ()  # of a film: those that nothing gives
     reference: str = ""  # on whose grid and box cases are prepared; the first that is asked for where none is named
     judged_with: tuple[
         str, ...

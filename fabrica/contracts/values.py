@@ -47,6 +47,7 @@ class Field:
     channels: int = 1  # number of classes for "class", "label", "token"; width for "embedding"
     unit: str = "a.u."  # "HU", "SUV", "Gy", "mm", "year", "grey" (0 to 255); "a.u." = arbitrary, as in most MR
     classes: tuple[str, ...] = ()  # of a class, as tables write them
+    frames: int = 1  # of its channels: moments of one image, where it is a film
     stated: Scale | None = None  # of a number, where the recipe says it
 
     @property

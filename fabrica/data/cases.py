@@ -61,7 +61,7 @@ def _check_single(name: str, image: Image) -> None:
             f"its {name} is a series of {frames} frames, expected one image.",
             "Save the frame that is meant as a file of its own, or leave this one out with a table.", file,
         )  # fmt: skip
-    if len(image.data) != 1:
+    if len(image.data) not in (1, image.meaning.frames):
         raise UnreadableError(
             f"its {name} has {len(image.data)} colour channels, expected one.",
             "Save it in grey, or its channels as files of their own.", file,

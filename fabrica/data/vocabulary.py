@@ -18,6 +18,7 @@ CONTRASTS: dict[str, tuple[str, ...]] = {
     "FLAIR": ("flair", "fla", "t2flair", "tirm", "t2f"),
     "DWI": ("dwi", "dmri", "dti", "adc"),
     "bold": ("bold", "fmri", "func", "epi"),
+    "cine": ("cine",),
     "MT": ("mt", "mt1"),
     "MToff": ("mt0", "mtoff"),
     "CT": ("ct", "ldct", "cta", "cbct"),

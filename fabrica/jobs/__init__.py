@@ -9,7 +9,9 @@ from ..registry import Table
 from .dose import Dose
 from .enhancement import Enhancement
 from .imaging import Segmentation, Synthesis, Translation
+from .interpolation import Interpolation
 from .outcome import Outcome
+from .progression import Progression
 from .reconstruction import Reconstruction
 from .representation import Representation
 
@@ -18,7 +20,9 @@ JOBS: Table[type[Job]] = Table(
     {
         "dose": Dose,
         "enhancement": Enhancement,
+        "interpolation": Interpolation,
         "outcome": Outcome,
+        "progression": Progression,
         "reconstruction": Reconstruction,
         "representation": Representation,
         "segmentation": Segmentation,
@@ -39,7 +43,7 @@ def layout_of(job: Job, size: tuple[int, int, int]) -> Layout:
     context = {}
     for field in signature.condition:
         if field.name in signature.given and signature.grid_axes == "yx" and field.kind == "intensity":
-            context[field.name] = (field.channels - 1) // 2
+            context[field.name] = (field.channels // field.frames - 1) // 2
     fields = (*signature.x, *signature.values)
     return Layout(
         tuple(dict.fromkeys((*signature.given, *signature.asked, *job.simulates))),
@@ -58,7 +62,9 @@ __all__ = [
     "JOBS",
     "Dose",
     "Enhancement",
+    "Interpolation",
     "Outcome",
+    "Progression",
     "Reconstruction",
     "Segmentation",
     "Synthesis",

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..contracts import Family
 from ..data.units import check_unit
-from ..data.virtual import VirtualCohort
+from ..data.virtual import VirtualCohort, VirtualHearts
 from ..families import FAMILIES, RUNTIME
 from ..networks.unet import UNetShape
 from ..registry import check_options, check_type, unknown
@@ -98,11 +98,15 @@ def check_multiple(prepare: PreparePlan, family: Family, axes: int, at: str) -> 
 
 
 def cohort_plan(value: Any, at: str) -> CohortPlan:
-    if not isinstance(value, Mapping) or ("path" in value) == ("virtual" in value):
+    if not isinstance(value, Mapping) or sum(key in value for key in ("path", "virtual", "hearts")) != 1:
         raise AtError(
-            at, "a cohort has either a path or a virtual block. Write: {path: DIR} or {virtual: {patients: 24}}"
+            at, "a cohort has a path, or a virtual or hearts block. Write: {path: DIR} or {virtual: {patients: 24}}"
         )
-    known_keys(value, at, ("path", "table", "virtual", "units"))
+    known_keys(value, at, ("path", "table", "virtual", "hearts", "units"))
+    if "hearts" in value:
+        hearts = dataclass_of(VirtualHearts, value["hearts"], f"{at}.hearts")
+        guard(f"{at}.hearts", hearts.cohort)
+        return CohortPlan(virtual=hearts)
     if "virtual" in value:
         virtual = dataclass_of(VirtualCohort, value["virtual"], f"{at}.virtual")
         guard(f"{at}.virtual", virtual.cohort)

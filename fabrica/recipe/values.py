@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ..contracts import Job
 from ..data.cohort import Cohort, find
-from ..data.virtual import VirtualCohort
+from ..data.virtual import VirtualCohort, VirtualHearts
 from ..jobs import JOBS, job_options
 from ..jobs.unpaired import Unpaired
 from ..networks.unet import UNetShape
@@ -23,7 +23,7 @@ class CohortPlan:
 
     path: Path | None = None
     table: Path | None = None
-    virtual: VirtualCohort | None = None
+    virtual: VirtualCohort | VirtualHearts | None = None
     units: Mapping[str, str] = field(
         default_factory=dict
     )  # contrast -> unit, where somebody knows better than the files

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..contracts import Family, Field, Image, Job
 from ..data.cases import Prepared
+from ..data.filmed import film_of
 from ..data.prepare import GridPreparation
 from ..data.store import Layout
 from ..networks.tiled import tiled
@@ -76,8 +77,19 @@ def images_of(
         start += field.channels
         if field.kind == "label":
             part = part.argmax(0, keepdim=True).float()
-        images[field.name] = replace(image_of(part, field, prepared, preparation), source=source)
+        image = replace(image_of(part, field, prepared, preparation), source=source)
+        images[field.name] = film_of(image, _times(prepared, field.frames)) if field.frames > 1 else image
     return images
+
+
+def _times(prepared: Prepared, frames: int) -> Tensor | None:
+    """Seconds of a film's frames, even between those of the case; None where it states none."""
+    known = next((i.times for i in prepared.case.images.values() if i.times is not None and len(i.times) > 1), None)
+    if known is None:
+        return None
+    given = next(len(i.data) for i in prepared.case.images.values() if i.times is known)
+    step = float(known[1] - known[0]) * (given / frames if given < frames else 1)
+    return torch.arange(frames).double() * step
 
 
 def image_of(part: Tensor, field: Field, prepared: Prepared, preparation: GridPreparation) -> Image:
@@ -86,5 +98,5 @@ def image_of(part: Tensor, field: Field, prepared: Prepared, preparation: GridPr
     """
     trace = prepared.traces.get(field.name) or next(iter(prepared.traces.values()))
     unit = "" if field.kind == "label" else preparation.unit_of(field.name, field.unit)
-    meaning = replace(field, channels=1, unit=unit)
+    meaning = replace(field, channels=field.frames, unit=unit)
     return preparation.back(part, replace(trace, like=replace(trace.like, meaning=meaning)))

@@ -26,9 +26,21 @@ from ..evaluate.result import Row
 from ..evaluate.sets.gallery import Gallery
 from ..learning.loop import Trained
 from .draw import draw, images_of
+from .films import judge_films
 from .known import Chances, GivenBack
 from .quality import COST_PICTURES, Trial, costs_of
-from .question import ROWS, Asked, Shown, data_answers, misfit, question_of, questions, residual, without
+from .question import (
+    ROWS,
+    Asked,
+    Shown,
+    data_answers,
+    misfit,
+    question_of,
+    questions,
+    residual,
+    whole_answer,
+    without,
+)
 from .stage import PreparedStage, pictured
 
 Say = Callable[[str], None]
@@ -48,6 +60,8 @@ def judge_stage(ready: PreparedStage, trained: Trained, drawn_by: Family, say: S
     report.ledger = ledger
     if ready.job.answer == "value":
         return _judge_values(ready, trained, drawn_by, say)
+    if ready.job.answer == "film":
+        return judge_films(ready, drawn_by, _blank(ready, trained), say)
     if ready.job.answer == "features":
         use = f"fabrica evaluate --embedding {ready.run.name}"
         report.not_evaluated.append(f"{ready.name}: features have no truth. Use them: {use}")
@@ -109,10 +123,11 @@ def _by_the_data(ready: PreparedStage, asked: Asked, x: Tensor) -> tuple[dict[st
     """(answers of the data alone, how well each answer explains what was measured, what the mean leaves
     unexplained).
     """
-    if not ready.signature.measurements:
-        return {}, [], None
     problem = question_of(ready.job, [Shown(asked.shown[0])], ready.layout, ready.seed, torch.device("cpu"))
-    crude = data_answers(problem, ready.layout)
+    rivals = {name: whole_answer(one.float(), ready.layout) for name, one in ready.job.rivals(problem).items()}
+    if not ready.signature.measurements:
+        return rivals, [], None
+    crude = rivals | data_answers(problem, ready.layout)
     answers = {"model: one draw" if len(x) > 1 else "model": x[0], **crude}
     if len(x) > 1:
         answers["model: mean of draws"] = x.mean(0)

@@ -10,7 +10,9 @@ from fabrica.jobs import (
     JOBS,
     Dose,
     Enhancement,
+    Interpolation,
     Outcome,
+    Progression,
     Reconstruction,
     Representation,
     Segmentation,
@@ -60,6 +62,21 @@ def _planned() -> Batch:
     return replace(batch, images=given, present={})
 
 
+def _followed() -> Batch:
+    """Two visits and what lies between them."""
+    batch = _batch()
+    given = {n: torch.rand_like(batch.images["T1w"]) for n in ("T1w", *Progression("T1w").signature().given)}
+    years = {n: torch.full((len(batch.cases),), 1.5) for n in ("years ahead", "years apart")}
+    return replace(batch, images=given, values={**batch.values, **years}, present={})
+
+
+def _filmed() -> Batch:
+    """A film of eight frames, every second of them given."""
+    batch = _batch()
+    film = torch.rand(len(batch.cases), 8, *batch.images["T1w"].shape[2:])
+    return replace(batch, images={"cine": film, "given frames of cine": film[:, ::2]}, present={})
+
+
 EXAMPLES: list[tuple[Job, Batch]] = [
     (Translation(["T1w", "T2w"], ["FLAIR"]), _batch()),
     (Translation(["T1w", "T2w"], ["FLAIR"], neighbours=1), _batch(depth=3)),
@@ -85,6 +102,8 @@ EXAMPLES: list[tuple[Job, Batch]] = [
     (Reconstruction("FLAIR", acquisition={"name": "mr", "coils": 2, "calibration": 12}), _wide(_batch())),
     (Enhancement("FLAIR", factor=[2, 2]), _wide(_batch())),
     (Dose(), _planned()),
+    (Progression("T1w"), _followed()),
+    (Interpolation(frames=8, every=2), _filmed()),
 ]
 
 

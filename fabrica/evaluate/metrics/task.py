@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import ndimage
@@ -23,6 +25,7 @@ __all__ = [
     "calibration",
     "concordance_correlation",
     "concordance_index",
+    "csf_volume_error",
     "dice",
     "dose_volume_histogram",
     "forced_choice",
@@ -55,4 +58,23 @@ def lesion_contrast(image: ArrayLike, lesion: ArrayLike, *, tissue: ArrayLike | 
     return float(values[inside].mean() - values[shell].mean())
 
 
-METRICS = {"dice": Metric(dice, ("labels", "reference_labels"), "task", "higher", "")}
+def csf_volume_error(
+    generated: ArrayLike, reference: ArrayLike, *, brain_mask: ArrayLike, spacing_mm: Sequence[float]
+) -> float:
+    """How far off the volume of fluid is, in ml: what is darker than half the reference's median inside its brain.
+
+    One segmentation for both images, of T1-weighted intensities. Raises ValueError for shapes that differ and for an
+    empty brain.
+    """
+    x, y, inside = np.asarray(generated, np.float64), np.asarray(reference, np.float64), np.asarray(brain_mask) > 0.5
+    if x.shape != y.shape or inside.shape != y.shape or not inside.any():
+        raise ValueError(f"Got {x.shape}, {y.shape} and a brain of {inside.shape}, expected one shape and some brain.")
+    limit = 0.5 * float(np.median(y[inside]))
+    counts = [int((image[inside] < limit).sum()) for image in (x, y)]
+    return abs(counts[0] - counts[1]) * float(np.prod(spacing_mm)) / 1000
+
+
+METRICS = {
+    "csf_volume_error": Metric(csf_volume_error, ("generated", "reference"), "task", "lower", "ml"),
+    "dice": Metric(dice, ("labels", "reference_labels"), "task", "higher", ""),
+}

@@ -1,0 +1,103 @@
+"""Films as cases: their moments side by side, and the few of them that are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..contracts import Case, Image
+from ..io import UnreadableError
+from .cohort import Member
+
+GIVEN = "given frames of "  # before the name of a film
+UNEVEN = 0.1  # of the usual step between two frames
+
+
+def filmed(member: Member, film: str, frames: int, every: int, new: bool) -> Member:
+    """The same case with its film as one image of `frames` channels, and each `every`-th of them as another.
+
+    `new`: its film holds the given frames alone.
+    """
+    own = (member.patient, member.visit, member.site, member.days, member.values)
+    return _Filmed(*own, member, film, frames, every, new)
+
+
+@dataclass(frozen=True)
+class _Filmed(Member):
+    patient: str
+    visit: str
+    site: str
+    days: float
+    values: Mapping[str, float | str]
+    inner: Member
+    film: str
+    frames: int
+    every: int
+    new: bool
+
+    def contrasts(self) -> tuple[str, ...]:
+        own = self.inner.contrasts()
+        if self.film not in own:
+            return own
+        return (*(n for n in own if not self.new or n != self.film), GIVEN + self.film)
+
+    def load(self, contrasts: Iterable[str]) -> Case:
+        wanted = tuple(contrasts)
+        needed = [n for n in wanted if n in self.inner.contrasts()]
+        if GIVEN + self.film in wanted and self.film not in needed:
+            needed.append(self.film)
+        case = self.inner.load(needed)
+        images = {n: i for n, i in case.images.items() if n != self.film}
+        if self.film in case.images:
+            images |= {n: i for n, i in self._parts(case.images[self.film]).items() if n in wanted}
+        return replace(case, images=images)
+
+    def _parts(self, image: Image) -> dict[str, Image]:
+        moments = moments_of(image)
+        given = -(-self.frames // self.every)
+        wanted = given if self.new else self.frames
+        if len(moments.data) != wanted:
+            raise UnreadableError(
+                f"its {self.film} has {len(moments.data)} frames, expected {wanted}.",
+                f"Write in the recipe: frames: {len(moments.data) * (self.every if self.new else 1)}",
+                image.source or "",
+            )
+        if self.new:
+            return {GIVEN + self.film: _named(moments, GIVEN + self.film)}
+        times = None if moments.times is None else moments.times[:: self.every]
+        some = replace(moments, data=moments.data[:: self.every], times=times)
+        return {self.film: _named(moments, self.film), GIVEN + self.film: _named(some, GIVEN + self.film)}
+
+
+def moments_of(image: Image) -> Image:
+    """(t, z, y, x) as channels of one image; raises UnreadableError where frames are not evenly spaced in time."""
+    if "t" not in image.axes:
+        raise UnreadableError("is one image, expected a film.", "Give its frames as one file.", image.source or "")
+    if len(image.data) != 1:
+        raise UnreadableError("is a film in colour, expected one channel.", "Save it in grey.", image.source or "")
+    if image.times is not None and len(image.times) > 2:
+        steps = image.times.diff()
+        usual = float(steps.median())
+        if float(steps.min()) <= 0:
+            raise UnreadableError(
+                "has frames that are out of order or doubled in time.", "Export it again.", image.source or ""
+            )
+        if float((steps - usual).abs().max()) > UNEVEN * usual:
+            raise UnreadableError(
+                f"its frames are {float(steps.min()):.3g} to {float(steps.max()):.3g} s apart, expected even steps.",
+                "Bring them to even times first.", image.source or "",
+            )  # fmt: skip
+    data = image.data[0] if "z" in image.axes else image.data[0][:, None]
+    return replace(image, data=data, axes="zyx")
+
+
+def _named(image: Image, name: str) -> Image:
+    count = len(image.data)
+    return replace(image, meaning=replace(image.meaning, name=name, channels=count, frames=count))
+
+
+def film_of(image: Image, times: torch.Tensor | None) -> Image:
+    """The way back: channels as moments."""
+    return replace(image, data=image.data[None], axes="tzyx", times=times)

@@ -1,0 +1,54 @@
+"""Films judged frame by frame where nothing was given, and by how much blood they eject."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ..metrics.pixel import psnr
+from ..metrics.structure import ssim_map
+from ..result import Row
+
+Array = NDArray[np.floating[Any]]
+Mask = NDArray[np.bool_]
+REACH = 6  # pixels around the cavity at rest within which it is looked for
+
+
+def film_rows(
+    case: tuple[str, str, str],
+    by: str,
+    film: Array,
+    truth: Array,
+    asked: NDArray[np.int_],
+    cavity: NDArray[np.bool_] | None,
+) -> list[Row]:
+    """Of one answer (t, z, y, x), 1 = the film's brightest: means over the frames that were not given.
+
+    `cavity` (z, y, x): of the left ventricle in the first frame; `case`: name, patient, contrast.
+    """
+    gaps = [float(psnr(film[t], truth[t], data_range=1.0)) for t in asked]
+    alike = [
+        np.mean([ssim_map(film[t, z], truth[t, z], 1.0, True).mean() for z in range(film.shape[1])]) for t in asked
+    ]
+    rows = [Row(*case, by, "psnr", float(np.mean(gaps)), "dB"), Row(*case, by, "ssim", float(np.mean(alike)), "")]
+    if cavity is not None and cavity.any():
+        own, real = (ejection_fraction(f, truth[0], cavity) for f in (film, truth))
+        rows.append(Row(*case, by, "ejection fraction error", abs(own - real), "percentage points"))
+    return rows
+
+
+def ejection_fraction(film: Array, first: Array, cavity: Mask) -> float:
+    """Percent, from the brightest volume to the smallest: voxels near the cavity brighter than half-way to its wall.
+
+    One threshold for all films of a case, told from its first true frame.
+    """
+    around = np.stack([ndimage.binary_dilation(plane, iterations=REACH) for plane in cavity])
+    inner = np.stack([ndimage.binary_dilation(plane, iterations=2) for plane in cavity])
+    wall = around & ~inner
+    limit = 0.5 * (float(np.median(first[cavity])) + float(np.percentile(first[wall], 20)))
+    reach = np.stack([ndimage.binary_dilation(plane, iterations=1) for plane in cavity])
+    volumes = np.array([int((frame[reach] > limit).sum()) for frame in film], np.float64)
+    return float(100 * (volumes.max() - volumes.min()) / max(volumes.max(), 1.0))

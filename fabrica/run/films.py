@@ -1,0 +1,62 @@
+"""A stage that answers with films, judged on its test part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import io
+from ..contracts import Family
+from ..evaluate.judging.films import film_rows
+from ..evaluate.report.film import moving
+from ..evaluate.report.results import StageResult
+from ..evaluate.result import Row
+from .draw import draw, images_of
+from .question import Shown, whole_answer
+from .stage import PreparedStage
+
+FILMS = 3  # cases that the report shows
+
+
+def judge_films(ready: PreparedStage, family: Family, result: StageResult, say: Callable[[str], None]) -> StageResult:
+    """Rows of each case and answer, films of the first few; the draws are written as series of frames."""
+    (field,) = ready.signature.x
+    count = 1 if family.deterministic else ready.evaluate.draws
+    for member in ready.test:
+        case = ready.case(member, ready.job.judged_with)
+        shown = [Shown(case, k) for k in range(count)]
+        x = torch.stack(draw(family, ready.job, shown, ready.layout, ready.seed, say, ready.evaluate.window))
+        problem = ready.question(case)
+        answers = {"model: one draw" if count > 1 else "model": x[0]}
+        if count > 1:
+            answers["model: mean of draws"] = x.mean(0)
+        answers |= {n: whole_answer(one.float(), ready.layout) for n, one in ready.job.rivals(problem).items()}
+        for number, one in enumerate(x):
+            images = images_of(
+                one, ready.signature.x, case, ready.preparation, f"{ready.run.name}/{member.name}/{number}"
+            )
+            io.write_nifti(images[field.name], ready.run.draw_file(ready.stage, case.name, number, field.name))
+        truth = case.tensors.get(field.name)
+        if truth is None:
+            result.cases.append(
+                Row(case.name, member.patient, field.name, "model", "psnr", "not evaluated: needs the film")
+            )
+            continue
+        mask = case.tensors.get("ventricle")
+        cavity = None if mask is None else mask[0].numpy() > 0.5
+        asked = np.array(ready.job.asked_frames)
+        for by, film in answers.items():
+            own = (case.name, member.patient, field.name)
+            result.cases += film_rows(own, by, film.numpy(), truth.numpy(), asked, cavity)
+        if len(result.pictures) < FILMS:
+            result.pictures.append(_shown(case.name, {"true": truth, **answers}))
+    say(f"{ready.name}: {len(ready.test)} films drawn {count} times.")
+    return result
+
+
+def _shown(name: str, films: dict[str, Tensor]) -> dict[str, object]:
+    z = films["true"].shape[1] // 2
+    return {"case": name, "slice": z, "panels": [], "drawing": moving({n: f[:, z].numpy() for n, f in films.items()})}

@@ -1,0 +1,128 @@
+"""The next visit from two earlier ones: which visits make a case, rivals in closed form, runs and new patients."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fabrica import io
+from fabrica.contracts import Field, Image
+from fabrica.data import cohort
+from fabrica.data.followed import AHEAD, APART, BEFORE, LAST, followed
+from fabrica.data.virtual import VirtualCohort
+from fabrica.evaluate.metrics.task import csf_volume_error
+from fabrica.generate.scans import generate_images
+from fabrica.jobs import Progression
+from fabrica.recipe.checks import from_plain
+from fabrica.rng import Rng
+from fabrica.run.sequence import run_recipe
+from fabrica.testing import check_job
+
+from .test_jobs import _followed
+
+
+def test_the_job_keeps_the_laws() -> None:
+    check_job(Progression("T1w"), _followed())
+    with pytest.raises(ValueError, match="expected years above 0"):
+        Progression(years_ahead=0)
+
+
+def test_each_visit_that_two_came_before_is_a_case() -> None:
+    members = VirtualCohort(2, visits=4, years_between=1.5, spacing_mm=4).cohort().members
+    cases = followed(members[::-1], "T1w")  # whatever the order of files
+    assert [(m.patient, m.visit) for m in cases] == [(f"virtual{p:04d}", f"visit{v}") for p in (1, 0) for v in (2, 3)]
+    assert {cases[0].values[AHEAD], cases[0].values[APART]} == {1.5}
+    (coming, _) = followed(members, "T1w", years_ahead=3.0)
+    assert (coming.visit, coming.values[AHEAD], coming.days) == ("next", 3.0, pytest.approx(365.25 * 7.5))
+    assert set(coming.contrasts()) >= {LAST + "T1w", BEFORE + "T1w"}
+    assert "T1w" not in coming.contrasts()
+    assert followed(members, "bold") == ()
+    assert followed(members[:2], "T1w") == ()
+
+
+def test_visits_are_those_before_it_and_not_itself() -> None:
+    members = VirtualCohort(1, visits=3, years_between=4, spacing_mm=4, planes=(18, 20)).cohort().members
+    (case,) = followed(members, "T1w")
+    images = case.load(["T1w", LAST + "T1w", BEFORE + "T1w", "brain_mask"]).images
+    for name, member in (("T1w", members[2]), (LAST + "T1w", members[1]), (BEFORE + "T1w", members[0])):
+        assert torch.equal(images[name].data, member.load(["T1w"]).images["T1w"].data)
+        assert images[name].meaning.name == name
+    assert "brain_mask" in images
+
+
+def test_two_visits_on_one_day_are_refused() -> None:
+    members = VirtualCohort(1, visits=3, spacing_mm=4).cohort().members
+    with pytest.raises(ValueError, match="on one day"):
+        followed([replace(m, days=0.0) for m in members], "T1w")
+
+
+def test_rivals_are_what_they_say() -> None:
+    job, batch = Progression("T1w"), _followed()
+    years = torch.linspace(1, 3, len(batch.cases))
+    batch = replace(batch, values={**batch.values, AHEAD: years, APART: torch.full_like(years, 2.0)})
+    last, before = (batch.images[mark + "T1w"] for mark in (LAST, BEFORE))
+    found = job.rivals(job.question(batch, Rng(range(len(batch.cases)))))
+    assert torch.equal(found["nothing changes"], last)
+    wanted = (last + (years / 2).reshape(-1, 1, 1, 1) * (last - before)).clamp(min=0)
+    torch.testing.assert_close(found["the change goes on"], wanted)
+
+
+def test_the_volume_of_fluid_is_counted_in_millilitres() -> None:
+    brain = np.ones((4, 10, 10), bool)
+    truth = np.ones(brain.shape)
+    truth[:, :2] = 0.1  # 80 voxels of fluid
+    drawn = np.ones(brain.shape)
+    drawn[:, :3] = 0.1
+    assert csf_volume_error(drawn, truth, brain_mask=brain, spacing_mm=(2, 2, 2)) == pytest.approx(40 * 8 / 1000)
+    assert csf_volume_error(truth, truth, brain_mask=brain, spacing_mm=(2, 2, 2)) == 0
+    with pytest.raises(ValueError, match="some brain"):
+        csf_volume_error(drawn, truth, brain_mask=~brain, spacing_mm=(2, 2, 2))
+
+
+PLAIN = {
+    "cohorts": {
+        "all": {"virtual": {"patients": 5, "visits": 3, "years_between": 3, "spacing_mm": 4, "planes": [18, 21]}}
+    },
+    "job": {"name": "progression", "x": "T1w", "years_ahead": 3},
+    "family": {"name": "regression", "network": {"channels": [8, 16], "blocks": 1}},
+    "baseline": "none",
+    "train": {"steps": 10, "batch": 4, "precision": "fp32"},
+    "evaluate": {"realism": 0, "evaluations": []},
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("progression")
+    run_recipe(from_plain(PLAIN), folder / "run", say=lambda _: None)
+    return folder
+
+
+def test_a_run_is_scored_beside_its_rivals(finished: Path) -> None:
+    rows = (finished / "run/report/cases.csv").read_text()
+    for by in ("model", "nothing changes", "the change goes on"):
+        for metric in ("psnr", "csf_volume_error"):
+            assert f"T1w,{by},{metric}" in rows
+    page = (finished / "run/report/index.html").read_text()
+    assert "the change goes on" in page
+
+
+def test_new_patients_are_asked_about_the_visit_to_come(finished: Path) -> None:
+    members = VirtualCohort(1, first=50, visits=2, years_between=2, spacing_mm=4, planes=(18, 21)).cohort().members
+    for number, member in enumerate(members):
+        image = member.load(["T1w"]).images["T1w"]
+        io.write_nifti(
+            replace(image, meaning=Field("T1w")),
+            finished / "new/sub-01" / f"ses-{number}" / f"sub-01_ses-{number}_T1w.nii.gz",
+        )
+    (finished / "new/sub-01/sub-01_sessions.tsv").write_text("session_id\tdays\tage\nses-0\t0\t60\nses-1\t730.5\t62\n")
+    said: list[str] = []
+    (path,) = generate_images(
+        finished / "run", finished / "new", finished / "out", say=said.append, values={"years ahead": "4"}
+    )
+    assert path.parent.name == "sub-01_next"
+    drawn: Image = io.read_image(path)
+    assert drawn.data.shape == image.data.shape
+    assert len(cohort.find(finished / "new").members) == 2
