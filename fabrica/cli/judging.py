@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .options import claim_in, embedding_in
-from .terminal import echo, errors, fail
+from .options import Device, claim_in, embedding_in, fixed
+from .terminal import FAILED, echo, errors, fail
 
 
 @app.command()
@@ -73,6 +73,29 @@ def evaluate(
         )
         asked = Asked(data_range, seed, declared, parse_overrides(override or []), labels, quick, own, networks)
         echo(f"Report: {evaluate_folders(folders, out, asked, echo)}")
+
+
+@app.command()
+def audit(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run of a synthesis.")],
+    draws: Annotated[int, typer.Option(min=1, help="How many draws are held against its training images.")] = 1000,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Draws as files, in place of new ones.")] = None,
+    holdout: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Patients whom training did not see; the test part if left out.")
+    ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option(metavar="CHECK=REASON", help="Let a refused check pass; the reason stays.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Are draws copies of training images? Verdicts in RUN/audit/gate.json, obeyed by deliver and patients."""
+    from ..generate.audit import audit as audited
+
+    with errors():
+        reasons = fixed(override, "--override copies=REASON")
+        gate = audited(run, draws=draws, data=data, holdout=holdout, overrides=reasons, device=device, say=echo)
+        if gate.refused:
+            raise typer.Exit(FAILED)
 
 
 @app.command()

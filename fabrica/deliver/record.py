@@ -51,6 +51,7 @@ class Record:
     version: str
     made: str  # ISO 8601, when the draws were made
     images: tuple[Drawn, ...]
+    audit: str = ""  # what the audit of the weights said when they drew: passed, unaudited, or what was refused
 
     def write(self) -> Path:
         """As `generated.json` in its folder."""
@@ -88,7 +89,7 @@ def _of(folder: Path, plain: Mapping[str, Any]) -> Record:
         files, hashes, given = lists["files"], lists["sha256"], lists["given"]
         images.append(Drawn(case, contrast, unit, kind, files, hashes, given, sources))
     words = {k: str(plain[k]) for k in ("run", "stage", "job", "family", "weights", "recipe", "version", "made")}
-    return Record(folder, **words, seed=int(plain["seed"]), images=tuple(images))
+    return Record(folder, **words, seed=int(plain["seed"]), images=tuple(images), audit=str(plain.get("audit", "")))
 
 
 def _inside(folder: Path, name: str) -> None:

@@ -31,6 +31,11 @@ def hand_over(
     `which`: mean, all, or the number of a draw; `identity`: a DICOM file that says whose draws of other files are;
     `source`: where the files lie now that draws were made from. Raises ValueError for what cannot be delivered.
     """
+    if record.audit.startswith("REFUSED"):
+        raise ValueError(
+            f"The run {record.run} was audited and {record.audit}: nothing of it is delivered."
+            " Overrule it with a reason, then draw again: fabrica audit RUN --override CHECK=REASON"
+        )
     found = []
     for drawn in record.images:
         paths = check_sources(drawn, source) if drawn.sources or identity is None else [identity]

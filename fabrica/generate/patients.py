@@ -5,6 +5,7 @@ table of who is who.
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..run.answering import Answering
 from ..run.draw import draw, images_of
 from ..run.folder import RunFolder
 from ..run.question import Shown
+from ..safeguards.gate import UNAUDITED, standing
 
 ROWS = 64  # slices or volumes drawn at once
 TABLE = "patients.csv"
@@ -40,25 +42,18 @@ def draw_patients(
     that is left out.
     """
     opened = RunFolder.open(run, "recipes/synthesis.yaml")
-    codecs = {s.codec for s in opened.recipe.stages}
-    able = [s for s in opened.recipe.stages if s.name not in codecs and _needs_nobody(s)]
-    if len(able) != 1:
-        raise ValueError(
-            f"{run} has {len(able)} stages that synthesise, expected one. With scans: fabrica generate {run} --data DIR"
-        )
-    answering = Answering(opened, able[0], find_device(device))
+    stage = synthesising_stage(opened)
+    answering = Answering(opened, stage, find_device(device))
     if answering.unfinished:
         say(answering.unfinished)
-    asked = _values(answering.signature.values, values, count)
-    prepared = [_blank(answering, f"synthetic-{i:05d}", v, depth) for i, v in enumerate(asked)]
-    rows_each = depth if answering.layout.axes == "yx" else 1
-    at_once = max(1, ROWS // rows_each)
+    _obey(run, opened.home(stage), say)
+    groups = asked_patients(answering, count, values, depth)
+    asked, done = [one.case.values for group in groups for one in group], 0
     out.mkdir(parents=True, exist_ok=True)
     with writing(out / TABLE), (out / TABLE).open("w", newline="") as table:
         writer = csv.writer(table)
         writer.writerow(["file", "member", "patient", "visit", "contrast", *asked[0]])
-        for start in range(0, count, at_once):
-            group = prepared[start : start + at_once]
+        for group in groups:
             shown = [Shown(one) for one in group]
             drawn = draw(answering.family, answering.job, shown, answering.layout, seed, say, answering.window)
             for one, x in zip(group, drawn, strict=True):
@@ -66,8 +61,43 @@ def draw_patients(
                     path = out / one.name / f"{name}.nii.gz"
                     io.write_nifti(image, path)
                     writer.writerow([path.relative_to(out), "", one.name, "", name, *one.case.values.values()])
-            say(f"{min(start + at_once, count)} of {count} patients drawn.")
+            done += len(group)
+            say(f"{done} of {count} patients drawn.")
     return out / TABLE
+
+
+def _obey(run: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
+    """Raises ValueError for a run that an audit refuses; says that one was not audited."""
+    weights = json.loads((checkpoint / "checkpoint.json").read_text())["sha256"]
+    found = standing(run, weights)
+    if found == UNAUDITED:
+        say(f"Nobody has audited these weights: its draws may be copies of patients. Type: fabrica audit {run}")
+    elif found != "passed":
+        raise ValueError(
+            f"{run} was audited and {found}. See {run / 'audit'}; overrule it: fabrica audit {run} --override"
+        )
+
+
+def synthesising_stage(opened: RunFolder) -> Stage:
+    """The one that draws images of nothing but values; raises ValueError where there is not exactly one."""
+    codecs = {s.codec for s in opened.recipe.stages}
+    able = [s for s in opened.recipe.stages if s.name not in codecs and _needs_nobody(s)]
+    if len(able) != 1:
+        raise ValueError(
+            f"{opened.path} has {len(able)} stages that synthesise, expected one."
+            f" With scans: fabrica generate {opened.path} --data DIR"
+        )
+    return able[0]
+
+
+def asked_patients(
+    answering: Answering, count: int, values: Mapping[str, str] | None = None, depth: int = 1
+) -> list[list[Prepared]]:
+    """Patients of whom only the grid and their values are known, in groups that are drawn at once."""
+    asked = _values(answering.signature.values, values or {}, count)
+    prepared = [_blank(answering, f"synthetic-{i:05d}", v, depth) for i, v in enumerate(asked)]
+    at_once = max(1, ROWS // (depth if answering.layout.axes == "yx" else 1))
+    return [prepared[start : start + at_once] for start in range(0, count, at_once)]
 
 
 def _needs_nobody(stage: Stage) -> bool:

@@ -13,6 +13,7 @@ from ..data.cohort import Member, ScannedMember
 from ..deliver.record import NAME, Drawn, Record, SourceFile, hash_of
 from ..recipe.values import Stage
 from ..run.folder import RECIPE, RunFolder
+from ..safeguards.gate import standing
 
 Files = Mapping[str, Sequence[Path]]  # contrast -> a file each draw
 
@@ -43,7 +44,7 @@ def record_of(
     when = made or datetime.now(UTC).isoformat(timespec="seconds")
     return Record(
         folder, run.name, stage.name, str(stage.job.name), stage.family.name, checkpoint["sha256"], recipe,
-        run.recipe.seed, __version__, when, tuple(images),
+        run.recipe.seed, __version__, when, tuple(images), standing(run.path, checkpoint["sha256"]),
     )  # fmt: skip
 
 
