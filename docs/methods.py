@@ -24,8 +24,8 @@ TEXT = {  # how words join a job; one answer to a question, or another image, ne
 LATER: Mapping[str, str] = {
     "Image Reconstruction": "restorers taught on pairs of raw data and images",
     "Super-Resolution": "restorers taught on pairs, and frames between frames",
-    "Treatment Planning and Dynamic Intervention": "dose, respiration and registration fields",
-    "Disease Progression Prediction": "the job prognosis over visits",
+    "Treatment Planning and Dynamic Intervention": "respiration and registration fields, video",
+    "Disease Progression Prediction": "survival, lesions that grow",
     "Foundation Models": "conditions from several modalities at once and pretrained weights",
 }
 FAMILIES: tuple[tuple[str, str], ...] = (  # word in the table -> family here
@@ -58,6 +58,11 @@ OWN: Mapping[str, frozenset[str]] = {  # what a family is taught by without bein
 CRITICS = frozenset({"adversarial forms", "feature matching"})  # of a codec, by its option `adversarial`
 
 
+APPLICATIONS: tuple[tuple[str, str], ...] = (  # what a method is for -> the job that does it, where its section does not say
+    ("^radiation dose prediction$", "dose"), ("^4d mri temporal super", "interpolation"),
+    ("^longitudinal mri (generation|prediction)$|alzheimer's disease progression|brain neurodegenerative|^disease progression prediction$",
+     "progression"),
+)  # fmt: skip
 ACQUISITIONS: Mapping[str, str] = {"CT Reconstruction": "ct", "PET Reconstruction": "pet", "MRI reconstruction": "mr"}
 BEYOND = r"\bar\b|gan|vae|federated|cine|bimodal|pet-mri|jsmoco|multi-contrast"  # what a prior of one slice does not do
 
@@ -81,7 +86,10 @@ def judge(row: Mapping[str, str]) -> tuple[str, str]:
     if (how := restored(row)) is not None:
         return "equivalent", how
     words = re.split("[,\uff0c]\\s*", row["family"].lower())
-    job = JOBS.get((row["section"], row["subsection"]))
+    asked = row["application"].lower().replace("\u2010", "-")
+    job = JOBS.get((row["section"], row["subsection"])) or next(
+        (j for p, j in APPLICATIONS if re.search(p, asked)), None
+    )
     if job is None:
         return "planned", LATER[row["section"]]
     network = next((NETWORKS[w.strip()] for w in words if w.strip() in NETWORKS), None)

@@ -68,6 +68,9 @@ def _accepted(how: str) -> None:
         "synthesis": {"x": ["FLAIR"]},
         "enhancement": {},
         "reconstruction": {},
+        "dose": {},
+        "interpolation": {},
+        "progression": {},
     }[job]
     words = {k: named[k] for k in ("text", "values", "acquisition", "factor") if k in named}
     if "acquisition" in named:
