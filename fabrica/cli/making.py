@@ -73,14 +73,20 @@ def generate(
     value: Value = None,
     unit: Unit = None,
     device: Device = "auto",
+    executor: Annotated[str, typer.Option(help="local, or dask: cases are drawn by worker processes.")] = "local",
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Of a running Dask scheduler: tcp://127.0.0.1:8786")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of this machine, where no scheduler is named.")] = 2,
 ) -> None:
     """Apply a trained run to new scans; NIfTI on the grid of each scan."""
     from ..data.cohort import Source
     from ..generate.scans import generate_images
+    from ..machine.executors import executor as named
 
     with errors():
-        source = Source(data, fixed(unit, "--unit PET=SUV"))
-        written = generate_images(run, source, out, draws, stage, echo, device, fixed(value))
+        source, by = Source(data, fixed(unit, "--unit PET=SUV")), named(executor, scheduler, workers)
+        written = generate_images(run, source, out, draws, stage, echo, device, fixed(value), by)
         echo(f"{len(written)} file{'s' * (len(written) > 1)} in {out}")
 
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import json
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from .. import io
-from ..data import cohort as cohorts
+import torch
+
 from ..data.cases import left_out
-from ..data.cohort import Member, Source, unreadable
+from ..data.cohort import Member, ScannedMember, Source, unreadable
+from ..deliver.record import hash_of
 from ..io import UnreadableError
 from ..jobs.values import said
 from ..machine.device import find_device
+from ..machine.executors import Executor, Local, SetAside
 from ..run.answering import Answering
-from ..run.folder import RunFolder
+from ..run.folder import RECIPE, RunFolder
 from ..run.sequence import Say
 from .record import record_of
+from .tasks import DRAW, done_before, key_of
 
 
 def generate_images(
@@ -28,21 +34,21 @@ def generate_images(
     say: Say = print,
     device: str = "auto",
     values: Mapping[str, str] | None = None,
+    executor: Executor | None = None,
 ) -> list[Path]:
     """Apply a trained run to new scans: NIfTI on their grids, under out/CASE/, or out/answers.csv. Returns the files
     written.
 
     `values` stand for those that the cases say (a class, a covariate, words); a `Source` says units that files leave
-    open. Raises ValueError when the folder is no run, CheckpointError when it is not trained, UnreadableError for the
-    scans.
+    open. `executor`: who draws the cases, this process when left out; a case that was drawn before from the same inputs
+    is kept. Raises ValueError when the folder is no run, CheckpointError when it is not trained, UnreadableError for
+    the scans.
     """
     opened = RunFolder.open(run)
     answering = Answering(opened, opened.last_stage(stage), find_device(device))
-    job, written, source = answering.job, list[Path](), Source.of(data)
-    recorded: list[tuple[Member, Mapping[str, Sequence[Path]]]] = []
-    known = [f.name for f in answering.signature.values]
+    job, source = answering.job, Source.of(data)
     needed = ", ".join(dict.fromkeys((*answering.signature.given, *job.simulates)))
-    asked = said(answering.signature.values, values or {})
+    said(answering.signature.values, values or {})  # refuses what the run does not know
     if answering.unfinished:
         say(answering.unfinished)
     if job.answer == "value":
@@ -51,34 +57,69 @@ def generate_images(
                 answering, job.gathered(_found(source, say), True), source.folder, out / "answers.csv", draws, say
             )
         ]
-    for found in job.gathered(_found(source, say), True):
-        member = cohorts.overlaid(found, {}, asked)
-        if not answering.can(member):
-            say(f"{member.name}: has none of {needed}; left out.")
-            continue
-        if missing := [name for name in known if name not in member.values]:
-            say(
-                f"{member.name}: drawn without its {', '.join(missing)}, which nothing says. Name it: --value"
-                f" {missing[0]}=..."
-            )
-        try:
-            drawn = answering.draws(member, draws, say)
-        except UnreadableError as error:
-            say(left_out(member, error))
-            continue
-        files: dict[str, list[Path]] = {}
-        for number, images in enumerate(drawn):
-            for name, image in images.items():
-                path = out / member.name / f"{name}-{number}.nii.gz"
-                io.write_nifti(image, path)
-                files.setdefault(name, []).append(path)
-        recorded.append((found, files))
-        written += [path for own in files.values() for path in own]
-        say(f"{member.name}: {draws} draw{'s' * (draws > 1)} written.")
+    found = _found(source, say)
+    cases = {m.name: m for m in job.gathered(found, True)}
+    tasks = _tasks(answering, source, out, draws, stage, device, values or {}, list(cases))
+    _keyed(answering, tasks, found)
+    recorded: list[tuple[Member, Mapping[str, Sequence[Path]]]] = []
+    for name, result in _results(tasks, out, executor or Local(), say):
+        files = {contrast: [out / p for p in own] for contrast, own in result["files"].items()}
+        if files:
+            recorded.append((cases[name], files))
+    recorded.sort(key=lambda one: list(cases).index(one[0].name))
+    written = [path for _, files in recorded for own in files.values() for path in own]
     if not written:
         raise ValueError(f"No case in {source.folder} has {needed}. See what is there: fabrica inspect {source.folder}")
     record_of(opened, answering.stage, out, recorded).write()
     return written
+
+
+def _tasks(
+    answering: Answering, source: Source, out: Path, draws: int, stage: str | None, device: str,
+    values: Mapping[str, str], cases: Sequence[str],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """A case each, as plain data."""
+    shared = {
+        "token": secrets.token_hex(8), "run": str(answering.run.path.resolve()), "stage": stage, "device": device,
+        "folder": str(source.folder.resolve()), "units": sorted(source.units.items()), "values": dict(values),
+        "out": str(out.resolve()), "draws": draws, "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    return [{**shared, "case": name} for name in cases]
+
+
+def _results(
+    tasks: Sequence[dict[str, Any]], out: Path, executor: Executor, say: Say
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(case, what came of it), those of before first; what is said of a case is said together."""
+    waiting = []
+    for task in tasks:
+        before = done_before(out, task["case"], task["key"])
+        if before is None:
+            waiting.append(task)
+            continue
+        say(before["said"][0])
+        yield task["case"], before
+    for number, result in executor.results(DRAW, waiting):
+        name = waiting[number]["case"]
+        if isinstance(result, SetAside):
+            say(f"{name} is left out: {result.reason}.")
+            continue
+        for line in result["said"]:
+            say(line)
+        yield name, result
+
+
+def _keyed(answering: Answering, tasks: Sequence[dict[str, Any]], members: Sequence[Member]) -> None:
+    """Each task with the key of its inputs: those of all visits of its patient."""
+    weights = json.loads((answering.run.home(answering.stage) / "checkpoint.json").read_text())["sha256"]
+    recipe = hash_of(answering.run.path / RECIPE)
+    files: dict[str, dict[str, str]] = {}
+    for member in members:
+        for scan in member.scans.values() if isinstance(member, ScannedMember) else ():
+            files.setdefault(member.patient, {}).update({str(p): hash_of(p) for p in scan.files})
+    names = {m.name: m.patient for m in answering.job.gathered(members, True)}
+    for task in tasks:
+        task["key"] = key_of(weights, recipe, task, files.get(names[task["case"]], {}))
 
 
 def _found(source: Source, say: Say) -> tuple[Member, ...]:

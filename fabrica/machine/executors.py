@@ -1,0 +1,148 @@
+"""Where independent tasks are done: one after the other here, or by worker processes of a Dask scheduler.
+
+A task is plain data, and so is its result; what does it is named, so that workers import it themselves.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+Task = Mapping[str, Any]
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+EXTRA = 'Install it: pip install -e ".[cluster]" -c constraints.txt'
+PATIENCE_S = 30  # until a scheduler answers
+DEATHS = 3  # workers that a task may end before it is set aside
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A task that was given up, and why."""
+
+    reason: str
+
+
+def call(name: str, task: Task) -> Any:
+    """`module:function` of a task, imported where it is done."""
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)(task)
+
+
+class Executor(ABC):
+    """Does tasks; results come as they are ready, each with the number of its task."""
+
+    @abstractmethod
+    def results(self, name: str, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
+        """(number, result or SetAside). An exception of a task is raised here, when nothing else is lost by it."""
+
+
+class Local(Executor):
+    """In this process, in order."""
+
+    def results(self, name: str, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
+        for number, task in enumerate(tasks):
+            yield number, call(name, task)
+
+
+class Dask(Executor):
+    """By the workers of a scheduler, or by `workers` processes of this machine that live as long as the call.
+
+    A worker that dies takes its own task with it, which another does again.
+    """
+
+    def __init__(self, scheduler: str | None = None, workers: int = 2) -> None:
+        if scheduler is not None:
+            check_address(scheduler)
+        if workers < 1:
+            raise ValueError(f"--workers is {workers}, expected at least 1.")
+        self.scheduler, self.workers = scheduler, workers
+
+    def results(self, name: str, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
+        try:
+            import dask
+            from distributed import as_completed
+            from distributed.scheduler import KilledWorker
+        except ImportError as error:
+            raise ValueError(f"Dask is not installed. {EXTRA}") from error
+        with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS}):
+            client, close = self._opened()
+            try:
+                futures = {
+                    client.submit(call, name, dict(task), pure=False, retries=0): k for k, task in enumerate(tasks)
+                }
+                for future in as_completed(asked):
+                    try:
+                        yield futures[future], future.result()
+                    except KilledWorker:
+                        yield futures[future], SetAside(f"it ended {DEATHS + 1} workers")
+                    future.release()
+            finally:
+                close()
+
+    def _opened(self) -> tuple[Any, Callable[[], None]]:
+        from distributed import Client, LocalCluster
+
+        if self.scheduler is None:
+            cluster = LocalCluster(
+                n_workers=self.workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None,
+                silence_logs=50,
+            )  # fmt: skip
+            client = Client(cluster)
+
+            def close() -> None:
+                with suppress(Exception):  # workers that died have nothing to close
+                    client.close()
+                cluster.close()
+
+            return client, close
+        try:
+            client = Client(self.scheduler, timeout=PATIENCE_S)
+        except (OSError, TimeoutError) as error:
+            raise ValueError(f"{self.scheduler} does not answer. Start it: dask scheduler") from error
+        self._check_versions(client)
+        return client, client.close
+
+    def _check_versions(self, client: Any) -> None:
+        """Raises ValueError where a worker runs another Fabrica: its bytes would be others."""
+        from .. import __version__
+
+        found = client.run(installed)
+        if not found:
+            raise ValueError(f"{self.scheduler} has no workers. Start one: dask worker {self.scheduler}")
+        for worker, version in found.items():
+            if version != __version__:
+                raise ValueError(
+                    f"Worker {worker} has Fabrica {version}, this is {__version__}. Install the same there."
+                )
+
+
+def installed() -> str:
+    """The version of Fabrica where this is asked."""
+    from .. import __version__
+
+    return __version__
+
+
+def check_address(scheduler: str) -> None:
+    """Raises ValueError for an address that is none, or that would send patients unencrypted."""
+    parts = urlsplit(scheduler)
+    if parts.scheme not in ("tcp", "tls") or not parts.hostname or not parts.port:
+        raise ValueError(f"--scheduler {scheduler!r} is no address. Write tcp://127.0.0.1:8786 or tls://HOST:8786")
+    if parts.scheme == "tcp" and parts.hostname not in LOOPBACK:
+        raise ValueError(f"{parts.hostname} would be spoken to unencrypted. Write tls://{parts.hostname}:{parts.port}")
+
+
+def executor(name: str, scheduler: str | None = None, workers: int = 2) -> Executor:
+    """From the command line's words; raises ValueError for one that is not known."""
+    if name == "local":
+        if scheduler is not None:
+            raise ValueError("--scheduler belongs to dask. Write: --executor dask")
+        return Local()
+    if name == "dask":
+        return Dask(scheduler, workers)
+    raise ValueError(f"--executor {name!r} is none. Write local or dask.")

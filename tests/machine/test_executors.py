@@ -1,0 +1,76 @@
+"""Executors: the same results in order of their tasks, workers that die, addresses that are none."""
+
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fabrica.machine.executors import Dask, Executor, Local, SetAside, check_address, executor
+
+DOUBLED, KILLED, FAILS = (f"tests.machine.test_executors:{n}" for n in ("doubled", "killed_once", "fails"))
+
+
+def doubled(task: Mapping[str, Any]) -> Any:
+    return 2 * task["x"]
+
+
+def killed_once(task: Mapping[str, Any]) -> Any:
+    """The first worker that does task 3 is killed in the middle of it; those that come later are not."""
+    mark = Path(task["mark"])
+    with (mark / f"{task['x']}.log").open("a") as log:
+        log.write("begun\n")
+    if task["x"] == 3 and (task["always"] or not (mark / "killed").exists()):
+        (mark / "killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 2 * task["x"]
+
+
+def fails(task: Mapping[str, Any]) -> Any:
+    raise ValueError(f"task {task['x']} cannot be done")
+
+
+@pytest.mark.parametrize("made", [Local(), Dask(workers=2)], ids=["local", "dask"])
+def test_results_are_those_of_their_tasks(made: Executor) -> None:
+    assert dict(made.results(DOUBLED, [{"x": k} for k in range(7)])) == {k: 2 * k for k in range(7)}
+    assert list(made.results(DOUBLED, [])) == []
+    with pytest.raises(ValueError, match="task 1 cannot be done"):
+        list(made.results(FAILS, [{"x": 1}]))
+
+
+def test_a_worker_that_is_killed_costs_its_own_task_alone(tmp_path: Path) -> None:
+    tasks = [{"x": k, "mark": str(tmp_path), "always": False} for k in range(6)]
+    assert dict(Dask(workers=2).results(KILLED, tasks)) == {k: 2 * k for k in range(6)}
+    begun = {k: (tmp_path / f"{k}.log").read_text().count("begun") for k in range(6)}
+    assert begun[3] == 2
+    assert sum(begun.values()) <= 6 + 1 + 2  # a task that waited beside it on that worker may be begun again
+
+
+def test_a_task_that_ends_every_worker_is_set_aside(tmp_path: Path) -> None:
+    tasks = [{"x": k, "mark": str(tmp_path), "always": True} for k in range(5)]
+    found = dict(Dask(workers=2).results(KILLED, tasks))
+    assert isinstance(found.pop(3), SetAside)
+    assert found == {k: 2 * k for k in (0, 1, 2, 4)}
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [("127.0.0.1:8786", "is no address"), ("http://x:1", "is no address"), ("tcp://node7:8786", "unencrypted")],
+)
+def test_addresses_that_are_none(address: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        check_address(address)
+    check_address("tls://node7:8786")
+
+
+def test_names_of_executors() -> None:
+    assert isinstance(executor("local"), Local)
+    assert isinstance(executor("dask", "tcp://127.0.0.1:8786"), Dask)
+    with pytest.raises(ValueError, match="Write local or dask"):
+        executor("slurm")
+    with pytest.raises(ValueError, match="belongs to dask"):
+        executor("local", "tcp://127.0.0.1:1")
+    with pytest.raises(ValueError, match="expected at least 1"):
+        Dask(workers=0)
