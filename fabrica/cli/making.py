@@ -85,8 +85,8 @@ def generate(
     from ..machine.executors import executor as named
 
     with errors():
-        source, by = Source(data, fixed(unit, "--unit PET=SUV")), named(executor, scheduler, workers)
-        written = generate_images(run, source, out, draws, stage, echo, device, fixed(value), by)
+        source, by = Source(data, fixed(unit, "--unit PET=SUV")), named(executor, scheduler, workers, device)
+        written = generate_images(run, source, out, draws, stage, echo, fixed(value), by)
         echo(f"{len(written)} file{'s' * (len(written) > 1)} in {out}")
 
 

@@ -32,7 +32,6 @@ def generate_images(
     draws: int = 1,
     stage: str | None = None,
     say: Say = print,
-    device: str = "auto",
     values: Mapping[str, str] | None = None,
     executor: Executor | None = None,
 ) -> list[Path]:
@@ -40,12 +39,12 @@ def generate_images(
     written.
 
     `values` stand for those that the cases say (a class, a covariate, words); a `Source` says units that files leave
-    open. `executor`: who draws the cases, this process when left out; a case that was drawn before from the same inputs
-    is kept. Raises ValueError when the folder is no run, CheckpointError when it is not trained, UnreadableError for
-    the scans.
+    open. `executor`: who draws the cases and on what, this process when left out. A case that was drawn before from the
+    same inputs is kept. Raises ValueError when the folder is no run, CheckpointError when it is not trained,
+    UnreadableError for the scans.
     """
-    opened = RunFolder.open(run)
-    answering = Answering(opened, opened.last_stage(stage), find_device(device))
+    opened, by = RunFolder.open(run), executor or Local()
+    answering = Answering(opened, opened.last_stage(stage), find_device(by.device))
     job, source = answering.job, Source.of(data)
     needed = ", ".join(dict.fromkeys((*answering.signature.given, *job.simulates)))
     said(answering.signature.values, values or {})  # refuses what the run does not know
@@ -59,10 +58,10 @@ def generate_images(
         ]
     found = _found(source, say)
     cases = {m.name: m for m in job.gathered(found, True)}
-    tasks = _tasks(answering, source, out, draws, stage, device, values or {}, list(cases))
+    tasks = _tasks(answering, source, out, draws, stage, by.device, values or {}, list(cases))
     _keyed(answering, tasks, found)
     recorded: list[tuple[Member, Mapping[str, Sequence[Path]]]] = []
-    for name, result in _results(tasks, out, executor or Local(), say):
+    for name, result in _results(tasks, out, by, say):
         files = {contrast: [out / p for p in own] for contrast, own in result["files"].items()}
         if files:
             recorded.append((cases[name], files))

@@ -14,12 +14,15 @@ from ..data.filmed import GIVEN, filmed
 from ..rng import Rng
 from .imaging import Axes
 
+LOUDER = 4.0  # how much a difference is scaled up: networks expect numbers about as large as images
+
 
 class Interpolation(Job):
     """Each `every`-th of `frames` frames, evenly spaced in time -> all of them, slice by slice, at once.
 
-    Given frames come back as they were. `periodic`: the last frame is followed by the first, as in a heart's cycle.
-    `generate` takes films of the given frames alone. Rivals: linear blending; the nearest frame held.
+    What is learned is how frames differ from a linear blend of the given ones. Given frames come back as they were.
+    `periodic`: the last frame is followed by the first, as in a heart's cycle. `generate` takes films of the given
+    frames alone. Rivals: linear blending; the nearest frame held.
     """
 
     answer = "film"
@@ -47,9 +50,10 @@ class Interpolation(Job):
         return tuple(filmed(m, self.film, self.frames, self.every, new) for m in members)
 
     def problem(self, batch: Batch, rng: Rng) -> Problem:
-        target = batch.images[self.film]
+        given = batch.images[GIVEN + self.film]
+        target = (batch.images[self.film] - self._blended(given, False)) * LOUDER
         weight = torch.ones(1, self.frames, *[1] * (target.ndim - 2), device=target.device)
-        weight[:, self.given_frames] = 0.1  # they are put back in the end; a little of them keeps films whole
+        weight[:, self.given_frames] = 0.1  # they are put back in the end
         asked = self.question(batch, rng)
         return replace(asked, target=target, weight=weight.expand(len(target), -1, *[-1] * (target.ndim - 2)))
 
@@ -61,8 +65,9 @@ class Interpolation(Job):
         return Problem(batch.cases, (self.frames, *given.shape[2:]), condition)
 
     def finished(self, x: Tensor, problem: Problem) -> Tensor:
-        whole = x.clone()
-        whole[:, self.given_frames] = problem.condition.values[GIVEN + self.film].to(x)
+        given = problem.condition.values[GIVEN + self.film].to(x)
+        whole = self._blended(given, False) + x / LOUDER
+        whole[:, self.given_frames] = given
         return whole
 
     def rivals(self, problem: Problem) -> Mapping[str, Tensor]:

@@ -36,6 +36,8 @@ def call(name: str, task: Task) -> Any:
 class Executor(ABC):
     """Does tasks; results come as they are ready, each with the number of its task."""
 
+    device: str  # that tasks compute on: auto, cpu or cuda
+
     @abstractmethod
     def results(self, name: str, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
         """(number, result or SetAside). An exception of a task is raised here, when nothing else is lost by it."""
@@ -43,6 +45,9 @@ class Executor(ABC):
 
 class Local(Executor):
     """In this process, in order."""
+
+    def __init__(self, device: str = "auto") -> None:
+        self.device = device
 
     def results(self, name: str, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
         for number, task in enumerate(tasks):
@@ -55,12 +60,12 @@ class Dask(Executor):
     A worker that dies takes its own task with it, which another does again.
     """
 
-    def __init__(self, scheduler: str | None = None, workers: int = 2) -> None:
+    def __init__(self, scheduler: str | None = None, workers: int = 2, device: str = "auto") -> None:
         if scheduler is not None:
             check_address(scheduler)
         if workers < 1:
             raise ValueError(f"--workers is {workers}, expected at least 1.")
-        self.scheduler, self.workers = scheduler, workers
+        self.scheduler, self.workers, self.device = scheduler, workers, device
 
     def results(self, name: str, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
         try:
@@ -72,9 +77,8 @@ class Dask(Executor):
         with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS}):
             client, close = self._opened()
             try:
-                futures = {
-                    client.submit(call, name, dict(task), pure=False, retries=0): k for k, task in enumerate(tasks)
-                }
+                asked = [client.submit(call, name, dict(task), pure=False, retries=0) for task in tasks]
+                futures = {future: number for number, future in enumerate(asked)}
                 for future in as_completed(asked):
                     try:
                         yield futures[future], future.result()
@@ -137,12 +141,12 @@ def check_address(scheduler: str) -> None:
         raise ValueError(f"{parts.hostname} would be spoken to unencrypted. Write tls://{parts.hostname}:{parts.port}")
 
 
-def executor(name: str, scheduler: str | None = None, workers: int = 2) -> Executor:
+def executor(name: str, scheduler: str | None = None, workers: int = 2, device: str = "auto") -> Executor:
     """From the command line's words; raises ValueError for one that is not known."""
     if name == "local":
         if scheduler is not None:
             raise ValueError("--scheduler belongs to dask. Write: --executor dask")
-        return Local()
+        return Local(device)
     if name == "dask":
-        return Dask(scheduler, workers)
+        return Dask(scheduler, workers, device)
     raise ValueError(f"--executor {name!r} is none. Write local or dask.")

@@ -35,7 +35,9 @@ def test_workers_give_the_same_bytes_in_the_same_order(trained: Path, scans: Pat
 
 
 def test_what_was_drawn_from_the_same_is_kept_and_what_changed_is_drawn(
-    trained: Path, scans: Path, tmp_path: Path
+    trained: Path,  # noqa: F811
+    scans: Path,
+    tmp_path: Path,
 ) -> None:
     said: list[str] = []
     generate_images(trained, scans, tmp_path, say=said.append)

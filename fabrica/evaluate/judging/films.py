@@ -37,11 +37,20 @@ def film_rows(
     if cavity is not None and cavity.any():
         own, real = (ejection_fraction(f, truth[0], cavity) for f in (film, truth))
         rows.append(Row(*case, by, "ejection fraction error", abs(own - real), "percentage points"))
+        curves = [cavity_volumes(f, truth[0], cavity) for f in (film, truth)]
+        off = 100 * np.abs(curves[0] - curves[1])[asked].mean() / max(curves[1].max(), 1.0)
+        rows.append(Row(*case, by, "volume curve error", float(off), "% of the largest"))
     return rows
 
 
 def ejection_fraction(film: Array, first: Array, cavity: Mask) -> float:
-    """Percent, from the brightest volume to the smallest: voxels near the cavity brighter than half-way to its wall.
+    """Percent, from the largest volume to the smallest."""
+    volumes = cavity_volumes(film, first, cavity)
+    return float(100 * (volumes.max() - volumes.min()) / max(volumes.max(), 1.0))
+
+
+def cavity_volumes(film: Array, first: Array, cavity: Mask) -> Array:
+    """Voxels of each frame near the cavity that are brighter than half-way to its wall.
 
     One threshold for all films of a case, told from its first true frame.
     """
@@ -50,5 +59,4 @@ def ejection_fraction(film: Array, first: Array, cavity: Mask) -> float:
     wall = around & ~inner
     limit = 0.5 * (float(np.median(first[cavity])) + float(np.percentile(first[wall], 20)))
     reach = np.stack([ndimage.binary_dilation(plane, iterations=1) for plane in cavity])
-    volumes = np.array([int((frame[reach] > limit).sum()) for frame in film], np.float64)
-    return float(100 * (volumes.max() - volumes.min()) / max(volumes.max(), 1.0))
+    return np.array([int((frame[reach] > limit).sum()) for frame in film], np.float64)
