@@ -28,6 +28,5 @@ def moving(films: Mapping[str, Array]) -> str:
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=DURATION_MS, loop=0)
     told = " | ".join(escape(name) for name in names)
     data = base64.b64encode(buffer.getvalue()).decode()
-    return (
-        f'<figure><img alt="film: {told}" src="data:image/gif;base64,{data}"><figcaption>{told}</figcaption></figure>'
-    )
+    picture = f'<img class="film" alt="film: {told}" src="data:image/gif;base64,{data}">'
+    return f'{picture}<p class="soft">{told}</p>'
