@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .options import Device, claim_in, embedding_in, fixed
+from .options import Device, ExecutorName, Scheduler, Workers, claim_in, embedding_in, fixed
 from .terminal import FAILED, echo, errors, fail
 
 
@@ -43,6 +43,9 @@ def evaluate(
         typer.Option(metavar="N=REASON", help="Overrule an honesty check; the reason stays in the report."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Do not test the metrics themselves first.")] = False,
+    executor: ExecutorName = "local",
+    scheduler: Scheduler = None,
+    workers: Workers = 2,
     embedding: Annotated[
         list[Path] | None,
         typer.Option(
@@ -58,6 +61,7 @@ def evaluate(
     from ..evaluate.judging.folders import evaluate_folders
     from ..evaluate.judging.recomputation import recomputed
     from ..evaluate.judging.shelf import Asked, Folders
+    from ..machine.executors import executor as named
 
     with errors():
         if recompute is not None:
@@ -71,7 +75,8 @@ def evaluate(
         folders = Folders(
             generated, reference, masks, training, holdout, competitor, segmentations, reference_segmentations
         )
-        asked = Asked(data_range, seed, declared, parse_overrides(override or []), labels, quick, own, networks)
+        by = None if executor == "local" and scheduler is None else named(executor, scheduler, workers)
+        asked = Asked(data_range, seed, declared, parse_overrides(override or []), labels, quick, own, networks, by)
         echo(f"Report: {evaluate_folders(folders, out, asked, echo)}")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .options import Data, Device, Unit, Value, fixed
+from .options import Data, Device, ExecutorName, Scheduler, Unit, Value, Workers, fixed
 from .terminal import INTERRUPTED, bars, echo, errors, fail
 
 
@@ -73,11 +73,9 @@ def generate(
     value: Value = None,
     unit: Unit = None,
     device: Device = "auto",
-    executor: Annotated[str, typer.Option(help="local, or dask: cases are drawn by worker processes.")] = "local",
-    scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Of a running Dask scheduler: tcp://127.0.0.1:8786")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes of this machine, where no scheduler is named.")] = 2,
+    executor: ExecutorName = "local",
+    scheduler: Scheduler = None,
+    workers: Workers = 2,
 ) -> None:
     """Apply a trained run to new scans; NIfTI on the grid of each scan."""
     from ..data.cohort import Source

@@ -22,6 +22,11 @@ Unit = Annotated[
     typer.Option("--unit", metavar="CONTRAST=UNIT", help="What a file leaves open: --unit PET=SUV."),
 ]
 Device = Annotated[str, typer.Option(help="auto (a CUDA card where there is one), cpu or cuda.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes of this machine, where no scheduler is named.")]
+ExecutorName = Annotated[str, typer.Option("--executor", help="local, or dask: cases are done by worker processes.")]
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Of a running Dask scheduler: tcp://127.0.0.1:8786")
+]
 
 
 def fixed(value: list[str] | None, example: str = "--value class=1") -> dict[str, str]:

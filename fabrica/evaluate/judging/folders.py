@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from ..sets.adherence import adherence, read_labels
 from ..sets.embedding import Picture
 from ..sets.realism import realism
 from ..threads import side_by_side
+from .elsewhere import measured_elsewhere, plain_scans, scans_of
 from .folder_checks import (
     BY_DESIGN,
     after_checks,
@@ -194,9 +195,12 @@ def _pairs(
         result.cases += _failed(name, theirs[name], why, in_hu)
     if in_hu and any("HU" not in p["units"] for p in pairs.values()):
         report.remark("References reach from -1000 far above 0, as HU do: errors are shown by tissue and window too.")
-    rows = side_by_side(
-        lambda n: _pair_rows(n, patients[n], pairs[n] | {"data_range": span, "in_hu": in_hu}, allowed), list(pairs)
-    )
+    more = {"data_range": span, "in_hu": in_hu}
+    if asked.executor is None:
+        rows = side_by_side(lambda n: _pair_rows(n, patients[n], pairs[n] | more, allowed), list(pairs))
+    else:
+        given = {"found": plain_scans(found), **more, "allowed": allowed}
+        rows = measured_elsewhere(asked.executor, {n: {**given, "patient": patients[n]} for n in pairs}, say)
     result.cases += [row for own in rows for row in own]
     if name_of == "given images":
         known = {n: values(image) for n, image in shelf.all(found.get("training", {}))}
@@ -226,6 +230,14 @@ def _failed(name: str, truth: Scan, why: str, in_hu: bool) -> list[Row]:
     units |= hounsfield.UNITS if in_hu else {}
     patient = patient_of(name, truth)
     return [Row(name, patient, "", "model", m, f"failed: {why}", unit) for m, unit in units.items()]
+
+
+def pair_task(task: Mapping[str, Any]) -> list[list[Any]]:
+    """Every metric of one pair, from plain data to plain data: what a worker process does."""
+    found = {side: {task["name"]: scan} for side, scan in scans_of(task["found"], task["name"]).items()}
+    known = evidence(task["name"], found, Shelf(), Report.start({}, ""))
+    more = {"data_range": task["data_range"], "in_hu": task["in_hu"]}
+    return [list(astuple(row)) for row in _pair_rows(task["name"], task["patient"], known | more, task["allowed"])]
 
 
 def _pair_rows(name: str, patient: str, known: Mapping[str, Any], allowed: Sequence[str]) -> list[Row]:

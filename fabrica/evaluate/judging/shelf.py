@@ -15,6 +15,7 @@ from ... import io
 from ...contracts import Image
 from ...data.grid import coverage, grid_of, resample, same_grid
 from ...io import Scan, UnreadableError
+from ...machine.executors import Executor
 from ..honesty.claim import Claim
 from ..report.results import Report
 from ..sets.embedding import Embedding
@@ -51,6 +52,7 @@ class Asked:
     quick: bool = False  # leave out the test of the metrics themselves
     embeddings: Mapping[str, Embedding] = field(default_factory=dict)  # the user's own, by a name that holds their hash
     networks: tuple[Path, ...] = ()  # where these come from
+    executor: Executor | None = None  # who measures pairs; this process, side by side, when left out
 
 
 class Shelf:
