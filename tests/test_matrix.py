@@ -8,7 +8,7 @@ import torch
 import yaml
 
 import fabrica
-from fabrica.contracts import Batch
+from fabrica.contracts import Batch, Job
 from fabrica.families import FAMILIES
 from fabrica.jobs import JOBS, job_options
 from fabrica.jobs.unpaired import Unpaired
@@ -26,12 +26,19 @@ spec.loader.exec_module(tables)
 ROWS = [0, 1, 2]
 
 
-def _batch(axes: str) -> Batch:
+def _batch(axes: str, job: Job) -> Batch:
+    """Everything that a job may look at."""
     side, rng = (16,) * len(axes), Rng(ROWS)
     images = {n: rng.child(n).uniform(1, *side) for n in ("T1w", "FLAIR")}
     images["lesion"] = (rng.child("lesion").uniform(1, *side) > 0.7).float()
     images["place"] = rng.child("place").uniform(3, *side)
+    signature = job.signature()
+    for f in (*signature.x, *signature.condition):
+        if f.kind in ("intensity", "label") and f.name not in images:
+            values_of = rng.child(f.name).uniform(f.frames, *side)
+            images[f.name] = (values_of > 0.5).float() if f.kind == "label" else values_of
     values = {"position": torch.linspace(-1, 1, 3), "age": torch.tensor([30.0, 50, 70])}
+    values |= {n: torch.full((3,), 2.0) for n in ("years ahead", "years apart")}
     return Batch(("a", "b", "c"), images, torch.eye(4).expand(3, 4, 4), values)
 
 
@@ -64,7 +71,7 @@ def test_drawn_or_refused_with_a_reason(family: str, name: str, axes: str) -> No
     job = JOBS.find(name)(**job_options({**tables.EXAMPLES[name], "axes": axes}))
     asked = from_plain(tables.recipe(family, name, axes))
     made = build_family(asked.stage("model"), job, "fp32", asked)
-    batch = _batch(axes)
+    batch = _batch(axes, job)
     problem = (Unpaired(job) if made.unpaired else job).problem(batch, Rng(ROWS))
     for group in made.groups():
         total = torch.stack([t.mean() for t in made.loss(problem, group, Rng(ROWS), 0.0).values()]).sum()
@@ -78,7 +85,9 @@ def test_drawn_or_refused_with_a_reason(family: str, name: str, axes: str) -> No
 def _short(recipe: dict) -> dict:
     """Two steps on four tiny patients."""
     recipe["cohorts"] = {
-        name: {"virtual": {**plan["virtual"], "patients": 4, "spacing_mm": 4, "planes": [14, 20]}}
+        name: {"hearts": {**plan["hearts"], "patients": 4, "slices": 1}}
+        if "hearts" in plan
+        else {"virtual": {**plan["virtual"], "patients": 4, "spacing_mm": 4, "planes": [14, 20]}}
         for name, plan in recipe["cohorts"].items()
     }
     for stage in recipe.get("stages", {"model": recipe}).values():
@@ -111,8 +120,8 @@ def test_recipes_hold_every_family_on_slices_and_on_volumes() -> None:
 def test_every_recipe_runs_in_its_short_form(path: Path, tmp_path: Path) -> None:
     recipe = yaml.safe_load(path.read_text())
     from_plain(recipe)
-    if any("virtual" not in plan for plan in recipe["cohorts"].values()):
-        assert path.stem == "outcome"  # needs pictures: run by tests/jobs/test_outcome.py
+    if any("path" in plan for plan in recipe["cohorts"].values()):
+        assert path.stem in ("outcome", "dose")  # need files: run by tests/jobs/test_outcome.py and test_dose.py
         return
     result = run_recipe(from_plain(_short(recipe)), tmp_path / "run", say=lambda text: None)
     assert result.page.is_file()
