@@ -100,7 +100,8 @@ def check_multiple(prepare: PreparePlan, family: Family, axes: int, at: str) -> 
 def cohort_plan(value: Any, at: str) -> CohortPlan:
     if not isinstance(value, Mapping) or sum(key in value for key in ("path", "virtual", "hearts")) != 1:
         raise AtError(
-            at, "a cohort has a path, or a virtual or hearts block. Write: {path: DIR} or {virtual: {patients: 24}}"
+            at,
+            "a cohort has either a path or a virtual block, or hearts. Write: {path: DIR} or {virtual: {patients: 24}}",
         )
     known_keys(value, at, ("path", "table", "virtual", "hearts", "units"))
     if "hearts" in value:

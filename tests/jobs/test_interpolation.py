@@ -138,7 +138,7 @@ def test_a_film_of_few_frames_becomes_one_of_many(finished: Path) -> None:
 def test_recipes_of_impossible_hearts_are_refused() -> None:
     with pytest.raises(RecipeError, match="are impossible"):
         from_plain({**PLAIN, "cohorts": {"all": {"hearts": {"patients": 0}}}})
-    with pytest.raises(RecipeError, match="has a path, or a virtual or hearts block"):
+    with pytest.raises(RecipeError, match="has either a path or a virtual block, or hearts"):
         from_plain({**PLAIN, "cohorts": {"all": {"hearts": {}, "path": "x"}}})
 
 
