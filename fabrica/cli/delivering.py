@@ -47,7 +47,7 @@ def deliver(
             made = hand_over(drawn_in(path, stage), outbox, which=draw, identity=identity, source=source, say=echo)
             known = {s.uid: s for s in outbox.series() if s.uid in made}
         if place is None:
-            echo(f"{len(known)} series wait for a decision and a destination: fabrica review, then --to {'WHERE'}")
+            echo(f"{len(known)} series wait for a decision and a destination: fabrica review, then --to WHERE")
             return
         if path is not None:
             for series in known.values():
@@ -59,6 +59,9 @@ def deliver(
                     echo(f"{series.description}: nobody has accepted it. Type: fabrica review, or add --unreviewed")
             if not outbox.waiting(place.name) and not any(s.verdict == "accept" or unreviewed for s in known.values()):
                 raise typer.Exit(FAILED)
+        if not outbox.waiting(place.name):
+            echo(f"Nothing waits for {place.name}.")
+            return
         left = send(outbox, place, echo)
         if left:
             fail(f"{left} instances still wait. Once it answers: fabrica deliver --to {to}", FAILED)

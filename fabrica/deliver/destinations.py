@@ -123,19 +123,17 @@ class Dicomweb(Destination):
         return failed
 
     def fetch(self, study: str, series: str) -> Iterator[Any]:
-        from requests import HTTPError
-
         try:
             yield from self._asked(lambda client: client.retrieve_series(study, series))
         except UnreachableError as error:
-            cause = error.__cause__
-            if not (isinstance(cause, HTTPError) and cause.response is not None and cause.response.status_code == 404):
+            answer = getattr(error.__cause__, "response", None)  # of an HTTP error
+            if answer is None or answer.status_code != 404:
                 raise
 
     def _asked(self, ask: Any) -> Any:
+        client = self._client()
         from requests import HTTPError, RequestException
 
-        client = self._client()
         try:
             return ask(client)
         except HTTPError as error:
@@ -205,6 +203,7 @@ class Dimse(Destination):
         return errors
 
     def fetch(self, study: str, series: str) -> Iterator[Any]:
+        entity = self._entity()
         from pydicom.dataset import Dataset
         from pynetdicom import build_role, evt
         from pynetdicom.sop_class import (  # type: ignore[attr-defined]
@@ -221,7 +220,6 @@ class Dimse(Destination):
             found.append(ds)
             return 0
 
-        entity = self._entity()
         entity.add_requested_context(Get)
         for kind in (CT, MR):
             entity.add_requested_context(kind, EXPLICIT)

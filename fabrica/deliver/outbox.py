@@ -172,11 +172,13 @@ class Outbox:
             )
 
     def waiting(self, destination: str) -> list[Waiting]:
-        """What has not arrived there, by series."""
+        """What has not arrived there, by series; nothing of a series that a person has rejected since."""
+        last = "(SELECT verdict FROM verdicts v WHERE v.series = i.series ORDER BY v.rowid DESC LIMIT 1)"
         with self._open() as db:
             rows = db.execute(
                 "SELECT q.instance, i.series, q.attempts FROM queue q JOIN instances i ON i.uid = q.instance"
-                " WHERE q.destination = ? AND q.state != 'delivered' ORDER BY i.series, i.number",
+                f" WHERE q.destination = ? AND q.state != 'delivered' AND coalesce({last}, '') != 'reject'"
+                " ORDER BY i.series, i.number",
                 (destination,),
             ).fetchall()
         return [Waiting(*row) for row in rows]

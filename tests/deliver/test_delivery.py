@@ -233,3 +233,32 @@ def test_differences_are_named(filled: tuple[Outbox, str]) -> None:
     assert difference(one, two) == ""
     two.ImagePositionPatient = [0, 0, 0]
     assert difference(one, two) == "its ImagePositionPatient came back changed"
+
+
+def test_what_a_person_rejects_while_it_waits_is_not_sent(filled: tuple[Outbox, str], tmp_path: Path) -> None:
+    """Accepted and queued, the archive was away, then somebody looked again: nothing goes out, asked or unasked."""
+    outbox, uid = filled
+    to = Folder(tmp_path / "there")
+    outbox.judge(uid, "accept", "looks right", "Dr. A")
+    outbox.enqueue(uid, to.name)
+    outbox.judge(uid, "reject", "bone is missing", "Dr. B")
+    assert outbox.waiting(to.name) == []
+    assert deliver(outbox, to, _silent) == 0
+    assert not (tmp_path / "there").exists()
+    outbox.judge(uid, "accept", "it was the window", "Dr. B")
+    assert deliver(outbox, to, _silent) == 0
+    assert len(list((tmp_path / "there").rglob("*.dcm"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "module"), [("dicomweb:https://pacs.example/x", "requests"), ("dimse:A@127.0.0.1:104", "pynetdicom")]
+)
+def test_without_the_extra_it_says_what_to_install(
+    kind: str, module: str, filled: tuple[Outbox, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, uid = filled
+    to = destination(kind)
+    monkeypatch.setitem(sys.modules, module, None)
+    for asked in (lambda: to.store(outbox.files(uid)), lambda: list(to.fetch("1.2", "1.3"))):
+        with pytest.raises(UnreachableError, match="clinic"):
+            asked()
