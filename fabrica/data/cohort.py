@@ -41,6 +41,10 @@ class Member(ABC):
     def load(self, contrasts: Iterable[str]) -> Case:
         """The case with those of these contrasts that it has; raises UnreadableError for damaged files."""
 
+    def scans_of(self, contrasts: Iterable[str]) -> tuple[Scan, ...]:
+        """The files that these contrasts are read from, or computed from; none of simulated patients."""
+        return ()
+
     @property
     def name(self) -> str:
         """patient, or patient_visit: the name of the case in every table and folder."""
@@ -61,6 +65,9 @@ class ScannedMember(Member):
     def contrasts(self) -> tuple[str, ...]:
         return tuple(self.scans)
 
+    def scans_of(self, contrasts: Iterable[str]) -> tuple[Scan, ...]:
+        return tuple(self.scans[name] for name in dict.fromkeys(contrasts) if name in self.scans)
+
     def load(self, contrasts: Iterable[str]) -> Case:
         wanted = [name for name in contrasts if name in self.scans]
         raw = {name: measurement_of(self.scans[name]) for name in wanted if self.scans[name].format in RAW}
@@ -76,6 +83,25 @@ class ScannedMember(Member):
         image = replace(image, meaning=replace(image.meaning, name=name, kind=kind, unit="" if label else unit))
         check_by_values(image, scan)
         return image
+
+
+@dataclass(frozen=True)
+class Derived(Member):
+    """A case made of others: the patient and visit that it is of, and what is said of it."""
+
+    patient: str
+    visit: str
+    site: str
+    days: float
+    values: Mapping[str, float | str]
+
+
+Origin = tuple[str, str, str, float, Mapping[str, float | str]]
+
+
+def origin(member: Member, values: Mapping[str, float | str] | None = None) -> Origin:
+    """The fields of a case derived from one member."""
+    return member.patient, member.visit, member.site, member.days, member.values if values is None else values
 
 
 @dataclass(frozen=True)
@@ -280,19 +306,16 @@ def overlaid(member: Member, images: Mapping[str, Image], values: Mapping[str, f
     """The same patient and visit with some images or values replaced or added: what an earlier stage has drawn, or
     somebody asks.
     """
-    known = {**member.values, **(values or {})}
-    return _Overlaid(member.patient, member.visit, member.site, member.days, known, member, images)
+    return _Overlaid(*origin(member, {**member.values, **(values or {})}), member, images)
 
 
 @dataclass(frozen=True)
-class _Overlaid(Member):
-    patient: str
-    visit: str
-    site: str
-    days: float
-    values: Mapping[str, float | str]
+class _Overlaid(Derived):
     under: Member
     over: Mapping[str, Image]
+
+    def scans_of(self, contrasts: Iterable[str]) -> tuple[Scan, ...]:
+        return self.under.scans_of([name for name in contrasts if name not in self.over])
 
     def contrasts(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.under.contrasts(), *self.over)))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
 
 from ..contracts import Case, Image
-from ..io import UnreadableError
-from .cohort import Member
+from ..io import Scan, UnreadableError
+from .cohort import Derived, Member, origin
 
 GIVEN = "given frames of "  # before the name of a film
 UNEVEN = 0.1  # of the usual step between two frames
@@ -20,17 +20,11 @@ def filmed(member: Member, film: str, frames: int, every: int, new: bool) -> Mem
 
     `new`: its film holds the given frames alone.
     """
-    own = (member.patient, member.visit, member.site, member.days, member.values)
-    return _Filmed(*own, member, film, frames, every, new)
+    return _Filmed(*origin(member), member, film, frames, every, new)
 
 
 @dataclass(frozen=True)
-class _Filmed(Member):
-    patient: str
-    visit: str
-    site: str
-    days: float
-    values: Mapping[str, float | str]
+class _Filmed(Derived):
     inner: Member
     film: str
     frames: int
@@ -42,6 +36,9 @@ class _Filmed(Member):
         if self.film not in own:
             return own
         return (*(n for n in own if not self.new or n != self.film), GIVEN + self.film)
+
+    def scans_of(self, contrasts: Iterable[str]) -> tuple[Scan, ...]:
+        return self.inner.scans_of([name.removeprefix(GIVEN) for name in contrasts])
 
     def load(self, contrasts: Iterable[str]) -> Case:
         wanted = tuple(contrasts)

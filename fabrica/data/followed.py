@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ..contracts import Case
-from .cohort import Member
+from ..io import Scan
+from .cohort import Derived, Member, origin
 
 LAST, BEFORE = "last visit's ", "earlier visit's "  # before the name of a contrast
 AHEAD, APART = "years ahead", "years apart"  # values: to the visit that is asked about; between the two before
@@ -42,25 +43,19 @@ def followed(members: Sequence[Member], contrast: str, years_ahead: float | None
 
 
 @dataclass(frozen=True)
-class _Followed(Member):
-    patient: str
-    visit: str
-    site: str
-    days: float
-    values: Mapping[str, float | str]
+class _Followed(Derived):
     earlier: Member
     last: Member
     asked: Member | None  # None: nobody has scanned it yet
 
     @staticmethod
     def of(earlier: Member, last: Member, asked: Member) -> Member:
-        gaps = {AHEAD: (asked.days - last.days) / YEAR, APART: (last.days - earlier.days) / YEAR}
-        values = {**asked.values, **gaps}
-        return _Followed(asked.patient, asked.visit, asked.site, asked.days, values, earlier, last, asked)
+        values = _known(earlier, last, (asked.days - last.days) / YEAR)
+        return _Followed(*origin(asked, values), earlier, last, asked)
 
     @staticmethod
     def next(earlier: Member, last: Member, years: float) -> Member:
-        values = {**last.values, AHEAD: years, APART: (last.days - earlier.days) / YEAR}
+        values = _known(earlier, last, years)
         return _Followed(last.patient, NEXT, last.site, last.days + YEAR * years, values, earlier, last, None)
 
     def contrasts(self) -> tuple[str, ...]:
@@ -68,15 +63,28 @@ class _Followed(Member):
         last, before = self.last.contrasts(), self.earlier.contrasts()
         return (*own, *(LAST + n for n in last), *(BEFORE + n for n in before))
 
+    def scans_of(self, contrasts: Iterable[str]) -> tuple[Scan, ...]:
+        parts = self._parted(contrasts)
+        own = () if self.asked is None else self.asked.scans_of(parts[""])
+        return (*own, *self.last.scans_of(parts[LAST]), *self.earlier.scans_of(parts[BEFORE]))
+
+    def _parted(self, contrasts: Iterable[str]) -> dict[str, list[str]]:
+        """Names by the visit that they are of, without its mark."""
+        parts: dict[str, list[str]] = {"": [], LAST: [], BEFORE: []}
+        for name in contrasts:
+            mark = next((m for m in (LAST, BEFORE) if name.startswith(m)), "")
+            parts[mark].append(name.removeprefix(mark))
+        return parts
+
     def load(self, contrasts: Iterable[str]) -> Case:
-        wanted, images = tuple(contrasts), {}
+        parts = self._parted(contrasts)
+        images = dict(self.asked.load(parts[""]).images) if self.asked and parts[""] else {}
         for mark, member in ((LAST, self.last), (BEFORE, self.earlier)):
-            names = [n.removeprefix(mark) for n in wanted if n.startswith(mark)]
-            for name, image in (member.load(names).images if names else {}).items():
+            for name, image in (member.load(parts[mark]).images if parts[mark] else {}).items():
                 images[mark + name] = replace(image, meaning=replace(image.meaning, name=mark + name))
-        own = [n for n in wanted if not n.startswith((LAST, BEFORE))]
-        if self.asked is None:
-            return Case(self.patient, images, self.values, self.visit, self.days, self.site)
-        case = self.asked.load(own) if own else Case(self.patient, {})
-        every, values = {**case.images, **images}, {**case.values, **self.values}
-        return replace(case, images=every, values=values, visit=self.visit, days=self.days)
+        return Case(self.patient, images, self.values, self.visit, self.days, self.site)
+
+
+def _known(earlier: Member, last: Member, years: float) -> dict[str, float | str]:
+    """What is known when the visit to come is asked about: the last visit's values, nothing of the answer's."""
+    return {**last.values, AHEAD: years, APART: (last.days - earlier.days) / YEAR}

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..contracts import Case, Field, Image
-from .cohort import Member
+from ..io import Scan
+from .cohort import Derived, Member, origin
 
 DISTANCE = "distance "  # before the name of a structure: an image in mm, negative inside
 PRESCRIPTION = "prescription"  # an image in Gy: the highest level whose target holds the voxel
@@ -20,17 +21,11 @@ FARTHEST_MM = 60.0  # distances end there
 
 def planned(member: Member, prescriptions: Mapping[str, float]) -> Member:
     """The same case with images computed from its structures; `prescriptions`: target -> Gy."""
-    own = (member.patient, member.visit, member.site, member.days, member.values)
-    return _Planned(*own, member, prescriptions)
+    return _Planned(*origin(member), member, prescriptions)
 
 
 @dataclass(frozen=True)
-class _Planned(Member):
-    patient: str
-    visit: str
-    site: str
-    days: float
-    values: Mapping[str, float | str]
+class _Planned(Derived):
     inner: Member
     prescriptions: Mapping[str, float]
 
@@ -38,6 +33,11 @@ class _Planned(Member):
         own = self.inner.contrasts()
         more = tuple(DISTANCE + name for name in own)
         return (*own, *more, *((PRESCRIPTION,) if set(self.prescriptions) & set(own) else ()))
+
+    def scans_of(self, contrasts: Iterable[str]) -> tuple[Scan, ...]:
+        wanted = tuple(contrasts)
+        targets = self.prescriptions if PRESCRIPTION in wanted else ()
+        return self.inner.scans_of([*(name.removeprefix(DISTANCE) for name in wanted), *targets])
 
     def load(self, contrasts: Iterable[str]) -> Case:
         wanted = tuple(contrasts)

@@ -83,7 +83,7 @@ def _of(folder: Path, plain: Mapping[str, Any]) -> Record:
         lists = {k: tuple(map(str, one[k])) for k in ("files", "sha256", "given")}
         case, contrast, unit, kind = (str(one[k]) for k in ("case", "contrast", "unit", "kind"))
         for name in lists["files"]:
-            _inside(folder, name)
+            check_inside(folder, name)
         if len(lists["files"]) != len(lists["sha256"]) or not lists["files"]:
             raise ValueError(f"{case} has {len(lists['files'])} files and {len(lists['sha256'])} hashes")
         files, hashes, given = lists["files"], lists["sha256"], lists["given"]
@@ -92,8 +92,8 @@ def _of(folder: Path, plain: Mapping[str, Any]) -> Record:
     return Record(folder, **words, seed=int(plain["seed"]), images=tuple(images), audit=str(plain.get("audit", "")))
 
 
-def _inside(folder: Path, name: str) -> None:
-    """Paths from data are never trusted."""
+def check_inside(folder: Path, name: str) -> None:
+    """Raises ValueError for a name that leads out of a folder: paths from data are never trusted."""
     if not (folder / name).resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{name} lies outside its folder")
 

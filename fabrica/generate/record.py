@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from .. import __version__
-from ..data.cohort import Member, ScannedMember
+from ..data.cohort import Member
 from ..deliver.record import NAME, Drawn, Record, SourceFile, hash_of
 from ..recipe.values import Stage
 from ..run.folder import RECIPE, RunFolder
@@ -22,12 +22,12 @@ def record_of(
     run: RunFolder,
     stage: Stage,
     folder: Path,
-    drawn: Sequence[tuple[Member, Mapping[str, Sequence[Path]]]],
+    drawn: Sequence[tuple[Member, Files]],
     made: str = "",
 ) -> Record:
     """Files of each case and contrast, by draw, as a record that lies in `folder`."""
     job = stage.build_job()
-    signature, images = job.signature(), []
+    signature, images, preparation = job.signature(), [], run.trained(stage).grid_preparation
     given = tuple(dict.fromkeys((*signature.given, *job.simulates, *signature.measurements)))
     for member, by_name in drawn:
         own = tuple(n for n in given if n in member.contrasts())
@@ -36,9 +36,8 @@ def record_of(
             if not files:
                 continue
             names, hashes = tuple(str(p.relative_to(folder)) for p in files), tuple(map(hash_of, files))
-            images.append(
-                Drawn(member.name, field.name, field.unit, field.kind, names, hashes, own, sources_of(member, own))
-            )
+            unit = "" if field.kind == "label" else preparation.unit_of(field.name, field.unit)
+            images.append(Drawn(member.name, field.name, unit, field.kind, names, hashes, own, sources_of(member, own)))
     checkpoint = json.loads((run.home(stage) / "checkpoint.json").read_text())
     recipe = hashlib.sha256((run.path / RECIPE).read_bytes()).hexdigest()
     when = made or datetime.now(UTC).isoformat(timespec="seconds")
@@ -53,8 +52,7 @@ def sources_of(member: Member, given: Sequence[str]) -> tuple[SourceFile, ...]:
     import pydicom
 
     found: dict[Path, SourceFile] = {}
-    scans = [member.scans[name] for name in given] if isinstance(member, ScannedMember) else []
-    for path in (p for scan in scans if scan.format == "dicom" for p in scan.files):
+    for path in (p for scan in member.scans_of(given) if scan.format == "dicom" for p in scan.files):
         if path not in found:
             header = pydicom.dcmread(path, specific_tags=["SOPInstanceUID"], stop_before_pixels=True)
             found[path] = SourceFile(str(path.resolve()), str(header.SOPInstanceUID), hash_of(path))
@@ -71,7 +69,7 @@ def drawn_in(path: Path, stage: str | None = None) -> Record:
     cases = {p.name: p for p in sorted((path / "stages" / last.name / "draws").glob("*")) if p.is_dir()}
     drawn = []
     for plan in run.recipe.cohorts.values():
-        for member in plan.find().members:
+        for member in last.build_job().gathered(plan.find().members):
             if (folder := cases.get(member.name)) is None:
                 continue
             by_name = {n: sorted(folder.glob(f"*-{n}.nii.gz" if several else "*.nii.gz")) for n in names}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,17 +11,14 @@ from typing import Any
 import torch
 
 from ..data.cases import left_out
-from ..data.cohort import Member, ScannedMember, Source, unreadable
-from ..deliver.record import hash_of
+from ..data.cohort import Member, Source, unreadable
 from ..io import UnreadableError
 from ..jobs.values import said
-from ..machine.device import find_device
 from ..machine.executors import Executor, Local, SetAside
 from ..run.answering import Answering
-from ..run.folder import RECIPE, RunFolder
 from ..run.sequence import Say
 from .record import record_of
-from .tasks import DRAW, done_before, key_of
+from .tasks import DRAW, answering_of, done_before, key_of, state_of
 
 
 def generate_images(
@@ -43,8 +39,8 @@ def generate_images(
     same inputs is kept. Raises ValueError when the folder is no run, CheckpointError when it is not trained,
     UnreadableError for the scans.
     """
-    opened, by = RunFolder.open(run), executor or Local()
-    answering = Answering(opened, opened.last_stage(stage), find_device(by.device))
+    by, token = executor or Local(), secrets.token_hex(8)
+    answering = answering_of(token, str(run.resolve()), stage, by.device)
     job, source = answering.job, Source.of(data)
     needed = ", ".join(dict.fromkeys((*answering.signature.given, *job.simulates)))
     said(answering.signature.values, values or {})  # refuses what the run does not know
@@ -56,32 +52,32 @@ def generate_images(
                 answering, job.gathered(_found(source, say), True), source.folder, out / "answers.csv", draws, say
             )
         ]
-    found = _found(source, say)
-    cases = {m.name: m for m in job.gathered(found, True)}
-    tasks = _tasks(answering, source, out, draws, stage, by.device, values or {}, list(cases))
-    _keyed(answering, tasks, found)
+    cases = {m.name: m for m in job.gathered(_found(source, say), True)}
+    shared = {"token": token, "stage": stage, "device": by.device, "draws": draws, "values": dict(values or {})}
+    tasks = _tasks(shared, run, source, out, list(cases))
+    _keyed(answering, tasks, cases)
     recorded: list[tuple[Member, Mapping[str, Sequence[Path]]]] = []
     for name, result in _results(tasks, out, by, say):
         files = {contrast: [out / p for p in own] for contrast, own in result["files"].items()}
         if files:
             recorded.append((cases[name], files))
-    recorded.sort(key=lambda one: list(cases).index(one[0].name))
+    answering_of.cache_clear()  # the model is not kept beyond the call
+    places = {name: k for k, name in enumerate(cases)}
+    recorded.sort(key=lambda one: places[one[0].name])
     written = [path for _, files in recorded for own in files.values() for path in own]
     if not written:
         raise ValueError(f"No case in {source.folder} has {needed}. See what is there: fabrica inspect {source.folder}")
-    record_of(opened, answering.stage, out, recorded).write()
+    record_of(answering.run, answering.stage, out, recorded).write()
     return written
 
 
 def _tasks(
-    answering: Answering, source: Source, out: Path, draws: int, stage: str | None, device: str,
-    values: Mapping[str, str], cases: Sequence[str],
-) -> list[dict[str, Any]]:  # fmt: skip
+    asked: Mapping[str, Any], run: Path, source: Source, out: Path, cases: Sequence[str]
+) -> list[dict[str, Any]]:
     """A case each, as plain data."""
     shared = {
-        "token": secrets.token_hex(8), "run": str(answering.run.path.resolve()), "stage": stage, "device": device,
-        "folder": str(source.folder.resolve()), "units": sorted(source.units.items()), "values": dict(values),
-        "out": str(out.resolve()), "draws": draws, "threads": torch.get_num_threads(),
+        **asked, "run": str(run.resolve()), "folder": str(source.folder.resolve()), "out": str(out.resolve()),
+        "units": sorted(source.units.items()), "threads": torch.get_num_threads(),
     }  # fmt: skip
     return [{**shared, "case": name} for name in cases]
 
@@ -108,17 +104,12 @@ def _results(
         yield name, result
 
 
-def _keyed(answering: Answering, tasks: Sequence[dict[str, Any]], members: Sequence[Member]) -> None:
-    """Each task with the key of its inputs: those of all visits of its patient."""
-    weights = json.loads((answering.run.home(answering.stage) / "checkpoint.json").read_text())["sha256"]
-    recipe = hash_of(answering.run.path / RECIPE)
-    files: dict[str, dict[str, str]] = {}
-    for member in members:
-        for scan in member.scans.values() if isinstance(member, ScannedMember) else ():
-            files.setdefault(member.patient, {}).update({str(p): hash_of(p) for p in scan.files})
-    names = {m.name: m.patient for m in answering.job.gathered(members, True)}
+def _keyed(answering: Answering, tasks: Sequence[dict[str, Any]], cases: Mapping[str, Member]) -> None:
+    """Each task with the key of its inputs."""
+    state = state_of(answering.run)
     for task in tasks:
-        task["key"] = key_of(weights, recipe, task, files.get(names[task["case"]], {}))
+        member = cases[task["case"]]
+        task["key"] = key_of(state, task, member, answering.given(member))
 
 
 def _found(source: Source, say: Say) -> tuple[Member, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,21 @@ from ..data import cohort as cohorts
 from ..data.cases import left_out
 from ..data.cohort import Member, Source
 from ..deliver.outbox import write_whole
-from ..deliver.record import hash_of
+from ..deliver.record import check_inside, hash_of
 from ..io import UnreadableError
 from ..jobs.values import said
 from ..machine.device import find_device
 from ..run.answering import Answering
-from ..run.folder import RunFolder
+from ..run.costs import CHOICE
+from ..run.folder import RECIPE, RunFolder
 
 DONE = ".done"  # beside the results: a file for each case that was drawn whole
 DRAW = "fabrica.generate.tasks:draw_case"
 
 
 @lru_cache(maxsize=1)  # of one call of generate, whose token is in the task
-def _answering(token: str, run: str, stage: str | None, device: str) -> Answering:
+def answering_of(token: str, run: str, stage: str | None, device: str) -> Answering:
+    """The stage that answers, loaded once for all tasks of a call that this process does."""
     opened = RunFolder.open(Path(run))
     return Answering(opened, opened.last_stage(stage), find_device(device))
 
@@ -53,7 +55,7 @@ def draw_case(task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
-    answering = _answering(task["token"], task["run"], task["stage"], task["device"])
+    answering = answering_of(task["token"], task["run"], task["stage"], task["device"])
     found = _cases(task["token"], answering, task["folder"], tuple(map(tuple, task["units"])))[task["case"]]
     asked = said(answering.signature.values, task["values"])
     member, lines, out = cohorts.overlaid(found, {}, asked), list[str](), Path(task["out"])
@@ -82,10 +84,21 @@ def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def key_of(weights: str, recipe: str, task: Mapping[str, Any], sources: Mapping[str, str]) -> str:
-    """What a case's bytes depend on; the same key is not drawn again. `sources`: path -> sha256."""
-    part = {k: task[k] for k in ("stage", "draws", "values", "units", "device", "threads", "case")}
-    known = {"weights": weights, "recipe": recipe, "version": __version__, "sources": sorted(sources.values()), **part}
+def state_of(run: RunFolder) -> str:
+    """sha256 of a run as it draws: its recipe, the checkpoints of all its stages, and their numbers of evaluations."""
+    files = [run.path / RECIPE]
+    for stage in run.recipe.stages:
+        files += [run.home(stage) / name for name in ("checkpoint.json", CHOICE)]
+    known = [hash_of(file) if file.is_file() else "" for file in files]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+
+def key_of(state: str, task: Mapping[str, Any], member: Member, given: Sequence[str]) -> str:
+    """What a case's bytes depend on: run, question, files, units, values. The same key is not drawn again."""
+    asked = {k: task[k] for k in ("stage", "draws", "values", "units", "device", "threads", "case")}
+    sources = [[scan.unit, scan.member, *map(hash_of, scan.files)] for scan in member.scans_of(given)]
+    said_of = {"values": dict(member.values), "days": member.days, "given": list(given)}
+    known = {"state": state, "version": __version__, "sources": sources, **said_of, "asked": asked}
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
@@ -101,6 +114,8 @@ def done_before(out: Path, case: str, key: str) -> dict[str, Any] | None:
     path = out / DONE / f"{case}.json"
     try:
         plain = json.loads(path.read_text())
+        for name in plain["hashes"]:
+            check_inside(out, name)
         whole = plain["key"] == key and all(hash_of(out / name) == h for name, h in plain["hashes"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

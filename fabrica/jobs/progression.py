@@ -13,6 +13,8 @@ from ..data.followed import AHEAD, APART, BEFORE, LAST, followed
 from ..rng import Rng
 from .imaging import Axes, Translation
 
+YEARS = (2.0, 2.0)  # centre and width of gaps between visits
+
 
 class Progression(Job):
     """Two visits of a patient, the years between them and the years ahead -> the image of the visit to come.
@@ -30,7 +32,7 @@ class Progression(Job):
     ) -> None:
         if years_ahead <= 0:
             raise ValueError(f"progression.years_ahead is {years_ahead:g}, expected years above 0.")
-        scales = {AHEAD: [2.0, 2.0], APART: [2.0, 2.0], **{name: [50.0, 20.0] for name in covariates}}
+        scales = {AHEAD: YEARS, APART: YEARS, **{name: [50.0, 20.0] for name in covariates}}
         self.contrast, self.years_ahead = x, years_ahead
         given = [LAST + x, BEFORE + x]
         self._inner = Translation(given, [x], axes=axes, vary=0.0, values={"covariates": scales})
@@ -50,6 +52,7 @@ class Progression(Job):
 
     def rivals(self, problem: Problem) -> Mapping[str, Tensor]:
         last, before = (problem.condition.values[mark + self.contrast] for mark in (LAST, BEFORE))
-        ahead, apart = (2.0 + 2.0 * problem.condition.values[n].float() for n in (AHEAD, APART))
+        centre, width = YEARS
+        ahead, apart = (centre + width * problem.condition.values[n].float() for n in (AHEAD, APART))
         rate = (ahead / apart.clamp(min=1e-3)).reshape(-1, *[1] * (last.ndim - 1))
         return {"nothing changes": last, "the change goes on": torch.clamp(last + rate * (last - before), min=0)}

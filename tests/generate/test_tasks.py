@@ -1,13 +1,19 @@
 """Cases drawn by worker processes: the same bytes, nothing drawn twice, and a state that goes on."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from fabrica import io
+from fabrica.data.cohort import overlaid
 from fabrica.data.virtual import VirtualCohort
+from fabrica.deliver.record import hash_of
 from fabrica.generate.scans import generate_images
+from fabrica.generate.tasks import done_before, key_of, state_of
 from fabrica.machine.executors import Dask
+from fabrica.run.folder import RunFolder
 
 from ..deliver.conftest import trained  # noqa: F401 (fixture)
 
@@ -53,3 +59,27 @@ def test_what_was_drawn_from_the_same_is_kept_and_what_changed_is_drawn(
     generate_images(trained, scans, tmp_path, draws=2, say=said.append)  # other draws are another question
     assert not any("kept" in line for line in said)
     assert two.is_file()
+
+
+def test_what_a_table_says_is_part_of_what_was_asked(trained: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Another value of a case, or another state of any stage, is another question."""
+    (member,) = VirtualCohort(1, spacing_mm=4).cohort().members
+    task = {"stage": None, "draws": 1, "values": {}, "units": [], "device": "cpu", "threads": 1, "case": member.name}
+    keys = {key_of("s", task, overlaid(member, {}, {"age": age}), ["T1w"]) for age in (50.0, 51.0)}
+    keys |= {key_of(state, {**task, "draws": n}, member, ["T1w"]) for state, n in (("s", 1), ("t", 1), ("s", 2))}
+    assert len(keys) == 5
+    copied = tmp_path / "run"
+    shutil.copytree(trained, copied)
+    before = state_of(RunFolder.open(copied))
+    assert before == state_of(RunFolder.open(copied))
+    (copied / "stages/model/evaluations.json").write_text("{}")
+    assert state_of(RunFolder.open(copied)) != before
+
+
+def test_notes_that_lead_out_of_the_folder_are_not_believed(tmp_path: Path) -> None:
+    outside, out = tmp_path / "secret.nii.gz", tmp_path / "out"
+    outside.write_bytes(b"x")
+    (out / ".done").mkdir(parents=True)
+    plain = {"key": "k", "hashes": {"../secret.nii.gz": hash_of(outside)}, "files": {"T1w": ["../secret.nii.gz"]}}
+    (out / ".done/p1.json").write_text(json.dumps(plain))
+    assert done_before(out, "p1", "k") is None

@@ -50,6 +50,10 @@ def test_visits_are_those_before_it_and_not_itself() -> None:
         assert torch.equal(images[name].data, member.load(["T1w"]).images["T1w"].data)
         assert images[name].meaning.name == name
     assert "brain_mask" in images
+    assert case.load(["T1w"]).values == case.values  # nothing that only the visit to come knows
+    assert case.values["age"] == members[1].values["age"]  # as it is when somebody asks
+    (coming,) = followed(members[:2], "T1w", 4.0)
+    assert {n: coming.values[n] for n in ("age", AHEAD, APART)} == {n: case.values[n] for n in ("age", AHEAD, APART)}
 
 
 def test_two_visits_on_one_day_are_refused() -> None:
