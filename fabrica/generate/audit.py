@@ -73,7 +73,7 @@ def audit(
     found, why_not, void = _tested(made, train, held)
     check = copies_check(found, why_not, void)
     weights = json.loads((opened.home(stage) / "checkpoint.json").read_text())["sha256"]
-    gate = Gate(weights, {COPIES: check}).overruled(overrides or {})
+    gate = Gate(weights, {COPIES: check}).keeping(Gate.read(run)).overruled(overrides or {})
     path = gate.write(run)
     pairs = [] if found is None else gallery(found, made, train.images)
     about = f"{len(made)} draws, {len(train.images)} training and {len(held.images)} held-out images"

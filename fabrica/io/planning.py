@@ -7,6 +7,7 @@ Images keep that order when they are written as NIfTI: array[i, j, k].
 from __future__ import annotations
 
 import csv
+import math
 import zipfile
 from functools import lru_cache
 from pathlib import Path
@@ -49,7 +50,9 @@ def listing(path: Path) -> tuple[list[Scan], list[Oddity]]:
     """CT, dose, mask of possible dose and each structure that is drawn; metal is said, empty ones are left out."""
     if path.suffix.lower() == ".csv":
         name = _CSV[path.stem]
-        return [_scan(path, name, "", _voxel_mm(path.parent))], _metal(path, _csv_values(path)) if name == "CT" else []
+        return [_scan(path, name, "", _voxel_mm(path.parent))], _metal(
+            path, _csv_values(path, mask=False)
+        ) if name == "CT" else []
     plan = _packed(path, path.stat().st_mtime_ns)
     found = [_scan(path, name, name, plan["voxel_mm"]) for name in plan if name != "voxel_mm"]
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -85,7 +88,7 @@ def read(scan: Scan) -> Image:
     """(1, k, j, i) in HU, Gy, or 0 and 1. Raises UnreadableError for damaged files."""
     path, name = scan.files[0], str(scan.recipe)
     if path.suffix.lower() == ".csv":
-        stored = _csv_values(path)
+        stored = _csv_values(path, mask=scan.kind == "label")
         if name == "CT":
             stored = np.minimum(stored, BRIGHTEST) - np.float32(AIR)
     else:
@@ -132,15 +135,18 @@ def _voxel_mm(folder: Path) -> NDArray[np.float32]:
     return np.array(values, np.float32)
 
 
-def _csv_values(path: Path) -> Array:
-    """(i, j, k): numbers at the indices of a sparse table, 1 where a mask gives no number."""
+def _csv_values(path: Path, mask: bool) -> Array:
+    """(i, j, k): numbers at the indices of a sparse table; 1 in a mask, whose table gives none."""
     values = np.zeros(SIDE**3, np.float32)
     with path.open(newline="") as file:
         rows = csv.reader(file)
         next(rows, None)
         try:
             for row in rows:
-                values[int(row[0])] = float(row[1]) if len(row) > 1 and row[1] not in ("", "nan") else 1.0
+                place, value = int(row[0]), 1.0 if mask else float(row[1])
+                if place < 0 or not math.isfinite(value):
+                    raise ValueError(f"{row[0]}: {value}")
+                values[place] = value
         except (ValueError, IndexError) as error:
             raise UnreadableError(f"is no sparse volume of {SIDE}^3 voxels ({error}).", "Copy it again.") from error
     return values.reshape((SIDE,) * 3)

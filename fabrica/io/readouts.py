@@ -17,6 +17,8 @@ from .scan import Affine, UnreadableError
 
 ENDINGS = (".h5", ".mrd", ".dat")
 EXTRA = 'Install what reads it: pip install -e ".[mr]" -c constraints.txt'
+ASIDE = ("NAVIGATION_DATA", "PHASECORR_DATA", "RTFEEDBACK_DATA", "DUMMYSCAN_DATA",
+         "SURFACECOILCORRECTIONSCAN_DATA", "HPFEEDBACK_DATA")  # fmt: skip
 INPLACE = 2  # of a Siemens protocol: calibration lines lie in the grid of the image
 Array = NDArray[np.complex64]
 
@@ -135,23 +137,24 @@ def _ismrmrd(path: Path) -> tuple[list[Readout], Encoding] | None:
         raise UnreadableError(f"its trajectory is {encoding.trajectory.value}, expected cartesian.", "Grid it first.")
     noise = [a for a in acquisitions if a.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)]
     embedded = "embedded" in str(getattr(encoding.parallelImaging, "calibrationMode", "")).lower()
-    used = [a for a in acquisitions if not _aside(a, embedded) and a not in noise]
+    used = [a for a in acquisitions if not _aside(a, embedded)]
+    if not used:
+        raise UnreadableError("holds no readout of an image.", "Export the measurement itself.")
     return [_of_ismrmrd(a, encoding) for a in used], _ismrmrd_encoding(encoding, used, noise)
 
 
 def _aside(acquisition: Any, embedded: bool) -> bool:
-    """Readouts of no image: navigators, phase correction, feedback, dummies; calibration that is not embedded in it."""
+    """Readouts of no image, noise among them; calibration is one where it is not embedded in the image's grid."""
     import ismrmrd
 
-    names = ("NAVIGATION_DATA", "PHASECORR_DATA", "RTFEEDBACK_DATA", "DUMMYSCAN_DATA", "SURFACECOILCORRECTIONSCAN_DATA",
-             "HPFEEDBACK_DATA", *(() if embedded else ("PARALLEL_CALIBRATION",)))  # fmt: skip
+    names = ("NOISE_MEASUREMENT", *ASIDE, *(() if embedded else ("PARALLEL_CALIBRATION",)))
     return any(acquisition.is_flag_set(getattr(ismrmrd, f"ACQ_IS_{name}")) for name in names)
 
 
 def _of_ismrmrd(a: Any, encoding: Any) -> Readout:
-    data, centre = np.asarray(a.data, np.complex64), int(a.center_sample)
     import ismrmrd
 
+    data, centre = np.asarray(a.data, np.complex64), int(a.center_sample)
     kept = data[:, a.discard_pre : data.shape[1] - a.discard_post]
     centre -= a.discard_pre
     if a.is_flag_set(ismrmrd.ACQ_IS_REVERSE):
@@ -161,11 +164,8 @@ def _of_ismrmrd(a: Any, encoding: Any) -> Readout:
     limits, space = encoding.encodingLimits, encoding.encodedSpace.matrixSize
     line = _shifted(int(a.idx.kspace_encode_step_1), limits.kspace_encoding_step_1, space.y)
     sliced = space.z == 1
-    third = (
-        int(a.idx.slice)
-        if sliced
-        else _shifted(int(a.idx.kspace_encode_step_2), limits.kspace_encoding_step_2, space.z)
-    )
+    step = int(a.idx.kspace_encode_step_2)
+    third = int(a.idx.slice) if sliced else _shifted(step, limits.kspace_encoding_step_2, space.z)
     return Readout(kept, group, line, third, centre)
 
 
@@ -178,11 +178,11 @@ def _ismrmrd_encoding(encoding: Any, used: list[Any], noise: list[Any]) -> Encod
     space, image = encoding.encodedSpace, encoding.reconSpace
     size, fov = space.matrixSize, space.fieldOfView_mm
     sliced = size.z == 1
-    depth = 1 + max((int(a.idx.slice) for a in used), default=0) if sliced else size.z
+    depth = 1 + max(int(a.idx.slice) for a in used) if sliced else size.z
     kept = min(size.x, round(size.x * image.fieldOfView_mm.x / fov.x))
     step = (fov.z / size.z, fov.y / size.y, fov.x / size.x)
-    vectors = [np.array(v, float) for v in (used[0].read_dir, used[0].phase_dir, used[0].slice_dir)] if used else []
-    told = bool(vectors) and all(abs(np.linalg.norm(v) - 1) < 1e-3 for v in vectors)
+    vectors = [np.array(v, float) for v in (used[0].read_dir, used[0].phase_dir, used[0].slice_dir)]
+    told = all(abs(np.linalg.norm(v) - 1) < 1e-3 for v in vectors)
     read, phase, normal = vectors if told else (np.eye(3)[0], np.eye(3)[1], np.eye(3)[2])
     centre = np.array(used[0].position, float) if told else np.zeros(3)
     if sliced and told and depth > 1:
@@ -192,9 +192,8 @@ def _ismrmrd_encoding(encoding: Any, used: list[Any], noise: list[Any]) -> Encod
     shape = (depth, size.y, kept)
     samples = np.concatenate([np.asarray(a.data, np.complex64) for a in noise], 1) if noise else None
     if samples is not None and noise[0].sample_time_us and used[0].sample_time_us:
-        samples *= np.float32(
-            (noise[0].sample_time_us / used[0].sample_time_us) ** 0.5
-        )  # to the bandwidth of the image
+        wider = noise[0].sample_time_us / used[0].sample_time_us  # to the bandwidth of the image
+        samples *= np.float32(wider**0.5)
     return Encoding((depth, size.y, size.x), kept, sliced, _affine(read, phase, normal, centre, step, shape), samples)
 
 

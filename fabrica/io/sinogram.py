@@ -2,7 +2,9 @@
 
 CT: `data` (view, [row,] detector), `angles_deg`, `detector_mm`, `kind` (counts or line_integrals), with counts `flat`
 (before the patient; a number or one for each detector) and perhaps `dark`. PET: `counts` (view, [row,] bin),
-`attenuation` (factors of the lines, 0 to 1), `background` (scatter and randoms expected). `geometry` is parallel.
+`attenuation` (factors of the lines, 0 to 1), `sensitivity` (counts of an SUV of 1 along 1 mm of a line), `background`
+(scatter and randoms expected). Both may say `row_mm`, and that `geometry` is parallel. At 0 degrees rays run along y,
+at 90 along x; the middle of the detector sees the middle of the slice.
 """
 
 from __future__ import annotations
@@ -23,7 +25,6 @@ SINOGRAM: Final = "sinogram"  # what a cohort calls a CT's
 COUNTS: Final = "emission counts"  # and a PET's
 ENDINGS = (".npz",)
 KINDS = ("counts", "line_integrals")
-OPTIONAL = ("geometry", "kind", "flat", "dark", "attenuation", "background", "row_mm", "sensitivity")
 
 
 @dataclass(frozen=True)

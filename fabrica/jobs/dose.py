@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from ..contracts import Batch, Job, Problem, Signature
@@ -17,7 +19,7 @@ from ..rng import Rng
 from .imaging import Axes, Translation
 
 PRESCRIBED = {"PTV70": 70.0, "PTV63": 63.0, "PTV56": 56.0}  # Gy, of the OpenKBP challenge
-BODY_HU = -500.0  # darker voxels lie outside the body, or hold air
+BODY_HU = -500.0  # darker voxels are air, outside the body or within
 
 
 class Dose(Job):
@@ -70,8 +72,15 @@ class Dose(Job):
         ct, mask = problem.condition.values["CT"], problem.condition.values[POSSIBLE][:, 1:2]
         scale = field_of("CT").scale
         assert scale is not None  # HU have a constant
-        body = (ct[:, self.neighbours : self.neighbours + 1] > (BODY_HU - scale.offset) / scale.width).float()
         known = problem.condition.present.get(POSSIBLE)
-        if known is None:
+        if known is None or bool(known.all()):
             return mask
+        body = _filled(ct[:, self.neighbours : self.neighbours + 1] > (BODY_HU - scale.offset) / scale.width)
         return torch.where(known.reshape(-1, *[1] * (mask.ndim - 1)), mask, body)
+
+
+def _filled(inside: Tensor) -> Tensor:
+    """(B, 1, *axes) with the air within the body, slice by slice: airways get dose too."""
+    planes = inside.reshape(-1, *inside.shape[-2:]).cpu().numpy()
+    found = np.stack([ndimage.binary_fill_holes(plane) for plane in planes])
+    return torch.from_numpy(found).reshape(inside.shape).float().to(inside.device)

@@ -50,11 +50,12 @@ class Interpolation(Job):
         return tuple(filmed(m, self.film, self.frames, self.every, new) for m in members)
 
     def problem(self, batch: Batch, rng: Rng) -> Problem:
-        given = batch.images[GIVEN + self.film]
-        target = (batch.images[self.film] - self._blended(given, False)) * LOUDER
+        film = batch.images[self.film]
+        given = film[:, self.given_frames]  # on the film's own scale, which those stored alone are not
+        target = (film - self._blended(given, False)) * LOUDER
         weight = torch.ones(1, self.frames, *[1] * (target.ndim - 2), device=target.device)
         weight[:, self.given_frames] = 0.1  # they are put back in the end
-        asked = self.question(batch, rng)
+        asked = self.question(replace(batch, images={**batch.images, GIVEN + self.film: given}), rng)
         return replace(asked, target=target, weight=weight.expand(len(target), -1, *[-1] * (target.ndim - 2)))
 
     def question(self, batch: Batch, rng: Rng) -> Problem:

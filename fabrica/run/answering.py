@@ -84,6 +84,8 @@ class Answering:
 
     def _measured(self, prepared: Prepared) -> Prepared:
         """With what its own images measured, for jobs that restore images: in their brightness, on the finer grid."""
+        if self.job.answer == "film":  # as bright as the frames that are given
+            return replace(prepared, traces={n: replace(t, own=True) for n, t in prepared.traces.items()})
         grid, images = prepared.grid, prepared.case.images
         found = self.job.measured(images, grid.affine, grid.shape, self.preparation)
         if not found:

@@ -47,6 +47,13 @@ class Gate:
         checks = {n: replace(c, overruled=reasons.get(n, c.overruled)) for n, c in self.checks.items()}
         return replace(self, checks=checks)
 
+    def keeping(self, before: Gate | None) -> Gate:
+        """With the reasons that an earlier audit of the same weights was overruled by, where it refuses again."""
+        if before is None or before.weights != self.weights:
+            return self
+        earlier = {n: c.overruled for n, c in before.checks.items() if c.overruled and n in self.checks}
+        return self.overruled({n: r for n, r in earlier.items() if self.checks[n].verdict == "REFUSED"})
+
     def write(self, run: Path) -> Path:
         path = run / FILE
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -94,9 +94,16 @@ def test_damaged_plans_are_said(key: str, words: str, tmp_path: Path) -> None:
 
 def test_a_sparse_file_with_words_is_refused(tmp_path: Path) -> None:
     (tmp_path / "voxel_dimensions.csv").write_text("3.9\n3.9\n2.5\n")
-    (tmp_path / "dose.csv").write_text(",data\n5,12.5\nseven,3\n")
-    (scan,) = io.scan_folder(tmp_path).scans
-    with pytest.raises(UnreadableError, match="is no sparse volume"):
-        io.read(scan)
+    for rows in (
+        "5,12.5\nseven,3\n",
+        "-5,12.5\n",
+        "5,\n",
+        "5,nan\n",
+        "2097152,1\n",
+    ):  # words, places and doses that are none
+        (tmp_path / "dose.csv").write_text(f",data\n{rows}")
+        (scan,) = io.scan_folder(tmp_path).scans
+        with pytest.raises(UnreadableError, match="is no sparse volume"):
+            io.read(scan)
     (tmp_path / "voxel_dimensions.csv").write_text("3.9\n")
     assert any("expected three sides" in str(o) for o in io.scan_folder(tmp_path).oddities)

@@ -58,8 +58,21 @@ def test_an_answer_is_never_negative_nor_where_no_dose_can_be() -> None:
     unsaid = Batch(
         batch.cases, batch.images, batch.affine, batch.values, {"possible_dose": torch.tensor([True, False])}
     )
-    outside = batch.images["CT"][1:] < 0.4  # -614 HU
-    assert not job.finished(x, job.question(unsaid, Rng(range(2))))[1:][outside].any()
+    batch.images["CT"][1, :, :, :8] = 0  # -1024 HU from the edge of the image to its middle
+    found = job.finished(x.abs() + 1, job.question(unsaid, Rng(range(2))))[1]
+    assert not found[..., :8].any()
+    assert found[..., 8:].any()
+
+
+def test_airways_lie_in_the_body_and_the_air_around_it_does_not() -> None:
+    """Where nobody says where dose is possible: a ring of tissue with air in it."""
+    job, batch = Dose(), _batch(1)
+    y, x = torch.meshgrid(torch.arange(16.0) - 7.5, torch.arange(16.0) - 7.5, indexing="ij")
+    radius = (y**2 + x**2).sqrt()
+    batch.images["CT"][0, 0] = ((radius < 6) & (radius > 3)).float()  # 0 HU, else -1024
+    unsaid = Batch(batch.cases, batch.images, batch.affine, batch.values, {"possible_dose": torch.tensor([False])})
+    found = job.finished(torch.ones(1, 1, 16, 16), job.question(unsaid, Rng([0])))[0, 0]
+    assert torch.equal(found, (radius < 6).float())
 
 
 def _mask(shape: tuple[int, int, int] = (20, 30, 40)) -> np.ndarray:

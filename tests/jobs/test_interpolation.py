@@ -131,8 +131,7 @@ def test_a_film_of_few_frames_becomes_one_of_many(finished: Path) -> None:
     assert back.times is not None
     torch.testing.assert_close(back.times, image.times, atol=1e-3, rtol=0)
     given = io.read_image(finished / "new/p1_cine.nii.gz")
-    pair = np.stack([back.data[0, ::2].numpy().ravel(), given.data[0].numpy().ravel()])
-    assert np.corrcoef(pair)[0, 1] > 0.999  # given frames, on the training cohort's scale
+    torch.testing.assert_close(back.data[0, ::2], given.data[0], atol=1e-4, rtol=1e-4)  # as they were, brightness too
 
 
 def test_recipes_of_impossible_hearts_are_refused() -> None:

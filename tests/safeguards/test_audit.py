@@ -142,6 +142,8 @@ def test_a_refusal_is_overruled_with_a_reason_that_stays(folder: Path) -> None:
     assert gate.refused == ()
     assert "phantoms, nobody&#39;s scan" in (folder / "run/audit/index.html").read_text()
     draw_patients(folder / "run", folder / "out", 2, {}, say=lambda _: None)
+    again = audit(folder / "run", data=folder / "planted", say=lambda _: None)
+    assert again.checks[COPIES].overruled == "phantoms, nobody's scan"  # asked again, the reason is still there
     with pytest.raises(ValueError, match="There is no check"):
         audit(folder / "run", data=folder / "planted", overrides={"x": "y"}, say=lambda _: None)
 
