@@ -21,6 +21,7 @@ from fabrica.run.sequence import run_recipe
 from fabrica.testing import check_job
 
 from ..io.test_planning import plan
+from ..margin import PRECISION, SEED, below, learns
 
 
 def _batch(rows: int = 2, side: int = 16) -> Batch:
@@ -166,7 +167,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "cohorts": {p: {"path": str(folder / p)} for p in ("train", "valid")},
         "split": {"train": 0.0, "test": 1.0, "only_train": ["train"]},
         "job": {"name": "dose"}, "family": {"name": "regression", "network": {"channels": [8, 16], "blocks": 1}},
-        "baseline": "none", "train": {"steps": 60, "batch": 8, "precision": "fp32"},
+        "baseline": "none", "train": {"steps": 60, "batch": 8, "precision": PRECISION}, "seed": SEED,
         "evaluate": {"realism": 0, "evaluations": []},
     }  # fmt: skip
     run_recipe(from_plain(plain), folder / "run", say=lambda _: None)
@@ -190,6 +191,7 @@ def test_a_run_is_scored_and_shown(finished: Path) -> None:
     assert "register them" not in page
 
 
+@learns
 def test_new_patients_get_a_dose_in_the_order_of_the_challenge(finished: Path) -> None:
     (path,) = generate_images(finished / "run", finished / "new", finished / "out", say=lambda _: None)
     assert path.name == "dose-0.nii.gz"
@@ -199,7 +201,9 @@ def test_new_patients_get_a_dose_in_the_order_of_the_challenge(finished: Path) -
     assert dose.min() >= 0
     assert not dose[~possible].any()
     truth = stored["dose_cGy"] / 100
-    assert float(np.abs(dose - truth)[possible].mean()) < 0.6 * float(truth[possible].mean())
+    error = float(np.abs(dose - truth)[possible].mean()) / float(truth[possible].mean())
+    # worst of 0.158 (0.53 of the bound; bf16, 5 seeds); 0.154 (0.51 of the bound; bf16, 2 threads, 5 seeds); 0.168 (0.56 of the bound; fp32, 5 seeds); 0.168 (0.56 of the bound; fp32, 2 threads, 5 seeds)
+    below("dose error, of the mean dose", error, 0.3)
 
 
 def test_structures_of_a_case_are_missing_not_empty(finished: Path) -> None:
