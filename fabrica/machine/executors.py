@@ -92,9 +92,10 @@ class Dask(Executor):
         from distributed import Client, LocalCluster
 
         if self.scheduler is None:
+            # Port 0: no address at all means dask's own port, which another cluster on this machine may hold.
             cluster = LocalCluster(
-                n_workers=self.workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None,
-                silence_logs=50,
+                n_workers=self.workers, threads_per_worker=1, processes=True, host="127.0.0.1",
+                dashboard_address="127.0.0.1:0", silence_logs=50,
             )  # fmt: skip
             client = Client(cluster)
 

@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,24 @@ def test_results_are_those_of_their_tasks(made: Executor) -> None:
     assert list(made.results(DOUBLED, [])) == []
     with pytest.raises(ValueError, match="task 1 cannot be done"):
         list(made.results(FAILS, [{"x": 1}]))
+
+
+@pytest.fixture
+def dask_port_taken() -> Iterator[None]:
+    """Dask's own port is held, as by a cluster that somebody else started on this machine."""
+    with socket.socket() as held:
+        try:
+            held.bind(("127.0.0.1", 8787))
+            held.listen()
+        except OSError:
+            pass  # another process has it already, which is the case that is asked for
+        yield
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.usefixtures("dask_port_taken")
+def test_another_cluster_on_this_machine_is_no_trouble() -> None:
+    assert dict(Dask(workers=1).results(DOUBLED, [{"x": 3}])) == {0: 6}
 
 
 def test_a_worker_that_is_killed_costs_its_own_task_alone(tmp_path: Path) -> None:
