@@ -39,6 +39,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "segmentation": {"from": ["T1w"], "x": ["lesion"]}, "outcome": {"from": ["T1w"], "x": "age", "width": 20.0},
     "representation": {"from": ["T1w"], "width": 8}, "reconstruction": {"x": "FLAIR"},
     "enhancement": {"x": "FLAIR"}, "dose": {}, "progression": {"x": "FLAIR"}, "interpolation": {},
+    "foundation": {"x": ["T1w", "FLAIR"], "covariates": ["age"]},
 }  # fmt: skip
 
 

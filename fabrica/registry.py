@@ -16,10 +16,13 @@ T = TypeVar("T")
 
 
 class Table(Generic[T]):
-    """The members of one noun: a dict literal, and entry points `fabrica.<noun>` that load when first asked for."""
+    """The members of one noun: a dict literal, and entry points `fabrica.<noun>` that load when first asked for.
 
-    def __init__(self, noun: str, builtin: Mapping[str, T]) -> None:
-        self.noun, self.builtin = noun, dict(builtin)
+    `unlisted` members are found by name and are nothing to choose from: what comes with weights of others.
+    """
+
+    def __init__(self, noun: str, builtin: Mapping[str, T], unlisted: Mapping[str, T] | None = None) -> None:
+        self.noun, self.builtin, self.unlisted = noun, dict(builtin), dict(unlisted or {})
 
     def names(self) -> list[str]:
         """Every registered name, sorted; entry points are named without being loaded."""
@@ -29,6 +32,8 @@ class Table(Generic[T]):
         """The member; raises ValueError with the nearest name when there is none, or when two packages offer it."""
         if name in self.builtin:
             return self.builtin[name]
+        if name in self.unlisted:
+            return self.unlisted[name]
         points = entry_points(group=f"fabrica.{self.noun}", name=name)
         if len(points) > 1:
             packages = ", ".join(point.value for point in points)

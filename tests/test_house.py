@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import fabrica
-from fabrica.contracts import Codec, Decoder, Denoiser, Density, Family, Reconstructor
+from fabrica.contracts import Codec, Decoder, Denoiser, Density, Family, Reconstructor, Speaker
 from fabrica.evaluate import METRICS
 from fabrica.families import FAMILIES
 from fabrica.jobs import JOBS
@@ -109,7 +109,14 @@ def test_dangerous_calls_are_absent(pattern: str) -> None:
         for p in FILES
         if re.search(pattern, re.sub(r"allow_pickle=False|inference|\.eval\(\)", "", p.read_text()))
     ]
-    assert not hits
+    # the one file that reads torch's own format, where nothing but tensors may be loaded
+    allowed = ["weights.py"] if pattern == r"torch\.load\(" else []
+    assert hits == allowed
+    assert all(
+        "weights_only=True" in line
+        for line in (ROOT / "io/weights.py").read_text().splitlines()
+        if "torch.load(" in line
+    )
 
 
 def test_no_folder_is_a_drawer() -> None:
@@ -118,7 +125,7 @@ def test_no_folder_is_a_drawer() -> None:
 
 def test_classes_are_abstract_or_final() -> None:
     concrete = [FAMILIES.find(name) for name in FAMILIES.names()]
-    capabilities = (Family, Denoiser, Decoder, Codec, Density, Reconstructor)
+    capabilities = (Family, Denoiser, Decoder, Codec, Density, Reconstructor, Speaker)
     for one in concrete:
         assert not inspect.isabstract(one)
         assert all(base in (*capabilities, *Family.__mro__) for base in one.__mro__[1:]), (

@@ -73,19 +73,46 @@ def generate(
     value: Value = None,
     unit: Unit = None,
     device: Device = "auto",
+    given: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Of a model of any parts: what it is shown, T1w,findings.")
+    ] = None,
+    ask: Annotated[str | None, typer.Option(metavar="NAMES", help="What it is asked for: FLAIR,lesion.")] = None,
     executor: ExecutorName = "local",
     scheduler: Scheduler = None,
     workers: Workers = 2,
 ) -> None:
     """Apply a trained run to new scans; NIfTI on the grid of each scan."""
     from ..data.cohort import Source
+    from ..generate.parts import Wanted, generate_parts, gives_parts
     from ..generate.scans import generate_images
     from ..machine.executors import executor as named
 
     with errors():
         source, by = Source(data, fixed(unit, "--unit PET=SUV")), named(executor, scheduler, workers, device)
+        if given or ask or gives_parts(run, stage):
+            wanted = Wanted.of(given, ask, fixed(value))
+            written = generate_parts(run, source, out, wanted, draws, stage, device, echo)
+            echo(f"{len(written)} file{'s' * (len(written) > 1)} in {out}")
+            return
         written = generate_images(run, source, out, draws, stage, echo, fixed(value), by)
         echo(f"{len(written)} file{'s' * (len(written) > 1)} in {out}")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Published weights: .safetensors, .pt or .pth.")],
+    config: Annotated[Path, typer.Option(metavar="JSON", help="The network's configuration.")],
+    card: Annotated[
+        Path, typer.Option(metavar="YAML", help="What its numbers mean: contrast, spacing_mm, intensities, licence.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="A new run folder.")],
+    format: Annotated[str, typer.Option(help="monai-autoencoder-kl.")] = "monai-autoencoder-kl",
+) -> None:
+    """Take published weights in as a stage that recipes can name: family: {run: RUN, stage: codec}."""
+    from ..run.imported import import_weights
+
+    with errors():
+        import_weights(file, format, config, card, out, echo)
 
 
 @app.command()

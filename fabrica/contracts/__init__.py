@@ -1,7 +1,8 @@
 """The nouns of Fabrica; imports nothing of ours but `rng`. Every job draws x from p(x | condition, y = A(x) + noise).
 
-Shapes: B rows, C channels, *axes a grid in the order t z y x. x is always ONE tensor (B, C, *axes): its channels are
-explained by `Field`s. Numbers (risk, ejection fraction) are x without axes, (B, C); text is tokens, (B, 1, length)."""
+Shapes: B rows, C channels, *axes a grid in the order t z y x. x is ONE tensor (B, C, *axes): its channels are
+explained by `Field`s. Numbers (risk, ejection fraction) are x without axes, (B, C). What a job asks for beside images
+(words, classes, numbers) is no part of that tensor: `Signature.beside` names it, `Problem.beside` holds it."""
 
 from .measured import Measured, Measurement, Noise, Operator, Rowwise, Scattered
 from .roles import (
@@ -19,6 +20,7 @@ from .roles import (
     Problem,
     Reconstructor,
     Sampler,
+    Speaker,
 )
 from .values import (
     ARBITRARY,
@@ -70,6 +72,7 @@ __all__ = [
     "Scale",
     "Scattered",
     "Signature",
+    "Speaker",
     "Trace",
     "class_name",
 ]

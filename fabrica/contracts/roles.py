@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -55,6 +56,8 @@ class Problem:
     weight: Tensor | None = None  # broadcasts to target; 0 where the target is unknown
     paired: Tensor | None = None  # bool (B,): is the target of the same patient as the condition? None = yes
     held_out: Measurement | None = None  # what x is compared with where no target exists
+    beside: Mapping[str, Tensor] = field(default_factory=dict)  # targets on no grid: (B, length) words, else (B,)
+    wanted: Mapping[str, Tensor] = field(default_factory=dict)  # bool (B,): rows in which they are asked for
 
     def rows(self, index: Tensor) -> Problem:
         """Some rows, in any order and number: (0, 0, 1, 1) asks for two draws of each of two."""
@@ -66,11 +69,13 @@ class Problem:
             condition=self.condition.rows(index),
             measurements={name: m.rows(index) for name, m in self.measurements.items()},
             held_out=self.held_out.rows(index) if self.held_out else None,
+            beside={name: t[index] for name, t in self.beside.items()},
+            wanted={name: t[index] for name, t in self.wanted.items()},
             **optional,
         )
 
 
-Answer = Literal["image", "film", "value", "features"]  # what a job answers with; features have no truth
+Answer = Literal["image", "film", "value", "features", "parts"]  # what a job answers with; features have no truth
 
 
 class Job(ABC):
@@ -86,15 +91,16 @@ class Job(ABC):
     restores: bool = False  # whether new images are what was measured of x, to be brought to the voxels it learned
     asked_frames: tuple[int, ...] = ()  # of a film: those that nothing gives
     reference: str = ""  # on whose grid and box cases are prepared; the first that is asked for where none is named
-    judged_with: tuple[
-        str, ...
-    ] = ()  # images that judging needs beside those that are asked for, where a case has them
+    judged_with: tuple[str, ...] = ()  # images that judging needs, where a case has them
+    described: Mapping[str, str] = MappingProxyType({})  # text -> label map of the same grid that it is written from
     competitors: tuple[str, ...] = ("copied", "histogram", "mean", "crude")  # trivial answers that make sense for it
+    names: tuple[str, ...] = ()  # of all its parts, where any can be given and any asked for
+    directions: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()  # names given and asked, where it has several
 
     @property
     def baseline(self) -> bool:
         """Whether a regression could answer: what is asked has a truth, and images are given to start from."""
-        return self.answer != "features" and bool(self.signature().given)
+        return self.answer not in ("features", "parts") and bool(self.signature().given)
 
     @abstractmethod
     def signature(self) -> Signature: ...
@@ -174,6 +180,18 @@ class Denoiser(Family):
     @abstractmethod
     def denoise(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """E[clean | x = clean + sigma * N(0, 1)]; sigma (B,) in units of x."""
+
+
+class Speaker(Family):
+    """A family that learns parts of x on no grid, too: signatures with `beside` are refused to others."""
+
+    @abstractmethod
+    def tell(self, problem: Problem, names: Sequence[str], rng: Rng) -> Mapping[str, Tensor]:
+        """One draw of these parts, by name, each knowing those before it; what a row's condition has stays as it is."""
+
+    @abstractmethod
+    def expected(self, problem: Problem, name: str, rng: Rng) -> Tensor:
+        """Before anything is drawn: chances (B, K) of a class, or the mean (B,) of a number on the network's scale."""
 
 
 class Decoder(Family):

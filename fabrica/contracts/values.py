@@ -15,7 +15,7 @@ from .measured import Measured, Measurement
 Kind = Literal["intensity", "complex", "label", "displacement", "coordinates", "number", "class", "token", "embedding"]
 
 
-VALUES = ("number", "class", "embedding")  # kinds that are no images
+VALUES = ("number", "class", "embedding", "token")  # kinds that are no images
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,7 @@ class Field:
     unit: str = "a.u."  # "HU", "SUV", "Gy", "mm", "year", "grey" (0 to 255); "a.u." = arbitrary, as in most MR
     classes: tuple[str, ...] = ()  # of a class, as tables write them
     frames: int = 1  # of its channels: moments of one image, where it is a film
+    length: int = 1  # of a text: how many subwords it has at most ("token", whose channels are its vocabulary)
     stated: Scale | None = None  # of a number, where the recipe says it
 
     @property
@@ -88,6 +89,7 @@ class Signature:
     condition: tuple[Field, ...] = ()
     measurements: Mapping[str, Measured] = field(default_factory=dict)  # the kinds of physics it comes with, by name
     given_axes: str = ""  # of conditions on a grid where x has none: images -> numbers
+    beside: tuple[Field, ...] = ()  # parts of x on no grid, drawn before its images: words, classes, numbers
 
     @property
     def channels(self) -> int:

@@ -52,6 +52,7 @@ class GridPreparation(Preparation):
     units: Mapping[str, str] = field(default_factory=dict)  # per contrast, where they are no arbitrary ones
     classes: Mapping[str, int] = field(default_factory=dict)  # per label map: what its whole numbers stay below
     learned_mm: tuple[float, float, float] | None = None  # the training cohort's own spacing, the median
+    words: Mapping[str, str] = field(default_factory=dict)  # per text: what was learned of its words, see `Subwords`
 
     def grid(self, image: Image, crop: bool = True) -> Grid:
         """The box around the patient on this preparation's spacing, at least `size`; pictures keep the frame they were
@@ -258,7 +259,7 @@ def _box(
 def plain_preparation(preparation: GridPreparation) -> dict[str, Any]:
     plain = asdict(preparation)
     plain["scales"] = {k: list(v) for k, v in preparation.scales.items()}
-    return plain
+    return plain if preparation.words else {k: v for k, v in plain.items() if k != "words"}
 
 
 def preparation_from(plain: Mapping[str, Any]) -> GridPreparation:
@@ -268,6 +269,7 @@ def preparation_from(plain: Mapping[str, Any]) -> GridPreparation:
     units = {str(k): str(v) for k, v in plain.get("units", {}).items()}
     classes = {str(k): int(v) for k, v in plain.get("classes", {}).items()}
     learned = tuple(plain.get("learned_mm") or ()) or None
+    words = {str(k): str(v) for k, v in plain.get("words", {}).items()}
     return GridPreparation(
-        plain["axes"], tuple(spacing) if spacing else None, size, scales, multiple, units, classes, learned
+        plain["axes"], tuple(spacing) if spacing else None, size, scales, multiple, units, classes, learned, words
     )

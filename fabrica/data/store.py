@@ -23,7 +23,9 @@ from .cases import Prepared, left_out, prepare_case
 from .cohort import Member
 from .prepare import GridPreparation
 from .split import fingerprint
+from .subwords import Subwords
 from .text import hashed
+from .worded import worded
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class Layout:
     labels: tuple[str, ...] = ()  # contrasts that are label maps
     augment: float = 0.0  # strength of random turns and scalings in training
     texts: Mapping[str, int] = field(default_factory=dict)  # values that are words -> length of their vector
+    words: Mapping[str, Subwords] = field(default_factory=dict)  # values that are texts -> how they become subwords
     place: bool = False  # of volumes: `images["place"]` says where each voxel is, (B, 3, z, y, x) from -1 to 1
 
 
@@ -161,8 +164,9 @@ class Loader:
         if self.layout.axes == "yx":
             values["position"] = torch.tensor([position(e.shape[0], z) for e, z in chosen])
         affine = torch.tensor([e.affine for e in rows], dtype=torch.float64)
+        said, heard = worded([e.values for e in rows], self.layout.words, images, present, affine)
         names = tuple(f"{e.name}/{z}" for e, z in chosen)
-        return Batch(names, images, affine, values, {**present, **known})
+        return Batch(names, images, affine, {**values, **said}, {**present, **known, **heard})
 
     def _place(self, index: int) -> tuple[Entry, int]:
         epoch, place = divmod(index, len(self.places))
@@ -290,8 +294,9 @@ def question_batch(prepared: Prepared, layout: Layout) -> Batch:
     if layout.axes == "yx":
         values["position"] = torch.tensor([position(depth, z) for z in range(depth)])
     affine = prepared.grid.affine.expand(rows, 4, 4)
+    said, heard = worded([prepared.case.values] * rows, layout.words, images, present, affine)
     names = tuple(f"{prepared.name}/{z}" for z in range(rows))
-    return Batch(names, images, affine, values, {**present, **known}, prepared.measurements)
+    return Batch(names, images, affine, {**values, **said}, {**present, **known, **heard}, prepared.measurements)
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

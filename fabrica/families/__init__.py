@@ -15,6 +15,7 @@ from .equalised import Equalised
 from .flow import Flow
 from .gan import Gan
 from .guided import Guided, can_be_guided, with_guidance
+from .imported import ImportedAutoencoder
 from .latent import Latent, density_of, latent_signature, words_of
 from .regression import Regression
 from .shortcut import Shortcut
@@ -36,6 +37,7 @@ FAMILIES: Table[type[Family]] = Table(
         "vae": Vae,
         "vq": Fsq,
     },
+    {"autoencoder_kl": ImportedAutoencoder},  # `fabrica import` writes its recipe
 )
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "Fsq",
     "Gan",
     "Guided",
+    "ImportedAutoencoder",
     "Latent",
     "Regression",
     "Shortcut",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from collections.abc import Callable
+
+from torch import Tensor
 
 from ..contracts import Condition
 
@@ -13,7 +15,12 @@ def wide(values: Tensor, like: Tensor) -> Tensor:
 
 
 def preconditioned(
-    net: nn.Module, x: Tensor, sigma: Tensor, level: Tensor, sigma_data: float, condition: Condition
+    net: Callable[[Tensor, Tensor, Condition], Tensor],
+    x: Tensor,
+    sigma: Tensor,
+    level: Tensor,
+    sigma_data: float,
+    condition: Condition,
 ) -> Tensor:
     """E[clean | x] = c_skip x + c_out net(c_in x, level); sigma (B,) in units of x, level (B,) as the network reads
     it.

@@ -24,13 +24,17 @@ def record_of(
     folder: Path,
     drawn: Sequence[tuple[Member, Files]],
     made: str = "",
+    given: Sequence[str] | None = None,
 ) -> Record:
-    """Files of each case and contrast, by draw, as a record that lies in `folder`."""
+    """Files of each case and contrast, by draw, as a record that lies in `folder`; `given`: which images they were
+    drawn from, where not from all that the job reads but those that were drawn.
+    """
     job = stage.build_job()
     signature, images, preparation = job.signature(), [], run.trained(stage).grid_preparation
-    given = tuple(dict.fromkeys((*signature.given, *job.simulates, *signature.measurements)))
+    known = tuple(dict.fromkeys((*signature.given, *job.simulates, *signature.measurements)))
     for member, by_name in drawn:
-        own = tuple(n for n in given if n in member.contrasts())
+        asked = () if job.answer != "parts" else tuple(by_name)
+        own = tuple(n for n in (known if given is None else given) if n in member.contrasts() and n not in asked)
         for field in signature.x:
             files = by_name.get(field.name, ())
             if not files:

@@ -5,9 +5,11 @@ from typing import Any
 
 from ..contracts import PLACE, Job
 from ..data.store import Layout
+from ..data.subwords import Subwords
 from ..registry import Table
 from .dose import Dose
 from .enhancement import Enhancement
+from .foundation import Foundation
 from .imaging import Segmentation, Synthesis, Translation
 from .interpolation import Interpolation
 from .outcome import Outcome
@@ -20,6 +22,7 @@ JOBS: Table[type[Job]] = Table(
     {
         "dose": Dose,
         "enhancement": Enhancement,
+        "foundation": Foundation,
         "interpolation": Interpolation,
         "outcome": Outcome,
         "progression": Progression,
@@ -37,8 +40,10 @@ def job_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {("source" if name == "from" else name): value for name, value in options.items()}
 
 
-def layout_of(job: Job, size: tuple[int, int, int]) -> Layout:
-    """What a loader must cut for a job: its contrasts, values, classes and neighbouring slices."""
+def layout_of(job: Job, size: tuple[int, int, int], words: Mapping[str, str] | None = None) -> Layout:
+    """What a loader must cut for a job: its contrasts, values, classes and neighbouring slices; `words`: what was
+    learned of its texts.
+    """
     signature = job.signature()
     context = {}
     for field in signature.condition:
@@ -54,6 +59,11 @@ def layout_of(job: Job, size: tuple[int, int, int]) -> Layout:
         {f.name: f.classes for f in fields if f.classes},
         tuple(signature.labels),
         texts={f.name: f.channels for f in signature.values if f.kind == "embedding"},
+        words={
+            f.name: Subwords(learned, f.length, job.described.get(f.name, ""))
+            for f in signature.values
+            if f.kind == "token" and (learned := (words or {}).get(f.name))
+        },
         place=PLACE in signature.condition,
     )
 
@@ -62,6 +72,7 @@ __all__ = [
     "JOBS",
     "Dose",
     "Enhancement",
+    "Foundation",
     "Interpolation",
     "Outcome",
     "Progression",

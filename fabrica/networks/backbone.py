@@ -6,14 +6,17 @@ from torch import nn
 
 from ..contracts import Signature
 from .encoder import Encoder
+from .joint import Joint
 from .transformer import Transformer
 from .unet import UNet, UNetShape
 
 
 def backbone(signature: Signature, x_channels: int, shape: UNetShape, precision: str) -> nn.Module:
     """Called as net(x, level, condition) -> (B, channels of x, *axes): a U-Net, transformer or state-space network on a
-    grid, an encoder where x is numbers.
+    grid, an encoder where x is numbers, both at once where x has parts on no grid.
     """
+    if signature.beside:
+        return Joint(signature, x_channels, shape, precision)
     axes = signature.axes or signature.given_axes
     kinds: dict[str, type[nn.Module]] = {"unet": UNet, "transformer": Transformer, "state-space": Transformer}
     kind = kinds[shape.kind] if signature.axes else Encoder

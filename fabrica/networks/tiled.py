@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..contracts import Condition
 from .codec import Decoder, Encoder, by_tiles
+from .joint import Joint
 from .transformer import Transformer
 from .unet import UNet
 
@@ -100,7 +101,7 @@ def _networks(module: nn.Module, factor: int) -> Iterator[tuple[nn.Module, str, 
     """(parent, name, network, voxels a side of what one of its grid's points stands for)."""
     for name, child in module.named_children():
         step = factor * int(getattr(module, "factor", 1)) if name == "prior" else factor
-        if isinstance(child, UNet | Transformer | Encoder | Decoder):
+        if isinstance(child, Joint | UNet | Transformer | Encoder | Decoder):
             yield module, name, child, step
         else:
             yield from _networks(child, step)

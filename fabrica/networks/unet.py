@@ -44,6 +44,14 @@ class UNetShape:
     recompute: bool = False  # keep no activations inside blocks: less memory, more time
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a U-Net met on its way down."""
+
+    raw: Tensor  # noise and given images whole
+    skips: tuple[Tensor, ...]
+
+
 def only_convolutions(shape: UNetShape, what: str) -> None:
     """Raises ValueError where a recipe asks a network for tokens that it has not."""
     if shape.kind != "unet":
@@ -124,21 +132,30 @@ class UNet(Backbone):
                 f"The U-Net got a grid of {tuple(x.shape[2:])}, expected sides that are multiples of {self.multiple}."
                 f" Write: prepare: {{multiple: {self.multiple}}}"
             )
-        h = with_planes(x, self.planes, condition, x.shape[2:]).contiguous(memory_format=channels_last(self.dimensions))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            e = F.silu(embedding(self.embed, self.entries, self.width, level, self.vectors, condition))
-            raw = self._raw(h, e)
-            first = h = self.stem(h)
-            skips = [h]
-            for module in self.down:
-                h = self._through(module, h, e)
-                skips.append(h)
-            h = self._through(self.middle, h, e)
-            for module in self.up:
-                h = self._through(module, h if isinstance(module, Up) else torch.cat([h, skips.pop()], 1), e)
-            scale, shift = self.tune(e).reshape(len(e), -1, *[1] * self.dimensions).chunk(2, 1)
-            h = self.head(torch.cat([norm_silu(self.last, h, scale, shift), first, raw.to(h.dtype)], 1))
-        return self._unfold(h.float())
+            h, e, seen = self.descend(x, level, condition)
+            return self.ascend(h, e, seen)
+
+    def descend(self, x: Tensor, level: Tensor, condition: Condition) -> tuple[Tensor, Tensor, Seen]:
+        """(what the smallest grid holds, the embedding of level and conditions, what `ascend` needs of the way)."""
+        h = with_planes(x, self.planes, condition, x.shape[2:]).contiguous(memory_format=channels_last(self.dimensions))
+        e = F.silu(embedding(self.embed, self.entries, self.width, level, self.vectors, condition))
+        raw = self._raw(h, e)
+        h = self.stem(h)
+        skips = [h]
+        for module in self.down:
+            h = self._through(module, h, e)
+            skips.append(h)
+        return self._through(self.middle, h, e), e, Seen(raw, tuple(skips))
+
+    def ascend(self, h: Tensor, e: Tensor, seen: Seen) -> Tensor:
+        """(B, out, *axes) from the smallest grid."""
+        skips = list(seen.skips)
+        for module in self.up:
+            h = self._through(module, h if isinstance(module, Up) else torch.cat([h, skips.pop()], 1), e)
+        scale, shift = self.tune(e).reshape(len(e), -1, *[1] * self.dimensions).chunk(2, 1)
+        ends = [norm_silu(self.last, h, scale, shift), seen.skips[0], seen.raw.to(h.dtype)]
+        return self._unfold(self.head(torch.cat(ends, 1)).float())
 
     def _raw(self, seen: Tensor, e: Tensor) -> Tensor:
         """Noise and given images whole, however narrow the network is; how much of each is to go depends on the

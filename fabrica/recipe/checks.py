@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ..contracts import Denoiser, Density, Family, Job
+from ..contracts import Denoiser, Density, Family, Job, Speaker
 from ..evaluate import METRICS
 from ..families import FAMILIES, can_be_guided
 from ..jobs import JOBS, job_options
@@ -162,6 +162,8 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
     kind = FAMILIES.find(family.name)
     if codec is None:
         _check_kinds(made, kind, f"{dot}family")
+    if made.signature().beside and (codec or equalised):
+        raise AtError(f"{dot}family.in", "codes cannot learn what lies beside images as they are. Leave in out")
     if kind.unpaired and (codec or equalised):
         raise AtError(
             f"{dot}family.in",
@@ -220,6 +222,9 @@ def _job(value: Any, at: str) -> tuple[Named, Job]:
 
 def _check_kinds(job: Job, family: type[Family], at: str) -> None:
     """A family is refused a kind of x that it cannot learn."""
+    if (beside := job.signature().beside) and not issubclass(family, Speaker):
+        names = ", ".join(f.name for f in beside)
+        raise AtError(at, f"{family.__name__} cannot learn {names} beside images. Write: family: {{name: flow}}")
     for asked in job.signature().x:
         if asked.kind not in family.learns:
             able = [n for n in FAMILIES.builtin if asked.kind in FAMILIES.builtin[n].learns]

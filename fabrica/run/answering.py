@@ -39,7 +39,7 @@ class Answering:
         known = facts.grid_preparation
         self.preparation, self.reference = known.as_learned() if self.job.restores else known, facts.reference
         drawn_by = chosen_by(drawer(stage, trained_family(run, stage, facts)), kept_choice(run.home(stage)))
-        self.family, self.layout = drawn_by.to(device), layout_of(self.job, facts.size)
+        self.family, self.layout = drawn_by.to(device), layout_of(self.job, facts.size, known.words)
         self.unfinished = "" if facts.finished else _unfinished(run, stage, facts)
         self.earlier = Answering(run, run.recipe.stage(stage.input.stage), device) if stage.input else None
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..contracts import Family, Field, Image, Job
+from ..contracts import Family, Field, Image, Job, Problem
 from ..data.cases import Prepared
 from ..data.filmed import film_of
 from ..data.prepare import GridPreparation
@@ -37,23 +37,35 @@ def draw(
     for group in _together(shown, layout):
         problem = question_of(job, group, layout, seed, device)
         each = len(problem.cases) // len(group)
-        rows, fitting = drawing_room(family, problem, min(ROWS, len(problem.cases)), device.type)
-        if fitting and window is None:
-            say(windows_said(group[0].case.name, fitting))
         seeds = [derive(seed, "draw", name, group[i // each].number) for i, name in enumerate(problem.cases)]
-        x = background(job.signature().x, problem)
-        done = nothing_given(job, problem)
-        for measured in problem.measurements.values():
-            whole = settled(measured.operator, len(done))
-            if bool(whole.any()):
-                x[whole], done = measured.value[whole.to(device)].float().cpu(), done | whole
-        filled = (~done).nonzero().flatten().cpu()
-        for index in torch.split(filled, rows) if len(filled) else ():
-            with tiled(family, window or fitting):
-                x[index] = family.sample(problem.rows(index), Rng([seeds[i] for i in index.tolist()])).float().cpu()
-        x = job.finished(x, problem)
+        x = rows_drawn(family, job, problem, seeds, say, window)
         found += [whole_answer(rows_of, layout) for rows_of in torch.split(x, each)]
     return found
+
+
+@torch.no_grad()
+def rows_drawn(
+    family: Family, job: Job, problem: Problem, seeds: Sequence[int], say: Callable[[str], None],
+    window: Sequence[int] | None = None,
+) -> Tensor:  # fmt: skip
+    """(B, C, *axes) on the CPU: every row of a question drawn, as many at once as memory allows; rows in which nothing
+    is shown, or all of x was measured, are left as they are.
+    """
+    device = next(family.parameters()).device
+    rows, fitting = drawing_room(family, problem, min(ROWS, len(problem.cases)), device.type)
+    if fitting and window is None:
+        say(windows_said(problem.cases[0].split("/")[0], fitting))
+    x = background(job.signature().x, problem)
+    done = nothing_given(job, problem)
+    for measured in problem.measurements.values():
+        whole = settled(measured.operator, len(done))
+        if bool(whole.any()):
+            x[whole], done = measured.value[whole.to(device)].float().cpu(), done | whole
+    filled = (~done).nonzero().flatten().cpu()
+    for index in torch.split(filled, rows) if len(filled) else ():
+        with tiled(family, window or fitting):
+            x[index] = family.sample(problem.rows(index), Rng([seeds[i] for i in index.tolist()])).float().cpu()
+    return job.finished(x, problem)
 
 
 def _together(shown: Sequence[Shown], layout: Layout) -> list[list[Shown]]:

@@ -16,7 +16,7 @@ from ..evaluate.report.results import StageResult
 from ..evaluate.result import Row
 from .draw import draw, images_of
 from .question import Shown, whole_answer
-from .stage import PreparedStage
+from .stage import PreparedStage, draws_of
 
 FILMS = 3  # cases that the report shows
 
@@ -24,7 +24,7 @@ FILMS = 3  # cases that the report shows
 def judge_films(ready: PreparedStage, family: Family, result: StageResult, say: Callable[[str], None]) -> StageResult:
     """Rows of each case and answer, films of the first few; the draws are written as series of frames."""
     (field,) = ready.signature.x
-    count = 1 if family.deterministic else ready.evaluate.draws
+    count = draws_of(ready, family)
     for member in ready.test:
         case = ready.case(member, ready.job.judged_with)
         shown = [Shown(case, k) for k in range(count)]

@@ -27,6 +27,7 @@ from ..evaluate.sets.gallery import Gallery
 from ..learning.loop import Trained
 from .draw import draw, images_of
 from .films import judge_films
+from .judge_directions import judge_directions
 from .known import Chances, GivenBack
 from .quality import COST_PICTURES, Trial, costs_of
 from .question import (
@@ -41,7 +42,7 @@ from .question import (
     whole_answer,
     without,
 )
-from .stage import PreparedStage, pictured
+from .stage import PreparedStage, draws_of, pictured
 
 Say = Callable[[str], None]
 SIMULATED = (  # check 15
@@ -60,6 +61,8 @@ def judge_stage(ready: PreparedStage, trained: Trained, drawn_by: Family, say: S
     report.ledger = ledger
     if ready.job.answer == "value":
         return _judge_values(ready, trained, drawn_by, say)
+    if ready.job.answer == "parts":
+        return judge_directions(ready, drawn_by, _blank(ready, trained), say)
     if ready.job.answer == "film":
         return judge_films(ready, drawn_by, _blank(ready, trained), say)
     if ready.job.answer == "features":
@@ -138,11 +141,6 @@ def _by_the_data(ready: PreparedStage, asked: Asked, x: Tensor) -> tuple[dict[st
         for name, value in misfit(problem, one, ready.layout).items()
     ]
     return crude, rows, residual(problem, x.mean(0), ready.layout)
-
-
-def draws_of(ready: PreparedStage, family: Family) -> int:
-    """Draws of a case: one where all of them are the same."""
-    return 1 if family.deterministic else ready.evaluate.draws
 
 
 def _fewer(ready: PreparedStage, pictures: int) -> int:

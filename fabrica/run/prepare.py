@@ -19,12 +19,15 @@ from ..data.cohort import Cohort, Member
 from ..data.prepare import GridPreparation
 from ..data.prepare import fit as fit_preparation
 from ..data.split import PARTS, Split, check_leakage, copies, fingerprint, may_train, split_cohort
-from ..data.store import build_store
+from ..data.store import Store, build_store
+from ..data.subwords import learned_from
+from ..data.worded import texts_of
 from ..evaluate.report.results import Report
 from ..io import UnreadableError
 from ..jobs import layout_of
 from ..jobs.values import wide_covariates
 from ..learning.lineage import trained_elsewhere
+from ..networks.joint import beyond
 from ..recipe.values import Recipe, Stage
 from .folder import RunFolder
 from .stage import PreparedStage
@@ -114,10 +117,11 @@ def prepare_stage(
     contrasts = tuple(dict.fromkeys((*signature.given, *signature.asked, *job.simulates)))
     reference = job.reference or (signature.asked or signature.given)[0]
     train = split.parts["train"]
-    if fault := wide_covariates(signature.values, [m.values for m in train]):
+    if fault := wide_covariates(signature.values, [m.values for m in train]) or _beyond(signature, train):
         raise ValueError(fault)
     preparation = _preparation(stage, signature, train, contrasts, reference, split)
     store, remarks = build_store(place / stage.name, train, contrasts, reference, preparation)
+    preparation = _with_words(preparation, job, store)
     used = (*contrasts, *job.judged_with, *signature.measurements, "lesion", run.recipe.evaluate.mask or "lesion")
     prints, unusable = _thumbnails(split, used, reference, preparation)
     for remark in (*remarks, *unusable):
@@ -130,7 +134,28 @@ def prepare_stage(
     split = _without_copies({"train": store.fingerprints(reference), **known}, split, named, report)
     size = _patch(stage, preparation)
     _say_prepared(stage, split, size, time.perf_counter() - started, say, report)
-    return PreparedStage(run, stage, job, split, reference, preparation, store, layout_of(job, size))
+    return PreparedStage(run, stage, job, split, reference, preparation, store, layout_of(job, size, preparation.words))
+
+
+def _beyond(signature: Signature, members: Sequence[Member]) -> str:
+    """Why a number of a training case cannot be learned as a word; '' where all can."""
+    said = ((f, m.values[f.name]) for f in signature.beside for m in members if f.name in m.values)
+    return next((why for f, v in said if isinstance(v, int | float) and (why := beyond(f, v))), "")
+
+
+def _with_words(preparation: GridPreparation, job: Job, store: Store) -> GridPreparation:
+    """With the words of the training part's texts, where a job has texts and no other run has learned them."""
+    learned = dict(preparation.words)
+    for f in job.signature().values:
+        if f.kind != "token" or f.name in learned:
+            continue
+        label = job.described.get(f.name, "")
+        masks = (
+            (store.array(e, label)[0], e.useful, np.array(e.affine)) for e in store.entries if label in e.files
+        )  # fmt: skip
+        texts = texts_of(masks, [e.values for e in store.entries], f.name)
+        learned[f.name] = learned_from(texts, f.channels)
+    return replace(preparation, words=learned)
 
 
 def _preparation(

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..contracts import Batch, Field, Job, Problem, Signature
+from ..contracts import Batch, Family, Field, Job, Problem, Signature
 from ..data.cases import Prepared, prepare_case
 from ..data.cohort import Member
 from ..data.prepare import GridPreparation
@@ -98,6 +98,11 @@ class PreparedStage:
     def loader(self, layout: Layout, rows: int, seed: int) -> Loader:
         """Batches of the training part."""
         return Loader(self.store, layout, rows, seed)
+
+
+def draws_of(ready: PreparedStage, family: Family) -> int:
+    """Draws of a case: one where all of them are the same."""
+    return 1 if family.deterministic else ready.evaluate.draws
 
 
 def pictured(ready: PreparedStage) -> tuple[Field, int] | None:

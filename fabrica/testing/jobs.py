@@ -44,7 +44,7 @@ def check_job(job: Job, batch: Batch) -> None:
     assert question.target is None, f"{name}.question shows the answer"
     for field in signature.condition:
         value = question.condition.values[field.name]
-        wanted = 1 if value.ndim == 1 else field.channels
+        wanted = 1 if value.ndim == 1 else field.length if field.kind == "token" else field.channels
         assert (1 if value.ndim == 1 else value.shape[1]) == wanted, (
             f"{name}: condition {field.name!r} has {tuple(value.shape)}"
         )

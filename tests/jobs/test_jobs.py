@@ -10,6 +10,7 @@ from fabrica.jobs import (
     JOBS,
     Dose,
     Enhancement,
+    Foundation,
     Interpolation,
     Outcome,
     Progression,
@@ -77,6 +78,12 @@ def _filmed() -> Batch:
     return replace(batch, images={"cine": film, "given frames of cine": film[:, ::2]}, present={})
 
 
+def _worded() -> Batch:
+    """With what is said of each row."""
+    batch = _batch()
+    return replace(batch, values={**batch.values, "findings": torch.arange(ROWS * 6).reshape(ROWS, 6) % 7})
+
+
 EXAMPLES: list[tuple[Job, Batch]] = [
     (Translation(["T1w", "T2w"], ["FLAIR"]), _batch()),
     (Translation(["T1w", "T2w"], ["FLAIR"], neighbours=1), _batch(depth=3)),
@@ -104,6 +111,15 @@ EXAMPLES: list[tuple[Job, Batch]] = [
     (Dose(), _planned()),
     (Progression("T1w"), _followed()),
     (Interpolation(frames=8, every=2), _filmed()),
+    (
+        Foundation(
+            ["T1w", "lesion"],
+            text={"findings": {"of": "lesion", "length": 6}},
+            covariates=["age"],
+            by={"class": ["a", "b", "c"]},
+        ),
+        _worded(),
+    ),
 ]
 
 
