@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from .. import __version__, io
+from ..contracts import Image
 from ..data import cohort as cohorts
 from ..data.cases import left_out
 from ..data.cohort import Member, Source
@@ -23,6 +25,8 @@ from ..machine.device import find_device
 from ..run.answering import Answering
 from ..run.costs import CHOICE
 from ..run.folder import RECIPE, RunFolder
+from ..safeguards.uncertainty import FILE as INTERVALS
+from ..safeguards.uncertainty import read_intervals
 
 DONE = ".done"  # beside the results: a file for each case that was drawn whole
 DRAW = "fabrica.generate.tasks:draw_case"
@@ -79,16 +83,41 @@ def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
             io.write_nifti(image, path)
             files.setdefault(name, []).append(str(path.relative_to(out)))
     lines.append(f"{member.name}: {task['draws']} draw{'s' * (task['draws'] > 1)} written.")
-    result = {"files": files, "said": lines}
+    beside = _write_intervals(answering, drawn, out / member.name, lines)
+    result = {"files": files, "said": lines, "beside": [str(path.relative_to(out)) for path in beside]}
     _note(out, member.name, task["key"], result)
     return result
+
+
+def _write_intervals(
+    answering: Answering, drawn: Sequence[Mapping[str, Image]], folder: Path, lines: list[str]
+) -> list[Path]:
+    """CONTRAST-low.nii.gz and CONTRAST-high.nii.gz, where the run was calibrated on as many draws."""
+    known, written = read_intervals(answering.run.home(answering.stage)), list[Path]()
+    for name, own in known.items():
+        if answering.job.restores:
+            lines.append(f"No intervals of {name}: they were told on another brightness than that of this image.")
+            continue
+        if own.draws != len(drawn):
+            lines.append(f"No intervals of {name}: intervals hold for {own.draws} draws. Type: --draws {own.draws}")
+            continue
+        first = drawn[0][name]
+        data = torch.stack([images[name].data for images in drawn]).double()
+        scale = answering.preparation.draw_scale(name, first.meaning.unit)
+        spread = data.std(0) if len(data) > 1 else torch.zeros_like(data[0])
+        reach = own.factor * (spread + own.floor * scale.width)
+        for end, sign in (("low", -1), ("high", 1)):
+            path = folder / f"{name}-{end}.nii.gz"
+            io.write_nifti(replace(first, data=(data.mean(0) + sign * reach).float()), path)
+            written.append(path)
+    return written
 
 
 def state_of(run: RunFolder) -> str:
     """sha256 of a run as it draws: its recipe, the checkpoints of all its stages, and their numbers of evaluations."""
     files = [run.path / RECIPE]
     for stage in run.recipe.stages:
-        files += [run.home(stage) / name for name in ("checkpoint.json", CHOICE)]
+        files += [run.home(stage) / name for name in ("checkpoint.json", CHOICE, INTERVALS)]
     known = [hash_of(file) if file.is_file() else "" for file in files]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
@@ -104,7 +133,8 @@ def key_of(state: str, task: Mapping[str, Any], member: Member, given: Sequence[
 
 def _note(out: Path, case: str, key: str, result: Mapping[str, Any]) -> None:
     """Only when all files of a case are on disk."""
-    hashes = {name: hash_of(out / name) for own in result["files"].values() for name in own}
+    names = [*(name for own in result["files"].values() for name in own), *result["beside"]]
+    hashes = {name: hash_of(out / name) for name in names}
     plain = {"key": key, "hashes": hashes, **result}
     write_whole(out / DONE / f"{case}.json", json.dumps(plain).encode())
 

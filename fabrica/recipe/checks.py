@@ -107,6 +107,7 @@ def _recipe(plain: Mapping[str, Any]) -> Recipe:
             "evaluate.realism", f"{evaluate.realism!r} is no number of pictures. Write: realism: 60, or 0 for none"
         )
     _check_likelihood(evaluate.likelihood, built)
+    _check_coverage(evaluate.coverage, plain)
     for count in evaluate.evaluations or ():
         whole(count, "evaluate.evaluations")
     check_window(evaluate.window, built)
@@ -304,6 +305,16 @@ def _check_sampler(sampler: Named | None, family: type[Family], job: Job, at: st
         )
     if reason := refusal(family, known, measured):
         raise AtError(at, f"{reason} Leave the sampler out, or write: family: {{name: flow}}")
+
+
+def _check_coverage(level: float | None, plain: Mapping[str, Any]) -> None:
+    at = "evaluate.coverage"
+    if level is None:
+        return
+    if not isinstance(level, int | float) or isinstance(level, bool) or not 0.5 <= level < 1:
+        raise AtError(at, f"{level!r} is no share of voxels to hold. Write: coverage: 0.9")
+    if not plain.get("split", {}).get("validate"):
+        raise AtError(at, "intervals need validation patients. Write: split: {train: 0.6, validate: 0.2, test: 0.2}")
 
 
 def _check_likelihood(cases: int, stages: Sequence[Stage]) -> None:

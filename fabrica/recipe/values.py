@@ -147,6 +147,7 @@ class EvaluatePlan:
     # 1, 2, 4 and 8, in at most a fifth of the training's time
     likelihood: int = 0  # test cases whose exact log-probability is counted, an evaluation of the network a word
     window: Sequence[int] | None = None  # sides that networks draw by; none = the whole grid where memory allows
+    coverage: float | None = None  # of intervals calibrated on validation patients, 0.9 for instance; none = none
 
 
 @dataclass(frozen=True)

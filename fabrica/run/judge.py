@@ -25,6 +25,7 @@ from ..evaluate.report.results import Report, StageResult
 from ..evaluate.result import Row
 from ..evaluate.sets.gallery import Gallery
 from ..learning.loop import Trained
+from .coverage import Coverage
 from .draw import draw, images_of
 from .films import judge_films
 from .judge_directions import judge_directions
@@ -90,6 +91,7 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
     gallery = Gallery(_fewer(ready, plan.realism), ready.preparation.spacing_mm or (1.0, 1.0, 1.0))
     kept: list[Asked] = []
     given_back, chances, pictures = GivenBack(ready, trained.family), Chances(ready, trained.family), Pictures()
+    coverage = Coverage(ready, family, noted)
     extra = (*FINDINGS, *ready.job.judged_with, *((plan.mask,) if plan.mask else ()))
     for asked in _together(_asked(ready, draws_of(ready, family), extra)):
         started = time.perf_counter()
@@ -107,6 +109,7 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
             answer = Answer(x, seconds, a.hidden, crude)
             result.cases += [*evaluate_case(evidence, a.name, a.case, answer, competitors, ready.preparation), *rows]
             pictures.add(a.name, a.case, x, ready.signature.x, ready.signature.given, a.hidden, crude, left)
+            result.cases += coverage.rows(a, x)
             given_back.add(a.case)
             chances.add(a, say)
             _hang(gallery, ready, a, x)
@@ -114,7 +117,8 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
                 kept.append(replace(a, shown=a.shown[:1]))
         names = f"{asked[0].name} to {asked[-1].name}" if len(asked) > 1 else asked[0].name
         say(f"{ready.name}: {names} drawn {len(asked[0].shown)} times, {seconds:.1f} s a draw.")
-    result.pictures, result.figures = pictures.rows, given_back.figures() + chances.figures()
+    result.pictures = pictures.rows
+    result.figures = given_back.figures() + chances.figures() + coverage.figures()
     result.figures += pooled(ready.name, result.cases)
     _judge_set(ready, gallery, result, report)
     trial = Trial(ready, plan, evidence, competitors, gallery, noted)

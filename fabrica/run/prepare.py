@@ -29,6 +29,7 @@ from ..jobs.values import wide_covariates
 from ..learning.lineage import trained_elsewhere
 from ..networks.joint import beyond
 from ..recipe.values import Recipe, Stage
+from ..safeguards.uncertainty import check_enough
 from .folder import RunFolder
 from .stage import PreparedStage
 
@@ -119,6 +120,8 @@ def prepare_stage(
     train = split.parts["train"]
     if fault := wide_covariates(signature.values, [m.values for m in train]) or _beyond(signature, train):
         raise ValueError(fault)
+    if run.recipe.evaluate.coverage is not None and job.answer == "image":
+        check_enough(len({m.patient for m in split.parts["validate"]}), run.recipe.evaluate.coverage)
     preparation = _preparation(stage, signature, train, contrasts, reference, split)
     store, remarks = build_store(place / stage.name, train, contrasts, reference, preparation)
     preparation = _with_words(preparation, job, store)
