@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ class LinearOperator(Operator):
     """A linear map without unknowns. Its gradient is its adjoint, so code outside torch may do the work."""
 
     classical = ""  # what its field calls the least squares answer; none where nobody asks for it
+    details: Literal["spectrum", "image", "lines"] = (
+        "lines"  # how y holds them: frequencies, pixels, rows of a detector
+    )
 
     @abstractmethod
     def apply_to(self, x: Tensor) -> Tensor:

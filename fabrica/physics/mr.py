@@ -36,7 +36,7 @@ class CartesianSense(Gridded):
     """
 
     per_row = ("maps", "mask", "weight")
-    classical = "CG-SENSE"
+    classical, details = "CG-SENSE", "spectrum"
     maps: Tensor
     mask: Tensor
     weight: Tensor

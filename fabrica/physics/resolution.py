@@ -24,6 +24,8 @@ class Resolution(LinearOperator):
     where an axis stays as it is; a plain noisy image has none.
     """
 
+    details = "image"
+
     def __init__(self, matrices: Sequence[Tensor | None]) -> None:
         super().__init__()
         for axis, matrix in enumerate(matrices):

@@ -25,7 +25,7 @@ from .costs import chosen_by, kept_choice
 from .draw import draw, images_of
 from .family import check_scales, drawer, trained_family
 from .folder import RunFolder, versions
-from .question import Shown
+from .question import Shown, invented, question_of
 
 
 class Answering:
@@ -80,7 +80,12 @@ class Answering:
             self._measured(prepare_case(m, given or list(m.contrasts())[:1], anchor, self.preparation)) for m in shown
         ]
         asked_of = [Shown(prepared[k % len(prepared)], k) for k in range(count)]
-        return prepared[0], torch.stack(draw(self.family, self.job, asked_of, self.layout, self.seed, say, self.window))
+        x = torch.stack(draw(self.family, self.job, asked_of, self.layout, self.seed, say, self.window))
+        if self.signature.measurements:
+            problem = question_of(self.job, asked_of[:1], self.layout, self.seed, torch.device("cpu"))
+            if why := invented(problem, x[0], self.layout).abstained:
+                say(f"{member.name}: {why}.")
+        return prepared[0], x
 
     def _measured(self, prepared: Prepared) -> Prepared:
         """With what its own images measured, for jobs that restore images: in their brightness, on the finer grid."""

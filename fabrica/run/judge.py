@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ from .question import (
     Asked,
     Shown,
     data_answers,
+    invented,
     misfit,
     question_of,
     questions,
@@ -101,14 +102,17 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
         for a in asked:
             x = torch.stack([next(drawn) for _ in a.shown])
             _write_draws(ready, a, x)
-            crude, rows, left = _by_the_data(ready, a, x)
+            data = _by_the_data(ready, a, x)
+            if data.abstained:
+                noted(f"{ready.name}: {a.name}: {data.abstained}.")
             if ready.signature.measurements and report.ledger is not None:
                 report.ledger.looked.add(15)
                 if not a.case.measurements:
                     report.ledger.trigger(15, f"{ready.name}: {SIMULATED}")
-            answer = Answer(x, seconds, a.hidden, crude)
-            result.cases += [*evaluate_case(evidence, a.name, a.case, answer, competitors, ready.preparation), *rows]
-            pictures.add(a.name, a.case, x, ready.signature.x, ready.signature.given, a.hidden, crude, left)
+            answer = Answer(x, seconds, a.hidden, data.crude)
+            result.cases += evaluate_case(evidence, a.name, a.case, answer, competitors, ready.preparation)
+            result.cases += data.rows
+            pictures.add(a.name, a.case, x, ready.signature.x, ready.signature.given, a.hidden, data.crude, data.shown)
             result.cases += coverage.rows(a, x)
             given_back.add(a.case)
             chances.add(a, say)
@@ -126,25 +130,36 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
     return result
 
 
-def _by_the_data(ready: PreparedStage, asked: Asked, x: Tensor) -> tuple[dict[str, Tensor], list[Row], Tensor | None]:
-    """(answers of the data alone, how well each answer explains what was measured, what the mean leaves
-    unexplained).
-    """
+@dataclass(frozen=True)
+class _ByTheData:
+    """What measurements say of a case: answers without a model, figures, and pictures of what is left and decided."""
+
+    crude: Mapping[str, Tensor]
+    rows: Sequence[Row] = ()
+    shown: Mapping[str, Tensor] = field(default_factory=dict)  # title -> (C, z, y, x)
+    abstained: str = ""
+
+
+def _by_the_data(ready: PreparedStage, asked: Asked, x: Tensor) -> _ByTheData:
+    """x (draws, C, z, y, x) held against what was measured of the case; plain rivals where nothing was."""
     problem = question_of(ready.job, [Shown(asked.shown[0])], ready.layout, ready.seed, torch.device("cpu"))
     rivals = {name: whole_answer(one.float(), ready.layout) for name, one in ready.job.rivals(problem).items()}
     if not ready.signature.measurements:
-        return rivals, [], None
+        return _ByTheData(rivals)
     crude = rivals | data_answers(problem, ready.layout)
-    answers = {"model: one draw" if len(x) > 1 else "model": x[0], **crude}
-    if len(x) > 1:
-        answers["model: mean of draws"] = x.mean(0)
-    patient, field = asked.case.case.patient, ready.signature.x[0].name
+    one, mean = "model: one draw" if len(x) > 1 else "model", {"model: mean of draws": x.mean(0)} if len(x) > 1 else {}
+    own = (asked.name, asked.case.case.patient, ready.signature.x[0].name)
     rows = [
-        Row(asked.name, patient, field, by, f"misfit of {name}", value)
-        for by, one in answers.items()
-        for name, value in misfit(problem, one, ready.layout).items()
+        Row(*own, by, f"misfit of {name}", value)
+        for by, answer in ({one: x[0]} | mean | crude).items()
+        for name, value in misfit(problem, answer, ready.layout).items()
     ]
-    return crude, rows, residual(problem, x.mean(0), ready.layout)
+    found = invented(problem, x[0], ready.layout)
+    rows += [Row(*own, one, name, value) for name, value in found.figures.items()]
+    shown = {"decided by the prior, not by data": found.decided} if found.decided is not None else {}
+    if (left := residual(problem, x.mean(0), ready.layout)) is not None:
+        shown["data unexplained by the mean"] = left
+    return _ByTheData(crude, rows, shown, found.abstained)
 
 
 def _fewer(ready: PreparedStage, pictures: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +11,10 @@ from torch import Tensor
 from ..contracts import Field, Job, Problem, Scattered
 from ..data.cases import Prepared
 from ..data.store import Layout, joined, question_batch, to_device
+from ..physics.algebra import LinearOperator
+from ..physics.variation import total_variation
 from ..rng import Rng, derive
+from ..safeguards.hallucination import abstains, fixed_by_data, misfit_by_band
 
 ROWS = 32  # rows drawn at once
 BACKGROUND = 0.01  # of the model's scale: given values that are no farther from 0 show nothing
@@ -51,12 +54,16 @@ def question_of(job: Job, shown: Sequence[Shown], layout: Layout, seed: int, dev
 
 
 def data_answers(problem: Problem, layout: Layout) -> dict[str, Tensor]:
-    """What the measurements of a case say by themselves, (C, z, y, x) by name, crude ones and classical solvers'."""
+    """What the measurements of a case say by themselves, (C, z, y, x) by name: crude ones, classical solvers', and of
+    the fewest edges.
+    """
     found: dict[str, Tensor] = {}
     for name, m in problem.measurements.items():
         if (crude := m.operator.crude(m.value)) is not None:
             found[f"{name} alone"] = crude
         found |= m.operator.solved(m.value)
+        if isinstance(m.operator, LinearOperator) and isinstance(m.noise, Scattered):
+            found["total variation"] = total_variation(m.operator, m.noise, m.value)
     return {name: whole_answer(x.float(), layout) for name, x in found.items()}
 
 
@@ -82,6 +89,31 @@ def misfit(problem: Problem, x: Tensor, layout: Layout) -> dict[str, float]:
             off, seen = m.noise.misfit(m.value, m.operator(rows.to(m.value.device))), m.operator.measured(m.value)
             found[name] = float(off[seen.expand_as(off)].mean()) if bool(seen.any()) else 0.0
     return found
+
+
+@dataclass(frozen=True)
+class Invented:
+    """What of an answer (C, z, y, x) the data do not carry."""
+
+    figures: Mapping[str, float]
+    decided: Tensor | None = None  # the part that the prior decided
+    abstained: str = ""
+
+
+def invented(problem: Problem, x: Tensor, layout: Layout) -> Invented:
+    """Of one draw: misfits by detail, the share that data fix, what they do not, and whether to read it at all."""
+    rows = x.transpose(0, 1) if layout.axes == "yx" else x[None]
+    for name, m in problem.measurements.items():
+        if not isinstance(m.noise, Scattered) or not isinstance(m.operator, LinearOperator):
+            continue
+        there = rows.to(m.value.device)
+        bands = misfit_by_band(m, there)
+        figures = {f"misfit of {name} ({band})": float(value.mean()) for band, value in bands.items()}
+        fixed = fixed_by_data(m, there)
+        figures["share fixed by the data"] = float((fixed * there).sum() / (there * there).sum().clamp(min=1e-12))
+        off = misfit(problem, x, layout)[name]
+        return Invented(figures, whole_answer((there - fixed).float().cpu(), layout), abstains(off))
+    return Invented({})
 
 
 def nothing_given(job: Job, problem: Problem) -> Tensor:

@@ -157,7 +157,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_raw_data_come_out_as_images_beside_classical_answers(finished: Path) -> None:
     rows = (finished / "run/report/cases.csv").read_text()
-    for by in ("model: one draw", "model: mean of draws", "k-space alone", "CG-SENSE"):
+    for by in ("model: one draw", "model: mean of draws", "k-space alone", "CG-SENSE", "total variation"):
         assert f"p1,p1,T1w,{by},misfit of k-space" in rows
     assert "not evaluated: needs the true T1w of this case" in rows
     misfits = {
@@ -165,7 +165,15 @@ def test_raw_data_come_out_as_images_beside_classical_answers(finished: Path) ->
     }
     assert 0.3 < misfits["CG-SENSE"] < misfits["k-space alone"]
     page = (finished / "run/report/index.html").read_text()
-    for words in ("k-space alone", "CG-SENSE", "mean of draws", "spread of draws", "data unexplained by the mean"):
+    assert "p1,p1,T1w,model: one draw,misfit of k-space (fine)" in rows
+    assert "p1,p1,T1w,model: one draw,share fixed by the data" in rows
+    for words in (
+        "CG-SENSE",
+        "total variation",
+        "spread of draws",
+        "data unexplained by the mean",
+        "decided by the prior",
+    ):
         assert words in page
     assert "Check 15 warned" not in page
     drawn = io.read_image(finished / "run/stages/model/draws/p1/0.nii.gz")

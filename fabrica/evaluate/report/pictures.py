@@ -30,10 +30,10 @@ class Pictures:
 
     def add(
         self, case: str, prepared: Prepared, x: Tensor, fields: Sequence[Field], given: Sequence[str], hidden: str = "",
-        crude: Mapping[str, Tensor] = MappingProxyType({}), left: Tensor | None = None,
+        crude: Mapping[str, Tensor] = MappingProxyType({}), more: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:  # fmt: skip
-        """x (draws, C, z, y, x); `crude`: what the data alone say, by name, and `left` what the mean leaves
-        unexplained, (C, z, y, x).
+        """x (draws, C, z, y, x); `crude`: what the data alone say, by name, and `more` differences to be shown beside,
+        (C, z, y, x) by their title.
         """
         if len(self.rows) >= self.most:
             return
@@ -60,8 +60,7 @@ class Pictures:
                     for panel in _intensity_panels(f, part, truth, z, bool(given) or bool(crude))
                 ]
             )
-        if left is not None:
-            panels.append(_panel("data unexplained by the mean", left[0, z].numpy(), "", -0.2, 0.2, "diverging"))
+        panels += [_panel(title, one[0, z].numpy(), "", -0.2, 0.2, "diverging") for title, one in more.items()]
         self.rows.append({"case": case, "slice": z, "panels": panels, "drawing": _planned(prepared, x, fields)})
 
     @staticmethod

@@ -1,0 +1,100 @@
+"""Total variation: the image of the fewest edges that explains what was measured (Rudin, Osher and Fatemi 1992)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..contracts import Scattered
+from .algebra import LinearOperator
+from .classical import largest_eigenvalue
+
+ROUNDS = 10  # of looking for the weight
+INNER = 40  # iterations a round, each beginning at the answer of the one before
+BALANCE = 0.5  # step of the edges' side as a part of the data's
+FEWEST_EDGES, MOST_EDGES = 1e-5, 1.0  # weights that are tried, as a part of what leaves no edge at all
+
+
+def total_variation(operator: LinearOperator, noise: Scattered, y: Tensor) -> Tensor:
+    """(B, 1, *sides): argmin of |y - A x|^2 / (2 variance) + weight |grad x|, with the largest weight whose answer
+    explains y as well as noise alone would leave it: a mean misfit of 1 (Morozov's discrepancy). Each row has its own.
+
+    x is real, so that the phase that an operator holds is known to it, as it is to the samplers beside it.
+    """
+    precision = noise.precision(y)
+    pull = operator.adjoint(precision * noise.linear(y))
+
+    def normal(x: Tensor) -> Tensor:
+        if precision[:1].numel() == 1:
+            return precision.reshape(-1, *[1] * (x.ndim - 1)) * operator.normal(x)
+        return operator.adjoint(precision * operator.apply_to(x))
+
+    size = largest_eigenvalue(normal, pull)
+    full = _largest_pull(pull)
+    low, high = (torch.full_like(full, share).log() for share in (FEWEST_EDGES, MOST_EDGES))
+    seen = operator.measured(y)
+    x, dual = torch.zeros_like(pull), torch.zeros_like(_gradient(pull))
+    for _ in range(ROUNDS):
+        share = (low + high) / 2
+        x, dual = descended(normal, pull, share.exp() * full, size, (x, dual), operator.feasible)
+        off = noise.misfit(y, operator.apply_to(x))
+        misfit = (off * seen).flatten(1).sum(1) / seen.expand_as(off).flatten(1).sum(1).clamp(min=1)
+        rough = (misfit > 1).reshape(share.shape)  # too few edges
+        low, high = torch.where(rough, low, share), torch.where(rough, share, high)
+    return descended(normal, pull, low.exp() * full, size, (x, dual), operator.feasible)[0]
+
+
+def descended(
+    normal: Callable[[Tensor], Tensor],
+    pull: Tensor,
+    weight: Tensor,
+    size: Tensor,
+    start: tuple[Tensor, Tensor],
+    feasible: Callable[[Tensor], Tensor] = lambda x: x,
+    iterations: int = INNER,
+) -> tuple[Tensor, Tensor]:
+    """x and the dual of its edges after some iterations (Condat 2013, Vu 2013) of min x N x / 2 - pull x + weight
+    |grad x|.
+
+    `size` (B, 1, ...): the largest eigenvalue of N. Every row has its own weight (B, 1, ...).
+    """
+    x, dual = start
+    axes = x.ndim - 2
+    edge_step = BALANCE * size / (4 * axes)
+    step = 1 / (size / 2 + edge_step * 4 * axes)
+    bound = weight[:, None]
+    for _ in range(iterations):
+        ahead = feasible(x - step * (normal(x) - pull + _divergence(dual)))
+        dual = dual + edge_step[:, None] * _gradient(2 * ahead - x)
+        length = dual.norm(dim=1, keepdim=True)
+        dual = dual * (bound / length.clamp(min=1e-30)).clamp(max=1)
+        x = ahead
+    return x, dual
+
+
+def _gradient(x: Tensor) -> Tensor:
+    """(B, axes, C, *sides): differences to the next neighbour, 0 at the last."""
+    parts = []
+    for d in range(2, x.ndim):
+        slope = torch.zeros_like(x)
+        slope.narrow(d, 0, x.shape[d] - 1).copy_(x.diff(dim=d))
+        parts.append(slope)
+    return torch.stack(parts, 1)
+
+
+def _divergence(dual: Tensor) -> Tensor:
+    """The adjoint of `_gradient`."""
+    found = torch.zeros_like(dual[:, 0])
+    for k in range(dual.shape[1]):
+        d = k + 2
+        part = dual[:, k].narrow(d, 0, found.shape[d] - 1)
+        found.narrow(d, 1, found.shape[d] - 1).add_(part)
+        found.narrow(d, 0, found.shape[d] - 1).sub_(part)
+    return found
+
+
+def _largest_pull(pull: Tensor) -> Tensor:
+    """(B, 1, ...): about the weight above which the answer has no edge."""
+    return pull.flatten(1).abs().amax(1).reshape(-1, *[1] * (pull.ndim - 1)) * max(pull.shape[2:]) / 8
