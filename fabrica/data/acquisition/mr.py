@@ -15,13 +15,17 @@ from ...physics.calibration import calibrated
 from ...physics.mr import to_k_space
 from ...rng import Rng
 from .acquisition import Acquisition
+from .masks import MASKS
 
-Pattern = Literal["lines", "random"]
+Pattern = Literal["lines", "random", "uniform", "partial", "disk"]
 
 
 class MrAcquisition(Acquisition):
     """`coils` smooth sensitivities, a smooth phase, `acceleration` times fewer samples around a measured middle of
     `calibration` samples, noise of `deviation` in each part (1 is the brightest tissue).
+
+    `pattern` is what is measured (`masks`): lines or single samples by chance, every n-th line, five eighths of the
+    lines, samples that keep their distance.
 
     Coil maps, phase and gain are told from the samples alone, as they are of real ones.
     """
@@ -46,29 +50,11 @@ class MrAcquisition(Acquisition):
 
     def measure(self, image: Tensor, pixel_mm: tuple[float, float], rng: Rng) -> Measurement:
         sides = tuple(image.shape[1:])
-        mask = self._mask(sides, rng.child("mask"))
+        mask = MASKS[self.pattern]((sides[0], sides[1]), self.acceleration, self.calibration, rng.child("mask"))
         coils, phase = coil_sensitivities(self.coils, sides, rng.child("coils")), image_phase(sides, rng.child("phase"))
         clean = to_k_space(image * phase * coils, 2)
         noise = self.deviation * torch.view_as_complex(rng.child("noise").normal(self.coils, *sides, 2)[0])
         return calibrated((clean + noise) * mask, mask, deviation=self.deviation)
-
-    def _mask(self, sides: tuple[int, ...], rng: Rng) -> Tensor:
-        """bool (y, x): a middle measured whole, and around it lines or samples, denser near the middle."""
-        height, width = sides
-        from_middle = [((torch.arange(n) - n // 2).abs() / (n / 2)) for n in sides]
-        if self.pattern == "lines":
-            kept = from_middle[0] <= self.calibration / height
-            share = max(0.0, (height / self.acceleration - float(kept.sum())) / max(1.0, float((~kept).sum())))
-            kept |= rng.uniform(height)[0] < share
-            return kept[:, None].expand(height, width).clone()
-        inside = [line * n <= self.calibration for line, n in zip(from_middle, sides, strict=True)]
-        kept = inside[0][:, None] & inside[1][None]
-        radius = (from_middle[0][:, None] ** 2 + from_middle[1][None] ** 2).sqrt()
-        density = (1 - radius / math.sqrt(2)).clamp(min=0.05) ** 2
-        wanted = max(0.0, height * width / self.acceleration - float(kept.sum()))
-        left = float((density * ~kept).sum())  # nothing where the middle is all there is
-        density = density * (wanted / left if left else 0.0)
-        return kept | (rng.uniform(height, width)[0] < density)
 
 
 def _grid(sides: tuple[int, ...]) -> tuple[Tensor, Tensor]:
