@@ -6,12 +6,20 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 import fabrica
 import fabrica.families
 import fabrica.jobs
+from fabrica.contracts import Batch
+from fabrica.data.acquisition import ACQUISITIONS
+from fabrica.families import Flow
+from fabrica.networks.unet import UNetShape
+from fabrica.physics.variation import total_variation
 from fabrica.recipe.checks import from_plain
+from fabrica.rng import Rng
+from fabrica.sampling.restorers import posterior
 
 ROOT = Path(fabrica.__file__).parents[1]
 
@@ -118,3 +126,25 @@ def test_every_install_line_is_constrained() -> None:
         for line in path.read_text().splitlines():
             if "pip install" in line:
                 assert "-c constraints.txt" in line, line
+
+
+def test_an_operator_of_ones_own_is_one_page() -> None:
+    """The page's classes pass the laws, and every sampler and classical answer takes them."""
+    page = (ROOT / "docs" / "operators.md").read_text()
+    told: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", page, re.S)[0], told)
+    ACQUISITIONS.builtin["defocus"] = told["Defocus"]
+    try:
+        recipe = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", page, re.S)[0])
+        checked = from_plain({"cohorts": {"all": {"virtual": {"patients": 2}}}, "train": {"steps": 1}, **recipe})
+        job = checked.stage("model").build_job()
+        images, affine = torch.zeros(2, 1, 32, 32), torch.eye(4).expand(2, 4, 4)
+        images[..., 8:24, 10:22] = 1.0
+        asked = job.question(Batch(("a", "b"), {"T1w": images}, affine, {"position": torch.zeros(2)}), Rng([0, 1]))
+        (measured,) = asked.measurements.values()
+        found = total_variation(measured.operator, measured.noise, measured.value)
+        assert float(((found - images) ** 2).mean()) < 0.5 * float(((measured.value - images) ** 2).mean())
+        drawn = posterior(Flow(job.signature(), UNetShape((8, 16), 1), "fp32"), asked, Rng([0, 1]), steps=3)
+        assert drawn.shape == images.shape
+    finally:
+        del ACQUISITIONS.builtin["defocus"]
