@@ -28,8 +28,8 @@ class Flow(Denoiser, Speaker):
     and v = (x_t - image) / t. To a solver a flow is that denoiser. Where no image is given, t grows with the grid.
 
     Parts of x on no grid (words, classes, numbers) are told one word after another from what is given, before the
-    images are drawn: they are learned as hidden words (cross-entropy, weighed by `words`), half of the time with images
-    that are noise alone.
+    images are drawn: they are learned as hidden words (cross-entropy, weighed by `words`), at times with images that
+    are noise alone.
     """
 
     def __init__(

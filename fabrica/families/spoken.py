@@ -10,18 +10,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..contracts import Condition, Field, Problem
-from ..networks.joint import Joint, as_value, as_words, middles, positions
+from ..networks.joint import Joint, Looked, as_value, as_words, middles, positions
 from ..rng import Rng
 
+LISTENS = 0.3  # of the rows that are asked for words; the others learn to draw, and hear beside it
 HEARING = 1 - 1e-3  # t at which an image is noise alone, and what is given is all there is to tell words from
 
 
 def listening(problem: Problem, rng: Rng) -> Tensor:
-    """bool (B,): rows of a training batch whose words are to be told from what is given alone; half of those asked."""
+    """bool (B,): rows of a training batch whose words are to be told from what is given alone; some of those asked."""
     wanted = torch.zeros(len(problem.cases), dtype=torch.bool)
     for rows in problem.wanted.values():
         wanted |= rows.cpu()
-    return wanted & (rng.child("listen").uniform() < 0.5)
+    return wanted & (rng.child("listen").uniform() < LISTENS)
 
 
 def as_noise(problem: Problem, rng: Rng, device: torch.device) -> Tensor:
@@ -69,13 +70,14 @@ class Spoken:
         others.
         """
         words, condition = self._given(problem, noise.device)
+        looked = self._looked(noise, condition)
         for name, field in ((n, self.fields[n]) for n in names):
             missing = ~self.known[name].all(1)
             ended = ~missing
             for k in range(positions(field)):
                 if bool(ended.all()):
                     break
-                logits = self._heard(noise, condition, words)[name][:, k]
+                logits = self._heard(looked, condition, words)[name][:, k]
                 chance = rng.child("tell", name, k).uniform(logits.shape[1]).to(noise.device).clamp(1e-12, 1 - 1e-7)
                 drawn = (logits - (-chance.log()).log()).argmax(1)  # Gumbel: the largest is a draw
                 words[name][:, k] = torch.where(ended, words[name][:, k], drawn)
@@ -86,7 +88,7 @@ class Spoken:
 
     def expected(self, problem: Problem, noise: Tensor, name: str) -> Tensor:
         words, condition = self._given(problem, noise.device)
-        chances = self._heard(noise, condition, words)[name].softmax(-1)[:, 0]
+        chances = self._heard(self._looked(noise, condition), condition, words)[name].softmax(-1)[:, 0]
         return chances @ middles(noise.device) if self.fields[name].kind == "number" else chances
 
     def _given(self, problem: Problem, device: torch.device) -> tuple[dict[str, Tensor], Condition]:
@@ -100,10 +102,13 @@ class Spoken:
             self.known[name] = there[:, None].expand(-1, positions(field)).clone()
         return words, problem.condition
 
-    def _heard(self, noise: Tensor, condition: Condition, words: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        values = {**condition.values, **{n: as_value(self.fields[n], w) for n, w in words.items()}}
+    def _looked(self, noise: Tensor, condition: Condition) -> Looked:
         level = torch.full((len(noise),), 4 * HEARING - 2, device=noise.device)
-        return self.net.heard(noise, level, replace(condition, values=values), self.known)
+        return self.net.looked(noise, level, condition)
+
+    def _heard(self, looked: Looked, condition: Condition, words: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        values = {**condition.values, **{n: as_value(self.fields[n], w) for n, w in words.items()}}
+        return self.net.heard(looked, replace(condition, values=values), self.known)
 
 
 def _within(field: Field, words: Tensor) -> Tensor:

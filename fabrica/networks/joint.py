@@ -7,13 +7,14 @@ are words alike, and a word that is not known is a mask (Devlin et al. 2019).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..contracts import Backbone, Condition, Field, Signature
-from .blocks import mark_ends
+from .blocks import channels_last, mark_ends
 from .unet import Seen, UNet, UNetShape, only_convolutions
 
 DEPTH = 3  # blocks over the joint sequence
@@ -65,6 +66,15 @@ def middles(device: torch.device) -> Tensor:
     return (torch.arange(BINS, device=device) + 0.5) * (2 * SPAN / BINS) - SPAN
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a U-Net has seen on its way down."""
+
+    h: Tensor  # (B, width, *smallest grid)
+    e: Tensor  # (B, inner), of the level and what joins it
+    seen: Seen
+
+
 class Joint(Backbone):
     """x (B, C, *axes), level (B,), condition -> (B, out, *axes); `both` answers with the words' logits, too.
 
@@ -101,35 +111,41 @@ class Joint(Backbone):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """(images, logits (B, positions, words) by part)."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            h, e, t, seen = self._met(x, level, condition, known)
+            looked = self._looked(x, level, condition)
+            h, t = self._met(looked, condition, known)
             told = F.silu(self.pooled(t.mean(1)))
-            return self.unet.ascend(h, e + told, seen), self._logits(t)
+            return self.unet.ascend(h, looked.e + told, looked.seen), self._logits(t)
+
+    def looked(self, x: Tensor, level: Tensor, condition: Condition) -> Looked:
+        """What images alone give: the same for whatever words, which `heard` tells from it."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self._looked(x, level, condition)
 
     def heard(
-        self, x: Tensor, level: Tensor, condition: Condition, known: Mapping[str, Tensor] | None = None
+        self, looked: Looked, condition: Condition, known: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """The words' logits alone: half the work."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self._logits(self._met(x, level, condition, known)[2])
+        """The words' logits alone: a word after another costs the joint sequence, not the U-Net."""
+        with torch.autocast(looked.h.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self._logits(self._met(looked, condition, known)[1])
 
-    def _met(
-        self, x: Tensor, level: Tensor, condition: Condition, known: Mapping[str, Tensor] | None
-    ) -> tuple[Tensor, Tensor, Tensor, Seen]:
+    def _looked(self, x: Tensor, level: Tensor, condition: Condition) -> Looked:
         if any(side % self.multiple for side in x.shape[2:]):
             raise ValueError(
                 f"The network got a grid of {tuple(x.shape[2:])}, expected sides that are multiples of {self.multiple}."
                 f" Write: prepare: {{multiple: {self.multiple}}}"
             )
-        h, e, seen = self.unet.descend(x, level, condition)
-        words, sides = self._words(condition, known or {}, len(x), x.device), h.shape[2:]
-        both = torch.cat([h.flatten(2).transpose(1, 2).float() + self.grid(_places(sides, x.device)), words.float()], 1)
+        return Looked(*self.unet.descend(x, level, condition))
+
+    def _met(self, looked: Looked, condition: Condition, known: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """(the smallest grid, the words) after both have attended to each other."""
+        h = looked.h
+        words, sides = self._words(condition, known or {}, len(h), h.device), h.shape[2:]
+        both = torch.cat([h.flatten(2).transpose(1, 2).float() + self.grid(_places(sides, h.device)), words.float()], 1)
         for block in self.blocks:
-            both = block(both, e)
-        tokens = h.shape[2:].numel()
+            both = block(both, looked.e)
+        tokens = sides.numel()
         smallest = both[:, :tokens].transpose(1, 2).reshape(h.shape).to(h.dtype)
-        return smallest.contiguous(memory_format=torch.channels_last if h.ndim == 4 else torch.channels_last_3d), e, (
-            both[:, tokens:]
-        ), seen  # fmt: skip
+        return smallest.contiguous(memory_format=channels_last(h.ndim - 2)), both[:, tokens:]
 
     def _words(self, condition: Condition, known: Mapping[str, Tensor], rows: int, device: torch.device) -> Tensor:
         """(B, all positions, width)."""

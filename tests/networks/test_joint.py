@@ -41,7 +41,7 @@ def _ask(net: Joint, condition: Condition, known: dict[str, torch.Tensor] | None
     with torch.no_grad():
         images, words = net.both(x, torch.tensor([0.1, 0.3]), condition, known)
         assert torch.equal(net(x, torch.tensor([0.1, 0.3]), condition), images) or known
-        heard = net.heard(x, torch.tensor([0.1, 0.3]), condition, known)
+        heard = net.heard(net.looked(x, torch.tensor([0.1, 0.3]), condition), condition, known)
     assert all(torch.equal(heard[n], words[n]) for n in words)
     return images, words
 
