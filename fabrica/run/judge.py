@@ -104,7 +104,8 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
             _write_draws(ready, a, x)
             data = _by_the_data(ready, a, x)
             if data.abstained:
-                noted(f"{ready.name}: {a.name}: {data.abstained}.")
+                say(f"{ready.name}: {a.name}: {data.abstained}.")
+                report.abstained.append(f"{ready.name}: {a.name}: {data.abstained}.")
             if ready.signature.measurements and report.ledger is not None:
                 report.ledger.looked.add(15)
                 if not a.case.measurements:

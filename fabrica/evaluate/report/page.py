@@ -35,6 +35,7 @@ def render(report: Report, folder: Path) -> Path:
         "summaries": summaries,
         "stages": stages,
         "not_evaluated": report.not_evaluated,
+        "abstained": report.abstained,
         "verdict": asdict(report.verdict) if report.verdict else None,
         "inputs": report.inputs,
         "checks": [{**asdict(f), "title": f.title} for f in report.ledger.table()] if report.ledger else None,

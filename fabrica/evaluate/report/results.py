@@ -72,6 +72,7 @@ class Report:
     realism: Realism | None = None
     verdict: Verdict | None = None
     not_evaluated: list[str] = field(default_factory=list)
+    abstained: list[str] = field(default_factory=list)  # answers that nobody should read, and why
     inputs: dict[str, dict[str, str]] = field(default_factory=dict)  # folder -> file -> SHA-256
     ledger: Ledger | None = None
     validity: Validity | None = None
