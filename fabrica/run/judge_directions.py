@@ -82,12 +82,10 @@ class _Judged:
             rows += self._image_rows(case, direction, parts)
         for f in ready.signature.beside:
             if f.name in direction.asked:
-                spoken = f.kind == "token"
-                rows += (
-                    self._text_rows(case, batch, direction, parts, f)
-                    if spoken
-                    else self._value_rows(case, direction, f)
-                )
+                if f.kind == "token":
+                    rows += self._text_rows(case, batch, direction, parts, f)
+                else:
+                    rows += self._value_rows(case, direction, f)
         self.result.cases += [replace(r, contrast=f"{r.contrast or direction} from {direction.source}") for r in rows]
         if pictured:
             self._picture(case, batch, direction, parts, self.evidence[key])
@@ -159,6 +157,8 @@ class _Judged:
     def _text_rows(self, case: Prepared, batch: Batch, direction: Direction, parts: Parts, f: Field) -> list[Row]:
         words = self.ready.layout.words[f.name]
         rows = [k for k in range(len(batch.cases)) if bool(parts.shown[k]) and bool(batch.present[f.name][k])]
+        if not rows:
+            return []
         true = [words.text(batch.values[f.name][k]) for k in rows]
         answers = {"model": [words.text(parts.told[0][f.name][k].cpu()) for k in rows]}
         answers["the commonest sentence"] = [str(self.usual[f.name])] * len(rows)
