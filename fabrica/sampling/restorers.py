@@ -118,14 +118,14 @@ def _first(measured: Measurement, rng: Rng, sigma: float, problem: Problem, star
     operator, y = measured.operator, measured.value
     assert isinstance(operator, LinearOperator)
     if start == "edges":
-        middle: Tensor | None = _of_fewest_edges(measured, problem.cases)
+        middle: Tensor | None = fewest_edges(measured, problem.cases)
     else:
         middle = next(iter(operator.solved(y).values()), operator.crude(y))
     noise = sigma * rng.child("start").normal(*problem.shape).to(y.device)
     return noise if middle is None else middle + noise
 
 
-def _of_fewest_edges(measured: Measurement, cases: Sequence[str]) -> Tensor:
+def fewest_edges(measured: Measurement, cases: Sequence[str]) -> Tensor:
     """Draws of one case are of one y, which is solved once."""
     names = list(dict.fromkeys(cases))
     own = measured.rows(torch.tensor([cases.index(name) for name in names], device=measured.value.device))

@@ -8,7 +8,7 @@ from fabrica.physics import Gaussian, Mask, Poisson
 from fabrica.physics.algebra import LinearOperator
 from fabrica.rng import Rng
 from fabrica.sampling import SAMPLERS
-from fabrica.sampling.restorers import SPREAD
+from fabrica.sampling.restorers import SPREAD, fewest_edges
 from fabrica.testing import check_sampler
 
 from .test_solvers import Exact
@@ -39,7 +39,7 @@ MATRIX = torch.tensor([[1.0, 0.5, 0.0], [0.2, -0.4, 0.3]])  # two measured, one 
 Y = torch.tensor([0.9, 0.2])
 
 
-def _drawn(rows: int = 4000, **options: float) -> torch.Tensor:
+def _drawn(rows: int = 4000, **options: object) -> torch.Tensor:
     measured = {"y": Measurement(Y.expand(rows, 1, 2), Mixed(MATRIX), Gaussian(NOISE))}
     problem = Problem(tuple(f"c{i}" for i in range(rows)), (1, 3), measurements=measured)
     prior = Exact(0.0, SPREAD, centre=CENTRE)
@@ -132,3 +132,16 @@ def test_counts_are_drawn_by_as_gaussian_numbers_of_their_variance() -> None:
     mean = covariance @ (m.T @ (weights * (counts.double() - behind)) + CENTRE / SPREAD**2)
     torch.testing.assert_close(x[:, 0].double().mean(0), mean, atol=0.02, rtol=0.0)
     torch.testing.assert_close(torch.cov(x[:, 0].double().T), covariance, atol=0.006, rtol=0.1)
+
+
+def test_a_walk_may_start_at_the_fewest_edges() -> None:
+    """Exact priors forget where a walk began; draws of one case are of one y, which is solved once."""
+    x = _drawn(rows=3000, steps=6, start="edges").double()
+    mean, covariance = _closed_form()
+    torch.testing.assert_close(x.mean(0), mean, atol=0.025, rtol=0.0)
+    torch.testing.assert_close(torch.cov(x.T), covariance, atol=0.008, rtol=0.1)
+    y = Rng([0, 0, 7]).normal(1, 2)
+    measured = Measurement(y, Mixed(MATRIX), Gaussian(NOISE))
+    found = fewest_edges(measured, ("a", "a", "b"))
+    assert torch.equal(found[0], found[1])
+    torch.testing.assert_close(found, fewest_edges(measured, ("a", "c", "b")), atol=1e-5, rtol=0)
