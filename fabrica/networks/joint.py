@@ -85,7 +85,7 @@ class Joint(Backbone):
     def __init__(self, signature: Signature, x_channels: int, shape: UNetShape, precision: str) -> None:
         super().__init__()
         only_convolutions(shape, "A network of images and words")
-        self.parts = signature.beside
+        self.parts, self.images = signature.beside, signature.x
         names = {f.name for f in self.parts}
         others = [f for f in signature.condition if f.name not in names]
         self.unet = UNet(len(signature.axes), x_channels, signature.channels, others, shape, precision)
@@ -134,7 +134,19 @@ class Joint(Backbone):
                 f"The network got a grid of {tuple(x.shape[2:])}, expected sides that are multiples of {self.multiple}."
                 f" Write: prepare: {{multiple: {self.multiple}}}"
             )
-        return Looked(*self.unet.descend(x, level, condition))
+        return Looked(*self.unet.descend(self._asked(x, condition), level, condition))
+
+    def _asked(self, x: Tensor, condition: Condition) -> Tensor:
+        """x without the channels of images that are given, which training never asks for: what a walk makes of them is
+        nothing that a network has seen.
+        """
+        parts = []
+        for f, part in zip(self.images, torch.split(x, [f.channels for f in self.images], 1), strict=True):
+            if f.name in condition.values:
+                given = condition.present.get(f.name, torch.ones(len(x), dtype=torch.bool, device=x.device))
+                part = part.masked_fill(given.reshape(-1, *[1] * (x.ndim - 1)), 0.0)
+            parts.append(part)
+        return torch.cat(parts, 1)
 
     def _met(self, looked: Looked, condition: Condition, known: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor]:
         """(the smallest grid, the words) after both have attended to each other."""

@@ -69,6 +69,18 @@ def test_what_is_hidden_changes_nothing_and_what_is_given_changes_images_and_wor
         assert differs, f"given {name} is not seen"
 
 
+def test_what_a_walk_makes_of_a_given_image_is_not_looked_at(net: Joint) -> None:
+    """Training never asks for it, so that a walk may lead anywhere: even where nothing is a number."""
+    x, level = Rng([5, 6]).normal(3, 16, 16), torch.tensor([0.1, 0.3])
+    lost = x.clone()
+    lost[:, :1] = torch.nan
+    with torch.no_grad():
+        for given in (True, False):
+            condition = _condition(T1w=given)
+            same = torch.equal(net(x, level, condition), net(lost, level, condition))
+            assert same == given
+
+
 def test_single_words_can_be_hidden(net: Joint) -> None:
     known = {"findings": torch.tensor([[True, True, False, False, False]] * 2)}
     condition = _condition()
