@@ -4,13 +4,14 @@ import errno
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import typer
 
 from fabrica import io
-from fabrica.cli.terminal import FAILED, errors
+from fabrica.cli.terminal import FAILED, bars, errors
 from fabrica.machine.device import writing
 
 FABRICA = f"{sys.executable} -m fabrica"
@@ -61,3 +62,16 @@ def test_every_kind_of_full(code: int, capsys: pytest.CaptureFixture[str], tmp_p
     with pytest.raises(typer.Exit), errors():
         raise OSError(code, "full", str(tmp_path / "deep" / "file"))
     assert "MB are free there" in capsys.readouterr().err
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is drawn, follows each stage, and is taken away."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    held = bars()
+    with held as watch:
+        for step in (1, 2):
+            watch("model", SimpleNamespace(step=step, total=2, loss=0.5, images_per_second=3.0, seconds_left=1.0))
+        assert held.bar is not None
+        (task,) = held.bar.tasks
+        assert (task.completed, task.total, task.description) == (2, 2, "model")
+    assert held.bar.finished

@@ -1,6 +1,7 @@
 """A model of any parts judged and put to use: every direction, who else answers it, and questions that have no answer."""
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -19,7 +20,7 @@ from fabrica.deliver.record import Record
 from fabrica.generate.parts import Wanted, generate_parts
 from fabrica.recipe.checks import from_plain
 from fabrica.run.answering import Answering
-from fabrica.run.directions import Asking, Direction, only
+from fabrica.run.directions import Asking, Direction, only, speaker
 from fabrica.run.folder import RunFolder
 from fabrica.run.sequence import run_recipe
 
@@ -237,3 +238,30 @@ def test_the_words_of_the_training_part_are_kept_with_the_weights(trained: Path)
         RunFolder.open(trained).recipe, trained, only="any", say=lambda text: None
     )  # finished: found to be the same scans
     assert (trained / "stages/any/checkpoint.json").read_bytes() == before
+
+
+def test_cases_that_cannot_answer_are_said_and_the_rest_goes_on(trained: Path, scans: Path, tmp_path: Path) -> None:
+    """A training cut short is said; a file that is broken is not asked about."""
+    said: list[str] = []
+    cut = tmp_path / "cut"
+    shutil.copytree(trained, cut)
+    facts = json.loads((cut / "stages/any/checkpoint.json").read_text())
+    facts["facts"]["total"] = 99
+    (cut / "stages/any/checkpoint.json").write_text(json.dumps(facts))
+    broken = tmp_path / "in" / "p1"
+    broken.mkdir(parents=True)
+    for file in scans.rglob("*T1w*.nii.gz"):
+        (broken / file.name).write_bytes(file.read_bytes())
+        (broken / file.name.replace("T1w", "FLAIR")).write_bytes(file.read_bytes()[:2000])
+    files = generate_parts(
+        cut, Source(tmp_path / "in"), tmp_path / "out", Wanted(("T1w",), ("FLAIR",)), stage="any", say=said.append
+    )
+    assert [p.name for p in files] == ["FLAIR-0.nii.gz"]
+    assert any("is trained to step 3 of 99" in line for line in said)
+
+
+def test_who_tells_no_words_says_so(trained: Path) -> None:
+    answering, _ = _asking(trained)
+    assert speaker(answering.family) is not answering.family  # a sampler holds it
+    with pytest.raises(TypeError, match="tells no words"):
+        speaker(Answering(RunFolder.open(trained), RunFolder.open(trained).last_stage("alone")).family)

@@ -93,3 +93,39 @@ def test_names_of_executors() -> None:
         executor("local", "tcp://127.0.0.1:1")
     with pytest.raises(ValueError, match="expected at least 1"):
         Dask(workers=0)
+
+
+def test_a_scheduler_that_runs_already_is_used() -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, host="127.0.0.1", protocol="tcp", dashboard_address="127.0.0.1:0",
+        silence_logs=50,
+    ) as cluster:  # fmt: skip
+        assert dict(Dask(cluster.scheduler_address).results(DOUBLED, [{"x": k} for k in range(3)])) == {
+            0: 0,
+            1: 2,
+            2: 4,
+        }
+
+
+class _Answers:
+    def __init__(self, versions: Mapping[str, str]) -> None:
+        self.versions = versions
+
+    def run(self, function: object) -> Mapping[str, str]:
+        return self.versions
+
+
+@pytest.mark.parametrize(
+    ("versions", "words"), [({}, "has no workers"), ({"tcp://a": "0.0.0"}, "has Fabrica 0.0.0, this is")]
+)
+def test_workers_that_would_give_other_bytes_are_refused(versions: Mapping[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Dask("tcp://127.0.0.1:8786")._check_versions(_Answers(versions))
+
+
+def test_a_scheduler_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fabrica.machine.executors.PATIENCE_S", 0.5)
+    with pytest.raises(ValueError, match="does not answer. Start it: dask scheduler"):
+        list(Dask("tcp://127.0.0.1:9").results(DOUBLED, [{"x": 1}]))

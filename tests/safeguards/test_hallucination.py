@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fabrica.contracts import Measurement
-from fabrica.physics import CartesianSense, Gaussian, ParallelBeam, Poisson, Resolution
+from fabrica.physics import CartesianSense, Exact, Gaussian, ParallelBeam, Poisson, Resolution
 from fabrica.physics.mr import to_k_space
 from fabrica.physics.projector import ParallelGeometry
 from fabrica.physics.variation import total_variation
@@ -110,3 +110,8 @@ def test_a_planted_structure_is_told() -> None:
 
     assert abstains(off(x)) == ""
     assert "ABSTAIN" in abstains(off(planted))
+
+
+def test_noise_without_a_variance_has_no_misfit() -> None:
+    measured = _measured("image")
+    assert misfit_by_band(Measurement(measured.value, measured.operator, Exact()), _image(6)) == {}
