@@ -90,6 +90,8 @@ def generate(
     with errors():
         source, by = Source(data, fixed(unit, "--unit PET=SUV")), named(executor, scheduler, workers, device)
         if given or ask or gives_parts(run, stage):
+            if executor != "local":
+                fail("A model of any parts is asked by this process alone so far. Leave --executor out.")
             wanted = Wanted.of(given, ask, fixed(value))
             written = generate_parts(run, source, out, wanted, draws, stage, device, echo)
             echo(f"{len(written)} file{'s' * (len(written) > 1)} in {out}")

@@ -68,9 +68,9 @@ def generate_parts(
     for line in unreadable(cohort):
         say(line)
     recorded: list[tuple[Member, Mapping[str, Sequence[Path]]]] = []
-    written = list[Path]()
+    written, typed = list[Path](), said(answering.signature.values, wanted.values)
     for found in answering.job.gathered(cohort.members, True):
-        member = overlaid(found, {}, said(answering.signature.values, wanted.values))
+        member = overlaid(found, {}, typed)
         try:
             images, files = _case(answering, member, out, wanted, draws, say)
         except UnreadableError as error:
@@ -127,6 +127,12 @@ def _case(
     if lacking := [n for n in given if n not in has]:
         say(f"{member.name}: has no {', '.join(lacking)}; left out.")
         return {}, []
+    odd = _not_understood(asking, prepared, given)
+    for why in odd.values():
+        say(f"{member.name}: {why}; {'left out' if wanted.given else 'not used'}.")
+    if odd and wanted.given:
+        return {}, []
+    given = tuple(n for n in given if n not in odd)
     asked = wanted.ask or tuple(n for n in answering.job.names if n not in given)
     if not asked:
         say(f"{member.name}: has all that the model could give. Name what is asked: --ask FLAIR")
@@ -138,6 +144,21 @@ def _case(
     files += _write_told(asking, prepared, direction, parts, out / member.name)
     say(f"{member.name}: {direction}, {draws} draw{'s' * (draws > 1)} written.")
     return images, files
+
+
+def _not_understood(asking: Asking, prepared: Prepared, given: Sequence[str]) -> dict[str, str]:
+    """Part -> why a case's own number or text cannot be told to the model."""
+    found = {}
+    for f in asking.job.signature().beside:
+        value, how = prepared.case.values.get(f.name), asking.layout.words.get(f.name)
+        if f.name not in given:
+            continue
+        why = beyond(f, value) if isinstance(value, int | float) else ""
+        if how is not None and isinstance(value, str) and how.written_from not in prepared.tensors:
+            why = how.fault(value)  # else the masks of its slices are described
+        if why:
+            found[f.name] = f"its {f.name} cannot be understood: {why}"
+    return found
 
 
 def _prepared(answering: Answering, member: Member, wanted: Wanted) -> tuple[Prepared, Layout]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -140,6 +141,4 @@ def _text_plan(name: str, plan: Mapping[str, Any]) -> dict[str, Any]:
 def _with_blanks(batch: Batch, names: Sequence[str]) -> Batch:
     """Values that no row of the batch has are zero; they are marked as absent."""
     missing = {n: torch.zeros(len(batch.cases), device=batch.affine.device) for n in names if n not in batch.values}
-    return Batch(
-        batch.cases, batch.images, batch.affine, {**batch.values, **missing}, batch.present, batch.measurements
-    )
+    return replace(batch, values={**batch.values, **missing})

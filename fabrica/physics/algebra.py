@@ -35,6 +35,12 @@ class LinearOperator(Operator):
         """A^H A x; whoever can do it faster than one after the other says how."""
         return self.adjoint(self.apply_to(x))
 
+    def weighed(self, precision: Tensor, x: Tensor) -> Tensor:
+        """A^H precision A x; where a row has one precision, by the operator's own way to A^H A."""
+        if precision[:1].numel() == 1:
+            return precision.reshape(-1, *[1] * (x.ndim - 1)) * self.normal(x)
+        return self.adjoint(precision * self.apply_to(x))
+
     def crude(self, y: Tensor) -> Tensor | None:
         return self.adjoint(y)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,12 +26,7 @@ def total_variation(operator: LinearOperator, noise: Scattered, y: Tensor) -> Te
     """
     precision = noise.precision(y)
     pull = operator.adjoint(precision * noise.linear(y))
-
-    def normal(x: Tensor) -> Tensor:
-        if precision[:1].numel() == 1:
-            return precision.reshape(-1, *[1] * (x.ndim - 1)) * operator.normal(x)
-        return operator.adjoint(precision * operator.apply_to(x))
-
+    normal = partial(operator.weighed, precision)
     size = largest_eigenvalue(normal, pull)
     full = _largest_pull(pull)
     low, high = (torch.full_like(full, share).log() for share in (FEWEST_EDGES, MOST_EDGES))

@@ -21,11 +21,12 @@ from ..learning.facts import Facts
 from ..physics import Resolution
 from ..recipe.values import Stage
 from ..rng import Rng
+from ..safeguards.hallucination import abstains
 from .costs import chosen_by, kept_choice
 from .draw import draw, images_of
 from .family import check_scales, drawer, trained_family
 from .folder import RunFolder, versions
-from .question import Shown, invented, question_of
+from .question import Shown, misfit, question_of
 
 
 class Answering:
@@ -83,8 +84,9 @@ class Answering:
         x = torch.stack(draw(self.family, self.job, asked_of, self.layout, self.seed, say, self.window))
         if self.signature.measurements:
             problem = question_of(self.job, asked_of[:1], self.layout, self.seed, torch.device("cpu"))
-            if why := invented(problem, x[0], self.layout).abstained:
-                say(f"{member.name}: {why}.")
+            for off in misfit(problem, x[0], self.layout).values():
+                if why := abstains(off):
+                    say(f"{member.name}: {why}.")
         return prepared[0], x
 
     def _measured(self, prepared: Prepared) -> Prepared:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from ..contracts import SCALES
 from ..data.prepare import GridPreparation, plain_preparation
 from ..data.vocabulary import field_of
+from ..deliver.record import hash_of
 from ..families import ImportedAutoencoder
 from ..io.weights import read_weights
 from ..learning import checkpoint
@@ -112,9 +112,7 @@ def import_weights(file: Path, kind: str, config: Path, card: Path, out: Path, s
     state = placed(family.net, renamed(read_weights(file)), file)
     family.net.load_state_dict(state)
     run.write_recipe()
-    facts = _facts(
-        said, axes, shape.factor, {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-    )
+    facts = _facts(said, axes, shape.factor, {"file": file.name, "sha256": hash_of(file)})
     facts["parameters"] = sum(p.numel() for p in family.parameters())
     checkpoint.save(run.home(codec), checkpoint.pack(family, family, {}), facts)
     say(f"{len(state)} tensors of {file.name} ({said.licence}) are the stage codec of {out}.")

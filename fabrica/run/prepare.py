@@ -120,7 +120,7 @@ def prepare_stage(
     train = split.parts["train"]
     if fault := wide_covariates(signature.values, [m.values for m in train]) or _beyond(signature, train):
         raise ValueError(fault)
-    if run.recipe.evaluate.coverage is not None and job.answer == "image":
+    if run.recipe.evaluate.coverage is not None and any(f.kind == "intensity" for f in signature.x):
         check_enough(len({m.patient for m in split.parts["validate"]}), run.recipe.evaluate.coverage)
     preparation = _preparation(stage, signature, train, contrasts, reference, split)
     store, remarks = build_store(place / stage.name, train, contrasts, reference, preparation)

@@ -64,14 +64,8 @@ def fixed_by_data(measured: Measurement, x: Tensor) -> Tensor:
     operator, noise, y = measured.operator, measured.noise, measured.value
     assert isinstance(operator, LinearOperator)
     assert isinstance(noise, Scattered)
-    weighed = partial(_weighed, operator, noise.precision(y))
+    weighed = partial(operator.weighed, noise.precision(y))
     return conjugate_gradients(lambda v: weighed(v) + v / WIDTH**2, weighed(x), iterations=ITERATIONS)
-
-
-def _weighed(operator: LinearOperator, precision: Tensor, x: Tensor) -> Tensor:
-    if precision[:1].numel() == 1:
-        return precision.reshape(-1, *[1] * (x.ndim - 1)) * operator.normal(x)
-    return operator.adjoint(precision * operator.apply_to(x))
 
 
 def abstains(misfit: float) -> str:

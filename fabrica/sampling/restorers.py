@@ -107,10 +107,8 @@ def _white(y: Tensor, rng: Rng) -> Tensor:
 
 
 def _system(operator: LinearOperator, precision: Tensor, prior: float, x: Tensor) -> Tensor:
-    """(A^H precision A + prior) x; where a row has one precision, by the operator's own way to A^H A."""
-    if precision[:1].numel() == 1:
-        return precision.reshape(-1, *[1] * (x.ndim - 1)) * operator.normal(x) + prior * x
-    return operator.adjoint(precision * operator.apply_to(x)) + prior * x
+    """(A^H precision A + prior) x."""
+    return operator.weighed(precision, x) + prior * x
 
 
 def _first(measured: Measurement, rng: Rng, sigma: float, problem: Problem, start: str) -> Tensor:

@@ -265,3 +265,43 @@ def test_who_tells_no_words_says_so(trained: Path) -> None:
     assert speaker(answering.family) is not answering.family  # a sampler holds it
     with pytest.raises(TypeError, match="tells no words"):
         speaker(Answering(RunFolder.open(trained), RunFolder.open(trained).last_stage("alone")).family)
+
+
+def test_what_a_case_says_in_words_that_training_never_saw_is_said(trained: Path, scans: Path, tmp_path: Path) -> None:
+    """Asked for, it leaves the case out; else the other parts are used without it. Numbers beyond the words, too."""
+    for age, text, words in (("61", "Zebra crossing, 12 km wide", "its findings"), ("130", "No lesion.", "its age")):
+        home = tmp_path / age
+        for file in scans.rglob("*T1w*.nii.gz"):
+            (home / "p1").mkdir(parents=True)
+            (home / "p1" / "T1w.nii.gz").write_bytes(file.read_bytes())
+        (home / "participants.tsv").write_text(f"participant_id\tage\tfindings\np1\t{age}\t{text}\n")
+        said: list[str] = []
+        files = generate_parts(
+            trained, Source(home), home / "out", Wanted((), ("FLAIR",)), stage="any", say=said.append
+        )
+        assert [p.name for p in files] == ["FLAIR-0.nii.gz"]
+        assert any(f"{words} cannot be understood" in line and "not used" in line for line in said)
+        named = "findings" if words == "its findings" else "age"
+        with pytest.raises(ValueError, match="No case in"):
+            generate_parts(
+                trained, Source(home), home / "no", Wanted((named,), ("FLAIR",)), stage="any", say=said.append
+            )
+        assert "left out" in said[-1]
+
+
+def test_workers_are_not_promised(trained: Path, scans: Path, tmp_path: Path) -> None:
+    words = [
+        "generate",
+        str(trained),
+        "--data",
+        str(scans),
+        "--out",
+        str(tmp_path),
+        "--stage",
+        "any",
+        "--executor",
+        "dask",
+    ]
+    result = CliRunner().invoke(app, [*words, "--ask", "FLAIR"])
+    assert result.exit_code != 0
+    assert "Leave --executor out" in result.output

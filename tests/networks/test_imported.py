@@ -19,7 +19,7 @@ CONFIG = {
 }  # fmt: skip
 
 
-def _published(config: dict[str, Any]) -> Published:
+def published_net(config: dict[str, Any]) -> Published:
     """Every tensor random and distinct: an end that starts at zero would hide a wrong map."""
     torch.manual_seed(0)
     net = Published(**config).eval()
@@ -42,14 +42,14 @@ def _gap(theirs: Published, ours: AutoencoderKL, dimensions: int) -> float:
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_equal_to_monai(variant: dict[str, Any], dimensions: int) -> None:
     config = {**CONFIG, **variant, "spatial_dims": dimensions}
-    theirs = _published(config)
+    theirs = published_net(config)
     ours = AutoencoderKL(kl_shape(config)).eval()
     ours.load_state_dict(renamed(theirs.state_dict()))
     assert _gap(theirs, ours, dimensions) < 1e-5
 
 
 def test_two_keys_of_one_shape_that_are_swapped_are_seen() -> None:
-    theirs = _published(CONFIG)
+    theirs = published_net(CONFIG)
     ours, own = AutoencoderKL(kl_shape(CONFIG)).eval(), renamed(theirs.state_dict())
     shapes: dict[tuple[int, ...], list[str]] = {}
     for name, tensor in own.items():

@@ -11,6 +11,7 @@ from fabrica.data.acquisition.ct import GAIN, SCALE
 from fabrica.physics import Emission, Gaussian, ParallelBeam, Poisson
 from fabrica.physics.ct import WATER_PER_MM
 from fabrica.physics.projector import ParallelGeometry, filtered, projector, simulated
+from fabrica.physics.rays import joseph, sampled
 from fabrica.rng import Rng
 from fabrica.testing import check_operator
 
@@ -150,3 +151,13 @@ def test_detectors_off_the_middle_move_the_image() -> None:
     x[..., 20:28, 20:28] = 1
     a, b = (projector(g).forward(x)[0, 0].numpy() for g in (base, moved))
     np.testing.assert_allclose(np.roll(a, 2, -1), b, atol=1e-4)
+
+
+def test_compiled_rays_are_those_that_the_source_says() -> None:
+    """The same function, interpreted: what the compiler makes of it changes nothing but the last bits."""
+    shape, angles, bins = (6, 5), np.array([0.0, 0.7, 2.1]), np.arange(7) - 3.0
+    for made, told in zip(joseph(shape, angles, bins), joseph.py_func(shape, angles, bins), strict=True):
+        np.testing.assert_allclose(made, told, rtol=1e-6)
+    image = np.random.default_rng(0).random(shape)
+    one = sampled(image, angles, bins, 1.0, 2, 0.5)
+    np.testing.assert_allclose(one, sampled.py_func(image, angles, bins, 1.0, 2, 0.5), rtol=1e-9, atol=1e-12)

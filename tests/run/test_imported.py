@@ -23,6 +23,8 @@ from fabrica.run.folder import RunFolder
 from fabrica.run.imported import Card, import_weights
 from fabrica.run.sequence import run_recipe
 
+from ..networks.test_imported import published_net
+
 CONFIG = {
     "spatial_dims": 2, "in_channels": 1, "out_channels": 1, "num_res_blocks": [1, 1], "channels": [8, 8],
     "attention_levels": [False, True], "latent_channels": 3, "norm_num_groups": 8,
@@ -37,12 +39,7 @@ CARD = {
 
 @pytest.fixture(scope="module")
 def published() -> Published:
-    torch.manual_seed(0)
-    net = Published(**CONFIG).eval()
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.normal_(0, 0.2)
-    return net
+    return published_net(CONFIG)
 
 
 @pytest.fixture
