@@ -21,12 +21,11 @@ from ..learning.facts import Facts
 from ..physics import Resolution
 from ..recipe.values import Stage
 from ..rng import Rng
-from ..safeguards.hallucination import abstains
 from .costs import chosen_by, kept_choice
 from .draw import draw, images_of
 from .family import check_scales, drawer, trained_family
 from .folder import RunFolder, versions
-from .question import Shown, misfit, question_of
+from .question import Shown, not_to_be_read, question_of
 
 
 class Answering:
@@ -84,9 +83,8 @@ class Answering:
         x = torch.stack(draw(self.family, self.job, asked_of, self.layout, self.seed, say, self.window))
         if self.signature.measurements:
             problem = question_of(self.job, asked_of[:1], self.layout, self.seed, torch.device("cpu"))
-            for off in misfit(problem, x[0], self.layout).values():
-                if why := abstains(off):
-                    say(f"{member.name}: {why}.")
+            if why := not_to_be_read(problem, x[0], self.layout):
+                say(f"{member.name}: {why}.")
         return prepared[0], x
 
     def _measured(self, prepared: Prepared) -> Prepared:

@@ -14,7 +14,7 @@ from ..data.store import Layout, joined, question_batch, to_device
 from ..physics.algebra import LinearOperator
 from ..physics.variation import total_variation
 from ..rng import Rng, derive
-from ..safeguards.hallucination import abstains, fixed_by_data, misfit_by_band
+from ..safeguards.hallucination import FITS, abstains, fixed_by_data, misfit_by_band
 
 ROWS = 32  # rows drawn at once
 BACKGROUND = 0.01  # of the model's scale: given values that are no farther from 0 show nothing
@@ -111,9 +111,21 @@ def invented(problem: Problem, x: Tensor, layout: Layout) -> Invented:
         figures = {f"misfit of {name} ({band})": float(value.mean()) for band, value in bands.items()}
         fixed = fixed_by_data(m, there)
         figures["share fixed by the data"] = float((fixed * there).sum() / (there * there).sum().clamp(min=1e-12))
-        off = misfit(problem, x, layout)[name]
-        return Invented(figures, whole_answer((there - fixed).float().cpu(), layout), abstains(off))
+        decided = whole_answer((there - fixed).float().cpu(), layout)
+        return Invented(figures, decided, not_to_be_read(problem, x, layout))
     return Invented({})
+
+
+def not_to_be_read(problem: Problem, x: Tensor, layout: Layout) -> str:
+    """Of one draw: why it contradicts what was measured, or what to know of the physics; '' where all agrees."""
+    for name, off in misfit(problem, x, layout).items():
+        m, least = problem.measurements[name], 1.0
+        if off > FITS[1] and isinstance(m.operator, LinearOperator) and isinstance(m.noise, Scattered):
+            plain = whole_answer(total_variation(m.operator, m.noise, m.value).float(), layout)
+            least = misfit(problem, plain, layout)[name]
+        if why := abstains(off, least):
+            return why
+    return ""
 
 
 def nothing_given(job: Job, problem: Problem) -> Tensor:

@@ -68,17 +68,26 @@ def fixed_by_data(measured: Measurement, x: Tensor) -> Tensor:
     return conjugate_gradients(lambda v: weighed(v) + v / WIDTH**2, weighed(x), iterations=ITERATIONS)
 
 
-def abstains(misfit: float) -> str:
-    """Why nothing should be read of an answer with this misfit; '' where it agrees with what was measured."""
+def abstains(misfit: float, least: float = 1.0) -> str:
+    """What must be known before an answer with this misfit is read; '' where it agrees with what was measured.
+
+    `least`: the misfit that the physics leaves to any answer, 1 where it is told right. What contradicts the data more
+    than that is the prior's, and nothing should be read; the physics' own part is a caution.
+    """
     low, high = FITS
-    if misfit > high:
+    if misfit > high * max(1.0, least):
         return (
-            f"ABSTAIN: it explains what was measured {misfit:.1f} times worse than noise would. The prior knows no such"
-            " image, or the physics is told wrong. Do not read it"
+            f"ABSTAIN: it explains what was measured {misfit:.1f} times worse than noise would, where the data by"
+            f" themselves reach {max(1.0, least):.1f}. The prior knows no such image. Do not read it"
         )
     if misfit < low:
         return (
             f"ABSTAIN: it follows the noise (a misfit of {misfit:.2f} where 1 is expected). The noise is told too"
             " large, or the data were trusted too much. Do not read it"
+        )
+    if least > high:
+        return (
+            f"CAUTION: no image explains what was measured better than {least:.1f} times the noise. The physics (maps,"
+            " phase, geometry, noise) is not quite that of the scan; read it as such"
         )
     return ""

@@ -87,11 +87,18 @@ def test_what_is_only_noise_is_not_fixed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("misfit", "words"), [(1.0, ""), (0.8, ""), (1.25, ""), (4.6, "4.6 times worse"), (0.3, "follows the noise")]
-)
-def test_when_nothing_should_be_read(misfit: float, words: str) -> None:
-    found = abstains(misfit)
-    assert (words in found and "ABSTAIN" in found) if words else found == ""
+    ("misfit", "least", "words"),
+    [
+        (1.0, 1.0, ""), (0.8, 1.0, ""), (1.25, 1.0, ""), (1.25, 0.95, ""),
+        (4.6, 1.0, "ABSTAIN: it explains what was measured 4.6 times worse"), (4.6, 2.6, "the data by themselves reach 2.6"),
+        (0.3, 1.0, "ABSTAIN: it follows the noise"), (3.2, 2.6, "CAUTION: no image explains what was measured better than 2.6"),
+    ],
+)  # fmt: skip
+def test_when_nothing_should_be_read(misfit: float, least: float, words: str) -> None:
+    """What the prior contradicts is told from what no answer of this physics could explain."""
+    found = abstains(misfit, least)
+    assert words in found
+    assert bool(found) == bool(words)
 
 
 def test_a_planted_structure_is_told() -> None:
