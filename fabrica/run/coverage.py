@@ -49,7 +49,7 @@ class Coverage:
             mean, spread = _moments(part)
             inside, held = body_of(case), own.covered(truth[0].numpy(), mean, spread)
             share = float(held[inside].mean())
-            name = (asked.name, case.case.patient, f.name, f"intervals of {own.level:.0%}")
+            name = (asked.name, case.case.patient, f.name, f"model: intervals of {own.level:.0%}")
             width = 2 * float(own.reach(spread)[inside].mean())
             rows += [Row(*name, "coverage", share), Row(*name, "mean width", width)]
             lesion = case.tensors.get("lesion")

@@ -139,7 +139,7 @@ class _Judged:
         assert x is not None
         if label in direction.asked:
             drawn = chosen(ready.signature.x, x[:1], (label,))[0]
-            found["model, mask as drawn"] = drawn.argmax(0).numpy() > 0
+            found["model: mask as drawn"] = drawn.argmax(0).numpy() > 0
         for reader in readers(self.others, label):
             (source,) = reader.signature.given
             if source not in direction.asked:
@@ -147,7 +147,7 @@ class _Judged:
             drawn = chosen(ready.signature.x, x[:1], (source,))[0]
             shown = replace(case, tensors={**case.tensors, source: drawn})
             for by, one in (
-                (f"model, {source} read by {reader.stage.name}", shown),
+                (f"model: {source} read by {reader.stage.name}", shown),
                 (f"real {source} read by {reader.stage.name}", case),
             ):
                 (y,) = draw(reader.family, reader.job, [Shown(one)], reader.layout, reader.seed, self.say)

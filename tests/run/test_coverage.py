@@ -39,7 +39,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_report_says_how_often_the_truth_lies_inside(finished: Path) -> None:
     rows = list(csv.DictReader((finished / "report/cases.csv").read_text().splitlines()))
-    own = [r for r in rows if r["by"] == "intervals of 75%"]
+    own = [r for r in rows if r["by"] == "model: intervals of 75%"]
     assert {r["metric"] for r in own} == {"coverage", "mean width", "coverage in lesions"}
     assert all(0 <= float(r["value"]) <= 1 for r in own if r["metric"] == "coverage")
     report = json.loads((finished / "report/report.json").read_text())
@@ -47,7 +47,7 @@ def test_the_report_says_how_often_the_truth_lies_inside(finished: Path) -> None
     assert "promised 75%" in figures["mean coverage"]["convention"]
     assert figures["coverage of the worst patient"]["value"] <= figures["mean coverage"]["value"]
     assert any(name.startswith("mean coverage, s") for name in figures)  # by sex or by site
-    assert "intervals of 75%" in (finished / "report/index.html").read_text()
+    assert "model, intervals of 75%" in (finished / "report/index.html").read_text()
 
 
 def test_new_scans_come_with_their_intervals(finished: Path, tmp_path: Path) -> None:
