@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from fabrica.contracts import Reconstructor
 from fabrica.evaluate import METRICS
 from fabrica.families import FAMILIES, RUNTIME
 from fabrica.jobs import JOBS
@@ -64,7 +65,7 @@ def recipe(family: str, job: str, axes: str) -> dict[str, Any]:
         "family": {"name": prior, "network": network},
         **({"pairing": "none"} if FAMILIES.find(prior).unpaired else {}),
     }  # fmt: skip
-    if job in ("reconstruction", "enhancement"):
+    if job in ("reconstruction", "enhancement") and not issubclass(FAMILIES.find(prior), Reconstructor):
         model["sampler"] = {"name": "posterior"}  # which uses what was measured
     if codec is EQUALISED:
         model["family"]["in"] = EQUALISED

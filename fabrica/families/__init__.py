@@ -5,6 +5,7 @@ options).
 from ..contracts import Family
 from ..registry import Table
 from .autoregressive import Autoregressive
+from .bridge import Bridge
 from .codecs import Fsq, Vae
 from .consistency import Consistency
 from .contrastive import Contrastive
@@ -19,6 +20,7 @@ from .imported import ImportedAutoencoder
 from .latent import Latent, density_of, latent_signature, words_of
 from .regression import Regression
 from .shortcut import Shortcut
+from .unrolled import Unrolled
 
 RUNTIME = ("signature", "network", "precision")  # what the run supplies; everything else is an option of the recipe
 
@@ -26,6 +28,7 @@ FAMILIES: Table[type[Family]] = Table(
     "family",
     {
         "autoregressive": Autoregressive,
+        "bridge": Bridge,
         "consistency": Consistency,
         "contrastive": Contrastive,
         "cycle": Cycle,
@@ -34,6 +37,7 @@ FAMILIES: Table[type[Family]] = Table(
         "flow": Flow,
         "regression": Regression,
         "shortcut": Shortcut,
+        "unrolled": Unrolled,
         "vae": Vae,
         "vq": Fsq,
     },
@@ -44,6 +48,7 @@ __all__ = [
     "FAMILIES",
     "RUNTIME",
     "Autoregressive",
+    "Bridge",
     "Consistency",
     "Contrastive",
     "Cycle",
@@ -58,6 +63,7 @@ __all__ = [
     "Latent",
     "Regression",
     "Shortcut",
+    "Unrolled",
     "Vae",
     "can_be_guided",
     "density_of",

@@ -14,6 +14,7 @@ class Mask(LinearOperator):
     """
 
     per_row = ("known",)
+    details = "image"
     known: Tensor
 
     def __init__(self, known: Tensor) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .algebra import Gridded
 from .projector import ParallelGeometry, projector
+from .subsets import ordered_subsets, relative_differences
 
 WATER_PER_MM = 0.0096  # attenuation of water at 511 keV (NIST XCOM: 0.0960 cm^2/g)
 ITERATIONS = 40  # of MLEM as a competitor
@@ -63,7 +64,11 @@ class Emission(Gridded):
             x = x * self.adjoint(y / expected.clamp(min=1e-9)) / whole.clamp(min=1e-9)
         width = SMOOTHED / 2.355
         smooth = gaussian_filter(x.cpu().numpy(), (0, 0, width, width), mode="nearest")
-        return {f"MLEM, smoothed by {SMOOTHED:g} pixels": torch.from_numpy(smooth).to(x), "MLEM": x}
+        known = self.geometry, self.weight.expand(len(y), *self.weight.shape[1:]), self.background, y
+        return {
+            f"MLEM, smoothed by {SMOOTHED:g} pixels": torch.from_numpy(smooth).to(x), "MLEM": x,
+            "OSEM": ordered_subsets(*known), "OSEM, relative differences": relative_differences(*known),
+        }  # fmt: skip
 
     def on_grid(self, sides: Sequence[int]) -> Emission:
         """The same lines through a larger slice around the same middle."""

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-KEPT = 4  # geometries whose matrices stay in memory
+KEPT = 32  # geometries whose matrices stay in memory; subsets of views are their own
 STEP = 0.25  # of a pixel, between the samples of a ray where sinograms are simulated
 
 

@@ -18,12 +18,23 @@ from .stages import words
 from .strict import AtError, dataclass_of, guard, named
 from .values import Named, TrainedPlan
 
+PRIORS = Path(__file__).parents[1] / "priors"  # runs that ship: trained on simulated patients alone
+
+
+def priors() -> list[str]:
+    """Names of the priors that ship."""
+    return sorted(file.parent.parent.parent.name for file in PRIORS.glob("*/stages/model/checkpoint.json"))
+
 
 def trained_plan(value: Mapping[str, Any], dot: str) -> TrainedPlan | None:
-    """`family: {run: runs/0007, stage: prior}`; what such a stage cannot have is refused."""
-    if not isinstance(value["family"], Mapping) or "run" not in value["family"]:
+    """`family: {run: runs/0007, stage: prior}`, or `family: {prior: mr_brain}`, one that ships; what such a stage
+    cannot have is refused.
+    """
+    if not isinstance(value["family"], Mapping) or not {"run", "prior"} & set(value["family"]):
         return None
     plain = {k: Path(str(v)).expanduser() if k == "run" else v for k, v in value["family"].items()}
+    if "prior" in plain:
+        plain = _shipped(plain, f"{dot}family")
     for key, instead in (
         ("train", "Take train out, or train on: train: {start: RUN/stages/STAGE, ...}"),
         ("prepare", "Take prepare out: it comes from the run"),
@@ -32,6 +43,14 @@ def trained_plan(value: Mapping[str, Any], dot: str) -> TrainedPlan | None:
             raise AtError(f"{dot}{key}", f"a family from another run is used as it is. {instead}")
     plan: TrainedPlan = dataclass_of(TrainedPlan, plain, f"{dot}family")
     return plan
+
+
+def _shipped(plain: Mapping[str, Any], at: str) -> dict[str, Any]:
+    if set(plain) != {"prior"}:
+        raise AtError(at, f"a prior that ships is used as it is. Write: family: {{prior: {plain['prior']}}}")
+    if plain["prior"] not in priors():
+        raise AtError(f"{at}.prior", str(unknown("prior", str(plain["prior"]), priors())))
+    return {"run": PRIORS / str(plain["prior"])}
 
 
 def family_of(trained: TrainedPlan, job: Job, at: str) -> tuple[Named, UNetShape]:

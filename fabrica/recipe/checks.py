@@ -35,6 +35,7 @@ from .values import (
     EvaluatePlan,
     GuidancePlan,
     InputPlan,
+    LesionPlan,
     Named,
     PreparePlan,
     Recipe,
@@ -98,7 +99,7 @@ def _recipe(plain: Mapping[str, Any]) -> Recipe:
         raise AtError("baseline", f"baseline is {baseline!r}. Write: baseline: regression, or baseline: none")
     if baseline == "regression":
         built += _baselines(built) if as_written is plain else _of_whole(_baselines(built), built, as_written)
-    evaluate = dataclass_of(EvaluatePlan, plain.get("evaluate", {}), "evaluate", tuples=("metrics", "evaluations"))
+    evaluate = _evaluate(plain.get("evaluate", {}), built)
     for name in evaluate.metrics:
         guard("evaluate.metrics", lambda name=name: METRICS.find(name))
     whole(evaluate.draws, "evaluate.draws")
@@ -305,6 +306,28 @@ def _check_sampler(sampler: Named | None, family: type[Family], job: Job, at: st
         )
     if reason := refusal(family, known, measured):
         raise AtError(at, f"{reason} Leave the sampler out, or write: family: {{name: flow}}")
+
+
+def _evaluate(value: Any, stages: Sequence[Stage]) -> EvaluatePlan:
+    """With the lesions that it asks for, which need a y that is made from images."""
+    own = {k: v for k, v in value.items() if k != "lesions"} if isinstance(value, Mapping) else value
+    plan: EvaluatePlan = dataclass_of(EvaluatePlan, own, "evaluate", tuples=("metrics", "evaluations"))
+    if not isinstance(value, Mapping) or value.get("lesions") is None:
+        return plan
+    at = "evaluate.lesions"
+    lesions: LesionPlan = dataclass_of(LesionPlan, value["lesions"], at)
+    if (
+        lesions.slices < 1
+        or not lesions.diameters_mm
+        or min(lesions.diameters_mm) <= 0
+        or not 0 < abs(lesions.contrast) < 1
+    ):
+        raise AtError(at, "expected a slice at least, diameters above 0 and a contrast. Write: lesions: {slices: 20}")
+    if not any(stage.build_job().simulates for stage in stages):
+        raise AtError(
+            at, "lesions are put into what is measured, and no job here makes that from images. Take lesions out"
+        )
+    return replace(plan, lesions=lesions)
 
 
 def _check_coverage(level: float | None, plain: Mapping[str, Any]) -> None:

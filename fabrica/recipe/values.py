@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..contracts import Job
+from ..contracts import Job, Reconstructor
 from ..data.cohort import Cohort, find
 from ..data.virtual import VirtualCohort, VirtualHearts
+from ..families import FAMILIES
 from ..jobs import JOBS, job_options
+from ..jobs.posed import Posed
 from ..jobs.unpaired import Unpaired
 from ..networks.unet import UNetShape
 from ..registry import build, unknown
@@ -129,8 +131,20 @@ class Stage:
         return build(f"job {self.job.name!r}", JOBS.find(self.job.name), job_options(self.job.options))
 
     def training_job(self) -> Job:
-        """The job as training sees it."""
-        return self.build_job() if self.paired else Unpaired(self.build_job())
+        """The job as training sees it: what was measured too, where the family learns from that."""
+        job = self.build_job()
+        if job.signature().measurements and issubclass(FAMILIES.find(self.family.name), Reconstructor):
+            return Posed(job)
+        return job if self.paired else Unpaired(job)
+
+
+@dataclass(frozen=True)
+class LesionPlan:
+    """Known lesions that are put into what is measured of so many slices: how wide, and how much brighter or darker."""
+
+    slices: int = 20
+    diameters_mm: Sequence[float] = (3.0, 5.0, 8.0)
+    contrast: float = 0.2  # on the network's scale: of MR 1 is the brightest tissue, of CT 1024 HU
 
 
 @dataclass(frozen=True)
@@ -148,6 +162,7 @@ class EvaluatePlan:
     likelihood: int = 0  # test cases whose exact log-probability is counted, an evaluation of the network a word
     window: Sequence[int] | None = None  # sides that networks draw by; none = the whole grid where memory allows
     coverage: float | None = None  # of intervals calibrated on validation patients, 0.9 for instance; none = none
+    lesions: LesionPlan | None = None  # none = none
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from .draw import draw, images_of
 from .films import judge_films
 from .judge_directions import judge_directions
 from .known import Chances, GivenBack
+from .lesion_test import lesion_figures
 from .quality import COST_PICTURES, Trial, costs_of
 from .question import (
     ROWS,
@@ -125,6 +126,7 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
     result.pictures = pictures.rows
     result.figures = given_back.figures() + chances.figures() + coverage.figures()
     result.figures += pooled(ready.name, result.cases)
+    result.figures += lesion_figures(ready, family, say)
     _judge_set(ready, gallery, result, report)
     trial = Trial(ready, plan, evidence, competitors, gallery, noted)
     result.costs = costs_of(trial, family, kept, trained.seconds, result, report)

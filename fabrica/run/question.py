@@ -13,6 +13,7 @@ from ..data.cases import Prepared
 from ..data.store import Layout, joined, question_batch, to_device
 from ..physics.algebra import LinearOperator
 from ..physics.variation import total_variation
+from ..physics.wavelets import few_wavelets
 from ..rng import Rng, derive
 from ..safeguards.hallucination import FITS, abstains, fixed_by_data, misfit_by_band
 
@@ -54,8 +55,8 @@ def question_of(job: Job, shown: Sequence[Shown], layout: Layout, seed: int, dev
 
 
 def data_answers(problem: Problem, layout: Layout) -> dict[str, Tensor]:
-    """What the measurements of a case say by themselves, (C, z, y, x) by name: crude ones, classical solvers', and of
-    the fewest edges.
+    """What the measurements of a case say by themselves, (C, z, y, x) by name: crude ones, classical solvers', those of
+    the fewest edges and, of k-space, of the fewest wavelets.
     """
     found: dict[str, Tensor] = {}
     for name, m in problem.measurements.items():
@@ -64,6 +65,8 @@ def data_answers(problem: Problem, layout: Layout) -> dict[str, Tensor]:
         found |= m.operator.solved(m.value)
         if isinstance(m.operator, LinearOperator) and isinstance(m.noise, Scattered):
             found["total variation"] = total_variation(m.operator, m.noise, m.value)
+            if m.operator.details == "spectrum":
+                found["L1-wavelet"] = few_wavelets(m.operator, m.noise, m.value)
     return {name: whole_answer(x.float(), layout) for name, x in found.items()}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from ..contracts import Denoiser, Measurement, Problem, Scattered
 from ..physics import Mask
 from ..physics.algebra import LinearOperator
-from ..physics.classical import conjugate_gradients
+from ..physics.consistency import INNER, Data
 from ..physics.variation import total_variation
 from ..rng import Rng
 from .solvers import HIGH, LOW, denoised, start_of_walk, walk
@@ -50,7 +49,6 @@ def repaint(
 
 
 SPREAD = 0.3  # deviation of prepared images, as families take it to be
-INNER = 12  # conjugate gradients a step; they start at the prior's answer
 
 
 def posterior(
@@ -74,23 +72,18 @@ def posterior(
     least squares answer (`start: edges`: at that of the fewest edges, total variation), at the level `high`, where the
     prior still decides what data leave open. Where physics says that there is nothing, nothing is drawn.
     """
-    ((_, measured),) = problem.measurements.items()
-    operator, noise, y = measured.operator, measured.noise, measured.value
-    assert isinstance(operator, LinearOperator)  # the table of samplers says so
-    assert isinstance(noise, Scattered)
-    precision = noise.precision(y)
-    pull = operator.adjoint(precision * noise.linear(y))
-    system = partial(_system, operator, precision)
+    (measured,) = problem.measurements.values()
+    data, y = Data.of(measured), measured.value
     levels = walk(problem, steps, high, LOW)
     x = _first(measured, rng, levels[0], problem, start)
     for i, (now, after) in enumerate(pairwise(levels)):
         clean = denoised(prior, x, now, problem.condition)
-        width = trust * now * SPREAD / (now**2 + SPREAD**2) ** 0.5
+        width = torch.tensor(trust * now * SPREAD / (now**2 + SPREAD**2) ** 0.5, device=x.device)
         asked = rng.child("step", i)
-        pushed = operator.adjoint(precision.sqrt() * _white(y, asked.child("data")))
-        right = pull + pushed + clean / width**2 + asked.child("prior").normal(*problem.shape).to(x) / width
-        drawn = conjugate_gradients(partial(system, width**-2), right, iterations=inner, start=clean)
-        drawn = operator.feasible(drawn)
+        pushed = data.operator.adjoint(data.precision.sqrt() * _white(y, asked.child("data")))
+        pushed = pushed + asked.child("prior").normal(*problem.shape).to(x) / width
+        drawn = data.solved(data.pull + pushed + clean / width**2, width**-2, inner, clean)
+        drawn = data.operator.feasible(drawn)
         if after == 0:
             return drawn
         kept = (after / now) ** 2
@@ -106,28 +99,33 @@ def _white(y: Tensor, rng: Rng) -> Tensor:
     return torch.view_as_complex(noise) if y.is_complex() else noise
 
 
-def _system(operator: LinearOperator, precision: Tensor, prior: float, x: Tensor) -> Tensor:
-    """(A^H precision A + prior) x."""
-    return operator.weighed(precision, x) + prior * x
-
-
 def _first(measured: Measurement, rng: Rng, sigma: float, problem: Problem, start: str) -> Tensor:
     """Noise of the first level around what the data say by themselves."""
-    operator, y = measured.operator, measured.value
-    assert isinstance(operator, LinearOperator)
-    if start == "edges":
-        middle: Tensor | None = fewest_edges(measured, problem.cases)
-    else:
-        middle = next(iter(operator.solved(y).values()), operator.crude(y))
-    noise = sigma * rng.child("start").normal(*problem.shape).to(y.device)
-    return noise if middle is None else middle + noise
+    middle = (fewest_edges if start == "edges" else plain_answer)(measured, problem.cases)
+    return middle + sigma * rng.child("start").normal(*problem.shape).to(middle.device)
+
+
+def plain_answer(measured: Measurement, cases: Sequence[str]) -> Tensor:
+    """(B, C, *axes): what a classical solver makes of y, the first that the physics names; least squares without one.
+
+    Draws of one case are of one y, which is solved once.
+    """
+    own, back = _each_once(measured, cases)
+    assert isinstance(own.operator, LinearOperator)
+    found = next(iter(own.operator.solved(own.value).values()), None)
+    return (Data.of(own).plain() if found is None else found)[back]
 
 
 def fewest_edges(measured: Measurement, cases: Sequence[str]) -> Tensor:
-    """Draws of one case are of one y, which is solved once."""
-    names = list(dict.fromkeys(cases))
-    own = measured.rows(torch.tensor([cases.index(name) for name in names], device=measured.value.device))
+    """The same by total variation."""
+    own, back = _each_once(measured, cases)
     assert isinstance(own.operator, LinearOperator)
     assert isinstance(own.noise, Scattered)
-    found = total_variation(own.operator, own.noise, own.value)
-    return found[[names.index(name) for name in cases]]
+    return total_variation(own.operator, own.noise, own.value)[back]
+
+
+def _each_once(measured: Measurement, cases: Sequence[str]) -> tuple[Measurement, list[int]]:
+    """(a row for each case, which of them each row is)."""
+    names = list(dict.fromkeys(cases))
+    first = torch.tensor([cases.index(name) for name in names], device=measured.value.device)
+    return measured.rows(first), [names.index(name) for name in cases]
