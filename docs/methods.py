@@ -22,8 +22,8 @@ TEXT = {  # how words join a job; one answer to a question, or another image, ne
     "translation": "values: {text: {report: 64}}",
 }
 LATER: Mapping[str, str] = {
-    "Image Reconstruction": "restorers taught on pairs of raw data and images",
-    "Super-Resolution": "restorers taught on pairs, and frames between frames",
+    "Image Reconstruction": "critics of restorers, several images at once, films",
+    "Super-Resolution": "critics of restorers, and frames between frames",
     "Treatment Planning and Dynamic Intervention": "respiration and registration fields, video",
     "Disease Progression Prediction": "survival, lesions that grow",
     "Foundation Models": "conditions from several modalities at once and pretrained weights",
@@ -36,7 +36,7 @@ NETWORKS: Mapping[str, str] = {
     "mamba": "state-space",
 }  # word in the table -> kind of network here
 LOSSES: tuple[tuple[str, str], ...] = (  # pattern -> the loss here
-    ("diffusion|noise loss", "denoising"), ("cycle", "L1 of the way back"), ("identity", "L1 of its own kind"),
+    ("\\bdc loss|kspace loss|k-space loss", "data consistency"), ("diffusion|noise loss", "denoising"), ("cycle", "L1 of the way back"), ("identity", "L1 of its own kind"),
     ("feature matching", "feature matching"), ("contrastive|infonce", "contrastive"), ("adversarial|gan|logistic", "adversarial forms"),
     ("tv|smooth", "total variation"), ("structure-cons|structural cons|shape cons", "edge agreement"), ("ssim|structural loss", "structural"), ("freq", "frequency"), ("gradient d|gradient l", "gradient difference"),
     ("kl", "KL"), ("quantization|codebook", "finite codes instead"), ("charbonnier|robust", "Charbonnier"), ("dice|bce|\\bce loss|cross-e", "cross-entropy and Dice"),
@@ -54,6 +54,7 @@ OWN: Mapping[str, frozenset[str]] = {  # what a family is taught by without bein
     "vae": frozenset({"KL", "L1", "frequency", "cross-entropy and Dice"}),
     "autoregressive": frozenset({"cross-entropy and Dice"}),
     "vq": frozenset({"finite codes instead", "L1", "frequency"}),
+    "unrolled": frozenset({"Charbonnier", "data consistency"}),
 }
 CRITICS = frozenset({"adversarial forms", "feature matching"})  # of a codec, by its option `adversarial`
 
@@ -64,21 +65,44 @@ APPLICATIONS: tuple[tuple[str, str], ...] = (  # what a method is for -> the job
      "progression"),
 )  # fmt: skip
 ACQUISITIONS: Mapping[str, str] = {"CT Reconstruction": "ct", "PET Reconstruction": "pet", "MRI reconstruction": "mr"}
-BEYOND = r"\bar\b|gan|vae|federated|cine|bimodal|pet-mri|jsmoco|multi-contrast"  # what a prior of one slice does not do
+BEYOND = (
+    r"\bar\b|gan|vae|federated|cine|bimodal|pet-mri|jsmoco|multi-contrast"  # what a restorer of one slice does not do
+)
+PLAIN = r"cnn|transformer|mamba"  # networks taught on pairs of raw data and images
 
 
 def restored(row: Mapping[str, str]) -> str | None:
-    """How a diffusion prior is drawn in agreement with what was measured; None for methods that do otherwise."""
+    """How a diffusion prior is drawn in agreement with what was measured, or a network is taught to agree with it; None
+    for methods that do otherwise.
+    """
     words = f"{row['method']} {row['family']} {row['application']}".lower()
-    if "diffusion" not in row["family"].lower() or re.search(BEYOND, words):
+    taught = re.search(PLAIN, row["family"].lower()) is not None
+    if re.search(BEYOND, words) or not (taught or "diffusion" in row["family"].lower()):
         return None
     prior = "`family: diffusion`, `sampler: posterior`; of its losses: denoising"
+    if "diffusion" not in row["family"].lower():
+        prior = unrolled(row)
     if (acquisition := ACQUISITIONS.get(row["subsection"])) is not None:
         angle = ", degrees: 120" if "limited-angle" in words else ""
         return f"`job: reconstruction`, `acquisition: {{name: {acquisition}{angle}}}`, {prior}"
     if row["subsection"] == "Spatial super-resolution":
         return f"`job: enhancement`, `factor: [2, 2]`, {prior}"
     return None
+
+
+def unrolled(row: Mapping[str, str]) -> str:
+    """The network of such a method between steps of agreement with the data, which some of them do not have."""
+    found, without = losses(row["losses"])
+    taken, more = taken_by("unrolled", None, found, "reconstruction", row["losses"])
+    without = [*(n for n in found if n not in taken), *without]
+    kind = next((kind for word, kind in NETWORKS.items() if word in row["family"].lower()), None)
+    how = "`family: unrolled`" + "".join(f", `{option}`" for option in more)
+    how += f", `network: {{kind: {kind}}}`" if kind else ""
+    return (
+        how
+        + (f"; of its losses: {', '.join(taken)}" if taken else "")
+        + (f"; without {', '.join(without)}" if without else "")
+    )
 
 
 def judge(row: Mapping[str, str]) -> tuple[str, str]:
@@ -129,7 +153,7 @@ def taken_by(family: str, codec: str | None, found: list[str], job: str, text: s
     """(losses of these that the family takes here, what a recipe says for it)."""
     own, coder = OWN[family], codec or (family if family in ("vae", "vq") else None)
     own = own | (OWN[codec] if codec else frozenset()) | (CRITICS if coder else frozenset())
-    pairs = family == "regression" or (family == "gan" and job == "translation")
+    pairs = family in ("regression", "unrolled") or (family == "gan" and job == "translation")
     added = [ADDED[n] for n in found if pairs and n in ADDED]
     more = ["losses: {" + ", ".join(f"{n}: 1" for n in added) + "}"] if added else []
     if family == "gan" and "wgan" in text.lower():

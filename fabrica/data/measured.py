@@ -14,8 +14,8 @@ from ..io import RawKSpace, RawSinogram, Scan, UnreadableError
 from ..io.sinogram import even
 from ..physics import Emission, Poisson
 from ..physics.calibration import calibrated
+from ..physics.geometry import FanGeometry, ParallelGeometry
 from ..physics.mr import CartesianSense, to_image
-from ..physics.projector import ParallelGeometry
 from .acquisition.ct import from_lines
 
 
@@ -30,10 +30,13 @@ def measurement_of(scan: Scan) -> Measurement:
 def _projections(raw: RawSinogram) -> Measurement:
     """Slices as wide as the detector, on its pixels."""
     side = even(raw.values.shape[-1])
-    geometry = ParallelGeometry((side, side), raw.angles, raw.values.shape[-1])
+    geometry, detectors = ParallelGeometry((side, side), raw.angles, raw.values.shape[-1]), raw.values.shape[-1]
     if raw.deviation is not None:
+        beams: ParallelGeometry | FanGeometry = geometry
+        if raw.source_mm is not None:
+            beams = FanGeometry((side, side), raw.angles, detectors, source=raw.source_mm / raw.detector_mm)
         rows = zip(raw.values, raw.deviation, strict=True)
-        return joined([from_lines(lines, deviation, geometry, raw.detector_mm) for lines, deviation in rows])
+        return joined([from_lines(lines, deviation, beams, raw.detector_mm) for lines, deviation in rows])
     assert raw.weight is not None
     assert raw.background is not None
     weight = raw.weight * raw.detector_mm * SCALES["SUV"].width

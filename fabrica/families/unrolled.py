@@ -14,7 +14,7 @@ from ..networks.backbone import backbone
 from ..networks.unet import UNetShape
 from ..physics.consistency import Data, some_of
 from ..rng import Rng
-from .misfit import field_terms
+from .misfit import added_terms, check_losses, field_terms
 
 WIDTH = 0.1  # how far the network's answer is first taken to be off, on the network's scale
 
@@ -26,8 +26,9 @@ class Unrolled(Reconstructor):
     nearest image that agrees with y, where how much the network is believed is learned turn by turn. Every row has the
     physics and the noise of its own y. Its draws are all the same.
 
-    `supervision: measurements` needs no images: the network sees `share` of y and is judged by the rest (Yaman et al.
-    2020; of tomography by its views, Hendriksen et al. 2020). What y never holds of anybody stays unlearned.
+    `losses` adds others of the table by weight: {structural: 0.5}. `supervision: measurements` needs no images: the
+    network sees `share` of y and is judged by the rest (Yaman et al. 2020; of tomography by its views, Hendriksen et
+    al. 2020). What y never holds of anybody stays unlearned.
     """
 
     deterministic = True
@@ -36,6 +37,7 @@ class Unrolled(Reconstructor):
     def __init__(
         self, signature: Signature, network: UNetShape, precision: str, *, iterations: int = 4,
         supervision: Literal["images", "measurements"] = "images", share: float = 0.6,
+        losses: Mapping[str, float] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         if not signature.measurements:
@@ -47,6 +49,9 @@ class Unrolled(Reconstructor):
                 f"unrolled has iterations {iterations}, share {share:g}, expected a turn at least and a share between"
                 " 0 and 1."
             )
+        self.losses = check_losses(losses or {})
+        if self.losses and supervision == "measurements":
+            raise ValueError("losses compare images, and measurements are to teach. Take losses out.")
         self.fields, self.supervision, self.share = signature.x, supervision, share
         self.net = backbone(signature, signature.channels, network, precision)
         self.log_width = nn.Parameter(torch.full((iterations,), math.log(WIDTH)))
@@ -64,7 +69,10 @@ class Unrolled(Reconstructor):
     def loss(self, problem: Problem, group: str, rng: Rng, progress: float) -> Mapping[str, Tensor]:
         measured = the_one(problem)
         if self.supervision == "images":
-            return field_terms(problem, self._answer(problem, Data.of(measured)), self.fields)
+            output = self._answer(problem, Data.of(measured))
+            return {
+                **field_terms(problem, output, self.fields), **added_terms(problem, output, self.fields, self.losses)
+            }  # fmt: skip
         shown = some_of(measured, self.share, rng)
         held_out = measured.operator.measured(measured.value) & ~shown
         return {"misfit": _misfit(measured, self._answer(problem, Data.of(measured, shown)), held_out)}

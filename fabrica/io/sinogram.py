@@ -3,8 +3,10 @@
 CT: `data` (view, [row,] detector), `angles_deg`, `detector_mm`, `kind` (counts or line_integrals), with counts `flat`
 (before the patient; a number or one for each detector) and perhaps `dark`. PET: `counts` (view, [row,] bin),
 `attenuation` (factors of the lines, 0 to 1), `sensitivity` (counts of an SUV of 1 along 1 mm of a line), `background`
-(scatter and randoms expected). Both may say `row_mm`, and that `geometry` is parallel. At 0 degrees rays run along y,
-at 90 along x; the middle of the detector sees the middle of the slice.
+(scatter and randoms expected). Both may say `row_mm`, and that `geometry` is parallel. A CT may be of geometry fan:
+with `source_mm`, from the source to the middle of the turn, and `source_detector_mm`, to the flat detector whose bins
+are `detector_mm` wide. At 0 degrees central rays run along y, at 90 along x; the middle of the detector sees the
+middle of the slice.
 """
 
 from __future__ import annotations
@@ -33,11 +35,12 @@ class RawSinogram:
 
     values: Tensor
     angles: tuple[float, ...]  # radians
-    detector_mm: float
+    detector_mm: float  # as seen at the middle of the slice
     row_mm: float | None
     deviation: Tensor | None = None  # of line integrals; None for counts
     weight: Tensor | None = None  # of PET: counts of a line of activity 1 a mm, with its attenuation
     background: Tensor | None = None  # of PET, in counts
+    source_mm: float | None = None  # of a fan, from its source to the middle of the slice
 
 
 def listing(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
@@ -50,6 +53,8 @@ def listing(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
             name = "counts" if "counts" in names else "data"
             shape = archive[name].shape
             detector = float(archive["detector_mm"]) if "detector_mm" in names else 0.0
+            if {"source_mm", "source_detector_mm"} <= set(names) and float(archive["source_detector_mm"]) > 0:
+                detector *= float(archive["source_mm"]) / float(archive["source_detector_mm"])
             row = float(archive["row_mm"]) if "row_mm" in names else 1.0
     except (ValueError, OSError, EOFError, TypeError, BadZipFile) as error:
         raise UnreadableError(f"cannot be read ({error}).", "Save it again with numpy.") from error
@@ -74,19 +79,39 @@ def read(scan: Scan) -> RawSinogram:
     for name in ("angles_deg", "detector_mm"):
         if name not in found:
             raise UnreadableError(f"does not say its {name}.", f"Save it beside the data: {name}=...")
-    if str(found.get("geometry", "parallel")) != "parallel":
-        raise UnreadableError(f"its geometry is {found['geometry']}, expected parallel.", "Rebin it to parallel beams.")
     main = found["counts"] if scan.format == COUNTS else found["data"]
     values = _rows(main)
     angles = _angles(found["angles_deg"], values.shape[2])
     width = float(found["detector_mm"])
     if not np.isfinite(width) or width <= 0:
         raise UnreadableError(f"its detector_mm is {width:g}, expected a width above 0 in mm.", "Save it so.")
-    row = float(found["row_mm"]) if "row_mm" in found else None
+    row, source = float(found["row_mm"]) if "row_mm" in found else None, _source(found, scan.format)
     if scan.format == COUNTS:
         return _counts(found, values, angles, width, row)
     lines, deviation = _lines(found, values)
-    return RawSinogram(lines, angles, width, row, deviation)
+    if source is not None:
+        width *= source / float(found["source_detector_mm"])
+    return RawSinogram(lines, angles, width, row, deviation, source_mm=source)
+
+
+def _source(found: dict[str, NDArray[Any]], format: str) -> float | None:
+    """How far a fan's source lies from the middle of the turn, in mm; None for parallel beams."""
+    geometry = str(found.get("geometry", "parallel"))
+    if geometry == "parallel":
+        return None
+    if geometry != "fan" or format == COUNTS:
+        able = "parallel" if format == COUNTS else "parallel or fan"
+        raise UnreadableError(f"its geometry is {geometry}, expected {able}.", "Rebin it to parallel beams.")
+    told = {name: float(found.get(name, np.nan)) for name in ("source_mm", "source_detector_mm")}
+    for name, value in told.items():
+        if not np.isfinite(value) or value <= 0:
+            raise UnreadableError(f"is a fan and does not say its {name}.", f"Save it in mm: {name}=...")
+    if told["source_detector_mm"] <= told["source_mm"]:
+        raise UnreadableError(
+            f"its detector lies {told['source_detector_mm']:g} mm from the source, the middle of the turn"
+            f" {told['source_mm']:g} mm.", "Check which is which.",
+        )  # fmt: skip
+    return told["source_mm"]
 
 
 def _rows(data: NDArray[Any]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from ..contracts import Noise, Operator
 from ..registry import Table
-from .ct import ParallelBeam
+from .ct import LineIntegrals
 from .mask import Mask
 from .mr import CartesianSense
 from .noise import Exact, Gaussian, Poisson
@@ -14,7 +14,7 @@ OPERATORS: Table[type[Operator]] = Table(
     {
         "emission": Emission,
         "mask": Mask,
-        "parallel_beam": ParallelBeam,
+        "line_integrals": LineIntegrals,
         "resolution": Resolution,
         "sense": CartesianSense,
     },
@@ -28,8 +28,8 @@ __all__ = [
     "Emission",
     "Exact",
     "Gaussian",
+    "LineIntegrals",
     "Mask",
-    "ParallelBeam",
     "Poisson",
     "Resolution",
 ]

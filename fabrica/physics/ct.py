@@ -1,20 +1,20 @@
-"""Computed tomography with parallel beams: line integrals of attenuation, and filtered back projection."""
+"""Computed tomography: line integrals of attenuation along parallel beams or fans, and filtered back projection."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from .algebra import Gridded
-from .projector import ParallelGeometry, filtered, projector
+from .geometry import FanGeometry, ParallelGeometry
+from .projector import filtered, projector
 
 WATER_PER_MM = 0.0192  # attenuation of water at 70 keV (NIST XCOM: 0.1929 cm^2/g)
 
 
-class ParallelBeam(Gridded):
+class LineIntegrals(Gridded):
     """y = gain P x: x (B, 1, y, x), y (B, 1, views, detectors) of line integrals.
 
     `gain` (B or 1,): what a ray gains in a pixel where x is 1.
@@ -23,7 +23,7 @@ class ParallelBeam(Gridded):
     per_row = ("gain",)
     gain: Tensor
 
-    def __init__(self, geometry: ParallelGeometry, gain: Tensor | float = 1.0) -> None:
+    def __init__(self, geometry: ParallelGeometry | FanGeometry, gain: Tensor | float = 1.0) -> None:
         super().__init__()
         self.geometry, self.sides = geometry, geometry.shape
         self.register_buffer("gain", torch.as_tensor(gain, dtype=torch.float32).reshape(-1))
@@ -44,11 +44,10 @@ class ParallelBeam(Gridded):
     def solved(self, y: Tensor) -> Mapping[str, Tensor]:
         return {"FBP": filtered(y, self.geometry) / self._wide()}
 
-    def on_grid(self, sides: Sequence[int]) -> ParallelBeam:
+    def on_grid(self, sides: Sequence[int]) -> LineIntegrals:
         """The same rays through a larger slice around the same middle."""
-        return ParallelBeam(replace(self.geometry, shape=(sides[0], sides[1])), self.gain)
+        return LineIntegrals(self.geometry.on((sides[0], sides[1])), self.gain)
 
-    def corner(self, sides: tuple[int, ...]) -> ParallelBeam:
+    def corner(self, sides: tuple[int, ...]) -> LineIntegrals:
         """A slice of those sides, seen from as many angles."""
-        geometry = ParallelGeometry.around(sides[-2:], len(self.geometry.angles), width=self.geometry.width)
-        return ParallelBeam(geometry, self.gain)
+        return LineIntegrals(self.geometry.fitted((sides[-2], sides[-1])), self.gain)

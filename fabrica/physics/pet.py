@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from .algebra import Gridded
-from .projector import ParallelGeometry, projector
+from .geometry import ParallelGeometry
+from .projector import projector
 from .subsets import ordered_subsets, relative_differences
 
 WATER_PER_MM = 0.0096  # attenuation of water at 511 keV (NIST XCOM: 0.0960 cm^2/g)
@@ -72,11 +72,11 @@ class Emission(Gridded):
 
     def on_grid(self, sides: Sequence[int]) -> Emission:
         """The same lines through a larger slice around the same middle."""
-        return Emission(replace(self.geometry, shape=(sides[0], sides[1])), self.weight, self.background)
+        return Emission(self.geometry.on((sides[0], sides[1])), self.weight, self.background)
 
     def corner(self, sides: tuple[int, ...]) -> Emission:
         """A slice of those sides, with the mean weight of the lines."""
-        geometry = ParallelGeometry.around(sides[-2:], len(self.geometry.angles), width=self.geometry.width)
+        geometry = self.geometry.fitted((sides[-2], sides[-1]))
         shape = (-1, 1, len(geometry.angles), geometry.detectors)
         weight, behind = (
             t.flatten(1).mean(1).reshape(-1, 1, 1, 1).expand(len(t), *shape[1:]) for t in (self.weight, self.background)

@@ -1,10 +1,9 @@
-"""Line integrals through a slice by parallel beams: a cached matrix with its transpose; another way to simulate."""
+"""Line integrals through a slice: a cached matrix with its transpose; another way to simulate; and back again."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,42 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .geometry import FanGeometry, Geometry
+
 KEPT = 32  # geometries whose matrices stay in memory; subsets of views are their own
 STEP = 0.25  # of a pixel, between the samples of a ray where sinograms are simulated
-
-
-@dataclass(frozen=True)
-class ParallelGeometry:
-    """Slices of `shape` (y, x) pixels seen from `angles` (radians) by `detectors` bins of `width` pixels.
-
-    At angle 0 rays run along y; the middle of the slice falls on the middle of the detector, moved by `centre` bins.
-    """
-
-    shape: tuple[int, int]
-    angles: tuple[float, ...]
-    detectors: int
-    width: float = 1.0
-    centre: float = 0.0
-
-    @staticmethod
-    def around(shape: Sequence[int], views: int, *, degrees: float = 180.0, width: float = 1.0) -> ParallelGeometry:
-        """`views` angles spread evenly over `degrees`, and as many bins as the diagonal of the slice needs."""
-        angles = tuple(math.radians(degrees) * k / views for k in range(views))
-        height, breadth = shape
-        return ParallelGeometry((height, breadth), angles, math.ceil(math.hypot(height, breadth) / width) + 1, width)
-
-    @property
-    def bins(self) -> NDArray[np.float64]:
-        """Where the middle of each bin lies, in pixels from the middle of the slice."""
-        places = np.arange(self.detectors, dtype=np.float64) - (self.detectors - 1) / 2 - self.centre
-        return np.asarray(places * self.width, np.float64)
 
 
 @dataclass(frozen=True)
 class Projector:
     """P and its transpose as sparse matrices: sums of pixels by the length of a ray in them, in pixels."""
 
-    geometry: ParallelGeometry
+    geometry: Geometry
     forward_matrix: Tensor  # (views * detectors, y * x) sparse CSR
     backward_matrix: Tensor  # (y * x, views * detectors) sparse CSR
 
@@ -64,11 +38,12 @@ class Projector:
 
 
 @lru_cache(maxsize=KEPT)
-def projector(geometry: ParallelGeometry) -> Projector:
+def projector(geometry: Geometry) -> Projector:
     """By Joseph's method (1982): a ray is followed along the axis it is closest to, linear between two pixels."""
     from .rays import joseph
 
-    rows, columns, values = joseph(geometry.shape, np.array(geometry.angles), geometry.bins)
+    turns, offsets = geometry.beams()
+    rows, columns, values = joseph(geometry.shape, turns.reshape(-1), offsets.reshape(-1))
     size = (len(geometry.angles) * geometry.detectors, geometry.shape[0] * geometry.shape[1])
     return Projector(geometry, _csr(rows, columns, values, size), _csr(columns, rows, values, (size[1], size[0])))
 
@@ -85,7 +60,7 @@ def _csr(
         return torch.sparse_csr_tensor(starts, places, torch.from_numpy(matrix.data), size, check_invariants=True)
 
 
-def simulated(image: Tensor, geometry: ParallelGeometry, finer: int = 2, rays: int = 3) -> Tensor:
+def simulated(image: Tensor, geometry: Geometry, finer: int = 2, rays: int = 3) -> Tensor:
     """(1, y, x) -> (1, views, detectors) in pixels of the slice: what bins of a real width see of a finer slice.
 
     Not the matrix that reconstructs: `finer` times smaller pixels, sampled along each of `rays` rays a bin. A sinogram
@@ -94,18 +69,20 @@ def simulated(image: Tensor, geometry: ParallelGeometry, finer: int = 2, rays: i
     from .rays import sampled
 
     fine = torch.nn.functional.interpolate(image[None].double(), scale_factor=finer, mode="bilinear")[0, 0]
-    seen = sampled(
-        fine.numpy(), np.array(geometry.angles), geometry.bins * finer, geometry.width * finer, rays, STEP * finer
-    )
+    turns, offsets = geometry.beams(rays)
+    seen = sampled(fine.numpy(), turns, offsets * finer, STEP * finer)
     return torch.from_numpy(seen / finer).float()[None]
 
 
-def filtered(sinogram: Tensor, geometry: ParallelGeometry) -> Tensor:
+def filtered(sinogram: Tensor, geometry: Geometry) -> Tensor:
     """(B, 1, y, x): filtered back projection by a ramp with a Hann window, of views spread evenly over half a turn.
 
     The ramp is the band-limited one in space (Kak and Slaney 1988, eq. 3.61), so that a level is kept. Views that do
-    not cover half a turn are weighted as if they did; what they leave out stays out.
+    not cover half a turn are weighted as if they did; what they leave out stays out. Fans are rebinned to parallel
+    beams first.
     """
+    if isinstance(geometry, FanGeometry):
+        return filtered(rebinned(sinogram, geometry), geometry.rebinned())
     size = 2 ** math.ceil(math.log2(2 * geometry.detectors))
     n = torch.fft.fftfreq(size, 1 / size).round()
     odd = n.long() % 2 != 0
@@ -117,3 +94,34 @@ def filtered(sinogram: Tensor, geometry: ParallelGeometry) -> Tensor:
     turned = torch.fft.irfft(spectrum, n=size)[..., : geometry.detectors].contiguous()
     scale = math.pi / len(geometry.angles) * geometry.width
     return projector(geometry).backward(turned) * scale
+
+
+def rebinned(sinogram: Tensor, fan: FanGeometry) -> Tensor:
+    """(B, 1, views, detectors) of fans -> of `fan.rebinned()`: every parallel ray is looked up in the two fans that
+    hold it, linear between rays; 0 where neither was measured.
+    """
+    parallel = fan.rebinned()
+    turns, offsets = (torch.from_numpy(part[..., 0]) for part in parallel.beams())
+    within = torch.asin((offsets / fan.source).clamp(-1, 1))
+    step = (fan.angles[-1] - fan.angles[0]) / max(1, len(fan.angles) - 1)
+    total, weight = sinogram.new_zeros(len(sinogram), 1, *turns.shape), sinogram.new_zeros(turns.shape)
+    for angle, place in ((turns + within, within.tan()), (turns + math.pi - within, -within.tan())):
+        view = ((angle - fan.angles[0]) / step) % (2 * math.pi / abs(step))
+        ray = fan.source * place / fan.width + (fan.detectors - 1) / 2 + fan.centre
+        values, there = _between(sinogram, view, ray, whole_turn=abs(len(fan.angles) * step) > 2 * math.pi - 1e-6)
+        total, weight = total + values * there, weight + there
+    return total / weight.clamp(min=1)
+
+
+def _between(sinogram: Tensor, view: Tensor, ray: Tensor, *, whole_turn: bool) -> tuple[Tensor, Tensor]:
+    """Values at fractional places of (view, bin), and 1 where there are such."""
+    views, bins = sinogram.shape[-2:]
+    low, left = view.floor().long(), ray.floor().long()
+    u, v = (view - low).float(), (ray - left).float()
+    there = (left >= 0) & (left + 1 < bins)
+    there &= (low < views) if whole_turn else (low + 1 < views)
+    left = left.clamp(0, bins - 2)
+    first, second = low % views, (low + 1) % views
+    found = (1 - u) * ((1 - v) * sinogram[..., first, left] + v * sinogram[..., first, left + 1])
+    found = found + u * ((1 - v) * sinogram[..., second, left] + v * sinogram[..., second, left + 1])
+    return found, there.to(sinogram)

@@ -11,50 +11,43 @@ from numpy.typing import NDArray
 
 
 @numba.njit(cache=True)
-def joseph(shape: tuple[int, int], angles: NDArray[np.float64], bins: NDArray[np.float64]) -> Any:
-    """(ray, pixel, length) of everything that any ray crosses."""
+def joseph(shape: tuple[int, int], turns: NDArray[np.float64], offsets: NDArray[np.float64]) -> Any:
+    """(ray, pixel, length) of everything that any ray crosses; a turn and an offset a ray."""
     height, width = shape
-    most = len(angles) * len(bins) * 2 * max(height, width)
+    most = len(turns) * 2 * max(height, width)
     rows, columns = np.empty(most, np.int64), np.empty(most, np.int64)
     values, count = np.empty(most, np.float32), 0
-    for view in range(len(angles)):
-        c, s = math.cos(angles[view]), math.sin(angles[view])
-        along_y = abs(c) >= abs(s)  # the ray x c + y s = bin is steeper in y
+    for ray in range(len(turns)):
+        c, s = math.cos(turns[ray]), math.sin(turns[ray])
+        along_y = abs(c) >= abs(s)  # the ray x c + y s = offset is steeper in y
         steps, across = (height, width) if along_y else (width, height)
         main, other = (c, s) if along_y else (s, c)
-        for ray in range(len(bins)):
-            for step in range(steps):
-                place = (bins[ray] - (step - (steps - 1) / 2) * other) / main + (across - 1) / 2
-                low = math.floor(place)
-                for pixel, share in ((low, 1 - (place - low)), (low + 1, place - low)):
-                    if 0 <= pixel < across and share > 0:
-                        rows[count] = view * len(bins) + ray
-                        columns[count] = step * width + pixel if along_y else pixel * width + step
-                        values[count] = share / abs(main)
-                        count += 1
+        for step in range(steps):
+            place = (offsets[ray] - (step - (steps - 1) / 2) * other) / main + (across - 1) / 2
+            low = math.floor(place)
+            for pixel, share in ((low, 1 - (place - low)), (low + 1, place - low)):
+                if 0 <= pixel < across and share > 0:
+                    rows[count] = ray
+                    columns[count] = step * width + pixel if along_y else pixel * width + step
+                    values[count] = share / abs(main)
+                    count += 1
     return rows[:count], columns[:count], values[:count]
 
 
 @numba.njit(cache=True, parallel=True)
-def sampled(
-    image: NDArray[np.float64],
-    angles: NDArray[np.float64],
-    bins: NDArray[np.float64],
-    width: float,
-    rays: int,
-    step: float,
-) -> Any:
-    """Sums of bilinear samples along rays, averaged over the rays of a bin."""
+def sampled(image: NDArray[np.float64], turns: NDArray[np.float64], offsets: NDArray[np.float64], step: float) -> Any:
+    """(views, bins): sums of bilinear samples along rays (views, bins, rays), averaged over the rays of a bin."""
     height, breadth = image.shape
+    views, bins, rays = turns.shape
     reach = math.hypot(height, breadth) / 2
     count = int(2 * reach / step) + 1
-    found = np.zeros((len(angles), len(bins)))
-    for view in numba.prange(len(angles)):
-        c, s = math.cos(angles[view]), math.sin(angles[view])
-        for b in range(len(bins)):
+    found = np.zeros((views, bins))
+    for view in numba.prange(views):
+        for b in range(bins):
             total = 0.0
             for ray in range(rays):
-                offset = bins[b] + width * ((ray + 0.5) / rays - 0.5)
+                c, s = math.cos(turns[view, b, ray]), math.sin(turns[view, b, ray])
+                offset = offsets[view, b, ray]
                 for k in range(count):
                     t = -reach + (k + 0.5) * step
                     x, y = offset * c - t * s + (breadth - 1) / 2, offset * s + t * c + (height - 1) / 2

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .projector import ParallelGeometry, Projector, projector
+from .geometry import ParallelGeometry
+from .projector import Projector, projector
 
 SUBSETS, ROUNDS = 10, 4  # 40 iterations of MLEM at the price of 4
 EDGES = 2.0  # how much less large differences cost than small ones (Nuyts et al. 2002: gamma)
@@ -56,7 +57,7 @@ def _parts(geometry: ParallelGeometry, weight: Tensor, background: Tensor, y: Te
     count = next(n for n in range(min(SUBSETS, max(1, views // 4)), 0, -1) if not views % n)
     found = []
     for k in range(count):
-        lines = projector(replace(geometry, angles=geometry.angles[k::count]))
+        lines = projector(geometry.seen_from(geometry.angles[k::count]))
         own = weight[:, :, k::count]
         found.append(_Part(lines, y[:, :, k::count], own, background[:, :, k::count], lines.backward(own.contiguous())))
     return found

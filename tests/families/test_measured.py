@@ -169,6 +169,11 @@ def test_unrolled_networks_are_for_raw_data() -> None:
         Unrolled(Signature((Field("FLAIR"),), "yx", (Field("T1w"),)), SMALL, "fp32")
     with pytest.raises(ValueError, match="a turn at least"):
         Unrolled(_signature(), SMALL, "fp32", iterations=0)
+    with pytest.raises(ValueError, match="Take losses out"):
+        Unrolled(_signature(), SMALL, "fp32", supervision="measurements", losses={"structural": 1.0})
+    problem = _problem(3)
+    terms = Unrolled(_signature(), SMALL, "fp32", losses={"structural": 0.5}).loss(problem, "model", Rng(range(3)), 0.0)
+    assert set(terms) == {"T1w", "structural"}
 
 
 def test_untrained_it_agrees_with_the_data_alone() -> None:

@@ -12,7 +12,7 @@ from fabrica.data import cohort
 from fabrica.data.acquisition.ct import SCALE
 from fabrica.data.measured import measurement_of
 from fabrica.io import UnreadableError
-from fabrica.physics import Emission, ParallelBeam
+from fabrica.physics import Emission, LineIntegrals
 from fabrica.physics.ct import WATER_PER_MM
 
 VIEWS, DETECTORS = 60, 49
@@ -40,7 +40,7 @@ def test_line_integrals_come_back_as_hounsfield_units(tmp_path: Path) -> None:
     scan = _raw(tmp_path, _plain())
     assert (scan.format, scan.shape, scan.calibrated) == ("sinogram", (1, 50, 50), True)
     measured = measurement_of(scan)
-    assert isinstance(measured.operator, ParallelBeam)
+    assert isinstance(measured.operator, LineIntegrals)
     found = measured.operator.solved(measured.value)["FBP"][0, 0] * SCALE.width + SCALE.offset
     y, x = torch.meshgrid(torch.arange(50) - 24.5, torch.arange(50) - 24.5, indexing="ij")
     assert float(found[y**2 + x**2 < 12**2].mean()) == pytest.approx(0, abs=20)
@@ -49,6 +49,23 @@ def test_line_integrals_come_back_as_hounsfield_units(tmp_path: Path) -> None:
     assert member.contrasts() == (io.SINOGRAM,)
     with pytest.raises(UnreadableError, match="ct_sparse_view"):
         io.read(scan)
+
+
+def test_a_fan_is_told_by_its_distances(tmp_path: Path) -> None:
+    """A disc in closed form: chords at the distance of each ray; its pixels are those that the source sees."""
+    source, detector, bins = 300.0, 600.0, 121
+    places = (np.arange(bins) - (bins - 1) / 2) * 2.0 * source / detector  # mm, at the middle of the turn
+    offsets = source * places / np.hypot(source, places)
+    lines = np.tile(2 * WATER_PER_MM * np.sqrt(np.clip(30.0**2 - offsets**2, 0, None)), (VIEWS, 1))
+    told = {"geometry": "fan", "source_mm": source, "source_detector_mm": detector, "detector_mm": 2.0}
+    scan = _raw(tmp_path, _plain(data=lines, angles_deg=np.arange(VIEWS) * 360 / VIEWS, **told))
+    assert np.allclose(np.linalg.norm(scan.affine[:3, :3], axis=0)[1:], 1.0)
+    measured = measurement_of(scan)
+    found = measured.operator.solved(measured.value)["FBP"][0, 0] * SCALE.width + SCALE.offset
+    side = found.shape[-1]
+    y, x = torch.meshgrid(torch.arange(side) - (side - 1) / 2, torch.arange(side) - (side - 1) / 2, indexing="ij")
+    assert float(found[y**2 + x**2 < 26**2].mean()) == pytest.approx(0, abs=20)
+    assert float(found[(y**2 + x**2 > 36**2) & (y**2 + x**2 < 50**2)].mean()) == pytest.approx(-1000, abs=25)
 
 
 def test_counts_with_their_flat_and_dark_fields_say_the_same(tmp_path: Path) -> None:
@@ -96,7 +113,13 @@ def test_emission_counts_know_what_attenuates_them(tmp_path: Path) -> None:
         ({"kind": "counts", "flat": 1.0, "dark": 2.0}, "not above its dark field"),
         ({"kind": "odd"}, "its kind is odd"),
         ({"data": np.full((VIEWS, DETECTORS), np.nan)}, "not finite"),
-        ({"geometry": "fan"}, "its geometry is fan"),
+        ({"geometry": "cone"}, "its geometry is cone, expected parallel or fan"),
+        ({"geometry": "fan"}, "does not say its source_mm"),
+        ({"geometry": "fan", "source_mm": 500.0}, "does not say its source_detector_mm"),
+        (
+            {"geometry": "fan", "source_mm": 900.0, "source_detector_mm": 500.0},
+            "Check which is which|its detector lies",
+        ),
         ({"detector_mm": -1.0}, "expected a width above 0"),
     ],
 )

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from fabrica.contracts import Measurement
-from fabrica.physics import Exact, Gaussian, Mask, ParallelBeam
+from fabrica.physics import Exact, Gaussian, LineIntegrals, Mask
 from fabrica.physics.consistency import Data, some_of
-from fabrica.physics.projector import ParallelGeometry
+from fabrica.physics.geometry import ParallelGeometry
 from fabrica.rng import Rng
 
 from ..sampling.test_posterior import MATRIX, Mixed
@@ -56,7 +56,7 @@ def test_parts_are_drawn_by_sample_or_by_view_and_by_row() -> None:
     assert float(some.sum() / mask.operator.measured(mask.value).sum()) == pytest.approx(0.25, abs=0.05)
     torch.testing.assert_close(some[1:2], some_of(mask.rows(torch.tensor([1])), 0.25, Rng([1])))
     geometry = ParallelGeometry.around((8, 8), 50)
-    beams = Measurement(torch.zeros(2, 1, 50, geometry.detectors), ParallelBeam(geometry), Gaussian(0.1))
+    beams = Measurement(torch.zeros(2, 1, 50, geometry.detectors), LineIntegrals(geometry), Gaussian(0.1))
     assert some_of(beams, 0.5, Rng([0, 1])).shape == (2, 1, 50, 1)
 
 

@@ -1,16 +1,15 @@
 """CT and PET: laws, sinograms of ellipses in closed form, and what classical solvers make of them."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 
 from fabrica.data.acquisition import CtAcquisition, PetAcquisition
 from fabrica.data.acquisition.ct import GAIN, SCALE
-from fabrica.physics import Emission, Gaussian, ParallelBeam, Poisson
+from fabrica.physics import Emission, Gaussian, LineIntegrals, Poisson
 from fabrica.physics.ct import WATER_PER_MM
-from fabrica.physics.projector import ParallelGeometry, filtered, projector, simulated
+from fabrica.physics.geometry import FanGeometry, Geometry, ParallelGeometry
+from fabrica.physics.projector import filtered, projector, rebinned, simulated
 from fabrica.physics.rays import joseph, sampled
 from fabrica.rng import Rng
 from fabrica.testing import check_operator
@@ -28,28 +27,36 @@ def _ellipse(
     return torch.nn.functional.avg_pool2d(inside[None, None], finer)[0]
 
 
-def _exact(geometry: ParallelGeometry, centre: tuple[float, float], half: tuple[float, float]) -> torch.Tensor:
+def _exact(geometry: Geometry, centre: tuple[float, float], half: tuple[float, float]) -> torch.Tensor:
     """Line integrals of an ellipse (Kak and Slaney 1988, eq. 3.4), (1, views, detectors)."""
-    rows = []
-    for angle in geometry.angles:
-        c, s = math.cos(angle), math.sin(angle)
-        reach = (half[1] * c) ** 2 + (half[0] * s) ** 2
-        t = torch.from_numpy(geometry.bins) - (centre[1] * c + centre[0] * s)
-        rows.append(2 * half[0] * half[1] / reach * (reach - t**2).clamp(min=0).sqrt())
-    return torch.stack(rows)[None].float()
+    turns, offsets = (torch.from_numpy(part[..., 0]) for part in geometry.beams())
+    c, s = turns.cos(), turns.sin()
+    reach = (half[1] * c) ** 2 + (half[0] * s) ** 2
+    t = offsets - (centre[1] * c + centre[0] * s)
+    return (2 * half[0] * half[1] / reach * (reach - t**2).clamp(min=0).sqrt())[None].float()
+
+
+def _fan(shape: tuple[int, int], views: int, degrees: float = 360.0) -> FanGeometry:
+    """Near enough that its rays are far from parallel."""
+    return FanGeometry.around(shape, views, degrees=degrees, source=1.5 * max(shape))
+
+
+GEOMETRIES = {"parallel": ParallelGeometry.around, "fan": _fan}
 
 
 @pytest.mark.parametrize("shape", [SHAPE, (33, 40)])
-def test_operators_keep_the_laws(shape: tuple[int, int]) -> None:
-    geometry = ParallelGeometry.around(shape, 20)
+@pytest.mark.parametrize("beams", GEOMETRIES)
+def test_operators_keep_the_laws(beams: str, shape: tuple[int, int]) -> None:
+    geometry = GEOMETRIES[beams](shape, 20)
     x = torch.randn(2, 1, *shape)
-    check_operator(ParallelBeam(geometry, torch.tensor([0.7, 2.0])), x)
+    check_operator(LineIntegrals(geometry, torch.tensor([0.7, 2.0])), x)
     lines = (20, geometry.detectors)
     check_operator(Emission(geometry, torch.rand(2, 1, *lines), torch.rand(1, 1, *lines)), x)
 
 
-def test_forward_and_transpose_agree_to_six_digits() -> None:
-    geometry = ParallelGeometry.around((128, 128), 60)
+@pytest.mark.parametrize("beams", GEOMETRIES)
+def test_forward_and_transpose_agree_to_six_digits(beams: str) -> None:
+    geometry = GEOMETRIES[beams]((128, 128), 60)
     x, y = torch.rand(1, 1, 128, 128), torch.rand(1, 1, 60, geometry.detectors)
     lines = projector(geometry)
     one = float((lines.forward(x).double() * y).sum())
@@ -57,9 +64,10 @@ def test_forward_and_transpose_agree_to_six_digits() -> None:
     assert abs(one - other) / one < 1e-6
 
 
+@pytest.mark.parametrize("beams", GEOMETRIES)
 @pytest.mark.parametrize("by", ["matrix", "simulation"])
-def test_an_ellipse_has_its_sinogram(by: str) -> None:
-    geometry = ParallelGeometry.around(SHAPE, 24)
+def test_an_ellipse_has_its_sinogram(by: str, beams: str) -> None:
+    geometry = GEOMETRIES[beams](SHAPE, 24)
     centre, half = (6.0, -4.0), (18.0, 11.0)
     image, exact = _ellipse(SHAPE, centre, half), _exact(geometry, centre, half)
     found = projector(geometry).forward(image[None])[0] if by == "matrix" else simulated(image, geometry)
@@ -67,8 +75,12 @@ def test_an_ellipse_has_its_sinogram(by: str) -> None:
     torch.testing.assert_close(found.sum(-1), exact.sum(-1), rtol=0.01, atol=0.0)  # every view sees the same mass
 
 
-def test_filtered_back_projection_keeps_the_level() -> None:
-    geometry = ParallelGeometry.around(SHAPE, 180)
+@pytest.mark.parametrize("beams", ["parallel", "fan", "short scan"])
+def test_filtered_back_projection_keeps_the_level(beams: str) -> None:
+    """Of a fan over half a turn and its own width every ray is known once at least."""
+    geometry = (
+        _fan(SHAPE, 250, 250.0) if beams == "short scan" else GEOMETRIES[beams](SHAPE, 360 if beams == "fan" else 180)
+    )
     centre, half = (6.0, -4.0), (18.0, 11.0)
     found = filtered(_exact(geometry, centre, half)[None], geometry)[0, 0]
     inside = _ellipse(SHAPE, centre, (half[0] - 4, half[1] - 4))[0] == 1
@@ -83,7 +95,7 @@ def test_water_measures_as_water_whatever_the_pixel() -> None:
     image = (disc * 1000 - 1000 - SCALE.offset) / SCALE.width
     for side in (1.0, 2.5):
         measured = CtAcquisition(views=90, photons=1e9, electronic=0.0).measure(image, (side, side), Rng([0]))
-        assert isinstance(measured.operator, ParallelBeam)
+        assert isinstance(measured.operator, LineIntegrals)
         level = measured.operator(torch.ones(1, 1, *SHAPE)) * (1 + SCALE.offset / 1000) * WATER_PER_MM / GAIN
         middle = (measured.value + level)[
             0, 0, :, measured.value.shape[-1] // 2 - 1 : measured.value.shape[-1] // 2 + 1
@@ -156,8 +168,32 @@ def test_detectors_off_the_middle_move_the_image() -> None:
 def test_compiled_rays_are_those_that_the_source_says() -> None:
     """The same function, interpreted: what the compiler makes of it changes nothing but the last bits."""
     shape, angles, bins = (6, 5), np.array([0.0, 0.7, 2.1]), np.arange(7) - 3.0
-    for made, told in zip(joseph(shape, angles, bins), joseph.py_func(shape, angles, bins), strict=True):
+    turns, offsets = ParallelGeometry(shape, tuple(angles), len(bins)).beams(2)
+    rays = turns[..., 0].reshape(-1), offsets[..., 0].reshape(-1)
+    for made, told in zip(joseph(shape, *rays), joseph.py_func(shape, *rays), strict=True):
         np.testing.assert_allclose(made, told, rtol=1e-6)
     image = np.random.default_rng(0).random(shape)
-    one = sampled(image, angles, bins, 1.0, 2, 0.5)
-    np.testing.assert_allclose(one, sampled.py_func(image, angles, bins, 1.0, 2, 0.5), rtol=1e-9, atol=1e-12)
+    one = sampled(image, turns, offsets, 0.5)
+    np.testing.assert_allclose(one, sampled.py_func(image, turns, offsets, 0.5), rtol=1e-9, atol=1e-12)
+
+
+def test_a_fan_of_a_far_source_is_parallel() -> None:
+    far = FanGeometry.around((24, 24), 6, degrees=180.0, source=1e7)
+    x = torch.rand(1, 1, 24, 24)
+    near = ParallelGeometry((24, 24), far.angles, far.detectors)
+    torch.testing.assert_close(projector(far).forward(x), projector(near).forward(x), rtol=1e-3, atol=1e-3)
+
+
+def test_what_a_fan_did_not_measure_stays_out() -> None:
+    """Of a fan over an eighth of a turn most parallel rays were never measured; those are 0, the others what they are."""
+    fan = _fan(SHAPE, 45, 45.0)
+    found = rebinned(torch.ones(1, 1, 45, fan.detectors), fan)[0, 0]
+    assert set(found.unique().tolist()) == {0.0, 1.0}
+    assert 0.05 < float(found.mean()) < 0.4
+
+
+def test_a_source_within_the_patient_is_refused() -> None:
+    with pytest.raises(ValueError, match="source_mm: 570"):
+        FanGeometry.around((100, 100), 60, source=60.0)
+    with pytest.raises(ValueError, match="over at most 360 degrees"):
+        CtAcquisition(geometry="fan", degrees=400)

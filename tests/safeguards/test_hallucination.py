@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from fabrica.contracts import Measurement
-from fabrica.physics import CartesianSense, Exact, Gaussian, ParallelBeam, Poisson, Resolution
+from fabrica.physics import CartesianSense, Exact, Gaussian, LineIntegrals, Poisson, Resolution
+from fabrica.physics.geometry import ParallelGeometry
 from fabrica.physics.mr import to_k_space
-from fabrica.physics.projector import ParallelGeometry
 from fabrica.physics.variation import total_variation
 from fabrica.rng import Rng
 from fabrica.safeguards.hallucination import BANDS, WIDTH, abstains, fixed_by_data, misfit_by_band
@@ -34,11 +34,11 @@ def _measured(name: str) -> Measurement:
     if name == "k-space":
         operator, noise = _sense(_middle_lines(16)), Gaussian(DEVIATION)
     elif name == "sinogram":
-        operator, noise = ParallelBeam(ParallelGeometry.around((SIDE, SIDE), 40)), Gaussian(DEVIATION)
+        operator, noise = LineIntegrals(ParallelGeometry.around((SIDE, SIDE), 40)), Gaussian(DEVIATION)
     elif name == "image":
         operator, noise = Resolution([None, None]), Gaussian(DEVIATION)
     else:
-        operator, noise = ParallelBeam(ParallelGeometry.around((SIDE, SIDE), 40), 20.0), Poisson(50.0)
+        operator, noise = LineIntegrals(ParallelGeometry.around((SIDE, SIDE), 40), 20.0), Poisson(50.0)
     return Measurement(noise.draw(operator(x), Rng(range(6)).child("y")), operator, noise)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from ...contracts import SCALES, Measured, Measurement
 from ...io.sinogram import SINOGRAM
-from ...physics import Gaussian, ParallelBeam
+from ...physics import Gaussian, LineIntegrals
 from ...physics.ct import WATER_PER_MM
-from ...physics.projector import ParallelGeometry, simulated
+from ...physics.geometry import FanGeometry, ParallelGeometry
+from ...physics.projector import simulated
 from ...rng import Rng
 from .acquisition import Acquisition
 
@@ -19,31 +23,44 @@ LEVEL = WATER_PER_MM * (1 + SCALE.offset / 1000)  # ... above that of a network 
 
 
 class CtAcquisition(Acquisition):
-    """`views` parallel views over `degrees`, `photons` a ray before the patient, electronic noise of `electronic`
-    counts.
+    """`views` views over `degrees`, `photons` a ray before the patient, electronic noise of `electronic` counts.
+
+    `geometry`: parallel beams over half a turn, or a fan over a whole turn, from a source `source_mm` from its middle.
 
     Sinograms are simulated on a grid twice as fine by another projector than the one that reconstructs. Each ray has
     the variance that its own counts tell.
     """
 
-    name, unit, kind = SINOGRAM, "HU", Measured(ParallelBeam, Gaussian)
+    name, unit, kind = SINOGRAM, "HU", Measured(LineIntegrals, Gaussian)
 
-    def __init__(self, views: int = 60, degrees: float = 180.0, photons: float = 1e5, electronic: float = 10.0) -> None:
-        if views < 4 or not 0 < degrees <= 180 or photons <= 0 or electronic < 0:
+    def __init__(
+        self, views: int = 60, degrees: float | None = None, photons: float = 1e5, electronic: float = 10.0,
+        geometry: Literal["parallel", "fan"] = "parallel", source_mm: float = 570.0,
+    ) -> None:  # fmt: skip
+        most = 180.0 if geometry == "parallel" else 360.0
+        over = most if degrees is None else degrees
+        if views < 4 or not 0 < over <= most or photons <= 0 or electronic < 0 or source_mm <= 0:
             raise ValueError(
-                f"acquisition ct has views {views}, degrees {degrees:g}, photons {photons:g}, electronic"
-                f" {electronic:g}, expected at least 4 views over at most 180 degrees, and photons above 0."
+                f"acquisition ct has views {views}, degrees {over:g}, photons {photons:g}, electronic {electronic:g},"
+                f" source_mm {source_mm:g}, expected at least 4 views over at most {most:g} degrees, photons and the"
+                " distance of the source above 0."
             )
-        self.views, self.degrees, self.photons, self.electronic = views, degrees, photons, electronic
+        self.views, self.degrees, self.photons, self.electronic = views, over, photons, electronic
+        self.geometry, self.source_mm = geometry, source_mm
 
     def measure(self, image: Tensor, pixel_mm: tuple[float, float], rng: Rng) -> Measurement:
         side = square(pixel_mm)
-        geometry = ParallelGeometry.around(image.shape[1:], self.views, degrees=self.degrees)
+        geometry = self._beams(image.shape[1:], side)
         attenuation = (image * GAIN + LEVEL).clamp(min=0)
         lines = side * simulated(attenuation, geometry).double()
         counts = torch.from_numpy(rng.child("photons").streams[0].poisson((self.photons * (-lines).exp()).numpy()))
         counts = counts + self.electronic * rng.child("electronic").normal(*lines.shape)[0].double()
         return from_counts(counts, self.photons, self.electronic, geometry, side)
+
+    def _beams(self, shape: Sequence[int], side: float) -> ParallelGeometry | FanGeometry:
+        if self.geometry == "parallel":
+            return ParallelGeometry.around(shape, self.views, degrees=self.degrees)
+        return FanGeometry.around(shape, self.views, degrees=self.degrees, source=self.source_mm / side)
 
 
 def square(pixel_mm: tuple[float, float]) -> float:
@@ -58,7 +75,7 @@ def square(pixel_mm: tuple[float, float]) -> float:
 
 
 def from_counts(
-    counts: Tensor, photons: float, electronic: float, geometry: ParallelGeometry, pixel_mm: float
+    counts: Tensor, photons: float, electronic: float, geometry: ParallelGeometry | FanGeometry, pixel_mm: float
 ) -> Measurement:
     """One row (1, 1, views, detectors): y = -log(counts / photons), shifted so that a network value of 0 gives 0.
 
@@ -70,9 +87,11 @@ def from_counts(
     return from_lines(lines.float(), deviation.float(), geometry, pixel_mm)
 
 
-def from_lines(lines: Tensor, deviation: Tensor, geometry: ParallelGeometry, pixel_mm: float) -> Measurement:
+def from_lines(
+    lines: Tensor, deviation: Tensor, geometry: ParallelGeometry | FanGeometry, pixel_mm: float
+) -> Measurement:
     """One row of line integrals (1, views, detectors) with the deviation of each."""
-    operator = ParallelBeam(geometry, GAIN * pixel_mm)
+    operator = LineIntegrals(geometry, GAIN * pixel_mm)
     whole = torch.ones(1, 1, *geometry.shape)
     level = operator(whole) * (LEVEL / GAIN)  # what a slice of network value 0 would give
     return Measurement(lines[None] - level, operator, Gaussian(deviation[None]))

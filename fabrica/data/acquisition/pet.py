@@ -9,8 +9,9 @@ from torch import Tensor
 from ...contracts import Measured, Measurement
 from ...io.sinogram import COUNTS
 from ...physics import Emission, Poisson
+from ...physics.geometry import ParallelGeometry
 from ...physics.pet import WATER_PER_MM
-from ...physics.projector import ParallelGeometry, simulated
+from ...physics.projector import simulated
 from ...rng import Rng
 from .acquisition import Acquisition
 from .ct import square
