@@ -66,11 +66,12 @@ def simulated(image: Tensor, geometry: Geometry, finer: int = 2, rays: int = 3) 
     Not the matrix that reconstructs: `finer` times smaller pixels, sampled along each of `rays` rays a bin. A sinogram
     by the same matrix would be explained by it too well (an inverse crime).
     """
-    from .rays import sampled
+    from .rays import in_threads, sampled
 
     fine = torch.nn.functional.interpolate(image[None].double(), scale_factor=finer, mode="bilinear")[0, 0]
     turns, offsets = geometry.beams(rays)
-    seen = sampled(fine.numpy(), turns, offsets * finer, STEP * finer)
+    with in_threads(torch.get_num_threads()):
+        seen = sampled(fine.numpy(), turns, offsets * finer, STEP * finer)
     return torch.from_numpy(seen / finer).float()[None]
 
 

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numba
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+
+@contextmanager
+def in_threads(count: int) -> Iterator[None]:
+    """Compiled loops in so many threads, and torch in as many after them as before.
+
+    Both share one pool: a loop in two threads would leave torch with two, whose draws differ in the last bits, and
+    which wait for one another where other processes have the cores.
+    """
+    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
 
 
 @numba.njit(cache=True)

@@ -64,7 +64,7 @@ def descended(
     for _ in range(iterations):
         ahead = feasible(x - step * (normal(x) - pull + _divergence(dual)))
         dual = dual + edge_step[:, None] * _gradient(2 * ahead - x)
-        length = dual.norm(dim=1, keepdim=True)
+        length = dual.square().sum(1, keepdim=True).sqrt()  # several times as fast as the norm over a short axis
         dual = dual * (bound / length.clamp(min=1e-30)).clamp(max=1)
         x = ahead
     return x, dual

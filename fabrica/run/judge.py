@@ -20,11 +20,12 @@ from ..evaluate.judging.outcomes import Answered, Question, case_rows, set_figur
 from ..evaluate.judging.paired import Answer, StageEvidence, competitors_of, evaluate_case
 from ..evaluate.judging.planned import pooled
 from ..evaluate.judging.run_checks import check_distances, check_drawn, check_parts
-from ..evaluate.report.pictures import Pictures
+from ..evaluate.report.pictures import Beside, Pictures
 from ..evaluate.report.results import Report, StageResult
 from ..evaluate.result import Row
 from ..evaluate.sets.gallery import Gallery
 from ..learning.loop import Trained
+from ..safeguards.agreement import shared_detail
 from .coverage import Coverage
 from .draw import draw, images_of
 from .films import judge_films
@@ -33,6 +34,7 @@ from .known import Chances, GivenBack
 from .lesion_test import lesion_figures
 from .quality import COST_PICTURES, Trial, costs_of
 from .question import (
+    EDGES,
     ROWS,
     Asked,
     Shown,
@@ -139,7 +141,7 @@ class _ByTheData:
 
     crude: Mapping[str, Tensor]
     rows: Sequence[Row] = ()
-    shown: Mapping[str, Tensor] = field(default_factory=dict)  # title -> (C, z, y, x)
+    shown: Mapping[str, Beside] = field(default_factory=dict)
     abstained: str = ""
 
 
@@ -157,12 +159,37 @@ def _by_the_data(ready: PreparedStage, asked: Asked, x: Tensor) -> _ByTheData:
         for by, answer in ({one: x[0]} | mean | crude).items()
         for name, value in misfit(problem, answer, ready.layout).items()
     ]
-    found = invented(problem, x[0], ready.layout)
+    found = invented(problem, x[0], ready.layout, crude.get(EDGES))
     rows += [Row(*own, one, name, value) for name, value in found.figures.items()]
-    shown = {"decided by the prior, not by data": found.decided} if found.decided is not None else {}
+    shown = {"decided by the prior, not by data": Beside(found.decided)} if found.decided is not None else {}
     if (left := residual(problem, x.mean(0), ready.layout)) is not None:
-        shown["data unexplained by the mean"] = left
+        shown["data unexplained by the mean"] = Beside(left)
+    pixel, unit = _pixel_of(asked)
+    if (agreed := _agreed(ready, x, pixel)) is not None:
+        rows.append(Row(*own, "model: all draws", "finest detail that they share", agreed[1], unit))
+        shown[f"detail that draws share ({unit})"] = Beside(agreed[0], 0.0, 8 * pixel, "heat")
     return _ByTheData(crude, rows, shown, found.abstained)
+
+
+def _pixel_of(asked: Asked) -> tuple[float, str]:
+    """The side of a pixel and its unit: mm where what was measured says so."""
+    case = asked.case
+    raw = [m.affine is not None for m in case.measurements.values()]
+    stated = all(raw) if raw else all(trace.like.calibrated for trace in case.traces.values())
+    return (float(case.grid.affine[:3, 1].norm()), "mm") if stated else (1.0, "pixel")
+
+
+def _agreed(ready: PreparedStage, x: Tensor, pixel: float) -> tuple[Tensor, float] | None:
+    """Of slices of which there are several draws: the map (1, z, y, x) and the median of the finest shared detail."""
+    if ready.layout.axes != "yx":
+        return None
+    slices = [shared_detail(x[:, 0, z].float(), pixel) for z in range(x.shape[2])]
+    known = [one for one in slices if one is not None]
+    if not known:
+        return None
+    blank = torch.full(x.shape[-2:], torch.nan)
+    maps = torch.stack([blank if one is None else one.map for one in slices])[None]
+    return maps, sum(one.median for one in known) / len(known)
 
 
 def _fewer(ready: PreparedStage, pictures: int) -> int:

@@ -18,6 +18,7 @@ from ..rng import Rng, derive
 from ..safeguards.hallucination import FITS, abstains, fixed_by_data, misfit_by_band
 
 ROWS = 32  # rows drawn at once
+EDGES = "total variation"  # what the answer of the fewest edges is called
 BACKGROUND = 0.01  # of the model's scale: given values that are no farther from 0 show nothing
 
 
@@ -64,7 +65,7 @@ def data_answers(problem: Problem, layout: Layout) -> dict[str, Tensor]:
             found[f"{name} alone"] = crude
         found |= m.operator.solved(m.value)
         if isinstance(m.operator, LinearOperator) and isinstance(m.noise, Scattered):
-            found["total variation"] = total_variation(m.operator, m.noise, m.value)
+            found[EDGES] = total_variation(m.operator, m.noise, m.value)
             if m.operator.details == "spectrum":
                 found["L1-wavelet"] = few_wavelets(m.operator, m.noise, m.value)
     return {name: whole_answer(x.float(), layout) for name, x in found.items()}
@@ -103,8 +104,11 @@ class Invented:
     abstained: str = ""
 
 
-def invented(problem: Problem, x: Tensor, layout: Layout) -> Invented:
-    """Of one draw: misfits by detail, the share that data fix, what they do not, and whether to read it at all."""
+def invented(problem: Problem, x: Tensor, layout: Layout, plain: Tensor | None = None) -> Invented:
+    """Of one draw: misfits by detail, the share that data fix, what they do not, and whether to read it at all.
+
+    `plain`: the answer of the fewest edges, where it is known already.
+    """
     rows = x.transpose(0, 1) if layout.axes == "yx" else x[None]
     for name, m in problem.measurements.items():
         if not isinstance(m.noise, Scattered) or not isinstance(m.operator, LinearOperator):
@@ -115,16 +119,17 @@ def invented(problem: Problem, x: Tensor, layout: Layout) -> Invented:
         fixed = fixed_by_data(m, there)
         figures["share fixed by the data"] = float((fixed * there).sum() / (there * there).sum().clamp(min=1e-12))
         decided = whole_answer((there - fixed).float().cpu(), layout)
-        return Invented(figures, decided, not_to_be_read(problem, x, layout))
+        return Invented(figures, decided, not_to_be_read(problem, x, layout, plain))
     return Invented({})
 
 
-def not_to_be_read(problem: Problem, x: Tensor, layout: Layout) -> str:
+def not_to_be_read(problem: Problem, x: Tensor, layout: Layout, plain: Tensor | None = None) -> str:
     """Of one draw: why it contradicts what was measured, or what to know of the physics; '' where all agrees."""
     for name, off in misfit(problem, x, layout).items():
         m, least = problem.measurements[name], 1.0
         if off > FITS[1] and isinstance(m.operator, LinearOperator) and isinstance(m.noise, Scattered):
-            plain = whole_answer(total_variation(m.operator, m.noise, m.value).float(), layout)
+            if plain is None:
+                plain = whole_answer(total_variation(m.operator, m.noise, m.value).float(), layout)
             least = misfit(problem, plain, layout)[name]
         if why := abstains(off, least):
             return why

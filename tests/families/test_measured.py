@@ -14,7 +14,7 @@ from fabrica.physics.consistency import Data
 from fabrica.rng import Rng
 from fabrica.testing import check_family
 
-from ..margin import PRECISION, SEED, below, learns
+from ..margin import PRECISION, SEED, above, learns
 
 SMALL = UNetShape(channels=(8, 16), blocks=1, patch=2)
 SIDE, NOISE = 32, 0.02
@@ -98,16 +98,17 @@ def test_laws(name: str, options: dict[str, str]) -> None:
     torch.testing.assert_close(family.sample(problem, Rng(range(3))), family.sample(blind, Rng(range(3))))
 
 
-@pytest.mark.parametrize("supervision", ["images", "measurements"])
+@pytest.mark.parametrize(("supervision", "least"), [("images", 0.2), ("measurements", 0.1)])
 @learns
-def test_an_unrolled_network_learns_what_data_leave_open(supervision: str) -> None:
+def test_an_unrolled_network_learns_what_data_leave_open(supervision: str, least: float) -> None:
     """With images, and from undersampled k-space alone, of boxes that it has not seen."""
     torch.manual_seed(SEED)
     asked = _problem(40, 99_999)
     plain = _error(Data.of(asked.measurements["k-space"]).plain(), asked)
-    family = Unrolled(_signature(), UNetShape((16, 32), 1), PRECISION, iterations=3, supervision=supervision)
-    x = _taught(family, 100).sample(replace(asked, target=None), Rng(range(40)))
-    below(f"{supervision}: error, of that of least squares", _error(x, asked) / plain, 0.95)
+    family = Unrolled(_signature(), UNetShape((16, 32), 1), PRECISION, iterations=2, supervision=supervision)
+    x = _taught(family, 150).sample(replace(asked, target=None), Rng(range(40)))
+    # worst of 0.165 (0.61 of the bound; bf16, 1 seeds); 0.164 (0.61 of the bound; fp32, 5 seeds)
+    above(f"{supervision}: how much of the error of least squares is gone", 1 - _error(x, asked) / plain, least)
 
 
 @learns
@@ -119,7 +120,8 @@ def test_a_bridge_walks_from_what_data_say_to_what_they_leave_open() -> None:
     family = _taught(Bridge(_signature(), UNetShape((16, 32), 1), PRECISION), 200)
     blind = replace(asked, target=None)
     draws = [family.sample(blind, Rng(range(40)).child("draw", k)) for k in range(4)]
-    below("error of a draw, of that of least squares", _error(draws[0], asked) / start, 0.8)
+    # worst of 0.468 (0.53 of the bound; bf16, 1 seeds); 0.418 (0.60 of the bound; fp32, 5 seeds)
+    above("how much of the error of least squares is gone", 1 - _error(draws[0], asked) / start, 0.25)
     assert _error(torch.stack(draws).mean(0), asked) < _error(draws[0], asked)
     assert float(torch.stack(draws).std(0).mean()) > 0
 

@@ -177,6 +177,18 @@ def test_compiled_rays_are_those_that_the_source_says() -> None:
     np.testing.assert_allclose(one, sampled.py_func(image, turns, offsets, 0.5), rtol=1e-9, atol=1e-12)
 
 
+def test_simulation_leaves_the_number_of_threads_as_it_was() -> None:
+    """Compiled loops share a pool with torch, whose draws depend on how many threads there are."""
+    before = torch.get_num_threads()
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        try:
+            simulated(torch.rand(1, 16, 16), ParallelGeometry.around((16, 16), 8))
+            assert torch.get_num_threads() == count
+        finally:
+            torch.set_num_threads(before)
+
+
 def test_a_fan_of_a_far_source_is_parallel() -> None:
     far = FanGeometry.around((24, 24), 6, degrees=180.0, source=1e7)
     x = torch.rand(1, 1, 24, 24)

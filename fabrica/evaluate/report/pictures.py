@@ -21,6 +21,16 @@ from .histogram import drawing
 Array = NDArray[np.floating[Any]]
 
 
+@dataclass(frozen=True)
+class Beside:
+    """An image (C, z, y, x) to be shown beside a case's, from `low` to `high`; a difference unless told."""
+
+    values: Tensor
+    low: float = -0.2
+    high: float = 0.2
+    colour: str = "diverging"
+
+
 @dataclass
 class Pictures:
     """For a few cases: inputs, truth, draw, mean, spread, error, through the middle of the patient."""
@@ -30,11 +40,9 @@ class Pictures:
 
     def add(
         self, case: str, prepared: Prepared, x: Tensor, fields: Sequence[Field], given: Sequence[str], hidden: str = "",
-        crude: Mapping[str, Tensor] = MappingProxyType({}), more: Mapping[str, Tensor] = MappingProxyType({}),
+        crude: Mapping[str, Tensor] = MappingProxyType({}), more: Mapping[str, Beside] = MappingProxyType({}),
     ) -> None:  # fmt: skip
-        """x (draws, C, z, y, x); `crude`: what the data alone say, by name, and `more` differences to be shown beside,
-        (C, z, y, x) by their title.
-        """
+        """x (draws, C, z, y, x); `crude`: what the data alone say, by name, and `more` to be shown beside, by title."""
         if len(self.rows) >= self.most:
             return
         z = self._slice(prepared, x)
@@ -60,7 +68,8 @@ class Pictures:
                     for panel in _intensity_panels(f, part, truth, z, bool(given) or bool(crude))
                 ]
             )
-        panels += [_panel(title, one[0, z].numpy(), "", -0.2, 0.2, "diverging") for title, one in more.items()]
+        for title, one in more.items():
+            panels.append(_panel(title, one.values[0, z].nan_to_num().numpy(), "", one.low, one.high, one.colour))
         self.rows.append({"case": case, "slice": z, "panels": panels, "drawing": _planned(prepared, x, fields)})
 
     @staticmethod
