@@ -13,7 +13,7 @@ from ..contracts.measured import joined
 from ..io import RawKSpace, RawSinogram, Scan, UnreadableError
 from ..io.sinogram import even
 from ..physics import Emission, Poisson
-from ..physics.calibration import calibrated
+from ..physics.calibration import calibrated, calibrated_anywhere
 from ..physics.geometry import FanGeometry, ParallelGeometry
 from ..physics.mr import CartesianSense, to_image
 from .acquisition.ct import from_lines
@@ -46,6 +46,8 @@ def _projections(raw: RawSinogram) -> Measurement:
 def _sense(raw: RawKSpace, name: str) -> Measurement:
     """(z, coils, y, x), a slice a row."""
     k_space, mask = raw.k_space, raw.mask
+    if raw.trajectory is not None:
+        return _anywhere(raw, name)
     if k_space.shape[1] > 1 and not raw.sliced:
         if not bool((mask == mask[:1]).all()):
             raise UnreadableError(
@@ -61,3 +63,13 @@ def _sense(raw: RawKSpace, name: str) -> Measurement:
     assert isinstance(whole.operator, CartesianSense)
     gain = whole.operator.weight.abs().max()  # of the brightest slice: one for the whole scan
     return replace(whole, operator=whole.operator.with_gain(gain))
+
+
+def _anywhere(raw: RawKSpace, name: str) -> Measurement:
+    """One slice, whose samples lie on no grid."""
+    assert raw.trajectory is not None
+    assert raw.sides is not None
+    try:
+        return calibrated_anywhere(raw.k_space[:, 0], raw.trajectory, raw.sides, raw.noise)
+    except ValueError as error:
+        raise UnreadableError(str(error), "Give another scan, or one that covers the middle.", name) from error

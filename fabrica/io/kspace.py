@@ -1,5 +1,6 @@
 """Raw MR data: k-space as scanners write it, or as plain arrays. `kspace.npy` is complex (coil, [z,] y, x), zero
-frequency in the middle, 0 = not measured.
+frequency in the middle, 0 = not measured. `kspace.npz` may hold samples on no grid: `kspace` (coil, readout, sample),
+`trajectory` (readout, sample, 2) in cycles per field of view along y and x, and the `matrix` (y, x) of the image.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .scan import Oddity, Scan, UnreadableError
 ENDINGS = (".npy", ".npz", *readouts.ENDINGS)
 NAME: Final = "k-space"  # what a cohort calls it
 MOST_COILS = 256
+KNOWN = ("mask", "voxel_mm", "noise", "trajectory", "matrix")  # what an archive may say besides
 OFF_MIDDLE = 0.06  # of a side: how far from the middle the largest sample may lie
 IN_MIDDLE = 0.3  # of the energy: at least so much within an eighth of a side from the middle
 
@@ -33,6 +35,8 @@ class RawKSpace:
     voxel_mm: tuple[float, float, float] | None = None  # (z, y, x)
     noise: Tensor | None = None  # (coils, samples) of a noise scan
     sliced: bool = False  # whether z counts slices that were measured one by one
+    trajectory: Tensor | None = None  # (readouts, samples, 2) in cycles per field of view, of k_space (coils, 1, ...)
+    sides: tuple[int, int] | None = None  # of the image, where samples lie on no grid
 
 
 def listing(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
@@ -53,6 +57,8 @@ def listing(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
             f"its first axis has {array.shape[0]} entries, more than coils there are.",
             "Save coils first: (coil, y, x).",
         )
+    if "trajectory" in more:
+        return [_anywhere(path, array, more)], []
     voxel = _voxel(more)
     affine = np.diag([*(voxel or (1.0, 1.0, 1.0)), 1.0])[[2, 1, 0, 3]]
     z = array.shape[1] if array.ndim == 4 else 1
@@ -67,6 +73,42 @@ def listing(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
         modality=NAME,
     )
     return [scan], []
+
+
+def _anywhere(path: Path, array: NDArray[Any], more: dict[str, NDArray[Any]]) -> Scan:
+    """Samples at any places: (coil, readout, sample) with where each lies."""
+    voxel, sides = _voxel(more), _sides(more)
+    affine = np.diag([*(voxel or (1.0, 1.0, 1.0)), 1.0])[[2, 1, 0, 3]]
+    shape = (array.shape[0], 1, *sides)
+    return Scan((path,), "k-space", shape, "zyx", affine, voxel is not None, unit="", modality=NAME)
+
+
+def _sides(more: dict[str, NDArray[Any]]) -> tuple[int, int]:
+    told = [float(v) for v in np.ravel(more.get("matrix", ()))]
+    if len(told) != 2 or any(v != int(v) or v < 16 for v in told):
+        raise UnreadableError(
+            f"its matrix is {told}, expected the image's pixels (y, x).", "Save it: matrix=(256, 256)."
+        )
+    return int(told[0]), int(told[1])
+
+
+def _trajectory(more: dict[str, NDArray[Any]], shape: tuple[int, ...]) -> Tensor:
+    """Raises UnreadableError for places that are not those of the samples, or in another unit."""
+    places, sides = np.asarray(more["trajectory"], np.float64), _sides(more)
+    if places.shape != (*shape[1:], 2):
+        raise UnreadableError(
+            f"its trajectory is {places.shape} for samples {shape[1:]}.", "Save (readout, sample, 2), along y and x."
+        )
+    if not np.isfinite(places).all():
+        raise UnreadableError("its trajectory is not finite.", "Save it in cycles per field of view.")
+    far = float(np.abs(places).max(initial=0))
+    if not 0.05 * max(sides) <= far <= 0.525 * max(sides):
+        raise UnreadableError(
+            f"its trajectory reaches {far:.3g}, where an image of {sides[0]} x {sides[1]} pixels has frequencies up to"
+            f" {max(sides) // 2}: its unit is another.",
+            "Save it in cycles per field of view: cycles per pixel times the matrix.",
+        )
+    return torch.from_numpy(places).float()
 
 
 def _recorded(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
@@ -100,7 +142,8 @@ def read(scan: Scan) -> RawKSpace:
         raise UnreadableError("holds samples that are not finite.", "Replace them by 0 where nothing was measured.")
     if not bool(raw.mask.any()):
         raise UnreadableError("holds no measured sample.", "Check how it was exported.")
-    _check_middle(raw.k_space)
+    if raw.trajectory is None:
+        _check_middle(raw.k_space)
     return raw
 
 
@@ -109,17 +152,34 @@ def _read_plain(scan: Scan) -> RawKSpace:
     assert found is not None  # it was listed
     array, more = found
     k_space = torch.from_numpy(np.array(array, np.complex64))
+    if "trajectory" in more:
+        return _read_anywhere(k_space, more)
     k_space = k_space[:, None] if k_space.ndim == 3 else k_space
     mask = k_space.abs().amax(0) > 0
     if "mask" in more:
         mask = torch.from_numpy(np.asarray(more["mask"]) > 0).expand(mask.shape) & mask
-    noise = torch.from_numpy(np.asarray(more["noise"], np.complex64)) if "noise" in more else None
-    if noise is not None and (noise.ndim != 2 or len(noise) != len(k_space)):
+    return RawKSpace(k_space, mask, _voxel(more), _noise(more, len(k_space)))
+
+
+def _read_anywhere(samples: Tensor, more: dict[str, NDArray[Any]]) -> RawKSpace:
+    if samples.ndim != 3:
+        raise UnreadableError(f"its samples are {tuple(samples.shape)}, expected (coil, readout, sample).", "Save so.")
+    trajectory = _trajectory(more, tuple(samples.shape))
+    known = samples[:, None]
+    return RawKSpace(
+        known, known.abs().amax(0) > 0, _voxel(more), _noise(more, len(samples)), True, trajectory, _sides(more)
+    )
+
+
+def _noise(more: dict[str, NDArray[Any]], coils: int) -> Tensor | None:
+    if "noise" not in more:
+        return None
+    noise = torch.from_numpy(np.asarray(more["noise"], np.complex64))
+    if noise.ndim != 2 or len(noise) != coils:
         raise UnreadableError(
-            f"its noise is {tuple(noise.shape)}, expected ({len(k_space)} coils, samples).",
-            "Save it as it was measured.",
+            f"its noise is {tuple(noise.shape)}, expected ({coils} coils, samples).", "Save it as it was measured."
         )
-    return RawKSpace(k_space, mask, _voxel(more), noise)
+    return noise
 
 
 def _check_middle(k_space: Tensor) -> None:
@@ -148,7 +208,7 @@ def _opened(path: Path) -> tuple[NDArray[Any], dict[str, NDArray[Any]]] | None:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if "kspace" not in archive.files:
                 return None
-            more = {name: archive[name] for name in ("mask", "voxel_mm", "noise") if name in archive.files}
+            more = {name: archive[name] for name in KNOWN if name in archive.files}
             array = archive["kspace"]
     except (ValueError, OSError, EOFError, BadZipFile) as error:
         raise UnreadableError(f"cannot be read ({error}).", "Save it again with numpy.") from error

@@ -4,7 +4,7 @@ from ..contracts import Noise, Operator
 from ..registry import Table
 from .ct import LineIntegrals
 from .mask import Mask
-from .mr import CartesianSense
+from .mr import CartesianSense, NonCartesianSense
 from .noise import Exact, Gaussian, Poisson
 from .pet import Emission
 from .resolution import Resolution
@@ -17,6 +17,7 @@ OPERATORS: Table[type[Operator]] = Table(
         "line_integrals": LineIntegrals,
         "resolution": Resolution,
         "sense": CartesianSense,
+        "sense_anywhere": NonCartesianSense,
     },
 )
 NOISES: Table[type[Noise]] = Table("noise", {"exact": Exact, "gaussian": Gaussian, "poisson": Poisson})
@@ -30,6 +31,7 @@ __all__ = [
     "Gaussian",
     "LineIntegrals",
     "Mask",
+    "NonCartesianSense",
     "Poisson",
     "Resolution",
 ]

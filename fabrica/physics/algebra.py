@@ -23,6 +23,14 @@ class LinearOperator(Operator):
         "lines"  # how y holds them: frequencies, pixels, rows of a detector
     )
 
+    @property
+    def radius(self) -> Tensor | None:
+        """How far each number of y lies from the middle of the frequencies, 1 at the end of an axis; broadcasts to y.
+
+        None where `details` says it.
+        """
+        return None
+
     @abstractmethod
     def apply_to(self, x: Tensor) -> Tensor:
         """A x; x (B, C, *axes)."""

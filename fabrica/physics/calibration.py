@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from ..contracts import Measurement
-from .mr import CartesianSense, to_image
+from .classical import conjugate_gradients
+from .mr import CartesianSense, Coils, NonCartesianSense, to_image, to_k_space
 from .noise import Gaussian
+from .nufft import Nufft
 
 KERNEL = 6  # samples a side of the neighbourhoods that coils are learned from
 LEAST, MOST = 12, 48  # samples a side of the middle that coils are learned from: fewer tell too little
@@ -17,6 +19,7 @@ SINGULAR = 0.02  # of the largest singular value: neighbourhoods that are signal
 VOXELS = 4096  # whose coils are told at once
 SQUARINGS = 5  # of the matrix whose main eigenvector is sought: its 32nd power
 VALID = 0.85  # of an eigenvalue of 1: where coils see something
+DENSE = 0.95  # of the cells of k-space around the middle: so many hold a sample where readouts cover it
 EDGE = 0.7  # of the way to the corner of k-space: samples beyond are taken for noise
 TOP = 0.995  # of the magnitudes that are brought to 1
 
@@ -32,7 +35,7 @@ def calibrated(
     already.
     """
     told = None if deviation is None else 1 / (2**0.5 * deviation)  # from the network's scale to noise of size 1
-    whole = _whitened(k_space * mask, mask, noise) if told is None else told * k_space * mask
+    whole = _whitened(k_space * mask, _edge(mask), noise) if told is None else told * k_space * mask
     sides = middle_of(mask)
     maps = coil_maps(whole, sides)
     phase = smooth_phase(whole, maps, sides)
@@ -41,7 +44,67 @@ def calibrated(
     return Measurement(whole[None], unit.with_gain(gain), Gaussian(0.5**0.5))
 
 
-def _gain(unit: CartesianSense, k_space: Tensor) -> float:
+def calibrated_anywhere(
+    samples: Tensor, trajectory: Tensor, sides: tuple[int, int], noise: Tensor | None = None, *,
+    deviation: float | None = None,
+) -> Measurement:  # fmt: skip
+    """The same of samples (coils, readouts, samples) at any places, `trajectory` (readouts, samples, 2) in cycles per
+    field of view: coils are learned from the middle, brought to a grid by least squares.
+    """
+    told = None if deviation is None else 1 / (2**0.5 * deviation)
+    places = trajectory.flatten(0, 1)
+    far = (2 * places / torch.tensor(sides)).norm(dim=-1).reshape(trajectory.shape[:2]) > EDGE
+    whole = _whitened(samples, far, noise) if told is None else told * samples
+    side = middle_of_samples(places, sides)
+    middle = _zero_around(_gridded(whole.flatten(1), places, side), sides)
+    maps = coil_maps(middle, (side, side))
+    phase = smooth_phase(middle, maps, (side, side))
+    unit = NonCartesianSense(maps[None], trajectory, phase[None, None])
+    gain = _gain(unit, whole) if told is None else told
+    return Measurement(whole[None], unit.with_gain(gain), Gaussian(0.5**0.5))
+
+
+def middle_of_samples(places: Tensor, sides: tuple[int, int]) -> int:
+    """The side of the largest disc around the middle whose cells nearly all hold a sample, at most MOST; raises
+    ValueError where it is less than LEAST.
+    """
+    cells = torch.unique(places.round().long(), dim=0)
+    radius = cells.float().norm(dim=-1)
+    found = 0
+    for side in range(2, min(*sides, MOST) + 1, 2):
+        line = torch.arange(-(side // 2), side // 2 + 1)
+        inside = int(((line[:, None] ** 2 + line**2) <= (side / 2) ** 2).sum())
+        if int((radius <= side / 2).sum()) < DENSE * inside:
+            break
+        found = side
+    if found < LEAST:
+        raise ValueError(
+            f"the middle of k-space that its readouts cover is {found} samples wide, expected at least {LEAST} to learn"
+            " coil maps from."
+        )
+    return found
+
+
+def _gridded(samples: Tensor, places: Tensor, side: int) -> Tensor:
+    """(coils, side, side): k-space on a grid that explains the samples (coils, n) within its reach."""
+    near = places.norm(dim=-1) <= side / 2
+    transform = Nufft.at(places[near], (side, side))
+    right = torch.view_as_real(transform.adjoint(samples[:, near]))
+
+    def normal(x: Tensor) -> Tensor:
+        there = transform.adjoint(transform.forward(torch.view_as_complex(x)))
+        return torch.view_as_real(there) + 1e-3 * x
+
+    return to_k_space(torch.view_as_complex(conjugate_gradients(normal, right, iterations=20)), 2)
+
+
+def _zero_around(middle: Tensor, sides: tuple[int, int]) -> Tensor:
+    whole = middle.new_zeros(len(middle), *sides)
+    _centre(whole, (middle.shape[-2], middle.shape[-1])).copy_(middle)
+    return whole
+
+
+def _gain(unit: Coils, k_space: Tensor) -> float:
     """How bright the brightest of the least squares answer are: what is brought to 1."""
     (image,) = unit.solved(k_space[None]).values()
     inside = image.abs()[image.abs() > 0.1 * image.abs().max()]
@@ -73,12 +136,14 @@ def _centre(k_space: Tensor, sides: tuple[int, int]) -> Tensor:
     return k_space[..., height // 2 - a // 2 : height // 2 - a // 2 + a, width // 2 - b // 2 : width // 2 - b // 2 + b]
 
 
-def _whitened(k_space: Tensor, mask: Tensor, noise: Tensor | None) -> Tensor:
-    """Coils mixed so that their noise is independent and of size 1 (both parts together)."""
+def _whitened(k_space: Tensor, far: Tensor, noise: Tensor | None) -> Tensor:
+    """Coils mixed so that their noise is independent and of size 1 (both parts together); `far`: measured samples that
+    are taken for noise where there is no scan of it.
+    """
     dead = (k_space.abs().flatten(1).amax(1) == 0).nonzero().flatten().tolist()
     if dead:
         raise ValueError(f"coil {dead[0]} holds no signal at all.")
-    samples = k_space[:, _edge(mask)] if noise is None else noise
+    samples = k_space[:, far] if noise is None else noise
     if samples.shape[1] < 4 * len(k_space):
         raise ValueError("too few samples lie at the edge of k-space to tell the noise by.")
     size = samples.abs().square().sum(0)

@@ -33,8 +33,9 @@ def misfit_by_band(measured: Measurement, x: Tensor) -> dict[str, Tensor]:
     seen = operator.measured(y).expand_as(y)
     off = (noise.linear(y) - operator(x)) * noise.precision(y).sqrt() * seen
     axes = 1 if operator.details == "lines" else min(2, y.ndim - 2)
-    radius = _radius(tuple(y.shape[-axes:]), centred=operator.details == "spectrum")
-    if operator.details == "spectrum":
+    own = operator.radius
+    radius = _radius(tuple(y.shape[-axes:]), centred=operator.details == "spectrum") if own is None else own
+    if own is not None or operator.details == "spectrum":
         power, counted = off.abs().square() / 2, seen.float()
     else:  # white noise stays white
         power = torch.fft.fftn(off, dim=tuple(range(-axes, 0)), norm="ortho").abs().square()

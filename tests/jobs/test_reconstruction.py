@@ -37,12 +37,15 @@ def _batch(rows: int = 2, side: int = 48) -> Batch:
     )
 
 
-@pytest.mark.parametrize("pattern", ["lines", "random"])
-def test_the_job_keeps_the_laws(pattern: str) -> None:
-    job = Reconstruction(
-        "T1w", acquisition={"name": "mr", "coils": 4, "acceleration": 3, "calibration": 16, "pattern": pattern}
-    )
+@pytest.mark.parametrize("more", [{"pattern": "lines"}, {"pattern": "random"}, {"trajectory": "radial"}])
+def test_the_job_keeps_the_laws(more: dict[str, str]) -> None:
+    job = Reconstruction("T1w", acquisition={"name": "mr", "coils": 4, "acceleration": 2, "calibration": 16, **more})
     check_job(job, _batch())
+    (declared,), (asked,) = (
+        job.signature().measurements.values(),
+        job.question(_batch(), Rng([0, 1])).measurements.values(),
+    )
+    assert isinstance(asked.operator, declared.operator)  # which samplers are checked against before any data
 
 
 def test_what_is_asked_holds_nothing_of_the_answer_but_through_its_samples() -> None:

@@ -73,5 +73,5 @@ def test_rows_of_which_all_is_known_are_settled() -> None:
 
 
 def test_tables() -> None:
-    assert OPERATORS.names() == ["emission", "line_integrals", "mask", "resolution", "sense"]
+    assert OPERATORS.names() == ["emission", "line_integrals", "mask", "resolution", "sense", "sense_anywhere"]
     assert NOISES.names() == ["exact", "gaussian", "poisson"]

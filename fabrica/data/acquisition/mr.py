@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ...contracts import Measured, Measurement
 from ...io import K_SPACE
-from ...physics import CartesianSense, Gaussian
-from ...physics.calibration import calibrated
+from ...physics import CartesianSense, Gaussian, NonCartesianSense
+from ...physics.calibration import calibrated, calibrated_anywhere
 from ...physics.mr import to_k_space
 from ...rng import Rng
 from .acquisition import Acquisition
@@ -27,6 +27,9 @@ class MrAcquisition(Acquisition):
     `pattern` is what is measured (`masks`): lines or single samples by chance, every n-th line, five eighths of the
     lines, samples that keep their distance.
 
+    `trajectory`: a grid, of which `pattern` says what is measured, or radial spokes by the golden angle, twice as
+    dense along each as a grid would be; they are `acceleration` times fewer than would cover the edge of k-space.
+
     Coil maps, phase and gain are told from the samples alone, as they are of real ones.
     """
 
@@ -39,6 +42,7 @@ class MrAcquisition(Acquisition):
         calibration: int = 24,
         deviation: float = 0.02,
         pattern: Pattern = "random",
+        trajectory: Literal["grid", "radial"] = "grid",
     ) -> None:
         if coils < 1 or acceleration < 1 or calibration < 12 or deviation <= 0:
             raise ValueError(
@@ -46,15 +50,47 @@ class MrAcquisition(Acquisition):
                 f" {deviation:g}, expected coils and acceleration from 1, calibration from 12, a deviation above 0."
             )
         self.coils, self.acceleration, self.calibration = coils, acceleration, calibration
-        self.deviation, self.pattern = deviation, pattern
+        self.deviation, self.pattern, self.trajectory = deviation, pattern, trajectory
+        self.kind = Measured(CartesianSense if trajectory == "grid" else NonCartesianSense, Gaussian)
 
     def measure(self, image: Tensor, pixel_mm: tuple[float, float], rng: Rng) -> Measurement:
-        sides = tuple(image.shape[1:])
-        mask = MASKS[self.pattern]((sides[0], sides[1]), self.acceleration, self.calibration, rng.child("mask"))
+        sides = (image.shape[1], image.shape[2])
+        if self.trajectory == "radial":
+            return self._by_spokes(image, sides, rng)
+        mask = MASKS[self.pattern](sides, self.acceleration, self.calibration, rng.child("mask"))
         coils, phase = coil_sensitivities(self.coils, sides, rng.child("coils")), image_phase(sides, rng.child("phase"))
         clean = to_k_space(image * phase * coils, 2)
         noise = self.deviation * torch.view_as_complex(rng.child("noise").normal(self.coils, *sides, 2)[0])
         return calibrated((clean + noise) * mask, mask, deviation=self.deviation)
+
+    def _by_spokes(self, image: Tensor, sides: tuple[int, int], rng: Rng) -> Measurement:
+        spokes = max(1, round(math.pi / 2 * max(sides) / self.acceleration))
+        places = radial(spokes, sides)
+        coils, phase = coil_sensitivities(self.coils, sides, rng.child("coils")), image_phase(sides, rng.child("phase"))
+        clean = direct(image * phase * coils, places)
+        noise = self.deviation * torch.view_as_complex(rng.child("noise").normal(*clean.shape, 2)[0])
+        return calibrated_anywhere(clean + noise, places, sides, deviation=self.deviation)
+
+
+def radial(spokes: int, sides: tuple[int, int]) -> Tensor:
+    """(spokes, samples, 2): lines through the middle of k-space, each turned on by the golden angle (Winkelmann
+    2007).
+    """
+    angles = math.pi * torch.arange(spokes, dtype=torch.float64) * (5**0.5 - 1) / 2
+    along = torch.linspace(-1, 1, 2 * max(sides), dtype=torch.float64)
+    directions = torch.stack([angles.sin() * sides[0] / 2, angles.cos() * sides[1] / 2], -1)
+    return (along[:, None] * directions[:, None]).float()
+
+
+def direct(images: Tensor, places: Tensor) -> Tensor:
+    """(coils, y, x) -> (coils, readouts, samples): the Fourier sum itself, which no gridding is part of."""
+    (height, width), waves = images.shape[1:], []
+    for d, n in enumerate((height, width)):
+        where = places[..., d].double().flatten()[:, None] * (torch.arange(n) - n // 2) / n
+        waves.append(torch.exp(-2j * math.pi * where).to(torch.complex64))
+    across = torch.einsum("cyx,mx->cmy", images.to(torch.complex64), waves[1])
+    found = (across * waves[0]).sum(-1) / math.sqrt(height * width)
+    return found.reshape(len(images), *places.shape[:2])
 
 
 def _grid(sides: tuple[int, ...]) -> tuple[Tensor, Tensor]:
