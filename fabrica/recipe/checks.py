@@ -114,7 +114,8 @@ def _recipe(plain: Mapping[str, Any]) -> Recipe:
     check_window(evaluate.window, built)
     seed = plain.get("seed", 0)
     guard("seed", lambda: check_type("seed", seed, int))
-    split = split_plan(plain.get("split", {"train": 0.8, "test": 0.2}), list(cohorts))
+    shares = {"test": 1.0} if all(stage.trained for stage in built) else {"train": 0.8, "test": 0.2}
+    split = split_plan(plain.get("split", shares), list(cohorts))
     return Recipe(cohorts, split, tuple(built), evaluate, seed, as_written)
 
 

@@ -131,7 +131,7 @@ def prepare_stage(
         say(remark)
         report.remark(remark)
     names = {"train": {e.name for e in store.entries}, **{part: set(found) for part, found in prints.items()}}
-    split = _readable(split, names, [*unusable, *(r for r in remarks if LEFT_OUT in r)])
+    split = _readable(split, names, [*unusable, *(r for r in remarks if LEFT_OUT in r)], taught=not stage.trained)
     known = {part: {n: f for n, f in own.items() if f is not None} for part, own in prints.items()}
     named = any(isinstance(run.recipe.split.get(part), list) for part in PARTS)
     split = _without_copies({"train": store.fingerprints(reference), **known}, split, named, report)
@@ -232,10 +232,10 @@ def _thumbnails(
     return prints, unusable
 
 
-def _readable(split: Split, names: Mapping[str, set[str]], why: Sequence[str]) -> Split:
-    """Only cases that could be read; raises ValueError when that leaves a part without patients."""
+def _readable(split: Split, names: Mapping[str, set[str]], why: Sequence[str], *, taught: bool = True) -> Split:
+    """Only cases that could be read; raises ValueError when that leaves a part without patients that needs some."""
     parts = {part: tuple(m for m in own if m.name in names[part]) for part, own in split.parts.items()}
-    if not parts["train"]:
+    if taught and not parts["train"]:
         raise ValueError(
             f"There is nothing to train on: the training part holds no readable cases. {' '.join(why[:1])} "
             "See: fabrica inspect DIR."
