@@ -19,6 +19,7 @@ SINGULAR = 0.02  # of the largest singular value: neighbourhoods that are signal
 VOXELS = 4096  # whose coils are told at once
 SQUARINGS = 5  # of the matrix whose main eigenvector is sought: its 32nd power
 VALID = 0.85  # of an eigenvalue of 1: where coils see something
+AROUND = 12  # samples that are gridded beyond the disc, for what lies outside leaks into its edge
 DENSE = 0.95  # of the cells of k-space around the middle: so many hold a sample where readouts cover it
 EDGE = 0.7  # of the way to the corner of k-space: samples beyond are taken for noise
 TOP = 0.995  # of the magnitudes that are brought to 1
@@ -55,8 +56,9 @@ def calibrated_anywhere(
     places = trajectory.flatten(0, 1)
     far = (2 * places / torch.tensor(sides)).norm(dim=-1).reshape(trajectory.shape[:2]) > EDGE
     whole = _whitened(samples, far, noise) if told is None else told * samples
-    side = middle_of_samples(places, sides)
-    middle = _zero_around(_gridded(whole.flatten(1), places, side), sides)
+    covered = middle_of_samples(places, sides)
+    side = 2 * int(covered / 2**0.5 / 2)  # of the box within the disc: its corners would be empty beyond
+    middle = _zero_around(_centre(_gridded(whole.flatten(1), places, covered + AROUND), (side, side)), sides)
     maps = coil_maps(middle, (side, side))
     phase = smooth_phase(middle, maps, (side, side))
     unit = NonCartesianSense(maps[None], trajectory, phase[None, None])
@@ -66,7 +68,7 @@ def calibrated_anywhere(
 
 def middle_of_samples(places: Tensor, sides: tuple[int, int]) -> int:
     """The side of the largest disc around the middle whose cells nearly all hold a sample, at most MOST; raises
-    ValueError where it is less than LEAST.
+    ValueError where no box of LEAST a side lies within.
     """
     cells = torch.unique(places.round().long(), dim=0)
     radius = cells.float().norm(dim=-1)
@@ -77,10 +79,10 @@ def middle_of_samples(places: Tensor, sides: tuple[int, int]) -> int:
         if int((radius <= side / 2).sum()) < DENSE * inside:
             break
         found = side
-    if found < LEAST:
+    if found < LEAST * 2**0.5:
         raise ValueError(
-            f"the middle of k-space that its readouts cover is {found} samples wide, expected at least {LEAST} to learn"
-            " coil maps from."
+            f"the middle of k-space that its readouts cover is {found} samples wide, expected at least"
+            f" {math.ceil(LEAST * 2**0.5)} to learn coil maps from."
         )
     return found
 
