@@ -50,7 +50,7 @@ $(VENV)/.bench: $(VENV)/.test
 
 # One finished is not run again: `rm -r runs/bench runs/families_* runs/downstream runs/unpaired` forgets what was finished.
 BENCHES := speed evaluation_speed evaluation_folders statistics_simulated precision_exactness evaluation_real downstream_real \
-	families_hippocampus families_speed families_mednist translation_ms families_ms volumes unpaired reconstruction
+	families_hippocampus families_speed families_mednist translation_ms families_ms volumes unpaired reconstruction reconstruction_speed
 SCANS = $(or $(FABRICA_TEST_DATA),$(error Set FABRICA_TEST_DATA to the folder of real scans))
 bench: scans $(BENCHES:%=runs/bench/%)
 
