@@ -158,7 +158,7 @@ def write(parts: dict[str, Any]) -> None:
                 "| answer | PSNR (dB) | SSIM | misfit (1 = noise alone) |",
                 "|---|---|---|---|",
             ]
-            ranked = sorted({r["by"] for r in rows}, key=lambda by: -_value(rows, by, "psnr"))
+            ranked = sorted({r["by"] for r in rows if r["metric"] == "psnr"}, key=lambda by: -_value(rows, by, "psnr"))
             lines += [
                 f"| {by} | {_told(rows, by, 'psnr', 1)} | {_told(rows, by, 'ssim', 3)} | {_told(rows, by, 'misfit', 2)} |"
                 for by in ranked

@@ -50,6 +50,14 @@ class Coils(Gridded):
             raise ValueError(f"The scanner's grid is {tuple(maps.shape[2:])}, larger than the grid of x, {self.sides}.")
         self.register_buffer("maps", maps)
         self.register_buffer("weight", weight)
+        self._both: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+
+    def _weighted(self) -> tuple[Tensor, Tensor]:
+        """(maps times weight, its conjugate), made once for these rows."""
+        if self._both is None or self._both[0] is not self.maps or self._both[1] is not self.weight:
+            both = self.maps * self.weight
+            self._both = self.maps, self.weight, both, both.conj().resolve_conj()
+        return self._both[2], self._both[3]
 
     @abstractmethod
     def made(self, maps: Tensor, weight: Tensor, sides: Sequence[int] | None) -> Self:
@@ -84,12 +92,11 @@ class Coils(Gridded):
 
     def seen(self, x: Tensor) -> Tensor:
         """(B, coils, *axes): what each coil sees of x."""
-        return x[self._inside()] * self.weight * self.maps
+        return x[self._inside()] * self._weighted()[0]
 
     def combined(self, coils: Tensor) -> Tensor:
         """The transpose of `seen`."""
-        one = (coils * self.maps.conj()).sum(1, keepdim=True)
-        return self._spread((one * self.weight.conj()).real)
+        return self._spread((coils * self._weighted()[1]).sum(1, keepdim=True).real)
 
     def support(self) -> Tensor:
         """Where any coil sees something: signal elsewhere would have shown in what the maps were learned from."""
@@ -116,6 +123,7 @@ class CartesianSense(Coils):
     def __init__(self, maps: Tensor, mask: Tensor, weight: Tensor, sides: Sequence[int] | None = None) -> None:
         super().__init__(maps, weight, sides)
         self.register_buffer("mask", mask.bool())
+        self._shifted: tuple[Tensor, Tensor] | None = None
 
     def made(self, maps: Tensor, weight: Tensor, sides: Sequence[int] | None) -> CartesianSense:
         return CartesianSense(maps, self.mask, weight, sides)
@@ -137,9 +145,17 @@ class CartesianSense(Coils):
         """
         dims, coils = self._masked_axes(), self.seen(x)
         if dims:
-            kept = torch.fft.ifftshift(self.mask, tuple(range(2, self.mask.ndim)))
-            coils = torch.fft.ifftn(torch.fft.fftn(coils, dim=dims) * kept, dim=dims)
+            coils = torch.fft.ifftn(torch.fft.fftn(coils, dim=dims).mul_(self._kept(dims)), dim=dims)
         return self.combined(coils)
+
+    def _kept(self, dims: tuple[int, ...]) -> Tensor:
+        """The mask as numbers, zero frequency first, once along axes that it leaves alone; made once for these rows."""
+        if self._shifted is None or self._shifted[0] is not self.mask:
+            narrow = self.mask
+            for d in set(range(2, self.mask.ndim)) - set(dims):
+                narrow = narrow.narrow(d, 0, 1)
+            self._shifted = self.mask, torch.fft.ifftshift(narrow.to(self.weight.real.dtype), dims)
+        return self._shifted[1]
 
     def _masked_axes(self) -> tuple[int, ...]:
         """Axes along which the mask varies: readouts are measured whole."""
