@@ -14,7 +14,7 @@ from ..io import RawKSpace, RawSinogram, Scan, UnreadableError
 from ..io.sinogram import even
 from ..physics import Emission, Poisson
 from ..physics.calibration import calibrated, calibrated_anywhere
-from ..physics.geometry import FanGeometry, ParallelGeometry
+from ..physics.geometry import FanGeometry, Geometry, ParallelGeometry
 from ..physics.mr import CartesianSense, to_image
 from .acquisition.ct import from_lines
 
@@ -30,9 +30,10 @@ def measurement_of(scan: Scan) -> Measurement:
 def _projections(raw: RawSinogram) -> Measurement:
     """Slices as wide as the detector, on its pixels."""
     side = even(raw.values.shape[-1])
-    geometry, detectors = ParallelGeometry((side, side), raw.angles, raw.values.shape[-1]), raw.values.shape[-1]
+    detectors = raw.values.shape[-1]
+    geometry = ParallelGeometry((side, side), raw.angles, detectors)
     if raw.deviation is not None:
-        beams: ParallelGeometry | FanGeometry = geometry
+        beams: Geometry = geometry
         if raw.source_mm is not None:
             beams = FanGeometry((side, side), raw.angles, detectors, source=raw.source_mm / raw.detector_mm)
         rows = zip(raw.values, raw.deviation, strict=True)

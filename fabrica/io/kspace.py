@@ -101,12 +101,14 @@ def _trajectory(more: dict[str, NDArray[Any]], shape: tuple[int, ...]) -> Tensor
         )
     if not np.isfinite(places).all():
         raise UnreadableError("its trajectory is not finite.", "Save it in cycles per field of view.")
-    far = float(np.abs(places).max(initial=0))
-    if not 0.05 * max(sides) <= far <= 0.525 * max(sides):
+    far = np.abs(places).max((0, 1))
+    reach = far / np.array(sides)
+    if reach.max() > 0.525 or reach.max() < 0.05:
         raise UnreadableError(
-            f"its trajectory reaches {far:.3g}, where an image of {sides[0]} x {sides[1]} pixels has frequencies up to"
-            f" {max(sides) // 2}: its unit is another.",
-            "Save it in cycles per field of view: cycles per pixel times the matrix.",
+            f"its trajectory reaches ({far[0]:.3g}, {far[1]:.3g}) along y and x, where an image of {sides[0]} x"
+            f" {sides[1]} pixels has frequencies up to {sides[0] // 2} and {sides[1] // 2}: its unit is another, or the"
+            " order of its axes.",
+            "Save it in cycles per field of view, y first: cycles per pixel times the matrix.",
         )
     return torch.from_numpy(places).float()
 
@@ -164,11 +166,15 @@ def _read_plain(scan: Scan) -> RawKSpace:
 def _read_anywhere(samples: Tensor, more: dict[str, NDArray[Any]]) -> RawKSpace:
     if samples.ndim != 3:
         raise UnreadableError(f"its samples are {tuple(samples.shape)}, expected (coil, readout, sample).", "Save so.")
-    trajectory = _trajectory(more, tuple(samples.shape))
-    known = samples[:, None]
-    return RawKSpace(
-        known, known.abs().amax(0) > 0, _voxel(more), _noise(more, len(samples)), True, trajectory, _sides(more)
-    )
+    trajectory, measured = _trajectory(more, tuple(samples.shape)), samples.abs().amax(0) > 0
+    if "mask" in more or not bool(measured.all()):
+        raise UnreadableError(
+            f"lists places that were not measured: {int((~measured).sum())} samples are 0 in every coil"
+            f"{' and it has a mask' if 'mask' in more else ''}.",
+            "Leave those readouts out of kspace and of trajectory, and the mask with them.",
+        )
+    noise = _noise(more, len(samples))
+    return RawKSpace(samples[:, None], measured[None], _voxel(more), noise, True, trajectory, _sides(more))
 
 
 def _noise(more: dict[str, NDArray[Any]], coils: int) -> Tensor | None:

@@ -6,7 +6,8 @@ CT: `data` (view, [row,] detector), `angles_deg`, `detector_mm`, `kind` (counts 
 (scatter and randoms expected). Both may say `row_mm`, and that `geometry` is parallel. A CT may be of geometry fan:
 with `source_mm`, from the source to the middle of the turn, and `source_detector_mm`, to the flat detector whose bins
 are `detector_mm` wide. At 0 degrees central rays run along y, at 90 along x; the middle of the detector sees the
-middle of the slice.
+middle of the slice. Bins count along x at 0 degrees, along y at 90; a fan's source then stands before the first row,
+behind the last column.
 """
 
 from __future__ import annotations
@@ -106,6 +107,12 @@ def _source(found: dict[str, NDArray[Any]], format: str) -> float | None:
     for name, value in told.items():
         if not np.isfinite(value) or value <= 0:
             raise UnreadableError(f"is a fan and does not say its {name}.", f"Save it in mm: {name}=...")
+    seen = float(found["detector_mm"]) * told["source_mm"] / told["source_detector_mm"] * found["data"].shape[-1] / 2
+    if told["source_mm"] <= seen:
+        raise UnreadableError(
+            f"its source lies {told['source_mm']:g} mm from the middle of a slice that reaches {seen:g} mm out.",
+            "Check the unit of its distances.",
+        )
     if told["source_detector_mm"] <= told["source_mm"]:
         raise UnreadableError(
             f"its detector lies {told['source_detector_mm']:g} mm from the source, the middle of the turn"

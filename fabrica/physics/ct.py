@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .algebra import Gridded
-from .geometry import FanGeometry, ParallelGeometry
+from .geometry import Geometry
 from .projector import filtered, projector
 
 WATER_PER_MM = 0.0192  # attenuation of water at 70 keV (NIST XCOM: 0.1929 cm^2/g)
@@ -23,7 +23,7 @@ class LineIntegrals(Gridded):
     per_row = ("gain",)
     gain: Tensor
 
-    def __init__(self, geometry: ParallelGeometry | FanGeometry, gain: Tensor | float = 1.0) -> None:
+    def __init__(self, geometry: Geometry, gain: Tensor | float = 1.0) -> None:
         super().__init__()
         self.geometry, self.sides = geometry, geometry.shape
         self.register_buffer("gain", torch.as_tensor(gain, dtype=torch.float32).reshape(-1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -14,7 +15,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Geometry:
+class Geometry(ABC):
     """Slices of `shape` (y, x) pixels seen from `angles` (radians) by `detectors` bins of `width` pixels.
 
     At angle 0 central rays run along y; the middle of the slice falls on the middle of the detector, moved by `centre`
@@ -38,8 +39,13 @@ class Geometry:
         within = ((np.arange(each) + 0.5) / each - 0.5) * self.width
         return self._beams(np.array(self.angles)[:, None, None], self.bins[None, :, None] + within)
 
+    @abstractmethod
     def _beams(self, angles: Array, places: Array) -> tuple[Array, Array]:
-        raise NotImplementedError
+        """(turn, offset) of rays of these views at these places of the detector."""
+
+    @abstractmethod
+    def fitted(self, shape: tuple[int, int]) -> Self:
+        """As many views of another slice, where memory and costs are counted."""
 
     def on(self, shape: tuple[int, int]) -> Self:
         """The same rays through a larger slice around the same middle."""
@@ -66,7 +72,6 @@ class ParallelGeometry(Geometry):
         return turns.copy(), offsets.copy()
 
     def fitted(self, shape: tuple[int, int]) -> ParallelGeometry:
-        """As many views of another slice, where memory and costs are counted."""
         return ParallelGeometry.around(shape, len(self.angles), width=self.width)
 
 
@@ -100,7 +105,6 @@ class FanGeometry(Geometry):
         return turns.copy(), offsets.copy()
 
     def fitted(self, shape: tuple[int, int]) -> FanGeometry:
-        """As many views of another slice, where memory and costs are counted."""
         return FanGeometry.around(shape, len(self.angles), width=self.width, source=self.source)
 
     def rebinned(self) -> ParallelGeometry:

@@ -94,7 +94,7 @@ class Toeplitz:
     def of(places: Tensor, sides: Sequence[int]) -> Toeplitz:
         double = [2 * n for n in sides]
         response = Nufft.at(2 * places, double).adjoint(torch.ones(len(places), dtype=torch.complex64))
-        response = response / math.sqrt(math.prod(sides) / math.prod(double)) / math.sqrt(math.prod(sides))
+        response = response * math.sqrt(math.prod(double)) / math.prod(sides)  # the scale of the smaller grid, twice
         for d in range(-len(sides), 0):  # the farthest point along an axis is its own opposite, and never used
             response.select(d, 0).zero_()
         dims = tuple(range(-len(sides), 0))

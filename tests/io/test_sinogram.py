@@ -118,8 +118,9 @@ def test_emission_counts_know_what_attenuates_them(tmp_path: Path) -> None:
         ({"geometry": "fan", "source_mm": 500.0}, "does not say its source_detector_mm"),
         (
             {"geometry": "fan", "source_mm": 900.0, "source_detector_mm": 500.0},
-            "Check which is which|its detector lies",
+            "its detector lies",
         ),
+        ({"geometry": "fan", "source_mm": 0.5, "source_detector_mm": 1.0}, "its source lies 0.5 mm from the middle"),
         ({"detector_mm": -1.0}, "expected a width above 0"),
     ],
 )

@@ -138,6 +138,9 @@ def test_an_archive_of_spokes_is_a_scan(tmp_path: Path) -> None:
         ({"trajectory": radial(70, (64, 64)).numpy() * 2 * np.pi}, "its unit is another"),
         ({"trajectory": radial(7, (64, 64)).numpy()}, "for samples"),
         ({"trajectory": np.full((70, 128, 2), np.nan)}, "not finite"),
+        ({"matrix": np.array([64, 32])}, "or the order of its axes"),
+        ({"mask": np.ones((70, 128))}, "it has a mask"),
+        ({"kspace": np.zeros((4, 70, 128), np.complex64)}, "8960 samples are 0 in every coil"),
         ({"noise": np.zeros((3, 9), np.complex64)}, r"its noise is \(3, 9\)"),
     ],
 )

@@ -12,7 +12,7 @@ from ...contracts import SCALES, Measured, Measurement
 from ...io.sinogram import SINOGRAM
 from ...physics import Gaussian, LineIntegrals
 from ...physics.ct import WATER_PER_MM
-from ...physics.geometry import FanGeometry, ParallelGeometry
+from ...physics.geometry import FanGeometry, Geometry, ParallelGeometry
 from ...physics.projector import simulated
 from ...rng import Rng
 from .acquisition import Acquisition
@@ -57,7 +57,7 @@ class CtAcquisition(Acquisition):
         counts = counts + self.electronic * rng.child("electronic").normal(*lines.shape)[0].double()
         return from_counts(counts, self.photons, self.electronic, geometry, side)
 
-    def _beams(self, shape: Sequence[int], side: float) -> ParallelGeometry | FanGeometry:
+    def _beams(self, shape: Sequence[int], side: float) -> Geometry:
         if self.geometry == "parallel":
             return ParallelGeometry.around(shape, self.views, degrees=self.degrees)
         return FanGeometry.around(shape, self.views, degrees=self.degrees, source=self.source_mm / side)
@@ -74,9 +74,7 @@ def square(pixel_mm: tuple[float, float]) -> float:
     return y
 
 
-def from_counts(
-    counts: Tensor, photons: float, electronic: float, geometry: ParallelGeometry | FanGeometry, pixel_mm: float
-) -> Measurement:
+def from_counts(counts: Tensor, photons: float, electronic: float, geometry: Geometry, pixel_mm: float) -> Measurement:
     """One row (1, 1, views, detectors): y = -log(counts / photons), shifted so that a network value of 0 gives 0.
 
     Rays that let nothing through count as one photon, with a variance that says how little that tells.
@@ -87,9 +85,7 @@ def from_counts(
     return from_lines(lines.float(), deviation.float(), geometry, pixel_mm)
 
 
-def from_lines(
-    lines: Tensor, deviation: Tensor, geometry: ParallelGeometry | FanGeometry, pixel_mm: float
-) -> Measurement:
+def from_lines(lines: Tensor, deviation: Tensor, geometry: Geometry, pixel_mm: float) -> Measurement:
     """One row of line integrals (1, views, detectors) with the deviation of each."""
     operator = LineIntegrals(geometry, GAIN * pixel_mm)
     whole = torch.ones(1, 1, *geometry.shape)
