@@ -35,7 +35,7 @@ from fabrica.physics.classical import conjugate_gradients, largest_eigenvalue
 from fabrica.physics.geometry import ParallelGeometry
 from fabrica.physics.projector import filtered, projector
 from fabrica.physics.variation import descended
-from fabrica.physics.wavelets import _descended
+from fabrica.physics.wavelets import shrunk
 from fabrica.rng import Rng
 
 RESULTS = Path(__file__).parent / "results"
@@ -106,7 +106,7 @@ def mr(rounds: int) -> dict[str, Any]:
     def wavelets(weight: float) -> torch.Tensor:
         x = torch.zeros_like(pull)
         for _ in range(2):  # 25 steps each
-            x = _descended(operator, torch.ones(1), pull, weight * pull.abs().amax(), 1 / size, x)
+            x = shrunk(operator, torch.ones(1), pull, weight * pull.abs().amax(), 1 / size, x)
         return x
 
     def edges(weight: float) -> torch.Tensor:

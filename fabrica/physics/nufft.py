@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import i0
 from torch import Tensor
+
+from .sparse import csr
 
 FINER = 2  # times the grid of the image
 REACH = 6  # grid points that a sample is told by, along each axis
@@ -32,24 +33,23 @@ class Nufft:
     @staticmethod
     def at(places: Tensor, sides: Sequence[int]) -> Nufft:
         """places (samples, axes) in cycles per field of view, 0 in the middle, as axes of the image are ordered."""
-        from scipy.sparse import coo_matrix
-
         fine = [FINER * n for n in sides]
         axes = [_weights(places[:, d].double().numpy(), n) for d, n in enumerate(fine)]
         rows, columns, values = [], [], []
         for offsets in itertools.product(range(REACH), repeat=len(fine)):
             column, value = np.zeros(len(places), np.int64), np.ones(len(places))
-            for (points, shares), offset, n in zip(axes, offsets, fine, strict=True):
-                column, value = column * n + points[:, offset], value * shares[:, offset]
+            for (near, weights), offset, n in zip(axes, offsets, fine, strict=True):
+                column, value = column * n + near[:, offset], value * weights[:, offset]
             rows.append(np.arange(len(places)))
             columns.append(column)
             values.append(value.astype(np.float32))
-        size, places_of = (len(places), math.prod(fine)), (np.concatenate(rows), np.concatenate(columns))
-        matrix = coo_matrix((np.concatenate(values), places_of), shape=size).tocsr()
+        size, samples, points = (len(places), math.prod(fine)), np.concatenate(rows), np.concatenate(columns)
+        shares = np.concatenate(values)
         blur = torch.ones(())
         for n in sides:
             blur = blur[..., None] * torch.from_numpy(_transform(n)).float()
-        return Nufft(tuple(sides), _csr(matrix), _csr(matrix.T.tocsr()), blur)
+        gather, spread = csr(samples, points, shares, size), csr(points, samples, shares, (size[1], size[0]))
+        return Nufft(tuple(sides), gather, spread, blur)
 
     def forward(self, image: Tensor) -> Tensor:
         """(..., y, x) complex -> (..., samples)."""
@@ -128,15 +128,3 @@ def _transform(n: int) -> NDArray[np.float64]:
 def _middle(sides: Sequence[int]) -> Any:
     """Of a grid `FINER` times as large, so that middles fall on each other."""
     return (..., *(slice(FINER * n // 2 - n // 2, FINER * n // 2 - n // 2 + n) for n in sides))
-
-
-def _csr(matrix: object) -> Tensor:
-    from scipy.sparse import csr_matrix
-
-    assert isinstance(matrix, csr_matrix)
-    starts, columns = (torch.from_numpy(part.astype(np.int32)) for part in (matrix.indptr, matrix.indices))
-    with warnings.catch_warnings():  # CSR tensors say that they are young
-        warnings.filterwarnings("ignore", message="Sparse")
-        return torch.sparse_csr_tensor(
-            starts, columns, torch.from_numpy(matrix.data), matrix.shape, check_invariants=True
-        )

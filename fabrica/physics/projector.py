@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from .geometry import FanGeometry, Geometry
+from .sparse import csr
 
 KEPT = 32  # geometries whose matrices stay in memory; subsets of views are their own
 STEP = 0.25  # of a pixel, between the samples of a ray where sinograms are simulated
@@ -45,19 +43,7 @@ def projector(geometry: Geometry) -> Projector:
     turns, offsets = geometry.beams()
     rows, columns, values = joseph(geometry.shape, turns.reshape(-1), offsets.reshape(-1))
     size = (len(geometry.angles) * geometry.detectors, geometry.shape[0] * geometry.shape[1])
-    return Projector(geometry, _csr(rows, columns, values, size), _csr(columns, rows, values, (size[1], size[0])))
-
-
-def _csr(
-    rows: NDArray[np.int64], columns: NDArray[np.int64], values: NDArray[np.float32], size: tuple[int, int]
-) -> Tensor:
-    from scipy.sparse import coo_matrix
-
-    matrix = coo_matrix((values, (rows, columns)), shape=size).tocsr()
-    starts, places = (torch.from_numpy(part.astype(np.int32)) for part in (matrix.indptr, matrix.indices))
-    with warnings.catch_warnings():  # CSR tensors say that they are young
-        warnings.filterwarnings("ignore", message="Sparse")
-        return torch.sparse_csr_tensor(starts, places, torch.from_numpy(matrix.data), size, check_invariants=True)
+    return Projector(geometry, csr(rows, columns, values, size), csr(columns, rows, values, (size[1], size[0])))
 
 
 def simulated(image: Tensor, geometry: Geometry, finer: int = 2, rays: int = 3) -> Tensor:

@@ -36,17 +36,20 @@ def few_wavelets(operator: LinearOperator, noise: Scattered, y: Tensor) -> Tenso
     seen, x = operator.measured(y), torch.zeros_like(pull)
     for _ in range(ROUNDS):
         share = (low + high) / 2
-        x = _descended(operator, precision, pull, share.exp() * full, step, x)
+        x = shrunk(operator, precision, pull, share.exp() * full, step, x)
         off = noise.misfit(y, operator.apply_to(x))
         misfit = (off * seen).flatten(1).sum(1) / seen.expand_as(off).flatten(1).sum(1).clamp(min=1)
         rough = (misfit > 1).reshape(share.shape)
         low, high = torch.where(rough, low, share), torch.where(rough, share, high)
-    return _descended(operator, precision, pull, low.exp() * full, step, x)
+    return shrunk(operator, precision, pull, low.exp() * full, step, x)
 
 
-def _descended(
+def shrunk(
     operator: LinearOperator, precision: Tensor, pull: Tensor, weight: Tensor, step: Tensor, start: Tensor
 ) -> Tensor:
+    """x after some accelerated steps of min |y - A x|^2 / (2 variance) + weight |W x|_1; weight (B, 1, ...), `step` one
+    over the largest eigenvalue.
+    """
     x, ahead, t = start, start, 1.0
     for k in range(INNER):
         moved = ahead - step * (operator.weighed(precision, ahead) - pull)

@@ -128,7 +128,10 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
     result.pictures = pictures.rows
     result.figures = given_back.figures() + chances.figures() + coverage.figures()
     result.figures += pooled(ready.name, result.cases)
-    result.figures += lesion_figures(ready, family, say)
+    lesions = lesion_figures(ready, family, say)
+    if plan.lesions is not None and not lesions:
+        report.not_evaluated.append(f"{ready.name}: lesions need test images that what is measured can be made of.")
+    result.figures += lesions
     _judge_set(ready, gallery, result, report)
     trial = Trial(ready, plan, evidence, competitors, gallery, noted)
     result.costs = costs_of(trial, family, kept, trained.seconds, result, report)

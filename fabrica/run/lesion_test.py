@@ -9,20 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..contracts import Batch, Family, Problem, Scattered
+from ..contracts import Batch, Family, Scattered
 from ..data.cases import Prepared
 from ..evaluate.result import Figure
 from ..networks.tiled import tiled
 from ..physics.algebra import LinearOperator
-from ..physics.variation import total_variation
 from ..recipe.values import LesionPlan
 from ..rng import Rng, derive
 from ..safeguards.lesions import Lesion, invented, placed, preserved, rate, wilson
+from ..sampling.restorers import fewest_edges
 from .coverage import body_of
+from .question import EDGES
 from .stage import PreparedStage, draws_of
 
 Say = Callable[[str], None]
-PLAIN = "total variation"  # beside which the model's are shown
 PER = 20  # slices that false lesions are counted by
 
 
@@ -48,8 +48,8 @@ class _Count:
 
 
 def lesion_figures(ready: PreparedStage, family: Family, say: Say) -> list[Figure]:
-    """Of the model and of total variation: lesions preserved, contrast kept, false lesions; nothing where no y is
-    simulated or none is asked for.
+    """Of the model and of total variation: lesions preserved, contrast kept, false lesions; nothing where none is asked
+    for, or no case has an image that y could be made of.
     """
     plan, asked = ready.evaluate.lesions, ready.job.simulates
     if plan is None or not asked or ready.layout.axes != "yx":
@@ -57,7 +57,8 @@ def lesion_figures(ready: PreparedStage, family: Family, say: Say) -> list[Figur
     found: dict[tuple[str, float], _Count] = {}
     for one in _slices(ready, plan.slices):
         _try(ready, family, one, plan, found)
-    say(f"{ready.name}: lesions put into {plan.slices} slices at most, of {_plain(plan.diameters_mm)} mm.")
+    most = max((count.slices for count in found.values()), default=0)
+    say(f"{ready.name}: lesions of {_plain(plan.diameters_mm)} mm put into {most} slices of {plan.slices} asked for.")
     return [figure for (method, size), count in found.items() for figure in _figures(ready, plan, method, size, count)]
 
 
@@ -118,16 +119,10 @@ def _answers(ready: PreparedStage, family: Family, one: _Slice, image: Tensor) -
     with tiled(family.eval(), ready.evaluate.window):
         x = ready.job.finished(family.sample(rows, Rng([derive(one.seed, "draw", k) for k in range(count)])), rows)
     found = {"model": [draw[0].cpu().numpy() for draw in x]}
-    if (plain := _plain_answer(problem)) is not None:
-        found[PLAIN] = [plain[0, 0].numpy()]
-    return found
-
-
-def _plain_answer(problem: Problem) -> Tensor | None:
     for m in problem.measurements.values():
         if isinstance(m.operator, LinearOperator) and isinstance(m.noise, Scattered):
-            return total_variation(m.operator, m.noise, m.value)
-    return None
+            found[EDGES] = [fewest_edges(m, problem.cases)[0, 0].numpy()]
+    return found
 
 
 def _figures(ready: PreparedStage, plan: LesionPlan, method: str, size: float, count: _Count) -> list[Figure]:
