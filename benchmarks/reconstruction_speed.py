@@ -32,6 +32,7 @@ from fabrica.data.acquisition.mr import coil_sensitivities
 from fabrica.data.virtual import VirtualCohort
 from fabrica.physics import CartesianSense, Gaussian, LineIntegrals
 from fabrica.physics.classical import conjugate_gradients, largest_eigenvalue
+from fabrica.physics.consistency import Data
 from fabrica.physics.geometry import ParallelGeometry
 from fabrica.physics.projector import filtered, projector
 from fabrica.physics.variation import descended
@@ -99,6 +100,7 @@ def mr(rounds: int) -> dict[str, Any]:
     truth, size = image[0, 0].numpy(), largest_eigenvalue(operator.normal, image)
     damping = 1e-2 * size
     pull = operator.adjoint(y)
+    data = Data(operator, torch.ones(1), pull)
 
     def least_squares() -> torch.Tensor:
         return conjugate_gradients(lambda x: operator.normal(x) + damping * x, pull, iterations=ITERATIONS)
@@ -106,7 +108,7 @@ def mr(rounds: int) -> dict[str, Any]:
     def wavelets(weight: float) -> torch.Tensor:
         x = torch.zeros_like(pull)
         for _ in range(2):  # 25 steps each
-            x = shrunk(operator, torch.ones(1), pull, weight * pull.abs().amax(), 1 / size, x)
+            x = shrunk(data, weight * pull.abs().amax(), 1 / size, x)
         return x
 
     def edges(weight: float) -> torch.Tensor:

@@ -13,6 +13,7 @@ from ..contracts import Measurement, Problem, Reconstructor, Scattered, Signatur
 from ..networks.backbone import backbone
 from ..networks.unet import UNetShape
 from ..physics.consistency import Data, some_of
+from ..physics.discrepancy import mean_misfit
 from ..rng import Rng
 from .misfit import added_terms, check_losses, field_terms
 
@@ -75,7 +76,9 @@ class Unrolled(Reconstructor):
             }  # fmt: skip
         shown = some_of(measured, self.share, rng)
         held_out = measured.operator.measured(measured.value) & ~shown
-        return {"misfit": _misfit(measured, self._answer(problem, Data.of(measured, shown)), held_out)}
+        told = measured.operator(self._answer(problem, Data.of(measured, shown)))
+        assert isinstance(measured.noise, Scattered)  # as `Data` says
+        return {"misfit": mean_misfit(measured.noise, measured.value, told, held_out)}
 
     @torch.no_grad()
     def sample(self, problem: Problem, rng: Rng) -> Tensor:
@@ -86,11 +89,3 @@ def the_one(problem: Problem) -> Measurement:
     """What was measured of x."""
     (measured,) = problem.measurements.values()
     return measured
-
-
-def _misfit(measured: Measurement, x: Tensor, part: Tensor) -> Tensor:
-    """(B,): in this part of y, as a multiple of what noise would leave."""
-    assert isinstance(measured.noise, Scattered)  # as `Data` says
-    off = measured.noise.misfit(measured.value, measured.operator(x))
-    count = part.expand_as(off).flatten(1).sum(1).clamp(min=1)
-    return (off * part).flatten(1).sum(1) / count

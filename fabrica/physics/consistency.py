@@ -29,9 +29,14 @@ class Data:
     @staticmethod
     def of(measured: Measurement, kept: Tensor | None = None) -> Data:
         """`kept`: bool, broadcasts to y; what of it counts. Raises TypeError for physics that is not linear."""
-        operator, noise, y = measured.operator, measured.noise, measured.value
+        operator, noise = measured.operator, measured.noise
         if not isinstance(operator, LinearOperator) or not isinstance(noise, Scattered):
             raise TypeError(f"{type(operator).__name__} with {type(noise).__name__} is not linear with a variance.")
+        return Data.told(operator, noise, measured.value, kept)
+
+    @staticmethod
+    def told(operator: LinearOperator, noise: Scattered, y: Tensor, kept: Tensor | None = None) -> Data:
+        """The same of physics that is known to be linear."""
         precision = noise.precision(y)
         if kept is not None:
             precision = precision * kept

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .discrepancy import mean_misfit, strongest
 from .geometry import ParallelGeometry
+from .noise import Poisson
 from .projector import Projector, projector
 
 SUBSETS, ROUNDS = 10, 4  # 40 iterations of MLEM at the price of 4
@@ -39,17 +41,17 @@ def relative_differences(geometry: ParallelGeometry, weight: Tensor, background:
     """
     parts, lines = _parts(geometry, weight, background, y), projector(geometry)
     mean = torch.stack([p.sensitivity.mean((1, 2, 3), keepdim=True) for p in parts]).sum(0).expand(len(y), 1, 1, 1)
-    low, high = (torch.full_like(mean, share).log() for share in (LOWEST, HIGHEST))
-    x = _walked(parts, _constant(parts), mean * low.exp(), WARM)
-    for _ in range(SEARCHES):
-        share = (low + high) / 2
-        x = _walked(parts, x, mean * share.exp(), WARM)
-        expected = (lines.forward(x) * weight + background).clamp(min=1)
-        off, seen = (y - expected).square() / expected, weight > 0
-        misfit = (off * seen).flatten(1).sum(1) / seen.expand_as(off).flatten(1).sum(1).clamp(min=1)
-        rough = (misfit > 1).reshape(share.shape)
-        low, high = torch.where(rough, low, share), torch.where(rough, share, high)
-    return _walked(parts, x, mean * low.exp(), ROUNDS)
+    noise, seen = Poisson(background), weight > 0
+
+    def walk(share: Tensor, x: Tensor) -> Tensor:
+        return _walked(parts, x, mean * share, WARM)
+
+    def misfit(x: Tensor) -> Tensor:
+        return mean_misfit(noise, y, lines.forward(x) * weight, seen)
+
+    start = walk(torch.full_like(mean, LOWEST), _constant(parts))
+    share, x = strongest(walk, misfit, start, (LOWEST, HIGHEST), mean, SEARCHES)
+    return _walked(parts, x, mean * share, ROUNDS)
 
 
 def _parts(geometry: ParallelGeometry, weight: Tensor, background: Tensor, y: Tensor) -> list[_Part]:

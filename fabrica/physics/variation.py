@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,6 +10,8 @@ from torch import Tensor
 from ..contracts import Scattered
 from .algebra import LinearOperator
 from .classical import largest_eigenvalue
+from .consistency import Data
+from .discrepancy import mean_misfit, strongest
 
 ROUNDS = 10  # of looking for the weight
 INNER = 40  # iterations a round, each beginning at the answer of the one before
@@ -24,22 +25,19 @@ def total_variation(operator: LinearOperator, noise: Scattered, y: Tensor) -> Te
 
     x is real, so that the phase that an operator holds is known to it, as it is to the samplers beside it.
     """
-    precision = noise.precision(y)
-    pull = operator.adjoint(precision * noise.linear(y))
-    normal = partial(operator.weighed, precision)
-    size = largest_eigenvalue(normal, pull)
-    full = _largest_pull(pull)
-    low, high = (torch.full_like(full, share).log() for share in (FEWEST_EDGES, MOST_EDGES))
-    seen = operator.measured(y)
-    x, dual = torch.zeros_like(pull), torch.zeros_like(_gradient(pull))
-    for _ in range(ROUNDS):
-        share = (low + high) / 2
-        x, dual = descended(normal, pull, share.exp() * full, size, (x, dual), operator.feasible)
-        off = noise.misfit(y, operator.apply_to(x))
-        misfit = (off * seen).flatten(1).sum(1) / seen.expand_as(off).flatten(1).sum(1).clamp(min=1)
-        rough = (misfit > 1).reshape(share.shape)  # too few edges
-        low, high = torch.where(rough, low, share), torch.where(rough, share, high)
-    return descended(normal, pull, low.exp() * full, size, (x, dual), operator.feasible)[0]
+    data = Data.told(operator, noise, y)
+    size = largest_eigenvalue(data.normal, data.pull)
+    full, seen = _largest_pull(data.pull), operator.measured(y)
+
+    def walk(share: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return descended(data.normal, data.pull, share * full, size, state, operator.feasible)
+
+    def misfit(state: tuple[Tensor, Tensor]) -> Tensor:
+        return mean_misfit(noise, y, operator.apply_to(state[0]), seen)
+
+    blank = torch.zeros_like(data.pull), torch.zeros_like(_gradient(data.pull))
+    share, state = strongest(walk, misfit, blank, (FEWEST_EDGES, MOST_EDGES), full, ROUNDS)
+    return walk(share, state)[0]
 
 
 def descended(

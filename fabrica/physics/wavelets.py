@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -10,6 +10,8 @@ from torch import Tensor
 from ..contracts import Scattered
 from .algebra import LinearOperator
 from .classical import largest_eigenvalue
+from .consistency import Data
+from .discrepancy import mean_misfit, strongest
 
 LOW_PASS = (  # Daubechies 1988, eight taps, four vanishing moments
     0.23037781330885523, 0.7148465705525415, 0.6308807679295904, -0.02798376941698385,
@@ -28,39 +30,35 @@ def few_wavelets(operator: LinearOperator, noise: Scattered, y: Tensor) -> Tenso
 
     Accelerated (Beck and Teboulle 2009), over wavelets that are shifted from step to step, coarse ones left alone.
     """
-    precision = noise.precision(y)
-    pull = operator.adjoint(precision * noise.linear(y))
-    step = 1 / largest_eigenvalue(partial(operator.weighed, precision), pull)
-    full = (pull.flatten(1).abs().amax(1)).reshape(-1, *[1] * (pull.ndim - 1))
-    low, high = (torch.full_like(full, share).log() for share in (LOWEST, HIGHEST))
-    seen, x = operator.measured(y), torch.zeros_like(pull)
-    for _ in range(ROUNDS):
-        share = (low + high) / 2
-        x = shrunk(operator, precision, pull, share.exp() * full, step, x)
-        off = noise.misfit(y, operator.apply_to(x))
-        misfit = (off * seen).flatten(1).sum(1) / seen.expand_as(off).flatten(1).sum(1).clamp(min=1)
-        rough = (misfit > 1).reshape(share.shape)
-        low, high = torch.where(rough, low, share), torch.where(rough, share, high)
-    return shrunk(operator, precision, pull, low.exp() * full, step, x)
+    data = Data.told(operator, noise, y)
+    step = 1 / largest_eigenvalue(data.normal, data.pull)
+    full, seen = data.pull.flatten(1).abs().amax(1).reshape(step.shape), operator.measured(y)
+
+    def walk(share: Tensor, x: Tensor) -> Tensor:
+        return shrunk(data, share * full, step, x)
+
+    def misfit(x: Tensor) -> Tensor:
+        return mean_misfit(noise, y, operator.apply_to(x), seen)
+
+    share, x = strongest(walk, misfit, torch.zeros_like(data.pull), (LOWEST, HIGHEST), full, ROUNDS)
+    return walk(share, x)
 
 
-def shrunk(
-    operator: LinearOperator, precision: Tensor, pull: Tensor, weight: Tensor, step: Tensor, start: Tensor
-) -> Tensor:
+def shrunk(data: Data, weight: Tensor, step: Tensor, start: Tensor) -> Tensor:
     """x after some accelerated steps of min |y - A x|^2 / (2 variance) + weight |W x|_1; weight (B, 1, ...), `step` one
     over the largest eigenvalue.
     """
     x, ahead, t = start, start, 1.0
     for k in range(INNER):
-        moved = ahead - step * (operator.weighed(precision, ahead) - pull)
+        moved = ahead - step * (data.normal(ahead) - data.pull)
         shift = SHIFTS[k % len(SHIFTS)]
-        new = operator.feasible(_shrunk(moved, step * weight, shift))
+        new = data.operator.feasible(_thresholded(moved, step * weight, shift))
         t, before = (1 + (1 + 4 * t * t) ** 0.5) / 2, t
         ahead, x = new + (before - 1) / t * (new - x), new
     return x
 
 
-def _shrunk(x: Tensor, by: Tensor, shift: tuple[int, int]) -> Tensor:
+def _thresholded(x: Tensor, by: Tensor, shift: tuple[int, int]) -> Tensor:
     """Details pulled towards zero (Donoho 1995); what the coarsest level holds stays."""
     coefficients = transformed(x.roll(shift, (-2, -1)))
     small = (coefficients.abs() - by).clamp(min=0) * coefficients.sign()

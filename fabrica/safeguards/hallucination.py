@@ -6,14 +6,12 @@ only be shown. What contradicts the data can be told, and then nothing should be
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
 from ..contracts import Measurement, Scattered
 from ..physics.algebra import LinearOperator
-from ..physics.classical import conjugate_gradients
+from ..physics.consistency import Data
 
 BANDS = ("coarse", "middle", "fine")  # thirds of the frequencies that were measured
 FITS = (0.7, 1.3)  # misfits between which answer and data agree: noise leaves 1
@@ -62,11 +60,8 @@ def fixed_by_data(measured: Measurement, x: Tensor) -> Tensor:
 
     x minus it is what a prior decided: along directions that were not measured, or drowned in noise.
     """
-    operator, noise, y = measured.operator, measured.noise, measured.value
-    assert isinstance(operator, LinearOperator)
-    assert isinstance(noise, Scattered)
-    weighed = partial(operator.weighed, noise.precision(y))
-    return conjugate_gradients(lambda v: weighed(v) + v / WIDTH**2, weighed(x), iterations=ITERATIONS)
+    data = Data.of(measured)
+    return data.solved(data.normal(x), torch.tensor(WIDTH**-2, device=x.device), ITERATIONS)
 
 
 def abstains(misfit: float, least: float = 1.0) -> str:
