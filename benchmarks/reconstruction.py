@@ -100,9 +100,15 @@ def part(name: str, plan: dict[str, Any], real: Path | None, options: argparse.N
     began = time.perf_counter()
     result = run_recipe(recipe, options.work / place(name), say=lambda text: print("  ", text, flush=True))
     return {
-        "machine": machine(), "threads": torch.get_num_threads(), "minutes": options.minutes,
+        "told": told(options, name), "machine": machine(), "threads": torch.get_num_threads(), "minutes": options.minutes,
         "whole_s": time.perf_counter() - began, "rows": rows_of(result.report.stages), "lesions": lesions_of(result.report.stages),
     }  # fmt: skip
+
+
+def told(options: argparse.Namespace, name: str) -> str:
+    """The line that measures this part again; where real scans lie is not said."""
+    data = " --data DIR" if options.data else ""
+    return f'python benchmarks/reconstruction.py{data} --minutes {options.minutes:g} --lesions {options.lesions} --only "{name}"'
 
 
 def rows_of(stages: Any) -> list[dict[str, Any]]:
@@ -138,13 +144,15 @@ def lesions_of(stages: Any) -> list[dict[str, Any]]:
 
 
 def write(parts: dict[str, Any]) -> None:
-    lines = [__doc__.split("\n\n")[0] if __doc__ else "", ""]
+    lines = [(__doc__ or "").strip(), ""]
     for name, found in parts.items():
         lines += [
             "",
             f"## {name}",
             "",
-            f"{found['machine']}, {found['threads']} threads; {found['minutes']:g} minutes of training each.",
+            f"`{found['told']}`",
+            "",
+            f"{found['machine']}, {found['threads']} threads; {found['minutes']:g} minutes of training each, other work beside.",
             "",
         ]
         for who in ("simulated", "real"):
