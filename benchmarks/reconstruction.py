@@ -152,7 +152,7 @@ def write(parts: dict[str, Any]) -> None:
             "",
             f"`{found['told']}`",
             "",
-            f"{found['machine']}, {found['threads']} threads; {found['minutes']:g} minutes of training each, other work beside.",
+            f"{found['machine']}, {found['threads']} threads; {found['minutes']:g} minutes of training each{found.get('beside', '')}.",
             "",
         ]
         for who in ("simulated", "real"):

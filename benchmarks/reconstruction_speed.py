@@ -52,6 +52,7 @@ def main() -> None:
     found = {
         "machine": machine(),
         "threads": torch.get_num_threads(),
+        "rounds": rounds,
         "parts": {**mr(rounds), **ct(rounds)},
         "missing": missing(),
     }
@@ -239,7 +240,7 @@ def astra_fbp(astra: Any, volume: Any, project: Any, linear: Any, sinogram: np.n
 
 def page(found: dict[str, Any]) -> str:
     lines = [
-        "# Speed of reconstruction", "", (__doc__ or "").strip(), "", f"{found['machine']}, {found['threads']} threads. Not installed: {', '.join(found['missing']) or 'none'}.", "",
+        "# Speed of reconstruction", "", (__doc__ or "").strip(), "", f"{found['machine']}, {found['threads']} threads, `--rounds {found['rounds']}`. Not installed: {', '.join(found['missing']) or 'none'}.", "",
         "| what | by | ms, median (lowest) | times Fabrica's | PSNR (dB) |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for part, told in found["parts"].items():
