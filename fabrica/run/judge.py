@@ -134,7 +134,8 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
     result.figures += lesions
     _judge_set(ready, gallery, result, report)
     trial = Trial(ready, plan, evidence, competitors, gallery, noted)
-    result.costs = costs_of(trial, family, kept, trained.seconds, result, report)
+    spent = 0.0 if ready.stage.trained else trained.seconds  # by this run
+    result.costs = costs_of(trial, family, kept, spent, result, report)
     return result
 
 

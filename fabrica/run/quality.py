@@ -89,7 +89,7 @@ def costs_of(
         counts, most = _affordable(ask, family, kept, COST_SHARE * trained_seconds, result)
         if not most:
             report.not_evaluated.append(
-                f"{ask.ready.name}: quality with fewer evaluations would take more than a fifth of the training's time."
+                f"{ask.ready.name}: quality with fewer evaluations would take more than a fifth of what this run trained."
                 " Ask for it: evaluate: {evaluations: [1, 2, 4, 8]}"
             )
             return []
