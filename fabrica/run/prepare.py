@@ -131,7 +131,8 @@ def prepare_stage(
         say(remark)
         report.remark(remark)
     names = {"train": {e.name for e in store.entries}, **{part: set(found) for part, found in prints.items()}}
-    split = _readable(split, names, [*unusable, *(r for r in remarks if LEFT_OUT in r)], taught=not stage.trained)
+    alone = bool(stage.trained) and job.answer == "image"  # other answers are held against those of the training part
+    split = _readable(split, names, [*unusable, *(r for r in remarks if LEFT_OUT in r)], taught=not alone)
     known = {part: {n: f for n, f in own.items() if f is not None} for part, own in prints.items()}
     named = any(isinstance(run.recipe.split.get(part), list) for part in PARTS)
     split = _without_copies({"train": store.fingerprints(reference), **known}, split, named, report)

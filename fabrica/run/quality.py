@@ -89,8 +89,8 @@ def costs_of(
         counts, most = _affordable(ask, family, kept, COST_SHARE * trained_seconds, result)
         if not most:
             report.not_evaluated.append(
-                f"{ask.ready.name}: quality with fewer evaluations would take more than a fifth of what this run trained."
-                " Ask for it: evaluate: {evaluations: [1, 2, 4, 8]}"
+                f"{ask.ready.name}: quality with fewer evaluations would take more than a fifth of what this run"
+                " trained. Ask for it: evaluate: {evaluations: [1, 2, 4, 8]}"
             )
             return []
         kept, ask = kept[:most], replace(ask, evaluate=replace(plan, evaluations=counts))

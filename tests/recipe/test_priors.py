@@ -83,3 +83,33 @@ def test_it_restores_whom_it_has_not_seen_and_refuses_whom_it_has(tmp_path: Path
     seen = {"virtual": {"patients": 1, "first": 1000, "spacing_mm": 1, "skull": True, "planes": [86, 87]}}
     with pytest.raises(Exception, match="who test here"):
         run_recipe(from_plain(_recipe(cohorts={"scans": seen})), tmp_path / "seen", say=lambda text: None)
+
+
+def test_a_family_of_another_run_needs_nobody_to_train_on(tmp_path: Path) -> None:
+    """Images that it draws are judged; a value has no usual one to be held against, which is said."""
+    cohort = {"virtual": {"patients": 4, "spacing_mm": 4, "planes": [16, 18]}}
+    others = {"virtual": {"patients": 2, "first": 50, "spacing_mm": 4, "planes": [16, 18]}}
+    quick = {"baseline": "none", "evaluate": {"draws": 1, "realism": 0}}
+    jobs = {
+        "image": {"name": "translation", "from": ["T1w"], "x": ["FLAIR"]},
+        "value": {"name": "outcome", "from": ["T1w"], "x": "age", "width": 20.0},
+    }
+    for name, job in jobs.items():
+        family = {"name": "regression", "network": {"channels": [8, 16], "blocks": 1}}
+        train = {"steps": 2, "batch": 2, "precision": "fp32"}
+        plain = {
+            "cohorts": {"all": cohort},
+            "split": {"train": 0.5, "test": 0.5},
+            "job": job,
+            "family": family,
+            "train": train,
+        }
+        run_recipe(from_plain(plain | quick), tmp_path / name, say=lambda text: None)
+    again = {"cohorts": {"all": others}, "job": jobs["image"], "family": {"run": str(tmp_path / "image")}}
+    result = run_recipe(from_plain(again | quick), tmp_path / "again", say=lambda text: None)
+    (stage,) = result.report.stages
+    assert {r.patient for r in stage.cases} == {"virtual0050", "virtual0051"}
+    assert not stage.costs  # what it once took to train is no budget of this run
+    again |= {"job": jobs["value"], "family": {"run": str(tmp_path / "value")}}
+    with pytest.raises(ValueError, match="nothing to train on"):
+        run_recipe(from_plain(again | quick), tmp_path / "more", say=lambda text: None)
