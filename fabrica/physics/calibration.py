@@ -16,6 +16,7 @@ from .nufft import Nufft
 KERNEL = 6  # samples a side of the neighbourhoods that coils are learned from
 LEAST, MOST = 12, 48  # samples a side of the middle that coils are learned from: fewer tell too little
 SINGULAR = 0.02  # of the largest singular value: neighbourhoods that are signal
+WIDE, WIDE_KERNEL, WIDE_SINGULAR = 24, 8, 0.03  # the same of middles at least so wide that were gridded
 VOXELS = 4096  # whose coils are told at once
 SQUARINGS = 5  # of the matrix whose main eigenvector is sought: its 32nd power
 VALID = 0.85  # of an eigenvalue of 1: where coils see something
@@ -57,9 +58,10 @@ def calibrated_anywhere(
     far = (2 * places / torch.tensor(sides)).norm(dim=-1).reshape(trajectory.shape[:2]) > EDGE
     whole = _whitened(samples, far, noise) if told is None else told * samples
     covered = middle_of_samples(places, sides)
-    side = 2 * int(covered / 2**0.5 / 2)  # of the box within the disc: its corners would be empty beyond
+    side = 2 * int((covered + AROUND) / 2**0.5 / 2)  # of the box within the disc that is gridded
     middle = _zero_around(_centre(_gridded(whole.flatten(1), places, covered + AROUND), (side, side)), sides)
-    maps = coil_maps(middle, (side, side))
+    told_by = (WIDE_KERNEL, WIDE_SINGULAR) if side >= WIDE else (KERNEL, SINGULAR)
+    maps = coil_maps(middle, (side, side), *told_by)
     phase = smooth_phase(middle, maps, (side, side))
     unit = NonCartesianSense(maps[None], trajectory, phase[None, None])
     gain = _gain(unit, whole) if told is None else told
@@ -174,7 +176,7 @@ def _edge(mask: Tensor) -> Tensor:
     return far & mask
 
 
-def coil_maps(k_space: Tensor, sides: tuple[int, int]) -> Tensor:
+def coil_maps(k_space: Tensor, sides: tuple[int, int], kernel: int = KERNEL, singular: float = SINGULAR) -> Tensor:
     """(coils, y, x), of length 1 over coils and 0 where they see nothing: ESPIRiT (Uecker et al. 2014).
 
     Neighbourhoods of the measured middle span a small space; images that lie in it are eigenvectors, with eigenvalue 1,
@@ -182,11 +184,11 @@ def coil_maps(k_space: Tensor, sides: tuple[int, int]) -> Tensor:
     """
     centre = _centre(k_space, sides)
     coils, (height, width) = len(k_space), k_space.shape[-2:]
-    blocks = centre.unfold(1, KERNEL, 1).unfold(2, KERNEL, 1).permute(1, 2, 0, 3, 4).reshape(-1, coils * KERNEL**2)
+    blocks = centre.unfold(1, kernel, 1).unfold(2, kernel, 1).permute(1, 2, 0, 3, 4).reshape(-1, coils * kernel**2)
     values, vectors = torch.linalg.eigh(blocks.conj().T @ blocks)
-    signal = vectors[:, values.clamp(min=0).sqrt() > SINGULAR * values[-1].clamp(min=0).sqrt()]
-    kernels = signal.T.conj().reshape(-1, coils, KERNEL, KERNEL)
-    (down, across), common = [_waves(n) for n in (height, width)], _reference(centre)
+    signal = vectors[:, values.clamp(min=0).sqrt() > singular * values[-1].clamp(min=0).sqrt()]
+    kernels = signal.T.conj().reshape(-1, coils, kernel, kernel)
+    (down, across), common = [_waves(n, kernel) for n in (height, width)], _reference(centre)
     found = torch.zeros(coils, height, width, dtype=k_space.dtype)
     for rows in torch.split(torch.arange(height), max(1, VOXELS // width)):  # all at once would take gigabytes
         seen = torch.einsum("ncij,yi,xj->yxcn", kernels, down[rows], across)
@@ -195,10 +197,10 @@ def coil_maps(k_space: Tensor, sides: tuple[int, int]) -> Tensor:
     return found
 
 
-def _waves(side: int) -> Tensor:
-    """(side, KERNEL): what each sample of a neighbourhood adds to each voxel, of size 1 / KERNEL^0.5."""
-    places, samples = torch.arange(side) - side // 2, torch.arange(KERNEL) - KERNEL // 2
-    return torch.exp(2j * math.pi * places[:, None] * samples / side) / math.sqrt(KERNEL)
+def _waves(side: int, kernel: int) -> Tensor:
+    """(side, kernel): what each sample of a neighbourhood adds to each voxel, of size 1 / kernel^0.5."""
+    places, samples = torch.arange(side) - side // 2, torch.arange(kernel) - kernel // 2
+    return torch.exp(2j * math.pi * places[:, None] * samples / side) / math.sqrt(kernel)
 
 
 def _main_vectors(gram: Tensor, common: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from fabrica import io
 from fabrica.data.acquisition.mr import MrAcquisition, coil_sensitivities, direct, radial
 from fabrica.data.measured import measurement_of
+from fabrica.data.virtual import VirtualCohort
 from fabrica.io import UnreadableError
 from fabrica.physics import NonCartesianSense
 from fabrica.physics.calibration import middle_of_samples
@@ -84,7 +85,7 @@ def test_from_spokes_alone() -> None:
     image = _phantom()
     measured = MrAcquisition(coils=6, acceleration=2, trajectory="radial").measure(image, (1.0, 1.0), Rng([0]))
     truth = measured.noise.misfit(measured.value, measured.operator(image[None])).mean()
-    assert 0.9 < float(truth) < 1.6  # maps of a few samples are not quite those of the scanner
+    assert float(truth) == pytest.approx(1, abs=0.2)
     (found,) = measured.operator.solved(measured.value).values()
     crude = measured.operator.crude(measured.value)
     errors = [float((x - image).square().mean().sqrt()) for x in (found, crude)]
@@ -92,10 +93,23 @@ def test_from_spokes_alone() -> None:
     assert errors[0] < errors[1] < 0.15  # gridded, as bright as it should be
     bands = misfit_by_band(measured, image[None])
     assert set(bands) == {"coarse", "middle", "fine"}
-    assert float(bands["fine"]) == pytest.approx(1, abs=0.2)
+    assert float(bands["fine"]) == pytest.approx(1, abs=0.1)
     off = measured.value + 10 * (measured.operator.radius > 0.8)
     wrong = misfit_by_band(type(measured)(off, measured.operator, measured.noise), image[None])
     assert float(wrong["fine"]) > 5 * float(wrong["middle"])
+
+
+@pytest.mark.parametrize("acceleration", [2, 4])
+def test_a_head_is_explained_by_what_its_spokes_tell(acceleration: float) -> None:
+    """Bright skin at the edge of what coils see: maps of too few samples would leave several times the noise."""
+    (member,) = VirtualCohort(1, seed=0, spacing_mm=2, skull=True, planes=(43, 44), first=500).cohort().members
+    image = member.load(["T1w"]).images["T1w"].data[0, :1]
+    image = image / torch.quantile(image, 0.995)
+    acquisition = MrAcquisition(coils=6, acceleration=acceleration, trajectory="radial")
+    measured = acquisition.measure(image, (2.0, 2.0), Rng([0]))
+    assert float(measured.noise.misfit(measured.value, measured.operator(image[None])).mean()) == pytest.approx(
+        1, abs=0.6
+    )
 
 
 def test_how_far_the_middle_is_covered() -> None:
@@ -127,7 +141,9 @@ def test_an_archive_of_spokes_is_a_scan(tmp_path: Path) -> None:
     image = _phantom()
     gain = float((found * image).sum() / found.square().sum())
     assert float((gain * found - image).square().mean().sqrt()) < 0.03
-    assert float(measured.noise.misfit(measured.value, measured.operator(found)).mean()) < 1.7
+    assert float(measured.noise.misfit(measured.value, measured.operator(found)).mean()) == pytest.approx(
+        1, abs=0.4
+    )  # at a noise of .01 maps show
     assert measured.affine is not None
 
 
