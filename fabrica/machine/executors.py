@@ -57,7 +57,8 @@ class Local(Executor):
 class Dask(Executor):
     """By the workers of a scheduler, or by `workers` processes of this machine that live as long as the call.
 
-    A worker that dies takes its own task with it, which another does again.
+    A worker that dies takes its own task with it, which another does again. Dask blames whatever waited on that worker
+    as well: a task that it gives up is asked again when nothing else is, and set aside where it ends workers alone.
     """
 
     def __init__(self, scheduler: str | None = None, workers: int = 2, device: str = "auto") -> None:
@@ -76,15 +77,24 @@ class Dask(Executor):
             raise ValueError(f"Dask is not installed. {EXTRA}") from error
         with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS}):
             client, close = self._opened()
+
+            def asked(number: int) -> Any:
+                return client.submit(call, name, dict(tasks[number]), pure=False, retries=0)
+
+            suspects: list[int] = []
             try:
-                asked = [client.submit(call, name, dict(task), pure=False, retries=0) for task in tasks]
-                futures = {future: number for number, future in enumerate(asked)}
-                for future in as_completed(asked):
+                futures = {asked(number): number for number in range(len(tasks))}
+                for future in as_completed(list(futures)):
                     try:
                         yield futures[future], future.result()
                     except KilledWorker:
-                        yield futures[future], SetAside(f"it ended {DEATHS + 1} workers")
+                        suspects.append(futures[future])
                     future.release()
+                for number in suspects:
+                    try:
+                        yield number, asked(number).result()
+                    except KilledWorker:
+                        yield number, SetAside(f"it ended {DEATHS + 1} workers when it was alone")
             finally:
                 close()
 

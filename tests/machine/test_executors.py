@@ -74,6 +74,15 @@ def test_a_task_that_ends_every_worker_is_set_aside(tmp_path: Path) -> None:
     assert found == {k: 2 * k for k in (0, 1, 2, 4)}
 
 
+def test_a_task_that_waited_beside_a_deadly_one_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask gives up whatever waits on a worker that dies once too often; here the first death is."""
+    monkeypatch.setattr("fabrica.machine.executors.DEATHS", 0)
+    tasks = [{"x": 3, "mark": str(tmp_path), "always": True}, *({"x": k, "mark": str(tmp_path)} for k in range(10, 16))]
+    found = dict(Dask(workers=1).results(KILLED, tasks))
+    assert isinstance(found.pop(0), SetAside)
+    assert found == {k - 9: 2 * k for k in range(10, 16)}
+
+
 @pytest.mark.parametrize(
     ("address", "words"),
     [("127.0.0.1:8786", "is no address"), ("http://x:1", "is no address"), ("tcp://node7:8786", "unencrypted")],
