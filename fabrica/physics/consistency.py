@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -44,6 +44,12 @@ class Data:
 
     def normal(self, x: Tensor) -> Tensor:
         return self.operator.weighed(self.precision, x)
+
+    def noisier(self, like: Tensor, rng: Rng) -> tuple[Data, Tensor]:
+        """The same with as much noise once more, and that noise; y is `like`."""
+        drawn = rng.child("noise").normal(*like.shape[1:], *([2] if like.is_complex() else [])).to(like.device)
+        noise = (torch.view_as_complex(drawn) if like.is_complex() else drawn) * self.precision.clamp(min=1e-30) ** -0.5
+        return replace(self, pull=self.pull + self.operator.adjoint(self.precision * noise)), noise
 
     def plain(self, iterations: int = PLAIN) -> Tensor:
         """Least squares by so many conjugate gradients from nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from ..contracts import Scattered
 from .algebra import LinearOperator
 from .classical import largest_eigenvalue
 from .consistency import Data
-from .discrepancy import mean_misfit, strongest
+from .discrepancy import explained
 
 ROUNDS = 10  # of looking for the weight
 INNER = 40  # iterations a round, each beginning at the answer of the one before
@@ -27,17 +28,15 @@ def total_variation(operator: LinearOperator, noise: Scattered, y: Tensor) -> Te
     """
     data = Data.told(operator, noise, y)
     size = largest_eigenvalue(data.normal, data.pull)
-    full, seen = _largest_pull(data.pull), operator.measured(y)
+    full = _largest_pull(data.pull)
 
-    def walk(share: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def walk(data: Data, share: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return descended(data.normal, data.pull, share * full, size, state, operator.feasible)
 
-    def misfit(state: tuple[Tensor, Tensor]) -> Tensor:
-        return mean_misfit(noise, y, operator.apply_to(state[0]), seen)
-
     blank = torch.zeros_like(data.pull), torch.zeros_like(_gradient(data.pull))
-    share, state = strongest(walk, misfit, blank, (FEWEST_EDGES, MOST_EDGES), full, ROUNDS)
-    return walk(share, state)[0]
+    shares = FEWEST_EDGES, MOST_EDGES
+    share, state = explained(data, noise, y, walk, itemgetter(0), blank, shares, full, ROUNDS)
+    return walk(data, share, state)[0]
 
 
 def descended(

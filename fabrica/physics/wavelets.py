@@ -11,7 +11,7 @@ from ..contracts import Scattered
 from .algebra import LinearOperator
 from .classical import largest_eigenvalue
 from .consistency import Data
-from .discrepancy import mean_misfit, strongest
+from .discrepancy import explained
 
 LOW_PASS = (  # Daubechies 1988, eight taps, four vanishing moments
     0.23037781330885523, 0.7148465705525415, 0.6308807679295904, -0.02798376941698385,
@@ -32,16 +32,14 @@ def few_wavelets(operator: LinearOperator, noise: Scattered, y: Tensor) -> Tenso
     """
     data = Data.told(operator, noise, y)
     step = 1 / largest_eigenvalue(data.normal, data.pull)
-    full, seen = data.pull.flatten(1).abs().amax(1).reshape(step.shape), operator.measured(y)
+    full = data.pull.flatten(1).abs().amax(1).reshape(step.shape)
 
-    def walk(share: Tensor, x: Tensor) -> Tensor:
+    def walk(data: Data, share: Tensor, x: Tensor) -> Tensor:
         return shrunk(data, share * full, step, x)
 
-    def misfit(x: Tensor) -> Tensor:
-        return mean_misfit(noise, y, operator.apply_to(x), seen)
-
-    share, x = strongest(walk, misfit, torch.zeros_like(data.pull), (LOWEST, HIGHEST), full, ROUNDS)
-    return walk(share, x)
+    blank = torch.zeros_like(data.pull)
+    share, x = explained(data, noise, y, walk, lambda x: x, blank, (LOWEST, HIGHEST), full, ROUNDS)
+    return walk(data, share, x)
 
 
 def shrunk(data: Data, weight: Tensor, step: Tensor, start: Tensor) -> Tensor:

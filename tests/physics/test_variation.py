@@ -1,12 +1,17 @@
 """Total variation: a step in closed form, the adjoint of differences, and the weight that noise asks for."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from fabrica.data.acquisition import ACQUISITIONS
 from fabrica.physics import Gaussian
 from fabrica.physics.algebra import LinearOperator
+from fabrica.physics.consistency import Data
+from fabrica.physics.discrepancy import followed
 from fabrica.physics.variation import _divergence, _gradient, descended, total_variation
+from fabrica.physics.wavelets import few_wavelets
 from fabrica.rng import Rng
 
 
@@ -66,3 +71,43 @@ def test_a_phantom_is_better_than_by_energy_alone(name: str, than: str, share: f
     other = measured.operator.solved(measured.value)[than]
     error, theirs = (float(((v - image) ** 2).mean().sqrt()) for v in (found, other))
     assert error < share * theirs
+
+
+class _FourTimes(LinearOperator):
+    """Every voxel is measured four times: three of four numbers are no unknown's."""
+
+    def apply_to(self, x: torch.Tensor) -> torch.Tensor:
+        return x.expand(-1, 4, -1, -1)
+
+    def adjoint(self, y: torch.Tensor) -> torch.Tensor:
+        return y.sum(1, keepdim=True)
+
+
+def _four_measurements(off: float) -> tuple[torch.Tensor, Gaussian, torch.Tensor]:
+    """(x, noise, y): two measurements of four are higher than physics says, two as much lower; the mean is none."""
+    clean = torch.zeros(1, 1, 48, 48)
+    clean[..., 12:36, 8:24] = 1.0
+    noise = Gaussian(torch.tensor([0.2]))
+    y = noise.draw(clean.expand(1, 4, -1, -1), Rng([0]))
+    return clean, noise, y + off * torch.tensor([1.0, -1.0, 1.0, -1.0]).reshape(1, 4, 1, 1)
+
+
+def test_the_share_of_noise_that_is_followed_is_that_of_the_unknowns() -> None:
+    _, _, y = _four_measurements(0.0)
+    data = Data.told(_FourTimes(), Gaussian(torch.tensor([0.2])), y)
+    mean = y.mean(1, keepdim=True)
+    found = followed(data, y, mean, lambda other: other.pull / (4 * other.precision))
+    assert float(found) == pytest.approx(1 / 4, abs=0.02)
+    assert float(followed(data, y, mean, lambda other: mean)) == pytest.approx(0, abs=0.04)
+
+
+@pytest.mark.parametrize("solver", [total_variation, few_wavelets])
+def test_what_physics_does_not_explain_costs_no_strength(solver: Callable[..., torch.Tensor]) -> None:
+    """A misfit of 1 is out of reach, or in reach by following noise alone; the answer is what it is without that."""
+    clean, noise, y = _four_measurements(0.0)
+    error = float((solver(_FourTimes(), noise, y) - clean).square().mean().sqrt())
+    assert error < 0.06  # the mean of four is off by 0.1
+    for off in (0.07, 0.3):  # misfits of 1.1 and 3.3
+        _, _, wrong = _four_measurements(off)
+        found = float((solver(_FourTimes(), noise, wrong) - clean).square().mean().sqrt())
+        assert found == pytest.approx(error, rel=0.1)
