@@ -16,7 +16,7 @@ from .nufft import Nufft
 KERNEL = 6  # samples a side of the neighbourhoods that coils are learned from
 LEAST, MOST = 12, 48  # samples a side of the middle that coils are learned from: fewer tell too little
 SINGULAR = 0.02  # of the largest singular value: neighbourhoods that are signal
-WIDE, WIDE_KERNEL, WIDE_SINGULAR = 24, 8, 0.03  # the same of middles at least so wide that were gridded
+WIDE, WIDE_KERNEL, WIDE_SINGULAR = 24, 8, 0.03  # the same of middles at least so wide
 VOXELS = 4096  # whose coils are told at once
 SQUARINGS = 5  # of the matrix whose main eigenvector is sought: its 32nd power
 VALID = 0.85  # of an eigenvalue of 1: where coils see something
@@ -39,7 +39,7 @@ def calibrated(
     told = None if deviation is None else 1 / (2**0.5 * deviation)  # from the network's scale to noise of size 1
     whole = _whitened(k_space * mask, _edge(mask), noise) if told is None else told * k_space * mask
     sides = middle_of(mask)
-    maps = coil_maps(whole, sides)
+    maps = coil_maps(whole, sides, *_told_by(sides))
     phase = smooth_phase(whole, maps, sides)
     unit = CartesianSense(maps[None], mask[None, None], phase[None, None])
     gain = _gain(unit, whole) if told is None else told
@@ -60,12 +60,16 @@ def calibrated_anywhere(
     covered = middle_of_samples(places, sides)
     side = 2 * int((covered + AROUND) / 2**0.5 / 2)  # of the box within the disc that is gridded
     middle = _zero_around(_centre(_gridded(whole.flatten(1), places, covered + AROUND), (side, side)), sides)
-    told_by = (WIDE_KERNEL, WIDE_SINGULAR) if side >= WIDE else (KERNEL, SINGULAR)
-    maps = coil_maps(middle, (side, side), *told_by)
+    maps = coil_maps(middle, (side, side), *_told_by((side, side)))
     phase = smooth_phase(middle, maps, (side, side))
     unit = NonCartesianSense(maps[None], trajectory, phase[None, None])
     gain = _gain(unit, whole) if told is None else told
     return Measurement(whole[None], unit.with_gain(gain), Gaussian(0.5**0.5))
+
+
+def _told_by(sides: tuple[int, int]) -> tuple[int, float]:
+    """Neighbourhoods and what of them is signal: small middles have too few to tell wide ones by."""
+    return (WIDE_KERNEL, WIDE_SINGULAR) if min(sides) >= WIDE else (KERNEL, SINGULAR)
 
 
 def middle_of_samples(places: Tensor, sides: tuple[int, int]) -> int:
