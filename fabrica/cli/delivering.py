@@ -30,6 +30,9 @@ def deliver(
     identity: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A DICOM file of the patient, where sources are none.")
     ] = None,
+    evidence: Annotated[
+        bool, typer.Option(help="A structured report of what was measured of the model goes with each series.")
+    ] = False,
     unreviewed: Annotated[bool, typer.Option(help="Send what nobody has accepted; it stays RESEARCH.")] = False,
     store: Store = None,
 ) -> None:
@@ -44,7 +47,9 @@ def deliver(
         outbox, place = Outbox(store or default_store()), destination(to) if to else None
         known = {s.uid: s for s in outbox.series()}
         if path is not None:
-            made = hand_over(drawn_in(path, stage), outbox, which=draw, identity=identity, source=source, say=echo)
+            made = hand_over(
+                drawn_in(path, stage), outbox, which=draw, identity=identity, source=source, evidence=evidence, say=echo
+            )
             known = {s.uid: s for s in outbox.series() if s.uid in made}
         if place is None:
             echo(f"{len(known)} series wait for a decision and a destination: fabrica review, then --to WHERE")

@@ -181,7 +181,7 @@ class Dimse(Destination):
     def store(self, files: Sequence[Path]) -> Mapping[str, str]:
         import pydicom
 
-        from .objects import EXPLICIT
+        from .objects.marking import EXPLICIT
 
         datasets = [pydicom.dcmread(file) for file in files]
         entity, errors = self._entity(), {}
@@ -195,11 +195,13 @@ class Dimse(Destination):
                 except (RuntimeError, ValueError) as error:
                     errors[str(ds.SOPInstanceUID)] = str(error)[:200]
                     continue
-                if not status or status.Status != 0:  # an empty answer is an abort
+                if not status or status.Status != 0:
                     said = f"{status.Status:#06x}" if status else "no answer"
                     errors[str(ds.SOPInstanceUID)] = f"C-STORE: {said}"
         finally:
             association.release() if association.is_established else association.abort()
+        if "no answer" in errors.get(str(datasets[0].SOPInstanceUID), ""):  # the association broke, nothing went out
+            raise UnreachableError(f"{self.name} says nothing to what it is sent (C-STORE: no answer).")
         return errors
 
     def fetch(self, study: str, series: str) -> Iterator[Any]:
@@ -210,7 +212,8 @@ class Dimse(Destination):
             StudyRootQueryRetrieveInformationModelGet as Get,
         )
 
-        from .objects import CT, EXPLICIT, MR
+        from .objects import DELIVERED
+        from .objects.marking import EXPLICIT
 
         found: list[Any] = []
 
@@ -221,9 +224,9 @@ class Dimse(Destination):
             return 0
 
         entity.add_requested_context(Get)
-        for kind in (CT, MR):
+        for kind in DELIVERED:
             entity.add_requested_context(kind, EXPLICIT)
-        roles = [build_role(kind, scp_role=True) for kind in (CT, MR)]
+        roles = [build_role(kind, scp_role=True) for kind in DELIVERED]
         association = self._associated(entity, ext_neg=roles, evt_handlers=[(evt.EVT_C_STORE, kept)])
         query = Dataset()
         query.QueryRetrieveLevel, query.StudyInstanceUID, query.SeriesInstanceUID = "SERIES", study, series

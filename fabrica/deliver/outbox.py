@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import ledger
-from .objects import Series
+from .objects.marking import Series
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS series (uid TEXT PRIMARY KEY, study TEXT NOT NULL, description TEXT NOT NULL,
-  instances INTEGER NOT NULL, sources TEXT NOT NULL, added TEXT NOT NULL);
+  instances INTEGER NOT NULL, sources TEXT NOT NULL, added TEXT NOT NULL, part_of TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS instances (uid TEXT PRIMARY KEY, series TEXT NOT NULL REFERENCES series (uid),
   number INTEGER NOT NULL, sha256 TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS verdicts (series TEXT NOT NULL REFERENCES series (uid), verdict TEXT NOT NULL,
@@ -88,9 +88,9 @@ class Outbox:
     def file(self, series: str, instance: str) -> Path:
         return self.folder / "objects" / series / f"{instance}.dcm"
 
-    def add(self, series: Series, sources: Sequence[Path], event: Mapping[str, Any]) -> bool:
-        """Files first, then the rows that say so; False where it was there. Raises ValueError for a UID with other
-        content.
+    def add(self, series: Series, sources: Sequence[Path], event: Mapping[str, Any], *, part_of: str = "") -> bool:
+        """Files first, then the rows that say so; False where it was there. `part_of`: the series that it goes with,
+        whose verdict is its own. Raises ValueError for a UID with other content.
         """
         hashes = [self._write(series.uid, ds) for ds in series.datasets]
         with self._open() as db:
@@ -101,9 +101,9 @@ class Outbox:
                 return False
             first = series.datasets[0]
             db.execute(
-                "INSERT INTO series VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO series VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (series.uid, str(first.StudyInstanceUID), str(first.SeriesDescription), len(series.datasets),
-                 "\n".join(map(str, sources)), now()),
+                 "\n".join(map(str, sources)), now(), part_of),
             )  # fmt: skip
             for number, (ds, h) in enumerate(zip(series.datasets, hashes, strict=True)):
                 db.execute("INSERT INTO instances VALUES (?, ?, ?, ?)", (str(ds.SOPInstanceUID), series.uid, number, h))
@@ -126,9 +126,11 @@ class Outbox:
         return hash_of(target)
 
     def series(self) -> list[Prepared]:
-        """All of them, in the order in which they were made."""
+        """Those that a person judges, in the order in which they were made; not what goes with them."""
         with self._open() as db:
-            rows = db.execute("SELECT uid, description, instances, sources FROM series ORDER BY added, uid").fetchall()
+            rows = db.execute(
+                "SELECT uid, description, instances, sources FROM series WHERE part_of = '' ORDER BY added, uid"
+            ).fetchall()
             found = []
             for uid, description, count, sources in rows:
                 last = db.execute(
@@ -136,6 +138,12 @@ class Outbox:
                 ).fetchone() or ("", "", "")
                 found.append(Prepared(uid, description, count, tuple(filter(None, sources.split("\n"))), *last))
         return found
+
+    def parts(self, series: str) -> list[str]:
+        """UIDs of the series that go with one: its spread, its evidence."""
+        with self._open() as db:
+            rows = db.execute("SELECT uid FROM series WHERE part_of = ? ORDER BY added, uid", (series,)).fetchall()
+        return [uid for (uid,) in rows]
 
     def files(self, series: str) -> list[Path]:
         """A series as it is stored, in order; raises ValueError where a file is gone or was changed."""
@@ -164,21 +172,24 @@ class Outbox:
             ledger.add(db, now(), series, {"what": "judged", "verdict": verdict, "reason": reason, "person": person})
 
     def enqueue(self, series: str, destination: str) -> None:
-        """All instances of a series are to go there; what is on its way, or has arrived, stays as it is."""
+        """All instances of a series and of what goes with it are to go there; what is on its way stays as it is."""
         with self._open() as db:
             db.execute(
-                "INSERT OR IGNORE INTO queue (instance, destination) SELECT uid, ? FROM instances WHERE series = ?",
+                "INSERT OR IGNORE INTO queue (instance, destination) SELECT i.uid, ? FROM instances i"
+                " JOIN series s ON s.uid = i.series WHERE ? IN (s.uid, s.part_of)",
                 (destination, series),
             )
 
     def waiting(self, destination: str) -> list[Waiting]:
-        """What has not arrived there, by series; nothing of a series that a person has rejected since."""
-        last = "(SELECT verdict FROM verdicts v WHERE v.series = i.series ORDER BY v.rowid DESC LIMIT 1)"
+        """What has not arrived there, by series, before what goes with it; nothing of one that was rejected since."""
+        judged = "coalesce(nullif(s.part_of, ''), s.uid)"
+        last = f"(SELECT verdict FROM verdicts v WHERE v.series = {judged} ORDER BY v.rowid DESC LIMIT 1)"
         with self._open() as db:
             rows = db.execute(
                 "SELECT q.instance, i.series, q.attempts FROM queue q JOIN instances i ON i.uid = q.instance"
+                " JOIN series s ON s.uid = i.series"
                 f" WHERE q.destination = ? AND q.state != 'delivered' AND coalesce({last}, '') != 'reject'"
-                " ORDER BY i.series, i.number",
+                f" ORDER BY {judged}, s.part_of, i.series, i.number",
                 (destination,),
             ).fetchall()
         return [Waiting(*row) for row in rows]

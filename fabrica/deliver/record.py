@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 NAME = "generated.json"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,26 @@ class Drawn:
     sha256: tuple[str, ...]
     given: tuple[str, ...]  # contrasts that it was drawn from
     sources: tuple[SourceFile, ...] = ()  # empty where the source was no DICOM
+    classes: int = 0  # of a label map, with the background
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A figure that the run reached on patients whom training did not see."""
+
+    contrast: str
+    by: str  # the mean of draws, one draw
+    metric: str
+    unit: str
+    value: float
+    n: int  # patients
+    interval: tuple[float, float] | None  # 95 %; None where there are too few patients for one
+
+    def words(self) -> str:
+        """In one line."""
+        apart = "no interval" if self.interval is None else f"95 % {self.interval[0]:.4g} to {self.interval[1]:.4g}"
+        of = f" of {self.contrast}" if self.contrast else ""
+        return f"{self.metric}{of}, {self.by}: {self.value:.4g} {self.unit} ({apart}, {self.n} patients)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +71,7 @@ class Record:
     version: str
     made: str  # ISO 8601, when the draws were made
     images: tuple[Drawn, ...]
+    evidence: tuple[Evidence, ...] = ()  # empty where nothing was measured
     audit: str = ""  # what the audit of the weights said when they drew: passed, unaudited, or what was refused
 
     def write(self) -> Path:
@@ -87,9 +108,19 @@ def _of(folder: Path, plain: Mapping[str, Any]) -> Record:
         if len(lists["files"]) != len(lists["sha256"]) or not lists["files"]:
             raise ValueError(f"{case} has {len(lists['files'])} files and {len(lists['sha256'])} hashes")
         files, hashes, given = lists["files"], lists["sha256"], lists["given"]
-        images.append(Drawn(case, contrast, unit, kind, files, hashes, given, sources))
+        images.append(Drawn(case, contrast, unit, kind, files, hashes, given, sources, int(one["classes"])))
     words = {k: str(plain[k]) for k in ("run", "stage", "job", "family", "weights", "recipe", "version", "made")}
-    return Record(folder, **words, seed=int(plain["seed"]), images=tuple(images), audit=str(plain.get("audit", "")))
+    return Record(
+        folder, **words, seed=int(plain["seed"]), images=tuple(images), evidence=tuple(map(_figure, plain["evidence"])),
+        audit=str(plain.get("audit", "")),
+    )  # fmt: skip
+
+
+def _figure(one: Mapping[str, Any]) -> Evidence:
+    words = {k: str(one[k]) for k in ("contrast", "by", "metric", "unit")}
+    known = one["interval"]
+    interval = None if known is None else (float(known[0]), float(known[1]))
+    return Evidence(**words, value=float(one["value"]), n=int(one["n"]), interval=interval)
 
 
 def check_inside(folder: Path, name: str) -> None:

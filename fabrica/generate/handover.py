@@ -7,9 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from .. import io
 from ..contracts import Image
-from ..deliver.objects import derived_series, read_headers
+from ..deliver.objects.dose import planned_dose
+from ..deliver.objects.images import derived_series
+from ..deliver.objects.marking import Making, Series
+from ..deliver.objects.parametric_map import spread_map
+from ..deliver.objects.report import evidence_report
+from ..deliver.objects.segmentation import segmentation
+from ..deliver.objects.source import read_headers
 from ..deliver.outbox import Outbox
 from ..deliver.record import Drawn, Record, check_drawn, check_sources
 
@@ -24,12 +34,14 @@ def default_store() -> Path:
 
 def hand_over(
     record: Record, outbox: Outbox, *, which: str = "mean", identity: Path | None = None, source: Path | None = None,
-    say: Say = print,
+    evidence: bool = False, say: Say = print,
 ) -> list[str]:  # fmt: skip
     """UIDs of the series that a record's draws became, in the outbox; those that were there stay as they are.
 
-    `which`: mean, all, or the number of a draw; `identity`: a DICOM file that says whose draws of other files are;
-    `source`: where the files lie now that draws were made from. Raises ValueError for what cannot be delivered.
+    `which`: mean, all, or the number of a draw; with the mean of several goes a map of their spread. `identity`: a
+    DICOM file that says whose draws of other files are; `source`: where the files lie now that draws were made from.
+    `evidence`: a report of what was measured of the model goes with each. Raises ValueError for what cannot be
+    delivered.
     """
     if record.audit.startswith("REFUSED"):
         raise ValueError(
@@ -40,22 +52,40 @@ def hand_over(
     for drawn in record.images:
         paths = check_sources(drawn, source) if drawn.sources or identity is None else [identity]
         headers = read_headers(paths)
-        for name, image in _wanted(record, drawn, which):
-            number = int(name) + 1 if name.isdigit() else 0
-            series = derived_series(record, drawn, image, headers, which=name, number=number)
+        for name, image, spread in _wanted(record, drawn, which):
+            making = Making(record, drawn, headers, name)
+            series, parts = _object(making, image), list[Series]()
+            if spread is not None and drawn.kind != "label" and drawn.unit != "Gy":
+                parts.append(spread_map(replace(making, which="spread"), spread, series))
+            if evidence:
+                parts.append(evidence_report(making, series))
             event = {"run": record.run, "stage": record.stage, "weights": record.weights, "recipe": record.recipe,
                      "seed": record.seed, "draw": name, "drawn": record.made, "version": record.version,
                      "sources": sorted(str(h.SOPInstanceUID) for h in headers), "clipped": series.clipped}  # fmt: skip
             new = outbox.add(series, paths, event)
+            for part in parts:
+                outbox.add(part, paths, {**event, "clipped": 0}, part_of=series.uid)
             if series.clipped:
                 say(f"{drawn.case}: {series.clipped} voxels did not fit what DICOM stores and were clipped.")
-            say(f"{drawn.case}: {drawn.contrast}, {len(series.datasets)} slices, {'made' if new else 'known'}.")
+            beside = "".join(f", with {p.datasets[0].SeriesDescription}" for p in parts)
+            say(f"{drawn.case}: {drawn.contrast}, {len(series.datasets)} files{beside}, {'made' if new else 'known'}.")
             found.append(series.uid)
     return found
 
 
-def _wanted(record: Record, drawn: Drawn, which: str) -> Sequence[tuple[str, Image]]:
-    """(name, image) of the mean of the draws, of each, or of one."""
+def _object(making: Making, image: Image) -> Series:
+    """What the contrast of a draw is in DICOM: a series of planes, segments, or a dose."""
+    drawn, number = making.drawn, int(making.which) + 1 if making.which.isdigit() else 0
+    if drawn.kind == "label":
+        labels, affine = image.data[0].numpy(), image.affine.numpy()
+        return segmentation(making, labels, affine, classes=drawn.classes, number=number)
+    if drawn.unit == "Gy":
+        return planned_dose(making, image.data[0].numpy(), image.affine.numpy(), number=number)
+    return derived_series(making.record, drawn, image, making.headers, which=making.which, number=number)
+
+
+def _wanted(record: Record, drawn: Drawn, which: str) -> Sequence[tuple[str, Image, NDArray[np.float32] | None]]:
+    """(name, image, spread of the draws) of their mean, of each, or of one; of labels the most frequent is the mean."""
     count = len(drawn.files)
     if which not in ("mean", "all") and not (which.isdigit() and int(which) < count):
         raise ValueError(f"--draw {which!r} is none of {drawn.case}'s {count}. Write mean, all, or a number from 0.")
@@ -63,8 +93,15 @@ def _wanted(record: Record, drawn: Drawn, which: str) -> Sequence[tuple[str, Ima
     images = [io.read_image(path) for path in check_drawn(record, drawn, numbers)]
     images = [i if i.axes == "zyx" else replace(i, data=i.data[:, None], axes="zyx") for i in images]
     if which != "mean":
-        return [(str(number), image) for number, image in zip(numbers, images, strict=True)]
-    total = images[0].data.double()
-    for image in images[1:]:
-        total = total + image.data
-    return [("mean", replace(images[0], data=(total / count).float()))]
+        return [(str(number), image, None) for number, image in zip(numbers, images, strict=True)]
+    if drawn.kind == "label":
+        frequent = torch.stack([i.data for i in images]).mode(0).values
+        return [("mean", replace(images[0], data=frequent), None)]
+    mean = torch.zeros_like(images[0].data, dtype=torch.float64)
+    for image in images:
+        mean += image.data / count
+    squares = torch.zeros_like(mean)
+    for image in images:
+        squares += (image.data - mean) ** 2
+    spread = (squares / (count - 1)).sqrt()[0].float().numpy() if count > 1 else None
+    return [("mean", replace(images[0], data=mean.float()), spread)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..data.cohort import Member
-from ..deliver.record import NAME, Drawn, Record, SourceFile, hash_of
+from ..deliver.record import NAME, Drawn, Evidence, Record, SourceFile, hash_of
 from ..recipe.values import Stage
 from ..run.folder import RECIPE, RunFolder
 from ..safeguards.gate import standing
@@ -41,14 +41,30 @@ def record_of(
                 continue
             names, hashes = tuple(str(p.relative_to(folder)) for p in files), tuple(map(hash_of, files))
             unit = "" if field.kind == "label" else preparation.unit_of(field.name, field.unit)
-            images.append(Drawn(member.name, field.name, unit, field.kind, names, hashes, own, sources_of(member, own)))
+            classes, sources = field.channels if field.kind == "label" else 0, sources_of(member, own)
+            images.append(Drawn(member.name, field.name, unit, field.kind, names, hashes, own, sources, classes))
     checkpoint = json.loads((run.home(stage) / "checkpoint.json").read_text())
     recipe = hashlib.sha256((run.path / RECIPE).read_bytes()).hexdigest()
     when = made or datetime.now(UTC).isoformat(timespec="seconds")
     return Record(
         folder, run.name, stage.name, str(stage.job.name), stage.family.name, checkpoint["sha256"], recipe,
-        run.recipe.seed, __version__, when, tuple(images), standing(run.path, checkpoint["sha256"]),
+        run.recipe.seed, __version__, when, tuple(images), evidence_of(run, stage),
+        standing(run.path, checkpoint["sha256"]),
     )  # fmt: skip
+
+
+def evidence_of(run: RunFolder, stage: Stage) -> tuple[Evidence, ...]:
+    """What the run's report says of the draws of a stage, as far as it was measured."""
+    report = run.path / "report" / "report.json"
+    if not report.is_file():
+        return ()
+    found = []
+    for row in json.loads(report.read_text())["summaries"]:
+        if row["stage"] == stage.name and str(row["by"]).startswith("model") and row["value"] is not None:
+            interval = row["interval"] and (float(row["interval"][0]), float(row["interval"][1]))
+            contrast, by, metric, unit = (str(row[k]) for k in ("contrast", "by", "metric", "unit"))
+            found.append(Evidence(contrast, by, metric, unit, float(row["value"]), int(row["n"]), interval or None))
+    return tuple(found)
 
 
 def sources_of(member: Member, given: Sequence[str]) -> tuple[SourceFile, ...]:

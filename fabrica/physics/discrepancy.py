@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -18,6 +19,15 @@ SETTLING = 3  # walks after which the least share follows as much of the noise a
 State = TypeVar("State")
 
 
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Which shares are tried, and how often their range is halved."""
+
+    lowest: float
+    highest: float
+    rounds: int
+
+
 def mean_misfit(noise: Scattered, y: Tensor, mean: Tensor, part: Tensor) -> Tensor:
     """(B,): how far a mean lies off y in this part of it (bool, broadcasts), as a multiple of what noise leaves."""
     off = noise.misfit(y, mean)
@@ -31,14 +41,13 @@ def explained(
     walk: Callable[[Data, Tensor, State], State],
     image: Callable[[State], Tensor],
     start: State,
-    shares: tuple[float, float],
+    search: Search,
     like: Tensor,
-    rounds: int,
 ) -> tuple[Tensor, State]:
     """`strongest` of linear physics. Where that is not quite the scan's (coil maps, a phase) an answer reaches a misfit
     of 1 only by following the noise, or never: what the least share leaves and what it follows may be left.
     """
-    least, seen = torch.full_like(like, shares[0]), data.operator.measured(y)
+    least, seen = torch.full_like(like, search.lowest), data.operator.measured(y)
 
     def misfit(state: State) -> Tensor:
         return mean_misfit(noise, y, data.operator.apply_to(image(state)), seen)
@@ -50,7 +59,7 @@ def explained(
 
     start = settled(data, start)
     most = misfit(start) + followed(data, y, image(start), lambda other: image(settled(other, start)))
-    return strongest(partial(walk, data), misfit, start, shares, like, rounds, most.clamp(min=1))
+    return strongest(partial(walk, data), misfit, start, search, like, most.clamp(min=1))
 
 
 def followed(data: Data, y: Tensor, image: Tensor, answer: Callable[[Data], Tensor]) -> Tensor:
@@ -69,9 +78,8 @@ def strongest(
     walk: Callable[[Tensor, State], State],
     misfit: Callable[[State], Tensor],
     start: State,
-    shares: tuple[float, float],
+    search: Search,
     like: Tensor,
-    rounds: int,
     most: Tensor | float = 1.0,
 ) -> tuple[Tensor, State]:
     """(the largest share between the two whose answer has a misfit of `most` (B,) at most, (B, 1, ...) as `like`; the
@@ -80,9 +88,9 @@ def strongest(
     `walk` goes on from a state with a share of each row, `misfit` (B,) judges where it came to; shares are halved in
     their logarithm.
     """
-    low, high = (torch.full_like(like, share).log() for share in shares)
+    low, high = (torch.full_like(like, share).log() for share in (search.lowest, search.highest))
     state = start
-    for _ in range(rounds):
+    for _ in range(search.rounds):
         share = (low + high) / 2
         state = walk(share.exp(), state)
         rough = (misfit(state) > most).reshape(share.shape)  # too strong

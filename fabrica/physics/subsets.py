@@ -7,15 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .discrepancy import mean_misfit, strongest
+from .discrepancy import Search, mean_misfit, strongest
 from .geometry import ParallelGeometry
 from .noise import Poisson
 from .projector import Projector, projector
 
 SUBSETS, ROUNDS = 10, 4  # 40 iterations of MLEM at the price of 4
 EDGES = 2.0  # how much less large differences cost than small ones (Nuyts et al. 2002: gamma)
-SEARCHES, WARM = 7, 2  # of the strength, each with so many rounds from the answer before
-LOWEST, HIGHEST = 1e-4, 3.0  # strengths that are tried, as a part of the mean sensitivity
+SEARCH, WARM = Search(1e-4, 3.0, 7), 2  # of the strength, as a part of the mean sensitivity; rounds each
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,8 @@ def relative_differences(geometry: ParallelGeometry, weight: Tensor, background:
     def misfit(x: Tensor) -> Tensor:
         return mean_misfit(noise, y, lines.forward(x) * weight, seen)
 
-    start = walk(torch.full_like(mean, LOWEST), _constant(parts))
-    share, x = strongest(walk, misfit, start, (LOWEST, HIGHEST), mean, SEARCHES)
+    start = walk(torch.full_like(mean, SEARCH.lowest), _constant(parts))
+    share, x = strongest(walk, misfit, start, SEARCH, mean)
     return _walked(parts, x, mean * share, ROUNDS)
 
 

@@ -12,12 +12,11 @@ from ..contracts import Scattered
 from .algebra import LinearOperator
 from .classical import largest_eigenvalue
 from .consistency import Data
-from .discrepancy import explained
+from .discrepancy import Search, explained
 
-ROUNDS = 10  # of looking for the weight
 INNER = 40  # iterations a round, each beginning at the answer of the one before
 BALANCE = 0.5  # step of the edges' side as a part of the data's
-FEWEST_EDGES, MOST_EDGES = 1e-5, 1.0  # weights that are tried, as a part of what leaves no edge at all
+SEARCH = Search(1e-5, 1.0, 10)  # of the weight, as a part of what leaves no edge at all
 
 
 def total_variation(operator: LinearOperator, noise: Scattered, y: Tensor) -> Tensor:
@@ -34,8 +33,7 @@ def total_variation(operator: LinearOperator, noise: Scattered, y: Tensor) -> Te
         return descended(data.normal, data.pull, share * full, size, state, operator.feasible)
 
     blank = torch.zeros_like(data.pull), torch.zeros_like(_gradient(data.pull))
-    shares = FEWEST_EDGES, MOST_EDGES
-    share, state = explained(data, noise, y, walk, itemgetter(0), blank, shares, full, ROUNDS)
+    share, state = explained(data, noise, y, walk, itemgetter(0), blank, SEARCH, full)
     return walk(data, share, state)[0]
 
 

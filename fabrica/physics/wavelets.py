@@ -11,16 +11,15 @@ from ..contracts import Scattered
 from .algebra import LinearOperator
 from .classical import largest_eigenvalue
 from .consistency import Data
-from .discrepancy import explained
+from .discrepancy import Search, explained
 
 LOW_PASS = (  # Daubechies 1988, eight taps, four vanishing moments
     0.23037781330885523, 0.7148465705525415, 0.6308807679295904, -0.02798376941698385,
     -0.18703481171888114, 0.030841381835986965, 0.032883011666982945, -0.010597401784997278,
 )  # fmt: skip
 LEVELS = 4
-ROUNDS = 9  # of looking for the weight
 INNER = 25  # iterations a round, each beginning at the answer of the one before
-LOWEST, HIGHEST = 1e-5, 1.0  # weights that are tried, as a part of what leaves nothing
+SEARCH = Search(1e-5, 1.0, 9)  # of the weight, as a part of what leaves nothing
 SHIFTS = ((0, 0), (3, 5), (7, 2), (1, 6), (5, 1), (2, 7), (6, 4), (4, 3))  # voxels, turn by turn: no grid shows
 
 
@@ -38,7 +37,7 @@ def few_wavelets(operator: LinearOperator, noise: Scattered, y: Tensor) -> Tenso
         return shrunk(data, share * full, step, x)
 
     blank = torch.zeros_like(data.pull)
-    share, x = explained(data, noise, y, walk, lambda x: x, blank, (LOWEST, HIGHEST), full, ROUNDS)
+    share, x = explained(data, noise, y, walk, lambda x: x, blank, SEARCH, full)
     return walk(data, share, x)
 
 

@@ -28,7 +28,7 @@ def test_from_a_draw_to_a_folder_and_back(drawn: Path, tmp_path: Path) -> None: 
     assert not (tmp_path / "there").exists()
     code, said = _typed("deliver", drawn, "--to", there, "--unreviewed", *store)
     assert code == 0, said
-    assert len(list((tmp_path / "there").rglob("*.dcm"))) == 4
+    assert len(list((tmp_path / "there").rglob("*.dcm"))) == 5
     uid = re.search(r"fabrica trace (\S+)", said)
     assert uid
     code, said = _typed("trace", uid[1], *store)
@@ -50,7 +50,7 @@ def test_what_a_person_decides_is_what_happens(drawn: Path, tmp_path: Path) -> N
     outbox.judge(series.uid, "accept", "looked again", "Dr. B")
     code, said = _typed("deliver", drawn, "--to", there, *store)
     assert code == 0
-    assert len(list((tmp_path / "there").rglob("*.dcm"))) == 4
+    assert len(list((tmp_path / "there").rglob("*.dcm"))) == 5
 
 
 def test_a_run_of_simulated_patients_has_nobody_to_deliver_to(trained: Path, tmp_path: Path) -> None:  # noqa: F811

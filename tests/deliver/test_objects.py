@@ -11,7 +11,8 @@ import torch
 
 from fabrica import io
 from fabrica.contracts import Field, Image
-from fabrica.deliver.objects import derived_series, read_headers, stored_pixels
+from fabrica.deliver.objects.images import derived_series, stored_pixels
+from fabrica.deliver.objects.source import read_headers
 from fabrica.deliver.record import Record, check_sources
 
 from .conftest import program
@@ -177,7 +178,7 @@ def test_what_does_not_fit_is_clipped_and_counted() -> None:
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"unit": "SUV"}, "is in SUV"), ({"kind": "label"}, "is a label map"), ({}, "different PatientID")],
+    [({"unit": "Gy"}, "is in Gy"), ({"kind": "label"}, "is a label map"), ({}, "different PatientID")],
 )
 def test_what_cannot_be_delivered_is_refused(change: dict[str, str], words: str, record: Record) -> None:
     drawn = record.images[0]
@@ -203,7 +204,7 @@ def test_records_are_strict(record: Record, tmp_path: Path) -> None:
         Record.read(tmp_path)
     text = (record.folder / "generated.json").read_text()
     for planted in (
-        text.replace('"format": 1', '"format": 9'),
+        text.replace('"format": 2', '"format": 9'),
         text.replace(record.images[0].files[0], "../../etc/passwd"),
         "{",
     ):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fabrica.physics import Gaussian
-from fabrica.physics.discrepancy import mean_misfit, strongest
+from fabrica.physics.discrepancy import Search, mean_misfit, strongest
 
 
 def test_the_largest_share_that_noise_allows_is_found() -> None:
@@ -17,7 +17,7 @@ def test_the_largest_share_that_noise_allows_is_found() -> None:
         return share
 
     found, last = strongest(
-        walk, lambda s: (s / known).flatten(), torch.zeros(4, 1, 1, 1), (1e-5, 1.0), torch.ones(4, 1, 1, 1), 20
+        walk, lambda s: (s / known).flatten(), torch.zeros(4, 1, 1, 1), Search(1e-5, 1.0, 20), torch.ones(4, 1, 1, 1)
     )
     assert found[:2].flatten().tolist() == pytest.approx([3e-4, 0.05], rel=1e-3)
     assert float(found[2]) == pytest.approx(1, rel=1e-3)
