@@ -22,7 +22,8 @@ def deliver(
         Path | None, typer.Argument(metavar="RUN|OUT", help="A run, or what generate wrote; none: what still waits.")
     ] = None,
     to: Annotated[
-        str | None, typer.Option(metavar="WHERE", help="folder:DIR, dicomweb:URL or dimse:AE@HOST:PORT")
+        str | None,
+        typer.Option(metavar="WHERE", help="folder:DIR, bids:DIR, dicomweb:URL, dimse:AE@HOST:PORT, pacs.yaml"),
     ] = None,
     draw: Annotated[str, typer.Option(help="mean, all, or the number of a draw.")] = "mean",
     stage: Annotated[str | None, typer.Option(help="Which stage of a run; the last when left out.")] = None,
@@ -38,7 +39,7 @@ def deliver(
 ) -> None:
     """Make DICOM series of draws, marked as synthetic, and deliver them: sent, read back, compared, noted."""
     from ..deliver.delivery import deliver as send
-    from ..deliver.destinations import destination
+    from ..deliver.destinations.settings import destination
     from ..deliver.outbox import Outbox
     from ..generate.handover import default_store, hand_over
     from ..generate.record import drawn_in
@@ -59,7 +60,7 @@ def deliver(
                 if series.verdict == "reject":
                     echo(f"{series.description}: rejected by {series.person} ({series.reason}); not sent.")
                 elif series.verdict == "accept" or unreviewed:
-                    outbox.enqueue(series.uid, place.name)
+                    outbox.enqueue(series.uid, place.name, parts=place.parts)
                 else:
                     echo(f"{series.description}: nobody has accepted it. Type: fabrica review, or add --unreviewed")
             if not outbox.waiting(place.name) and not any(s.verdict == "accept" or unreviewed for s in known.values()):

@@ -171,13 +171,13 @@ class Outbox:
             db.execute("INSERT INTO verdicts VALUES (?, ?, ?, ?, ?)", (series, verdict, reason, person, now()))
             ledger.add(db, now(), series, {"what": "judged", "verdict": verdict, "reason": reason, "person": person})
 
-    def enqueue(self, series: str, destination: str) -> None:
-        """All instances of a series and of what goes with it are to go there; what is on its way stays as it is."""
+    def enqueue(self, series: str, destination: str, *, parts: bool = True) -> None:
+        """All instances of a series, and of what goes with it, are to go there; what is on its way stays as it is."""
         with self._open() as db:
             db.execute(
                 "INSERT OR IGNORE INTO queue (instance, destination) SELECT i.uid, ? FROM instances i"
-                " JOIN series s ON s.uid = i.series WHERE ? IN (s.uid, s.part_of)",
-                (destination, series),
+                " JOIN series s ON s.uid = i.series WHERE s.uid = ? OR (s.part_of = ? AND ?)",
+                (destination, series, series, parts),
             )
 
     def waiting(self, destination: str) -> list[Waiting]:
@@ -211,8 +211,8 @@ class Outbox:
                     (error[:500], uid, destination),
                 )
 
-    def delivered(self, destination: str, instances: Sequence[str]) -> None:
-        """Read back and found equal: said once, with a line of the ledger each."""
+    def delivered(self, destination: str, instances: Sequence[str], witness: str) -> None:
+        """As its witness says it: noted once, with a line of the ledger each."""
         with self._open() as db:
             for uid in instances:
                 changed = db.execute(
@@ -221,7 +221,7 @@ class Outbox:
                     (uid, destination),
                 ).rowcount
                 if changed:
-                    ledger.add(db, now(), uid, {"what": "delivered", "to": destination, "witness": "read back, equal"})
+                    ledger.add(db, now(), uid, {"what": "delivered", "to": destination, "witness": witness})
 
     def trace(self, uid: str) -> list[ledger.Line]:
         """Lines about an instance or a series and its instances; the whole ledger is checked on the way."""

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,7 @@ class Archive:
 
     http: int
     dicom: int
+    ours: int  # the port where it calls us
 
     @property
     def web(self) -> str:
@@ -93,21 +95,28 @@ def program(name: str) -> str:
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
     """Orthanc with DICOMweb on free ports, gone when the module is done."""
+    with started(tmp_path_factory.mktemp("orthanc")) as running:
+        yield running
+
+
+@contextmanager
+def started(folder: Path, **more: object) -> Iterator[Archive]:
+    """An Orthanc whose files lie in a folder; `more` are settings of its own."""
     orthanc = program("Orthanc")
     plugin = next(iter(sorted(Path("/usr").glob("lib*/**/libOrthancDicomWeb.so.*"))), None)
     if plugin is None:
         pytest.skip("orthanc-dicomweb is not installed. As root: make peers")
-    folder = tmp_path_factory.mktemp("orthanc")
-    running = Archive(free_port(), free_port())
-    (folder / "db").mkdir()
+    running = Archive(free_port(), free_port(), free_port())
+    (folder / "db").mkdir(exist_ok=True)
     settings = {
         "Name": "TESTPACS", "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"), "Plugins": [str(plugin)],
         "RemoteAccessEnabled": False, "AuthenticationEnabled": False, "HttpPort": running.http, "DicomAet": "TESTPACS",
         "DicomPort": running.dicom, "DicomCheckCalledAet": True, "DicomAlwaysAllowStore": False, "DicomCheckModalityHost": True,
-        "DicomModalities": {"us": {"AET": "FABRICA", "Host": "127.0.0.1", "Port": 11113, "AllowEcho": True, "AllowStore": True,
-                                   "AllowFind": True, "AllowMove": True, "AllowGet": True}},
+        "DicomModalities": {"us": {"AET": "FABRICA", "Host": "127.0.0.1", "Port": running.ours, "AllowEcho": True, "AllowStore": True,
+                                   "AllowFind": True, "AllowMove": True, "AllowGet": True, "AllowStorageCommitment": True}},
         "OverwriteInstances": False, "HttpThreadsCount": 4,
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "StudiesMetadata": "Full", "SeriesMetadata": "Full"},
+        **more,
     }  # fmt: skip
     (folder / "orthanc.json").write_text(json.dumps(settings))
     with (folder / "log").open("w") as log:

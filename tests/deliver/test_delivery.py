@@ -13,8 +13,12 @@ from typing import Any
 import pydicom
 import pytest
 
-from fabrica.deliver.delivery import deliver, difference
-from fabrica.deliver.destinations import Destination, Dicomweb, Dimse, Folder, UnreachableError, destination
+from fabrica.deliver.delivery import deliver
+from fabrica.deliver.destinations.destination import Destination, UnreachableError, difference
+from fabrica.deliver.destinations.dicomweb import Dicomweb
+from fabrica.deliver.destinations.dimse import Dimse
+from fabrica.deliver.destinations.folder import Folder
+from fabrica.deliver.destinations.settings import destination
 from fabrica.deliver.outbox import Outbox
 from fabrica.deliver.record import Record
 from fabrica.generate.handover import hand_over
@@ -73,7 +77,7 @@ def test_a_node_that_does_not_know_us_refuses(
 ) -> None:
     outbox, uid = filled
     monkeypatch.setenv("FABRICA_AE", "STRANGER")
-    monkeypatch.setattr("fabrica.deliver.destinations.TIMEOUT_S", 2)  # it says nothing at all
+    monkeypatch.setattr("fabrica.deliver.destinations.destination.TIMEOUT_S", 2)  # it says nothing at all
     to = destination(archive.node)
     outbox.enqueue(uid, to.name)
     said: list[str] = []
@@ -160,7 +164,7 @@ def test_a_program_that_is_killed_while_sending_goes_on_where_it_was(
     script = f"""
         import os, signal
         from pathlib import Path
-        from fabrica.deliver.destinations import Folder
+        from fabrica.deliver.destinations.folder import Folder
         from fabrica.deliver.delivery import deliver
         from fabrica.deliver.outbox import Outbox
         class Dying(Folder):
