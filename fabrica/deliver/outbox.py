@@ -17,7 +17,8 @@ from .objects.marking import Series
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS series (uid TEXT PRIMARY KEY, study TEXT NOT NULL, description TEXT NOT NULL,
-  instances INTEGER NOT NULL, sources TEXT NOT NULL, added TEXT NOT NULL, part_of TEXT NOT NULL);
+  instances INTEGER NOT NULL, sources TEXT NOT NULL, added TEXT NOT NULL, part_of TEXT NOT NULL,
+  withdraws INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS instances (uid TEXT PRIMARY KEY, series TEXT NOT NULL REFERENCES series (uid),
   number INTEGER NOT NULL, sha256 TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS verdicts (series TEXT NOT NULL REFERENCES series (uid), verdict TEXT NOT NULL,
@@ -49,6 +50,7 @@ class Prepared:
     verdict: str  # "accept", "reject" or "" where nobody has decided
     reason: str = ""
     person: str = ""
+    time: str = ""
 
 
 def now() -> str:
@@ -88,9 +90,13 @@ class Outbox:
     def file(self, series: str, instance: str) -> Path:
         return self.folder / "objects" / series / f"{instance}.dcm"
 
-    def add(self, series: Series, sources: Sequence[Path], event: Mapping[str, Any], *, part_of: str = "") -> bool:
+    def add(
+        self, series: Series, sources: Sequence[Path], event: Mapping[str, Any], *, part_of: str = "",
+        withdraws: bool = False,
+    ) -> bool:  # fmt: skip
         """Files first, then the rows that say so; False where it was there. `part_of`: the series that it goes with,
-        whose verdict is its own. Raises ValueError for a UID with other content.
+        whose verdict is its own; `withdraws`: it goes out where that is a rejection. Raises ValueError for a UID with
+        other content.
         """
         hashes = [self._write(series.uid, ds) for ds in series.datasets]
         with self._open() as db:
@@ -101,9 +107,9 @@ class Outbox:
                 return False
             first = series.datasets[0]
             db.execute(
-                "INSERT INTO series VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO series VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (series.uid, str(first.StudyInstanceUID), str(first.SeriesDescription), len(series.datasets),
-                 "\n".join(map(str, sources)), now(), part_of),
+                 "\n".join(map(str, sources)), now(), part_of, withdraws),
             )  # fmt: skip
             for number, (ds, h) in enumerate(zip(series.datasets, hashes, strict=True)):
                 db.execute("INSERT INTO instances VALUES (?, ?, ?, ?)", (str(ds.SOPInstanceUID), series.uid, number, h))
@@ -134,16 +140,29 @@ class Outbox:
             found = []
             for uid, description, count, sources in rows:
                 last = db.execute(
-                    "SELECT verdict, reason, person FROM verdicts WHERE series = ? ORDER BY rowid DESC LIMIT 1", (uid,)
-                ).fetchone() or ("", "", "")
+                    "SELECT verdict, reason, person, time FROM verdicts WHERE series = ? ORDER BY rowid DESC LIMIT 1",
+                    (uid,),
+                ).fetchone() or ("", "", "", "")
                 found.append(Prepared(uid, description, count, tuple(filter(None, sources.split("\n"))), *last))
         return found
 
     def parts(self, series: str) -> list[str]:
-        """UIDs of the series that go with one: its spread, its evidence."""
+        """UIDs of the series that go with one: its spread, its evidence; not what withdraws it."""
         with self._open() as db:
-            rows = db.execute("SELECT uid FROM series WHERE part_of = ? ORDER BY added, uid", (series,)).fetchall()
+            rows = db.execute(
+                "SELECT uid FROM series WHERE part_of = ? AND NOT withdraws ORDER BY added, uid", (series,)
+            ).fetchall()
         return [uid for (uid,) in rows]
+
+    def places(self, series: str) -> list[str]:
+        """Destinations that have any instance of a series, or to which one was sent."""
+        with self._open() as db:
+            rows = db.execute(
+                "SELECT DISTINCT q.destination FROM queue q JOIN instances i ON i.uid = q.instance"
+                " WHERE i.series = ? AND q.attempts > 0 ORDER BY 1",
+                (series,),
+            ).fetchall()
+        return [place for (place,) in rows]
 
     def files(self, series: str) -> list[Path]:
         """A series as it is stored, in order; raises ValueError where a file is gone or was changed."""
@@ -176,19 +195,22 @@ class Outbox:
         with self._open() as db:
             db.execute(
                 "INSERT OR IGNORE INTO queue (instance, destination) SELECT i.uid, ? FROM instances i"
-                " JOIN series s ON s.uid = i.series WHERE s.uid = ? OR (s.part_of = ? AND ?)",
+                " JOIN series s ON s.uid = i.series WHERE s.uid = ? OR (s.part_of = ? AND ? AND NOT s.withdraws)",
                 (destination, series, series, parts),
             )
 
     def waiting(self, destination: str) -> list[Waiting]:
-        """What has not arrived there, by series, before what goes with it; nothing of one that was rejected since."""
+        """What has not arrived there, by series, before what goes with it; nothing of one that was rejected since, and
+        what withdraws it only then.
+        """
         judged = "coalesce(nullif(s.part_of, ''), s.uid)"
         last = f"(SELECT verdict FROM verdicts v WHERE v.series = {judged} ORDER BY v.rowid DESC LIMIT 1)"
         with self._open() as db:
             rows = db.execute(
                 "SELECT q.instance, i.series, q.attempts FROM queue q JOIN instances i ON i.uid = q.instance"
                 " JOIN series s ON s.uid = i.series"
-                f" WHERE q.destination = ? AND q.state != 'delivered' AND coalesce({last}, '') != 'reject'"
+                " WHERE q.destination = ? AND q.state != 'delivered'"
+                f" AND s.withdraws = (coalesce({last}, '') = 'reject')"
                 f" ORDER BY {judged}, s.part_of, i.series, i.number",
                 (destination,),
             ).fetchall()

@@ -23,6 +23,7 @@ from .. import io
 from ..contracts import Image
 from ..data.grid import grid_of, resample
 from ..deliver.outbox import Outbox, Prepared
+from ..deliver.withdrawal import withdraw
 
 WINDOWS = {"soft tissue": (-160.0, 240.0), "bone": (-450.0, 1050.0), "lung": (-1350.0, 150.0)}  # HU
 COOKIE = "fabrica_review"
@@ -227,6 +228,8 @@ def _pages(app: FastAPI, reviewing: Reviewing, session: Session) -> None:
             raise HTTPException(422, "A decision is accept or reject, with a reason and your name.")
         reviewing.outbox.files(series.uid)  # what was looked at is still what is stored
         reviewing.outbox.judge(series.uid, "accept" if verdict == "accept" else "reject", reason[:500], person[:100])
+        if verdict == "reject":
+            withdraw(reviewing.outbox, series.uid)
         return RedirectResponse("/", 303)
 
 
