@@ -52,6 +52,7 @@ def deliver(
                 drawn_in(path, stage), outbox, which=draw, identity=identity, source=source, evidence=evidence, say=echo
             )
             known = {s.uid: s for s in outbox.series() if s.uid in made}
+        outbox.sign()
         if place is None:
             echo(f"{len(known)} series wait for a decision and a destination: fabrica review, then --to WHERE")
             return
@@ -69,6 +70,7 @@ def deliver(
             echo(f"Nothing waits for {place.name}.")
             return
         left = send(outbox, place, echo)
+        outbox.sign()
         if left:
             fail(f"{left} instances still wait. Once it answers: fabrica deliver --to {to}", FAILED)
         echo(f"Delivered. Where each came from: fabrica trace {next(iter(known), 'UID')}")
@@ -76,7 +78,11 @@ def deliver(
 
 @app.command()
 def trace(
-    uid: Annotated[str, typer.Argument(metavar="UID", help="Of an instance or a series.")], store: Store = None
+    uid: Annotated[str, typer.Argument(metavar="UID", help="Of an instance or a series.")],
+    prov: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it as W3C PROV-JSON, which other programs read.")
+    ] = None,
+    store: Store = None,
 ) -> None:
     """Say where a delivered image came from: weights, recipe, seed, sources, reviewer, deliveries."""
     from ..deliver.outbox import Outbox
@@ -89,6 +95,53 @@ def trace(
         for line in lines:
             words = ", ".join(f"{k} {', '.join(v) if isinstance(v, list) else v}" for k, v in line.event.items())
             echo(f"{line.number}  {line.time}  {line.about}\n    {words}")
+        if prov is not None:
+            from ..deliver.provenance import provenance
+
+            prov.write_text(provenance(lines).serialize(format="json", indent=1))
+            echo(f"Written: {prov}")
+
+
+@app.command()
+def ledger(
+    head: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a signed head; keep it on another machine.")
+    ] = None,
+    verify: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Hold the ledger against a signed head that was kept elsewhere.")
+    ] = None,
+    audit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write DICOM audit messages, one XML document a line.")
+    ] = None,
+    store: Store = None,
+) -> None:
+    """Check what was noted of every delivery, sign its end, hand it to an audit repository."""
+    import json
+    from dataclasses import asdict
+
+    from ..deliver import heads
+    from ..deliver.audit import messages
+    from ..deliver.outbox import Outbox
+    from ..generate.handover import default_store
+
+    with errors():
+        outbox = Outbox(store or default_store())
+        lines = outbox.lines()
+        echo(f"{len(lines)} lines; each holds the hash of the one before, and every signed head agrees.")
+        if verify is not None:
+            kept = heads.Head.of(json.loads(verify.read_text()))
+            heads.check_head(outbox.folder, lines, kept)
+            echo(f"The head of {kept.time} ({kept.count} lines) agrees.")
+        if head is not None:
+            signed = outbox.sign()
+            if signed is None:
+                fail("The ledger is empty: there is no end to sign. Type: fabrica deliver RUN")
+            head.write_text(json.dumps(asdict(signed)) + "\n")
+            echo(f"Written: {head}. Keep it where nobody who can write the ledger can write.")
+        if audit is not None:
+            told = [message.replace(b"\n", b" ") for message in messages(lines, outbox.studies())]
+            audit.write_bytes(b"".join(one + b"\n" for one in told))
+            echo(f"Written: {len(told)} messages in {audit}")
 
 
 @app.command()

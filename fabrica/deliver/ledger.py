@@ -29,6 +29,7 @@ class Line:
     time: str
     about: str  # UID of a series or an instance
     event: Mapping[str, Any]
+    hash: str
 
 
 def add(connection: sqlite3.Connection, time: str, about: str, event: Mapping[str, Any]) -> None:
@@ -53,5 +54,5 @@ def lines(connection: sqlite3.Connection) -> Iterator[Line]:
     for number, time, text, about, before, found in rows:
         if before != previous or found != _hash(previous, time, about, text) or number != expected:
             raise ValueError(f"Line {expected} of the ledger was changed, moved or taken out: nothing after it holds.")
-        yield Line(number, time, about, json.loads(text))
+        yield Line(number, time, about, json.loads(text), found)
         previous, expected = found, expected + 1

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from . import ledger
+from . import heads, ledger
 from .objects.marking import Series
 
 SCHEMA = """
@@ -245,10 +245,30 @@ class Outbox:
                 if changed:
                     ledger.add(db, now(), uid, {"what": "delivered", "to": destination, "witness": witness})
 
-    def trace(self, uid: str) -> list[ledger.Line]:
-        """Lines about an instance or a series and its instances; the whole ledger is checked on the way."""
+    def lines(self) -> list[ledger.Line]:
+        """All lines, each held against the one before and against the heads that were signed; raises ValueError where
+        something was changed, moved, taken out or cut off.
+        """
         with self._open() as db:
             every = list(ledger.lines(db))
+        heads.check(self.folder, every)
+        return every
+
+    def sign(self) -> heads.Head | None:
+        """The end of the ledger as it is now, signed and kept."""
+        return heads.sign(self.folder, self.lines(), now())
+
+    def studies(self) -> dict[str, str]:
+        """Study of each series and instance, by UID."""
+        with self._open() as db:
+            found = dict(db.execute("SELECT uid, study FROM series").fetchall())
+            rows = db.execute("SELECT i.uid, s.study FROM instances i JOIN series s ON s.uid = i.series").fetchall()
+        return found | dict(rows)
+
+    def trace(self, uid: str) -> list[ledger.Line]:
+        """Lines about an instance or a series and its instances; the whole ledger is checked on the way."""
+        every = self.lines()
+        with self._open() as db:
             series = db.execute("SELECT series FROM instances WHERE uid = ?", (uid,)).fetchone()
             own = {uid, *(series or ())}
             if series is None:

@@ -230,6 +230,7 @@ def _pages(app: FastAPI, reviewing: Reviewing, session: Session) -> None:
         reviewing.outbox.judge(series.uid, "accept" if verdict == "accept" else "reject", reason[:500], person[:100])
         if verdict == "reject":
             withdraw(reviewing.outbox, series.uid)
+        reviewing.outbox.sign()
         return RedirectResponse("/", 303)
 
 

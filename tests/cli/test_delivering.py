@@ -72,3 +72,24 @@ def test_wrong_words_are_refused_in_one_line(words: list[str], told: str, tmp_pa
     assert code == 2
     assert told in said
     assert "Traceback" not in said
+
+
+def test_the_ledger_is_checked_signed_and_handed_out(drawn: Path, tmp_path: Path) -> None:  # noqa: F811
+    store = ["--store", tmp_path / "store"]
+    assert _typed("ledger", "--head", tmp_path / "head.json", *store)[0] == 2  # nothing was noted yet
+    _typed("deliver", drawn, "--to", f"folder:{tmp_path / 'there'}", "--unreviewed", "--evidence", *store)
+    code, said = _typed("ledger", "--head", tmp_path / "head.json", "--audit", tmp_path / "audit.xml", *store)
+    assert code == 0, said
+    assert "every signed head agrees" in said
+    assert (tmp_path / "audit.xml").read_text().count("<AuditMessage>") >= 2
+    code, said = _typed("ledger", "--verify", tmp_path / "head.json", *store)
+    assert code == 0
+    assert "agrees" in said
+    (series,) = Outbox(tmp_path / "store").series()
+    code, said = _typed("trace", series.uid, "--prov", tmp_path / "prov.json", *store)
+    assert code == 0
+    assert "wasDerivedFrom" in (tmp_path / "prov.json").read_text()
+    (tmp_path / "head.json").write_text('{"count": 9}')
+    code, said = _typed("ledger", "--verify", tmp_path / "head.json", *store)
+    assert code == 2
+    assert "no signed head" in said
