@@ -158,3 +158,29 @@ def review(
         except ImportError as error:
             fail(f'The page needs the extra: pip install -e ".[clinic]" -c constraints.txt ({error.name} is missing)')
         serve(store or default_store(), port, echo)
+
+
+@app.command()
+def deidentify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="DICOM files, at any depth.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where they are written.")],
+    key: Annotated[Path, typer.Option(metavar="FILE", help="Decides names, UIDs and days; made where there is none.")],
+    dates: Annotated[str, typer.Option(help="remove, shift (by days of each patient's own) or keep.")] = "remove",
+    keep: Annotated[list[str] | None, typer.Option(help="uids, device, institution or characteristics.")] = None,
+    descriptors: Annotated[
+        bool, typer.Option(help="Keep words of descriptions that name no one, so that contrasts are still known.")
+    ] = False,
+    burned_in: Annotated[bool, typer.Option(help="Let files through whose pixels may hold words.")] = False,
+) -> None:
+    """Take identifiers out of DICOM files, by the table of the standard (PS3.15 Annex E)."""
+    from ..deliver.deidentification.engine import Deidentifier
+    from ..deliver.deidentification.folder import deidentified, key_of
+    from ..deliver.deidentification.profile import Options
+
+    with errors():
+        if not folder.is_dir():
+            fail(f"There is no folder {folder}.")
+        options = Options(frozenset(keep or ()), dates, descriptors)  # type: ignore[arg-type]
+        found = deidentified(folder, out, Deidentifier(key_of(key, echo), options, burned_in), echo)
+        if found.refused:
+            raise typer.Exit(FAILED)

@@ -1,0 +1,82 @@
+"""A folder of DICOM files, de-identified into another; what cannot be made safe is named and left out."""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..outbox import write_whole
+from .engine import Deidentifier, RefusedError
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Outcome:
+    """What became of the files of a folder."""
+
+    written: int = 0
+    patients: set[str] = field(default_factory=set)
+    refused: Counter[str] = field(default_factory=Counter)  # why -> files
+
+
+def deidentified(folder: Path, out: Path, by: Deidentifier, say: Say = print) -> Outcome:
+    """Files below OUT/PATIENT/STUDY/SERIES, named by their new UIDs. Raises ValueError for an output within the input,
+    and where there is no file at all.
+    """
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{out} lies within {folder}: a second pass would read its own answers. Give another --out.")
+    files, outcome = sorted(p for p in folder.rglob("*") if p.is_file()), Outcome()
+    if not files:
+        raise ValueError(f"{folder} holds no files.")
+    for path in files:
+        try:
+            made = by.applied(pydicom.dcmread(path))
+        except InvalidDicomError:
+            outcome.refused["it is no DICOM file"] += 1
+            continue
+        except RefusedError as error:
+            outcome.refused[str(error)] += 1
+            continue
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, NotImplementedError) as error:
+            outcome.refused[f"it cannot be read whole ({type(error).__name__})"] += 1
+            continue
+        study, series = (str(made.get(n, "none")) for n in ("StudyInstanceUID", "SeriesInstanceUID"))
+        buffer = io.BytesIO()
+        made.save_as(buffer, enforce_file_format=True)
+        write_whole(out / str(made.PatientID) / study / series / f"{made.SOPInstanceUID}.dcm", buffer.getvalue())
+        outcome.written += 1
+        outcome.patients.add(str(made.PatientID))
+    say(f"{outcome.written} of {len(files)} files of {len(outcome.patients)} patients written to {out}.")
+    for action, count in sorted(by.done.items()):
+        say(f"  {action}: {count} attributes")
+    for why, count in outcome.refused.most_common():
+        say(f"  left out, {count} files: {why}")
+    return outcome
+
+
+def key_of(path: Path, say: Say = print) -> bytes:
+    """The key of a file; made there, for its owner alone, where there is none. Raises ValueError for a file that
+    others may read.
+    """
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(opened, "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+        say(f"Made the key {path}. With it the same patient gets the same name again; keep it apart from the files.")
+    if path.stat().st_mode & 0o077:
+        raise ValueError(f"{path} can be read by others. Type: chmod 600 {path}")
+    text = path.read_text().strip()
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is no key of hexadecimal digits. Name another file: --key FILE") from error

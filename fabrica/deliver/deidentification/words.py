@@ -1,0 +1,25 @@
+"""Words of descriptions that name no one: what is imaged, how, and where in the body (PS3.15 E.3.5)."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+from ...data.vocabulary import CONTRASTS, LABELS
+
+NUMBER = re.compile(r"\d{1,2}(\.\d{1,2})?(mm|s|d|x)?|[23]d")
+
+
+@cache
+def known() -> frozenset[str]:
+    """Of `words.txt`, and those that contrasts and label maps are recognised by."""
+    named = {token for tokens in (*CONTRASTS.values(), *LABELS.values()) for token in tokens}
+    return frozenset((Path(__file__).parent / "words.txt").read_text().split()) | named
+
+
+def cleaned(text: str) -> str:
+    """The known words of a text, and its short numbers where a known word stands beside them; nothing else."""
+    parts = re.split(r"[^A-Za-z0-9.*+]+", text)
+    kept = [part for part in parts if part.casefold() in known() or NUMBER.fullmatch(part.casefold())]
+    return " ".join(kept) if any(part.casefold() in known() for part in kept) else ""

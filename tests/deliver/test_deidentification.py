@@ -1,0 +1,334 @@
+"""Identifiers: each attribute of the table, planted ones that the engine is not told of, references that stay, pixels."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
+from pydicom.dataset import Dataset
+
+from fabrica.deliver.deidentification.engine import DUMMIES, Deidentifier, RefusedError, moved
+from fabrica.deliver.deidentification.folder import deidentified, key_of
+from fabrica.deliver.deidentification.profile import Options, rules
+from fabrica.deliver.deidentification.words import cleaned
+
+from .iod import missing
+from .scanner import head, write_series
+
+KEY = bytes(range(32))
+PLANTS = {  # a value that is found again in bytes, by kind
+    "PN": "Secret^{n}", "LO": "SECRET{n}", "SH": "SECRET{n}", "ST": "SECRET{n}", "LT": "SECRET{n}", "UT": "SECRET{n}", "UC": "SECRET{n}",
+    "CS": "SECRET{n}", "AE": "SECRET{n}", "UR": "http://SECRET{n}", "DA": "19{n:02d}0203", "TM": "{n}0203", "DT": "19{n:02d}0203040506", "AS": "0{n:02d}Y",
+    "DS": "7.{n}", "IS": "7{n}", "UI": "1.2.3.4.{n}",
+}  # fmt: skip
+
+
+def _scan(tmp_path: Path) -> Any:
+    return pydicom.dcmread(write_series(tmp_path / "scan", *head())[0])
+
+
+def _planted(ds: Any, tag: int, number: int) -> Any:
+    """Of an attribute of the table a value of its own; None where its kind holds no text."""
+    vr = dictionary_VR(tag).split(" ")[0]
+    if vr == "SQ":
+        item = Dataset()
+        item.PatientComments, item.CodeMeaning = f"SECRET{number}", "kept"
+        ds.add_new(tag, vr, [item])
+        return "SQ"
+    if vr in PLANTS:
+        ds.add_new(tag, vr, PLANTS[vr].format(n=number % 13 + 10))
+        return ds[tag].value
+    if vr in ("OB", "OW", "UN"):
+        ds.add_new(tag, vr, b"SECRET%04d" % number)
+        return ds[tag].value
+    if vr in ("US", "UL", "SS", "SL", "FL", "FD", "UV", "SV"):
+        ds.add_new(tag, vr, 77)
+        return 77
+    return None
+
+
+def _every_attribute() -> list[int]:
+    """But those that say which file it is, and the encapsulated document, with which a file is refused whole."""
+    spared = (0x00080018, 0x0020000D, 0x0020000E, 0x00420011)
+    return [t for t in rules() if dictionary_has_tag(t) and t >> 16 > 2 and t not in spared]
+
+
+def test_every_attribute_of_the_table_is_acted_on(tmp_path: Path) -> None:
+    """One file that holds each: none keeps its value; a private one, overlays and curves are gone."""
+    ds, plants = _scan(tmp_path), {}
+    for number, tag in enumerate(_every_attribute()):
+        if (value := _planted(ds, tag, number)) is not None:
+            plants[tag] = value
+    ds.private_block(0x0011, "SECRET MAKER", create=True).add_new(1, "LO", "SECRET")
+    ds.add_new(0x60004000, "LT", "SECRET overlay")
+    ds.add_new(0x50003000, "OW", b"SECRET curve")
+    assert len(plants) > 600
+    made = Deidentifier(KEY).applied(ds)
+    left = [
+        keyword_for_tag(t)
+        for t, v in plants.items()
+        if v != "SQ" and t in made and made[t].value == v and v not in ("", None)
+    ]
+    assert left == []
+    text = str(made)
+    assert "SECRET" not in text.upper().replace("ANONYMIZED", "")
+    assert not [e for e in made.iterall() if e.tag.is_private or 0x5000 <= e.tag.group <= 0x60FF]
+    assert len(rules()) >= 650
+
+
+@pytest.mark.parametrize(
+    "options",
+    [Options(), Options(dates="shift"), Options(descriptors=True), Options(frozenset({"device", "institution"}))],
+)
+def test_planted_identifiers_are_acted_on_wherever_they_stand(options: Options, tmp_path: Path) -> None:
+    """Three patients; identifiers in places that the engine is not told of: the share that was taken out is the score."""
+    plants, kept = 0, []
+    for number, (name, identity) in enumerate(
+        (("Featherstonehaugh^Zoë^Q", "MRN_5512_77"), ("Li^Wu", "A17_0099"), ("Müller^Jürgen", "88001234"))
+    ):
+        ds = pydicom.dcmread(write_series(tmp_path / str(number), *head(), PatientName=name, PatientID=identity)[0])
+        family, given = name.split("^")[:2]
+        places: dict[str, Callable[[], None]] = {
+            "SeriesDescription": lambda ds=ds, f=family: setattr(ds, "SeriesDescription", f"T1w for {f} axial"),
+            "SequenceName": lambda ds=ds, i=identity: setattr(ds, "SequenceName", f"{i}"[:16]),
+            "TransmitCoilName": lambda ds=ds, f=family: setattr(ds, "TransmitCoilName", f"{f[:16]}"),
+            "ScanOptions": lambda ds=ds, i=identity: setattr(ds, "ScanOptions", i[:16]),
+            "nested": lambda ds=ds, g=given, f=family: setattr(ds, "ProcedureCodeSequence", [_item(CodeMeaning=f"scan of {g} {f}")]),
+            "deep": lambda ds=ds, i=identity: setattr(ds, "ReferencedStudySequence", [_item(PurposeOfReferenceCodeSequence=[_item(CodeMeaning=f"see {i}")])]),
+            "ImageComments": lambda ds=ds, f=family: setattr(ds, "ImageComments", f"call Mrs {f} at 555-0199"),
+            "OtherPatientNames": lambda ds=ds, f=family: setattr(ds, "OtherPatientNames", f"{f}^Other"),
+            "OperatorsName": lambda ds=ds: setattr(ds, "OperatorsName", "Operator^Olga"),
+            "RequestAttributes": lambda ds=ds: setattr(ds, "RequestAttributesSequence", [_item(ScheduledProcedureStepDescription="for Dr Olga Operator")]),
+            "AcquisitionDate": lambda ds=ds: setattr(ds, "AcquisitionDate", "20260102"),
+            "ContentDate": lambda ds=ds: setattr(ds, "ContentDate", "20260102"),
+            "file": lambda ds=ds: setattr(ds.file_meta, "SourceApplicationEntityTitle", "WARD7MR"),
+        }  # fmt: skip
+        for plant in places.values():
+            plant()
+        plants += len(places) + 5  # name, ID, birth date, referring physician, accession
+        made = Deidentifier(KEY, options).applied(ds)
+        path = tmp_path / f"out{number}.dcm"
+        made.save_as(path, enforce_file_format=True)
+        text = str(pydicom.dcmread(path).file_meta) + str(pydicom.dcmread(path))
+        words = [family, given, identity, "19700101", "Olga", "555-0199", "WARD7MR", "ACC7", "Doe"]
+        words += ["20260102"] if options.dates != "keep" else []
+        kept += [w for w in words if re.search(rf"\b{re.escape(w)}\b", text, re.IGNORECASE)]
+    score = 1 - len(kept) / plants
+    assert score >= 0.999, (score, kept)
+
+
+def _item(**values: Any) -> Dataset:
+    ds = Dataset()
+    for name, value in values.items():
+        setattr(ds, name, value)
+    return ds
+
+
+def test_references_stay_references_and_patients_stay_apart(tmp_path: Path) -> None:
+    """UIDs of three series of two patients, under one key; another key gives others."""
+    first = write_series(tmp_path / "one", *head(), PatientID="P1")
+    second = write_series(tmp_path / "two", *head(), PatientID="P1")
+    third = write_series(tmp_path / "three", *head(), PatientID="P2")
+    referring = pydicom.dcmread(second[0])
+    referring.ReferencedImageSequence = [
+        _item(
+            ReferencedSOPClassUID=referring.SOPClassUID,
+            ReferencedSOPInstanceUID=pydicom.dcmread(first[1]).SOPInstanceUID,
+        )
+    ]
+    by = Deidentifier(KEY)
+    a, b, c, r = (by.applied(pydicom.dcmread(p)) for p in (first[1], second[1], third[1], second[0]))
+    r = by.applied(referring)
+    assert r.ReferencedImageSequence[0].ReferencedSOPInstanceUID == a.SOPInstanceUID
+    assert r.ReferencedImageSequence[0].ReferencedSOPClassUID == referring.SOPClassUID
+    assert a.PatientID == b.PatientID != c.PatientID
+    assert a.PatientID.startswith("ANON-")
+    assert len({str(x.SeriesInstanceUID) for x in (a, b, c)}) == 3
+    assert a.file_meta.MediaStorageSOPInstanceUID == a.SOPInstanceUID
+    other = Deidentifier(KEY[::-1]).applied(pydicom.dcmread(first[1]))
+    assert other.PatientID != a.PatientID
+    assert other.SOPInstanceUID != a.SOPInstanceUID
+    same = Deidentifier(KEY).applied(pydicom.dcmread(first[1]))
+    assert (same.PatientID, same.SOPInstanceUID) == (a.PatientID, a.SOPInstanceUID)
+    assert (
+        Deidentifier(KEY, Options(frozenset({"uids"}))).applied(pydicom.dcmread(first[1])).SOPInstanceUID
+        == pydicom.dcmread(first[1]).SOPInstanceUID
+    )
+
+
+def test_dates_move_together_and_times_between_them_stay(tmp_path: Path) -> None:
+    days = []
+    for number, when in enumerate(("20200131", "20200301")):
+        ds = pydicom.dcmread(
+            write_series(tmp_path / str(number), *head(), StudyDate=when, AcquisitionDateTime=f"{when}101112.5")[0]
+        )
+        made = Deidentifier(KEY, Options(dates="shift")).applied(ds)
+        days.append(pydicom.valuerep.DA(made.StudyDate))
+        assert str(made.AcquisitionDateTime).startswith(str(made.StudyDate))
+        assert str(made.AcquisitionDateTime).endswith("101112.5")
+        assert made.StudyTime == "101112"
+        assert made.PatientBirthDate == "" or made.PatientBirthDate is None
+        assert made.LongitudinalTemporalInformationModified == "MODIFIED"
+    assert (days[1] - days[0]).days == 30
+    assert days[0] < pydicom.valuerep.DA("20200131")
+    assert Deidentifier(KEY, Options(dates="keep")).applied(ds).StudyDate == "20200301"
+    assert Deidentifier(KEY).applied(ds).StudyDate in ("", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "days", "found"),
+    [
+        ("20200301", -1, "20200229"),
+        ("20200301101112.5+0100", 1, "20200302101112.5+0100"),
+        ("2020", -5, ""),
+        ("20201399", 1, ""),
+        ("00010101", -5, ""),
+        ("", 1, ""),
+    ],
+)
+def test_dates_that_are_moved(text: str, days: int, found: str) -> None:
+    assert moved(text, days) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("AX T1 FLAIR head 3D 5mm", "T1 FLAIR head 3D 5mm"),
+        ("John Smith's brain", "brain"),
+        ("Dr. Meier 12", ""),
+        ("MR 20261129 ACC771", "MR"),
+        ("", ""),
+    ],
+)
+def test_words_that_stay(text: str, found: str) -> None:
+    assert cleaned(text) == found
+
+
+def test_descriptions_still_say_the_contrast(tmp_path: Path) -> None:
+    ds = pydicom.dcmread(write_series(tmp_path, *head(), description="t1w mprage of Ünal sag")[0])
+    made = Deidentifier(KEY, Options(descriptors=True)).applied(ds)
+    assert made.SeriesDescription == "t1w mprage sag"
+    assert "SeriesDescription" not in Deidentifier(KEY).applied(ds)
+
+
+def test_it_says_what_was_done_by_which_codes(tmp_path: Path) -> None:
+    made = Deidentifier(KEY, Options(frozenset({"characteristics"}), "shift", True)).applied(_scan(tmp_path))
+    assert made.PatientIdentityRemoved == "YES"
+    codes = {i.CodeValue for i in made.DeidentificationMethodCodeSequence}
+    assert codes == {"113100", "113105", "113107", "113108"}
+    assert "2026c" in str(made.DeidentificationMethod)
+    assert made.PatientSex == "F"
+    assert Deidentifier(KEY).applied(_scan(tmp_path)).PatientSex in ("", None)
+
+
+def test_what_is_left_is_still_an_image_that_reads_the_same(tmp_path: Path) -> None:
+    """No attribute of type 1 or 2 is missing, pixels and places are those of before."""
+    ds = _scan(tmp_path)
+    made = Deidentifier(KEY).applied(ds)
+    path = tmp_path / "made.dcm"
+    made.save_as(path, enforce_file_format=True)
+    back = pydicom.dcmread(path)
+    assert missing(back) == []
+    assert np.array_equal(back.pixel_array, ds.pixel_array)
+    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "EchoTime", "RepetitionTime"):
+        assert back[name].value == ds[name].value
+    assert ds.PatientID == "GEN-0001"  # the given one is as it was
+
+
+def test_overlays_in_unused_bits_are_taken_out(tmp_path: Path) -> None:
+    ds = _scan(tmp_path)
+    ds.BitsStored, ds.HighBit = 12, 11
+    clean = (np.frombuffer(ds.PixelData, "<u2") & 0x0FFF).astype("<u2")
+    ds.PixelData = (clean | 0x8000).astype("<u2").tobytes()
+    ds.add_new(0x60000102, "US", 15)
+    made = Deidentifier(KEY).applied(ds)
+    assert np.array_equal(np.frombuffer(made.PixelData, "<u2"), clean)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"BurnedInAnnotation": "YES"}, "may hold words"), ({"Modality": "US"}, "absent, US"), ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.104.1"}, "document"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66"}, "raw data"), ({"PatientID": "", "PatientName": "", "PatientBirthDate": "", "StudyInstanceUID": ""}, "neither patient nor study"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_made_safe_is_refused(change: dict[str, str], words: str, tmp_path: Path) -> None:
+    ds = _scan(tmp_path)
+    for name, value in change.items():
+        setattr(ds, name, value)
+    with pytest.raises(RefusedError, match=words):
+        Deidentifier(KEY).applied(ds)
+    if "may hold" in words:
+        assert Deidentifier(KEY, burned_in=True).applied(ds).PatientIdentityRemoved == "YES"
+
+
+def test_patients_without_a_number_are_told_by_name_and_birth(tmp_path: Path) -> None:
+    ds = _scan(tmp_path)
+    ds.PatientID = ""
+    by_name = Deidentifier(KEY).applied(ds).PatientID
+    ds.PatientName = ds.PatientBirthDate = ""
+    by_study = Deidentifier(KEY).applied(ds).PatientID
+    assert len({by_name, by_study, Deidentifier(KEY).applied(_scan(tmp_path)).PatientID}) == 3
+
+
+def test_a_folder_with_strange_files(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "in" / "a", *head())
+    (tmp_path / "in" / "notes.txt").write_text("Ünal, Zoë")
+    (tmp_path / "in" / "broken.dcm").write_bytes(files[0].read_bytes()[:400])
+    (tmp_path / "in" / "empty.dcm").write_bytes(b"")
+    ds = pydicom.dcmread(files[1])
+    ds.BurnedInAnnotation = "YES"
+    ds.save_as(files[1])
+    said: list[str] = []
+    key = key_of(tmp_path / "keys" / "key", said.append)
+    found = deidentified(tmp_path / "in", tmp_path / "out", Deidentifier(key), said.append)
+    assert found.written == 3
+    assert sum(found.refused.values()) == 4
+    assert "Made the key" in said[0]
+    assert any("left out, 1 files: its pixels may hold words" in line for line in said)
+    for path in (tmp_path / "out").rglob("*.dcm"):
+        for word in ("GEN-0001", "Ünal", "Acme^"):
+            assert word not in str(path)
+            assert word not in str(pydicom.dcmread(path))
+    with pytest.raises(ValueError, match="lies within"):
+        deidentified(tmp_path / "in", tmp_path / "in" / "out", Deidentifier(key))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match="holds no files"):
+        deidentified(tmp_path / "none", tmp_path / "out", Deidentifier(key))
+
+
+def test_keys(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    assert key_of(path, lambda _: None) == key_of(path, lambda _: None)
+    path.chmod(0o644)
+    with pytest.raises(ValueError, match="chmod 600"):
+        key_of(path)
+    path.write_text("not hex")
+    path.chmod(0o600)
+    with pytest.raises(ValueError, match="no key of hexadecimal"):
+        key_of(path)
+    with pytest.raises(ValueError, match="at least 16"):
+        Deidentifier(b"short")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Options(frozenset({"everything"})), "--keep everything"),
+        (lambda: Options(dates="sometimes"), "--dates sometimes"),
+    ],
+)  # type: ignore[arg-type]
+def test_options_that_are_none(make: Callable[[], Options], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_every_kind_of_value_has_a_dummy() -> None:
+    kinds = {
+        dictionary_VR(t).split(" ")[0] for t, rule in rules().items() if dictionary_has_tag(t) and "D" in rule.action
+    }
+    assert kinds <= {*DUMMIES, "SQ", "UI", "OB", "OW", "UN", "OD", "OF", "OL", "OV"}
