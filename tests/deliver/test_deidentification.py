@@ -332,3 +332,62 @@ def test_every_kind_of_value_has_a_dummy() -> None:
         dictionary_VR(t).split(" ")[0] for t, rule in rules().items() if dictionary_has_tag(t) and "D" in rule.action
     }
     assert kinds <= {*DUMMIES, "SQ", "UI", "OB", "OW", "UN", "OD", "OF", "OL", "OV"}
+
+
+def test_cut_off_pixels_are_refused(tmp_path: Path) -> None:
+    ds = _scan(tmp_path)
+    ds.PixelData = ds.PixelData[:-40]
+    with pytest.raises(RefusedError, match="cut off"):
+        Deidentifier(KEY).applied(ds)
+
+
+def test_two_files_of_one_uid_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    first = write_series(tmp_path / "in" / "a", *head())
+    other = pydicom.dcmread(first[0])
+    other.EchoTime = "99"
+    other.save_as(tmp_path / "in" / "b.dcm")
+    (tmp_path / "in" / "copy.dcm").write_bytes(first[1].read_bytes())
+    found = deidentified(tmp_path / "in", tmp_path / "out", Deidentifier(KEY), lambda _: None)
+    assert found.written == len(first) + 1  # the copy is the same file
+    assert sum(found.refused.values()) == 1
+    assert "holds something else" in next(iter(found.refused))
+
+
+def test_a_label_whose_words_are_all_taken_out_is_no_empty_one(tmp_path: Path) -> None:
+    ds = _scan(tmp_path)
+    ds.RTPlanLabel, ds.ProtocolName = "Meier", "Meier"
+    made = Deidentifier(KEY, Options(descriptors=True)).applied(ds)
+    assert made.RTPlanLabel == "ANONYMIZED"  # of type 1 where it stands
+    assert made.get("ProtocolName", "ANONYMIZED") == "ANONYMIZED"
+
+
+def test_terms_of_the_standard_are_no_names(tmp_path: Path) -> None:
+    """A patient called Perfusion: the image's type stays, her name goes."""
+    ds = _scan(tmp_path)
+    ds.PatientName, ds.ImageType = "Perfusion^Molly", ["DERIVED", "PRIMARY", "PERFUSION", "MOLLY"]
+    made = Deidentifier(KEY).applied(ds)
+    assert list(made.ImageType) == ["DERIVED", "PRIMARY", "PERFUSION", "ANONYMIZED"]
+
+
+@pytest.mark.filterwarnings("ignore:::pydicom")  # files of other people's programs
+def test_real_files_name_nobody_and_conform_as_before(real_data: Path) -> None:
+    """Every sample of other people's scanners that can be read: no word of a name or number is left."""
+    by = Deidentifier(KEY)
+    checked = 0
+    for path in sorted((real_data / "dicom_samples").rglob("*")):
+        try:
+            ds = pydicom.dcmread(path) if path.is_file() else None
+            made = by.applied(ds) if ds is not None else None
+        except (pydicom.errors.InvalidDicomError, RefusedError, ValueError):
+            continue
+        if made is None:
+            continue
+        checked += 1
+        words = [
+            w for n in ("PatientID", "AccessionNumber", "InstitutionName") for w in [str(ds.get(n, ""))] if len(w) > 5
+        ]
+        words += [w for w in re.split(r"[\^ =]+", str(ds.get("PatientName", ""))) if len(w) > 3 and not cleaned(w)]
+        text = "\n".join(str(e.value) for e in made.iterall() if e.VR not in ("SQ", "OB", "OW", "CS"))
+        assert not [w for w in words if re.search(rf"\b{re.escape(w)}\b", text)], path.name
+        assert set(missing(made)) <= set(missing(ds)), path.name
+    assert checked >= 30

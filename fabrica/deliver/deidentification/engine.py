@@ -91,7 +91,11 @@ class Deidentifier:
         kind, modality = str(ds.get("SOPClassUID", "")), str(ds.get("Modality", ""))
         if kind.startswith(DOCUMENTS[0]) or kind == RAW or "EncapsulatedDocument" in ds:
             raise RefusedError("it holds a document or raw data, which may name anyone")
-        if self.burned_in or "PixelData" not in ds:
+        if "PixelData" not in ds:
+            return
+        if not ds.file_meta.TransferSyntaxUID.is_compressed and len(ds.PixelData) < _pixel_bytes(ds):
+            raise RefusedError("its pixels are cut off")
+        if self.burned_in:
             return
         said = str(ds.get("BurnedInAnnotation", ""))
         if said == "YES" or (said != "NO" and modality in BURNED):
@@ -140,6 +144,9 @@ class _Found:
         action = rule.under(self.chosen) if rule else "U" if element.VR == "UI" else "D" if element.VR == "PN" else "K"
         if rule is None and element.VR in ("DA", "DT"):
             action = {"remove": "D", "shift": "C", "keep": "K"}[self.by.options.dates]
+        self._by_letter(made, element, action)
+
+    def _by_letter(self, made: Any, element: Any, action: str) -> None:
         {
             "X": self._removed, "Z": self._emptied, "D": self._replaced, "U": self._renamed, "K": self._kept,
             "C": self._swept,
@@ -167,7 +174,7 @@ class _Found:
         if element.VR == "SQ":
             self._kept(made, element)
             return
-        values = [str(v) for v in (element.value if element.VM > 1 else [element.value])] if element.value else []
+        values = _values(element)
         told = [v if v.startswith(STANDARD_ROOT) or "uids" in self.chosen else self.by.uid(v) for v in values]
         self.by.done["renamed"] += sum(a != b for a, b in zip(values, told, strict=True))
         made.add_new(element.tag, "UI", told if len(told) != 1 else told[0])
@@ -185,14 +192,17 @@ class _Found:
         elif element.VR == "TM":
             self._kept(made, element)
         elif element.VR in TEXT:
+            told = [cleaned(value) for value in _values(element)]
+            if not any(told):  # nothing is left of it
+                self._by_letter(made, element, rules()[int(element.tag)].under(frozenset()))
+                return
             self.by.done["cleaned"] += 1
-            values = [str(v) for v in (element.value if element.VM > 1 else [element.value])] if element.value else []
-            made.add_new(element.tag, element.VR, [cleaned(v) for v in values] or None)
+            made.add_new(element.tag, element.VR, told)
         else:
             self._replaced(made, element)
 
     def _moved(self, made: Any, element: Any) -> None:
-        values = [str(v) for v in (element.value if element.VM > 1 else [element.value])] if element.value else []
+        values = _values(element)
         told = [moved(v, self.by.days(self.patient)) for v in values]
         self.by.done["moved"] += len(told)
         made.add_new(element.tag, element.VR, told or None)
@@ -203,13 +213,20 @@ class _Found:
         within = re.compile(_any_of(w for w in names | numbers if len(w) >= SHORTEST))
         short = re.compile(rf"\b({_any_of(w for w in names if len(w) < SHORTEST)})\b")
 
+        def named(element: Any, value: str) -> bool:
+            text = value.casefold()
+            if element.VR == "CS":  # terms of the standard: a known one is no name, a short one no word
+                return bool(within.search(text)) and not cleaned(value)
+            return bool(within.search(text) or short.search(text))
+
         def blanked(_: Any, element: Any) -> None:
             if element.VR not in TEXT or not element.value:
                 return
-            text = str(element.value).casefold()
-            if within.search(text) or (element.VR != "CS" and short.search(text)):
+            values = _values(element)
+            told = [DUMMIES[element.VR] if named(element, value) else value for value in values]
+            if told != values:
                 self.by.done["found elsewhere"] += 1
-                element.value = DUMMIES[element.VR]
+                element.value = told
 
         made.walk(blanked)
 
@@ -240,6 +257,23 @@ def _naming_words(ds: Any) -> tuple[set[str], set[str]]:
 
     ds.walk(gathered)
     return names - NOBODY, numbers - NOBODY
+
+
+def _pixel_bytes(ds: Any) -> int:
+    """How many bytes its pixels take; raises RefusedError where it does not say."""
+    if missing := [name for name in ("BitsAllocated", "Rows", "Columns") if ds.get(name) is None]:
+        raise RefusedError(f"its pixels cannot be read: {missing[0]} is missing")
+    bits = int(ds.BitsAllocated) * int(ds.Rows) * int(ds.Columns) * int(ds.get("SamplesPerPixel", 1))
+    frames = int(ds.get("NumberOfFrames") or 1)
+    subsampled = "422" in str(ds.get("PhotometricInterpretation", ""))
+    return bits * frames // 8 * (2 if subsampled else 3) // 3
+
+
+def _values(element: Any) -> list[str]:
+    """Each by itself, as text; none of an empty one."""
+    if element.VM == 0:
+        return []
+    return [str(v) for v in (element.value if element.VM > 1 else [element.value])]
 
 
 def _any_of(words: Iterable[str]) -> str:

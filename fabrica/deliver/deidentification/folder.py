@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import os
 import secrets
+import struct
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..outbox import write_whole
+from ..record import check_inside
 from .engine import Deidentifier, RefusedError
 
 Say = Callable[[str], None]
@@ -29,38 +32,49 @@ def deidentified(folder: Path, out: Path, by: Deidentifier, say: Say = print) ->
     """Files below OUT/PATIENT/STUDY/SERIES, named by their new UIDs. Raises ValueError for an output within the input,
     and where there is no file at all.
     """
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
     if out.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{out} lies within {folder}: a second pass would read its own answers. Give another --out.")
     files, outcome = sorted(p for p in folder.rglob("*") if p.is_file()), Outcome()
     if not files:
         raise ValueError(f"{folder} holds no files.")
     for path in files:
-        try:
-            made = by.applied(pydicom.dcmread(path))
-        except InvalidDicomError:
-            outcome.refused["it is no DICOM file"] += 1
-            continue
-        except RefusedError as error:
-            outcome.refused[str(error)] += 1
-            continue
-        except (OSError, ValueError, KeyError, AttributeError, TypeError, NotImplementedError) as error:
-            outcome.refused[f"it cannot be read whole ({type(error).__name__})"] += 1
-            continue
-        study, series = (str(made.get(n, "none")) for n in ("StudyInstanceUID", "SeriesInstanceUID"))
-        buffer = io.BytesIO()
-        made.save_as(buffer, enforce_file_format=True)
-        write_whole(out / str(made.PatientID) / study / series / f"{made.SOPInstanceUID}.dcm", buffer.getvalue())
-        outcome.written += 1
-        outcome.patients.add(str(made.PatientID))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pydicom: they print values
+            _one(path, out, by, outcome)
     say(f"{outcome.written} of {len(files)} files of {len(outcome.patients)} patients written to {out}.")
     for action, count in sorted(by.done.items()):
         say(f"  {action}: {count} attributes")
     for why, count in outcome.refused.most_common():
         say(f"  left out, {count} files: {why}")
     return outcome
+
+
+def _one(path: Path, out: Path, by: Deidentifier, outcome: Outcome) -> None:
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    buffer = io.BytesIO()
+    try:
+        made = by.applied(pydicom.dcmread(path))
+        made.save_as(buffer, enforce_file_format=True)
+    except InvalidDicomError:
+        outcome.refused["it is no DICOM file"] += 1
+        return
+    except RefusedError as error:
+        outcome.refused[str(error)] += 1
+        return
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, NotImplementedError, struct.error) as error:
+        outcome.refused[f"it cannot be read and written whole ({type(error).__name__})"] += 1
+        return
+    study, series = (str(made.get(name) or "none") for name in ("StudyInstanceUID", "SeriesInstanceUID"))
+    target = out / str(made.PatientID) / study / series / f"{made.SOPInstanceUID}.dcm"
+    check_inside(out, str(target.relative_to(out)))
+    if target.is_file() and target.read_bytes() != buffer.getvalue():
+        outcome.refused["another file with its instance UID was written, and holds something else"] += 1
+        return
+    write_whole(target, buffer.getvalue())
+    outcome.written += 1
+    outcome.patients.add(str(made.PatientID))
 
 
 def key_of(path: Path, say: Say = print) -> bytes:
