@@ -184,3 +184,31 @@ def deidentify(
         found = deidentified(folder, out, Deidentifier(key_of(key, echo), options, burned_in), echo)
         if found.refused:
             raise typer.Exit(FAILED)
+
+
+@app.command()
+def serve(
+    rules: Annotated[Path, typer.Argument(metavar="RULES", help="rules.yaml: which run is asked of which series.")],
+    caller: Annotated[list[str], typer.Option(metavar="AE", help="Who may send; may be said again.")],
+    port: Annotated[int, typer.Option(help="Where images are taken in; 0 takes a free one.")] = 11112,
+    title: Annotated[str, typer.Option(metavar="AE", help="Its own name.")] = "FABRICA",
+    address: Annotated[str, typer.Option(help="Where it listens; beyond this machine only with --tls.")] = "127.0.0.1",
+    tls: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Holds ca.crt, node.crt and node.key: both sides show theirs.")
+    ] = None,
+    page: Annotated[int, typer.Option(help="Port of review page, STOW-RS, /metrics; 0 is a free one.")] = 8765,
+    quiet: Annotated[float, typer.Option(help="Seconds without another image, then a series is whole.")] = 10.0,
+    store: Store = None,
+) -> None:
+    """Be a DICOM node: take studies in, answer them by rule, hold what was drawn until it is accepted, deliver it."""
+    from ..deliver.destinations.dimse import Certificates
+    from ..generate.handover import default_store
+
+    with errors():
+        try:
+            from ..serve.running import run_node
+            from ..serve.storage import Door
+        except ImportError as error:
+            fail(f'The node needs the extra: pip install -e ".[clinic]" -c constraints.txt ({error.name} is missing)')
+        shown = None if tls is None else Certificates(tls / "ca.crt", tls / "node.crt", tls / "node.key")
+        run_node(rules, Door(title, port, caller, address, shown), store or default_store(), page, quiet, echo)

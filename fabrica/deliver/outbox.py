@@ -216,6 +216,14 @@ class Outbox:
             ).fetchall()
         return [Waiting(*row) for row in rows]
 
+    def backlog(self) -> dict[str, int]:
+        """Destination -> instances that have not arrived there."""
+        with self._open() as db:
+            rows = db.execute(
+                "SELECT destination, sum(state != 'delivered') FROM queue GROUP BY destination"
+            ).fetchall()
+        return dict(rows)
+
     def attempted(self, destination: str, instances: Sequence[str]) -> None:
         """Noted before anything is sent: whoever finds it so after a crash asks there before sending again."""
         with self._open() as db:

@@ -153,7 +153,7 @@ async def _guarded(request: Request, call_next: Callable[[Request], Any]) -> Any
     host = (request.headers.get("host") or "").rsplit(":", 1)[0]
     if host not in ("127.0.0.1", "localhost"):  # no other site's name leads here
         return Response("This page answers to 127.0.0.1 alone.", 421)
-    if int(request.headers.get("content-length") or 0) > LONGEST:
+    if not request.url.path.startswith("/dicom-web/") and int(request.headers.get("content-length") or 0) > LONGEST:
         return Response("Too long.", 413)
     answer = await call_next(request)
     answer.headers.update(HEADERS)
@@ -235,12 +235,17 @@ def _pages(app: FastAPI, reviewing: Reviewing, session: Session) -> None:
 
 
 def serve(store: Path, port: int, say: Callable[[str], None]) -> None:
-    """Until it is stopped; says the address that opens the page. No request is logged: addresses hold the token."""
+    """Until it is stopped; says the address that opens the page."""
+    token = secrets.token_urlsafe(24)
+    served(application(store, token), token, port, say)
+
+
+def served(app: FastAPI, token: str, port: int, say: Callable[[str], None]) -> None:
+    """An application of this page, until it is stopped. No request is logged: addresses hold the token."""
     import socket
 
     import uvicorn
 
-    token = secrets.token_urlsafe(24)
     with socket.socket() as free:
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -249,5 +254,5 @@ def serve(store: Path, port: int, say: Callable[[str], None]) -> None:
             raise ValueError(f"Port {port} is taken ({error.strerror}). Type: fabrica review --port 0") from error
         say(f"Open http://127.0.0.1:{free.getsockname()[1]}/enter?t={token}   (stop with Ctrl-C)")
         free.listen(128)
-        config = uvicorn.Config(application(store, token), log_level="error", access_log=False, server_header=False)
+        config = uvicorn.Config(app, log_level="error", access_log=False, server_header=False)
         uvicorn.Server(config).run(sockets=[free])

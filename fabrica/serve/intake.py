@@ -1,0 +1,140 @@
+"""What arrived: on disk before it is acknowledged, with one SQLite database that says how far each series is."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..deliver.outbox import now, write_whole
+
+State = Literal["arriving", "refused", "waiting", "drawing", "failed", "prepared"]
+STATES: tuple[State, ...] = ("arriving", "refused", "waiting", "drawing", "failed", "prepared")
+UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS series (uid TEXT PRIMARY KEY, study TEXT NOT NULL, state TEXT NOT NULL,
+  reason TEXT NOT NULL DEFAULT '', made TEXT NOT NULL DEFAULT '', since TEXT NOT NULL,
+  tries INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS instances (uid TEXT PRIMARY KEY, series TEXT NOT NULL REFERENCES series (uid),
+  sha256 TEXT NOT NULL, arrived TEXT NOT NULL);
+"""
+
+
+class ClashError(Exception):
+    """An instance that is known with other content, or belongs to a series that is no longer open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A series and how far it is; `made`: UIDs of what was prepared of it, in the outbox."""
+
+    uid: str
+    study: str
+    state: State
+    reason: str
+    instances: int
+    made: tuple[str, ...]
+    tries: int
+
+
+class Intake:
+    """A folder: `studies/STUDY/SERIES/INSTANCE.dcm` and `node.sqlite`."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        with self._open() as db:
+            db.executescript(SCHEMA)
+            db.execute("BEGIN")
+            db.execute("UPDATE series SET state = 'waiting' WHERE state = 'drawing'")  # a process that is gone
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: all of it or nothing, on disk when it is left."""
+        db = sqlite3.connect(self.folder / "node.sqlite", timeout=30, isolation_level=None)
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            db.execute("BEGIN IMMEDIATE")
+            yield db
+            if db.in_transaction:
+                db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        finally:
+            db.close()
+
+    def where(self, study: str, series: str) -> Path:
+        """The folder of a series; raises ValueError for UIDs that are none, which never become paths."""
+        for uid in (study, series):
+            if len(uid) > 64 or not UID.fullmatch(uid):
+                raise ValueError(f"{uid[:70]!r} is no UID.")
+        return self.folder / "studies" / study / series
+
+    def keep(self, study: str, series: str, instance: str, content: bytes) -> bool:
+        """On disk, then in the database; False where the same was there. Raises ClashError, ValueError for UIDs that
+        are none, OSError where the disk takes no more: nothing of it is left then.
+        """
+        path = self.where(study, series) / f"{instance}.dcm"
+        if len(instance) > 64 or not UID.fullmatch(instance):
+            raise ValueError(f"{instance[:70]!r} is no UID.")
+        digest = hashlib.sha256(content).hexdigest()
+        with self._open() as db:
+            known = db.execute("SELECT sha256 FROM instances WHERE uid = ?", (instance,)).fetchone()
+            if known is not None:
+                if known[0] != digest:
+                    raise ClashError("an instance of this UID is known with other content")
+                return False
+            state = db.execute("SELECT state FROM series WHERE uid = ?", (series,)).fetchone()
+            if state is not None and state[0] not in ("arriving", "refused", "failed"):
+                raise ClashError("its series was taken as whole and is being answered")
+            write_whole(path, content)
+            db.execute(
+                "INSERT INTO series (uid, study, state, since) VALUES (?, ?, 'arriving', ?)"
+                " ON CONFLICT (uid) DO UPDATE SET state = 'arriving', reason = '', tries = 0",
+                (series, study, now()),
+            )
+            db.execute("INSERT INTO instances VALUES (?, ?, ?, ?)", (instance, series, digest, now()))
+        return True
+
+    def series(self, *states: State) -> list[Arrived]:
+        """Those in some states, or all, in the order in which they came."""
+        wanted = states or STATES
+        with self._open() as db:
+            rows = db.execute(
+                "SELECT s.uid, s.study, s.state, s.reason, count(i.uid), s.made, s.tries FROM series s"
+                " LEFT JOIN instances i ON i.series = s.uid"
+                f" WHERE s.state IN ({','.join('?' * len(wanted))}) GROUP BY s.uid ORDER BY s.since, s.uid",
+                wanted,
+            ).fetchall()
+        return [
+            Arrived(uid, study, state, reason, count, tuple(filter(None, made.split("\n"))), tries)
+            for uid, study, state, reason, count, made, tries in rows
+        ]
+
+    def files(self, one: Arrived) -> list[Path]:
+        """Of a series, as they arrived; raises ValueError where one is gone or was changed."""
+        with self._open() as db:
+            rows = db.execute("SELECT uid, sha256 FROM instances WHERE series = ? ORDER BY uid", (one.uid,)).fetchall()
+        found = []
+        for uid, digest in rows:
+            path = self.where(one.study, one.uid) / f"{uid}.dcm"
+            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+                raise ValueError("a file of it is gone or was changed after it arrived")
+            found.append(path)
+        return found
+
+    def move(self, series: str, state: State, reason: str = "", made: tuple[str, ...] = ()) -> None:
+        """A series is further now; a try is counted where it starts to be drawn."""
+        with self._open() as db:
+            db.execute(
+                "UPDATE series SET state = ?, reason = ?, made = ?, tries = tries + ? WHERE uid = ?",
+                (state, reason[:1000], "\n".join(made), state == "drawing", series),
+            )

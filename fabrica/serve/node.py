@@ -1,0 +1,166 @@
+"""The node: what arrives is gated, answered by the run that its rules choose, held until accepted, then delivered."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..deliver.delivery import deliver
+from ..deliver.destinations.settings import destination
+from ..deliver.objects.source import read_headers
+from ..deliver.outbox import Outbox
+from ..deliver.record import Record
+from ..deliver.withdrawal import withdraw
+from ..generate.handover import hand_over
+from .gates import faults
+from .intake import Arrived, Intake
+from .rules import Rule, chosen
+
+Say = Callable[[str], None]
+QUIET_S = 10.0  # without another image: then a series is taken as whole
+TRIES = 2  # of drawing a series, before somebody has to look
+DRAWING_S = 4 * 3600.0  # longest that a drawing may take
+LONGEST_WAIT_S = 600.0  # between two tries of a destination that does not answer
+
+
+@dataclass
+class Node:
+    """One queue, one drawing at a time. `quiet_s`: without another image, then a series is taken as whole."""
+
+    intake: Intake
+    outbox: Outbox
+    rules: Sequence[Rule]
+    say: Say
+    quiet_s: float = QUIET_S
+    stopped: threading.Event = field(default_factory=threading.Event)
+    _seen: dict[str, tuple[int, float]] = field(default_factory=dict)  # series -> (images, when there was another)
+    _later: dict[str, tuple[float, float]] = field(default_factory=dict)  # destination -> (not before, wait)
+    _running: subprocess.Popen[bytes] | None = None
+
+    def run(self, every_s: float = 1.0) -> None:
+        """Until it is stopped. A drawing that takes hours holds nothing else up."""
+        drawing = threading.Thread(target=self._repeated, args=(every_s, self.answer))
+        drawing.start()
+        self._repeated(every_s, self.settle, self.hand_out)
+        drawing.join()
+
+    def _repeated(self, every_s: float, *steps: Callable[[], None]) -> None:
+        """A step that fails is said and tried again; nothing stops the others."""
+        while not self.stopped.wait(every_s):
+            for step in steps:
+                try:
+                    step()
+                except Exception as error:  # the node outlives whatever one series does to it
+                    self.say(f"{step.__name__}: {type(error).__name__}: {error}")
+
+    def stop(self) -> None:
+        """No more is begun; a drawing is ended and begins anew at the next start."""
+        self.stopped.set()
+        if self._running is not None:
+            self._running.terminate()
+
+    def settle(self) -> None:
+        """Series that nothing is added to any more are gated: refused with reasons, or waiting to be answered.
+
+        Quiet is told by this process's own clock: a clock of the day that jumps makes no series whole.
+        """
+        now = time.monotonic()
+        for one in self.intake.series("arriving"):
+            images, since = self._seen.get(one.uid, (-1, now))
+            if images != one.instances:
+                self._seen[one.uid] = (one.instances, now)
+            elif now - since >= self.quiet_s:
+                del self._seen[one.uid]
+                reason = self._refusal(one)
+                self.intake.move(one.uid, "refused" if reason else "waiting", reason)
+                self.say(f"A series of {one.instances} images {f'is refused: {reason}' if reason else 'waits'}.")
+
+    def _refusal(self, one: Arrived) -> str:
+        try:
+            headers = read_headers(self.intake.files(one))
+        except ValueError as error:
+            return str(error)
+        rule, why = chosen(self.rules, headers)
+        if rule is None:
+            return f"no rule fits ({why})"
+        return "; ".join(faults(headers, lossy=rule.lossy))
+
+    def answer(self) -> None:
+        """The first series that waits is drawn and prepared; nothing of it leaves before it is accepted."""
+        waiting = self.intake.series("waiting")
+        if not waiting:
+            return
+        one = waiting[0]
+        rule, why = chosen(self.rules, read_headers(self.intake.files(one)))
+        if rule is None:  # the rules were changed meanwhile
+            self.intake.move(one.uid, "refused", f"no rule fits ({why})")
+            return
+        self.intake.move(one.uid, "drawing")
+        out = self.intake.folder / "drawn" / one.uid
+        error = self._drawn(rule, one, out)
+        if self.stopped.is_set():
+            self.intake.move(one.uid, "waiting")
+            return
+        made: list[str] = []
+        if not error:
+            try:
+                made = hand_over(Record.read(out), self.outbox, say=lambda _: None)
+            except ValueError as refusal:
+                error = str(refusal)
+        if error:
+            again = one.tries + 1 < TRIES
+            self.intake.move(one.uid, "waiting" if again else "failed", error)
+            self.say(f"A series could not be answered{', and is tried again' if again else ''}: {error}")
+            return
+        self.intake.move(one.uid, "prepared", made=tuple(made))
+        self.outbox.sign()
+        then = "a person has to accept" if rule.accept == "person" else "sent unreviewed"
+        self.say(f"{len(made)} series prepared; {then}.")
+
+    def _drawn(self, rule: Rule, one: Arrived, out: Path) -> str:
+        """By a process of its own, so that nothing that it does ends the node; what went wrong, or nothing."""
+        command = [
+            sys.executable, "-m", "fabrica", "generate", str(rule.run), "--data",
+            str(self.intake.where(one.study, one.uid)), "--out", str(out), "--draws", str(rule.draws),
+        ]  # fmt: skip
+        self._running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            said, _ = self._running.communicate(timeout=DRAWING_S)
+        except subprocess.TimeoutExpired:
+            self._running.kill()
+            self._running.communicate()
+            return f"the drawing took longer than {DRAWING_S / 3600:g} hours"
+        finally:
+            code, self._running = self._running.returncode, None
+        if code == 0:
+            return ""
+        last = said.decode(errors="replace").strip().splitlines()[-1:] or [""]
+        return f"the drawing ended with {code}: {last[0][:300]}"
+
+    def hand_out(self) -> None:
+        """What is accepted goes to where its rule says; what was rejected after that is withdrawn there."""
+        places = {rule.to: destination(rule.to) for rule in self.rules}
+        known = {s.uid: s for s in self.outbox.series()}
+        for one in self.intake.series("prepared"):
+            rule, _ = chosen(self.rules, read_headers(self.intake.files(one)))
+            for uid in one.made:
+                verdict = known[uid].verdict
+                if rule is not None and (verdict == "accept" or (rule.accept == "unreviewed" and not verdict)):
+                    self.outbox.enqueue(uid, places[rule.to].name, parts=places[rule.to].parts)
+                elif verdict == "reject" and self.outbox.places(uid):
+                    withdraw(self.outbox, uid)
+        for to in {place.name: place for place in places.values()}.values():
+            not_before, wait = self._later.get(to.name, (0.0, 1.0))
+            if time.monotonic() < not_before or not self.outbox.waiting(to.name):
+                continue
+            if left := deliver(self.outbox, to, self.say, tries=1):
+                self._later[to.name] = (time.monotonic() + wait, min(2 * wait, LONGEST_WAIT_S))
+                self.say(f"{left} instances wait for {to.name}; tried again in {wait:g} s.")
+            else:
+                self._later.pop(to.name, None)
+                self.outbox.sign()

@@ -1,0 +1,106 @@
+"""Which run is asked of which series, and where its answers go: an ordered list, the first that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ..deliver.destinations.settings import destination
+
+Accept = Literal["person", "unreviewed"]
+WORDS = ("modality", "body_part", "protocol", "description")  # attributes of a series by word
+ATTRIBUTES = {"modality": "Modality", "body_part": "BodyPartExamined", "protocol": "ProtocolName",
+              "description": "SeriesDescription"}  # fmt: skip
+RANGES = ("slices", "thickness_mm")
+HOW = "Write a list: - {when: {modality: MR}, run: RUN, to: WHERE}"
+KEYS = ("when", "run", "to", "accept", "draws", "lossy")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`words`: each is found in its attribute, in any case; `ranges`: both ends included."""
+
+    words: Mapping[str, str]
+    ranges: Mapping[str, tuple[float, float]]
+    run: Path
+    to: str  # a destination, as `fabrica deliver --to` takes it
+    accept: Accept = "person"
+    draws: int = 4
+    lossy: bool = False  # whether images are taken that were compressed with loss
+
+    def misfit(self, headers: Sequence[Any]) -> str:
+        """Why it does not fit a series, or nothing."""
+        first = headers[0]
+        for name, word in self.words.items():
+            found = str(first.get(ATTRIBUTES[name], ""))
+            if word.casefold() not in found.casefold() or (name == "modality" and word.casefold() != found.casefold()):
+                return f"{name} is {found or 'not said'}, asked for {word}"
+        known = {"slices": float(len(headers)), "thickness_mm": first.get("SliceThickness")}
+        for name, (low, high) in self.ranges.items():
+            value = known[name]
+            if value is None or not low <= float(value) <= high:
+                said = "not said" if value is None else f"{float(value):g}"
+                return f"{name} is {said}, asked for {low:g} to {high:g}"
+        return ""
+
+
+def read_rules(path: Path) -> list[Rule]:
+    """Raises ValueError for a file that says anything that is not known, and for a rule whose run is none."""
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}. {HOW}")
+    try:
+        plain = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML ({str(error).splitlines()[0]}).") from error
+    if not isinstance(plain, list) or not plain:
+        raise ValueError(f"{path} is no list of rules. {HOW}")
+    return [_rule(one, number, path) for number, one in enumerate(plain, 1)]
+
+
+def _rule(plain: Any, number: int, path: Path) -> Rule:
+    where = f"{path}, rule {number}"
+    if not isinstance(plain, dict) or not isinstance(plain.get("when", {}), dict):
+        raise ValueError(f"{where} is no rule. {HOW}")
+    when = plain.get("when", {})
+    for strange in (*(set(plain) - set(KEYS)), *(set(when) - {*WORDS, *RANGES})):
+        known = f"Known: {', '.join(KEYS)}; in when: {', '.join(WORDS + RANGES)}"
+        raise ValueError(f"{where}: {strange} is not known. {known}")
+    if missing := [name for name in ("run", "to") if name not in plain]:
+        raise ValueError(f"{where}: {missing[0]} is missing.")
+    accept, draws, lossy = plain.get("accept", "person"), plain.get("draws", 4), plain.get("lossy", False)
+    if accept not in ("person", "unreviewed"):
+        raise ValueError(f"{where}: accept is {accept!r}. Write person or unreviewed.")
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1 or not isinstance(lossy, bool):
+        raise ValueError(f"{where}: draws is a number from 1, lossy true or false.")
+    run = path.parent / str(plain["run"])
+    if not (run / "recipe.yaml").is_file():
+        raise ValueError(f"{where}: {run} is no run. Make one: fabrica run RECIPE")
+    to = str(plain["to"])
+    try:
+        destination(to if ":" in to.split("/")[0] else str(path.parent / to))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    words = {name: str(when[name]) for name in WORDS if name in when}
+    ranges = {name: _range(when[name], name, where) for name in RANGES if name in when}
+    return Rule(words, ranges, run, to if ":" in to.split("/")[0] else str(path.parent / to), accept, draws, lossy)
+
+
+def _range(value: Any, name: str, where: str) -> tuple[float, float]:
+    numbers = value if isinstance(value, list) else [value, value]
+    if len(numbers) != 2 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in numbers):
+        raise ValueError(f"{where}: {name} is {value!r}. Write one number, or [lowest, highest].")
+    return float(numbers[0]), float(numbers[1])
+
+
+def chosen(rules: Sequence[Rule], headers: Sequence[Any]) -> tuple[Rule | None, str]:
+    """The first rule that fits a series; or none, and why none does."""
+    why = []
+    for number, rule in enumerate(rules, 1):
+        if not (misfit := rule.misfit(headers)):
+            return rule, ""
+        why.append(f"rule {number}: {misfit}")
+    return None, "; ".join(why)

@@ -1,0 +1,35 @@
+"""The node as its command runs it: images in, a page, a queue; ended by Ctrl-C or SIGTERM without losing anything."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from ..deliver.outbox import Outbox
+from .intake import Intake
+from .node import Node
+from .review import application, served
+from .rules import read_rules
+from .storage import Door, listening
+from .stow import add_intake
+
+
+def run_node(rules: Path, door: Door, store: Path, page: int, quiet_s: float, say: Callable[[str], None]) -> None:
+    """Until it is stopped. Raises ValueError for rules that are none, and for ports that are taken."""
+    known, intake, outbox, token = read_rules(rules), Intake(store / "node"), Outbox(store), secrets.token_urlsafe(24)
+    node = Node(intake, outbox, known, say, quiet_s)
+    app = application(store, token)
+    add_intake(app, intake, outbox, token)
+    with listening(door, intake, say) as port:
+        say(f"{door.title} listens at {door.address}:{port} to {', '.join(door.callers)}; {len(known)} rules.")
+        say(f"STOW-RS at /dicom-web, figures at /metrics, with the token {token}")
+        working = threading.Thread(target=node.run)
+        working.start()
+        try:
+            served(app, token, page, say)  # ends with the process's signals
+        finally:
+            say("Stopping: what is being drawn begins anew at the next start.")
+            node.stop()
+            working.join()

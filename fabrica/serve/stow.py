@@ -1,0 +1,115 @@
+"""The node's web side beside the page: STOW-RS to take images in, and figures to watch it (PS3.18 10.5)."""
+
+from __future__ import annotations
+
+import hmac
+import io
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Header, HTTPException, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+
+from ..deliver.outbox import Outbox
+from .intake import ClashError, Intake
+from .monitoring import figures
+from .storage import CLASH, LEVELS, NOT_UNDERSTOOD, OUT_OF_RESOURCES
+
+LARGEST = 512 * 2**20  # bytes of a request
+SLOWEST_S = 60.0  # without another byte
+BOUNDARY = re.compile(r'multipart/related;.*?boundary="?([^";]{1,70})"?', re.IGNORECASE)
+REFERENCED, FAILED, CLASS, INSTANCE, REASON = "00081199", "00081198", "00081150", "00081155", "00081197"
+
+
+def add_intake(app: FastAPI, intake: Intake, outbox: Outbox, token: str) -> None:
+    """`POST /dicom-web/studies` and `GET /metrics`, with `Authorization: Bearer TOKEN`."""
+    one_at_a_time = threading.Semaphore(1)  # of requests whose images are held in memory
+
+    def allowed(authorization: Annotated[str, Header()] = "") -> None:
+        if not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
+            raise HTTPException(401, "Say the token: Authorization: Bearer TOKEN")
+
+    @app.get("/metrics", dependencies=[Depends(allowed)])
+    def watched() -> Response:
+        return PlainTextResponse(figures(intake, outbox), media_type="text/plain; version=0.0.4")
+
+    @app.post("/dicom-web/studies", dependencies=[Depends(allowed)])
+    async def stored(request: Request, content_type: Annotated[str, Header()] = "") -> Response:
+        boundary = BOUNDARY.search(content_type)
+        if boundary is None or "application/dicom" not in content_type:
+            raise HTTPException(415, 'Send multipart/related; type="application/dicom"; boundary=...')
+        if not one_at_a_time.acquire(blocking=False):
+            return Response("Another request is being stored.", 503, {"Retry-After": "1"})
+        try:
+            return answer(intake, parts_of(await _body(request), boundary[1]))
+        finally:
+            one_at_a_time.release()
+
+
+async def _body(request: Request) -> bytes:
+    """What is sent, up to LARGEST; refused where it is more, or comes too slowly to wait for."""
+    import asyncio
+
+    kept, stream = io.BytesIO(), request.stream()
+    while True:
+        try:
+            chunk = await asyncio.wait_for(anext(stream, None), SLOWEST_S)
+        except TimeoutError as error:
+            raise HTTPException(408, "Nothing more came.") from error
+        if chunk is None:
+            return kept.getvalue()
+        if kept.tell() + len(chunk) > LARGEST:
+            raise HTTPException(413, f"More than {LARGEST // 2**20} MiB. Send fewer images at a time.")
+        kept.write(chunk)
+
+
+def parts_of(body: bytes, boundary: str) -> Iterator[bytes]:
+    """The contents of a multipart body, without their headers."""
+    mark = b"--" + boundary.encode()
+    for part in body.split(mark)[1:]:
+        if part.startswith(b"--"):
+            return
+        _, gap, content = part.partition(b"\r\n\r\n")
+        if gap:
+            yield content.removesuffix(b"\r\n")
+
+
+def answer(intake: Intake, contents: Iterator[bytes]) -> Response:
+    """What became of each: 200 where all was stored, 202 where some was, 409 where nothing."""
+    good, bad = list[Mapping[str, Any]](), list[Mapping[str, Any]]()
+    for content in contents:
+        kind, instance, failure = _kept(intake, content)
+        item = {CLASS: _uid(kind), INSTANCE: _uid(instance)}
+        if failure:
+            bad.append({**item, REASON: {"vr": "US", "Value": [failure]}})
+        else:
+            good.append(item)
+    if not good and not bad:
+        raise HTTPException(400, "The request holds no part.")
+    told = {name: {"vr": "SQ", "Value": items} for name, items in ((REFERENCED, good), (FAILED, bad)) if items}
+    return JSONResponse(told, 409 if not good else 202 if bad else 200, media_type="application/dicom+json")
+
+
+def _uid(value: str) -> Mapping[str, Any]:
+    return {"vr": "UI", "Value": [value]} if value else {"vr": "UI"}
+
+
+def _kept(intake: Intake, content: bytes) -> tuple[str, str, int]:
+    """(class, instance, why not or 0)."""
+    import pydicom
+
+    kind = instance = ""
+    try:
+        header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True)
+        kind = str(header.get("SOPClassUID", ""))
+        study, series, instance = (str(header.get(name, "")) for name in LEVELS)
+        intake.keep(study, series, instance, content)
+    except ClashError:
+        return kind, instance, CLASH
+    except OSError:
+        return kind, instance, OUT_OF_RESOURCES
+    except Exception:  # whatever a stranger's bytes do to a parser
+        return kind, instance, NOT_UNDERSTOOD
+    return kind, instance, 0
