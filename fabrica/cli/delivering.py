@@ -148,8 +148,12 @@ def ledger(
 def review(
     store: Store = None,
     port: Annotated[int, typer.Option(help="On this machine alone; 0 takes a free one.")] = 8765,
+    readers: Annotated[
+        int | None, typer.Option(help="How many persons have to accept a series; kept for all that follow.")
+    ] = None,
 ) -> None:
     """Open the page on which a person looks at prepared series beside their source, and accepts or rejects them."""
+    from ..deliver.outbox import Outbox
     from ..generate.handover import default_store
 
     with errors():
@@ -157,6 +161,8 @@ def review(
             from ..serve.review import serve
         except ImportError as error:
             fail(f'The page needs the extra: pip install -e ".[clinic]" -c constraints.txt ({error.name} is missing)')
+        if readers is not None:
+            Outbox(store or default_store()).ask_readers(readers)
         serve(store or default_store(), port, echo)
 
 

@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS verdicts (series TEXT NOT NULL REFERENCES series (uid
 CREATE TABLE IF NOT EXISTS queue (instance TEXT NOT NULL REFERENCES instances (uid), destination TEXT NOT NULL,
   state TEXT NOT NULL DEFAULT 'waiting', attempts INTEGER NOT NULL DEFAULT 0, error TEXT NOT NULL DEFAULT '',
   PRIMARY KEY (instance, destination));
+CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 Verdict = Literal["accept", "reject"]
 
@@ -143,6 +144,8 @@ class Outbox:
                     "SELECT verdict, reason, person, time FROM verdicts WHERE series = ? ORDER BY rowid DESC LIMIT 1",
                     (uid,),
                 ).fetchone() or ("", "", "", "")
+                if last[0] == "accept" and len(_accepting(db, uid)) < _readers(db):
+                    last = ("", *last[1:])  # another person has to accept as well
                 found.append(Prepared(uid, description, count, tuple(filter(None, sources.split("\n"))), *last))
         return found
 
@@ -179,6 +182,23 @@ class Outbox:
                 raise ValueError(f"{path} is gone or was changed after it was made: the series is not used.")
             found.append(path)
         return found
+
+    def readers(self) -> int:
+        """How many persons have to accept a series."""
+        with self._open() as db:
+            return _readers(db)
+
+    def ask_readers(self, count: int) -> None:
+        """From now on so many persons have to accept; raises ValueError for none."""
+        if count < 1:
+            raise ValueError(f"--readers is {count}, expected at least 1.")
+        with self._open() as db:
+            db.execute("INSERT OR REPLACE INTO settings VALUES ('readers', ?)", (str(count),))
+
+    def accepted_by(self, series: str) -> list[str]:
+        """Persons who accept a series as it stands: a rejection starts anew."""
+        with self._open() as db:
+            return _accepting(db, series)
 
     def judge(self, series: str, verdict: Verdict, reason: str, person: str) -> None:
         """A person's decision; the last one counts, all are kept. Raises ValueError without a reason or a name."""
@@ -282,6 +302,20 @@ class Outbox:
             if series is None:
                 own |= {row[0] for row in db.execute("SELECT uid FROM instances WHERE series = ?", (uid,)).fetchall()}
         return [line for line in every if line.about in own]
+
+
+def _readers(db: sqlite3.Connection) -> int:
+    row = db.execute("SELECT value FROM settings WHERE name = 'readers'").fetchone()
+    return int(row[0]) if row else 1
+
+
+def _accepting(db: sqlite3.Connection, series: str) -> list[str]:
+    """Persons, by name, whose acceptance no rejection followed."""
+    found: dict[str, str] = {}
+    rows = db.execute("SELECT verdict, person FROM verdicts WHERE series = ? ORDER BY rowid", (series,)).fetchall()
+    for verdict, person in rows:
+        found = {**found, person.strip().casefold(): person} if verdict == "accept" else {}
+    return list(found.values())
 
 
 def write_whole(target: Path, content: bytes) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,9 +60,7 @@ def hand_over(
                 parts.append(spread_map(replace(making, which="spread"), spread, series))
             if evidence:
                 parts.append(evidence_report(making, series))
-            event = {"run": record.run, "stage": record.stage, "weights": record.weights, "recipe": record.recipe,
-                     "seed": record.seed, "draw": name, "drawn": record.made, "version": record.version,
-                     "sources": sorted(str(h.SOPInstanceUID) for h in headers), "clipped": series.clipped}  # fmt: skip
+            event = _told(making, series)
             new = outbox.add(series, paths, event)
             for part in parts:
                 outbox.add(part, paths, {**event, "clipped": 0}, part_of=series.uid)
@@ -71,6 +70,18 @@ def hand_over(
             say(f"{drawn.case}: {drawn.contrast}, {len(series.datasets)} files{beside}, {'made' if new else 'known'}.")
             found.append(series.uid)
     return found
+
+
+def _told(making: Making, series: Series) -> dict[str, Any]:
+    """What the ledger keeps of how a series was made."""
+    record = making.record
+    return {
+        "run": record.run, "stage": record.stage, "weights": record.weights, "recipe": record.recipe,
+        "seed": record.seed, "draw": making.which, "drawn": record.made, "version": record.version,
+        "sources": sorted(str(h.SOPInstanceUID) for h in making.headers), "clipped": series.clipped,
+        "audit": record.audit,
+        "evidence": [e.words() for e in record.evidence if e.contrast in ("", making.drawn.contrast)],
+    }  # fmt: skip
 
 
 def _object(making: Making, image: Image) -> Series:

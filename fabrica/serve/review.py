@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import io as buffers
 import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import torch
 from fastapi import Cookie, Depends, FastAPI, Form, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader
-from PIL import Image as Picture
 
-from .. import io
 from ..contracts import Image
 from ..data.grid import grid_of, resample
 from ..deliver.outbox import Outbox, Prepared
+from ..deliver.reading import PARAMETRIC_MAP, stored_image
 from ..deliver.withdrawal import withdraw
+from .pictures import WINDOWS, Overlay, overlay_of, picture, window_of
 
-WINDOWS = {"soft tissue": (-160.0, 240.0), "bone": (-450.0, 1050.0), "lung": (-1350.0, 150.0)}  # HU
 COOKIE = "fabrica_review"
 LONGEST = 20_000  # bytes of a request
 PAGES = Environment(loader=FileSystemLoader(Path(__file__).parent / "web"), autoescape=True)
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self';"
+    " connect-src 'self';"
     " form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store",
 }  # fmt: skip
@@ -38,10 +35,21 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Shown:
-    """A series and its source on one grid, (z, y, x)."""
+    """A series and its source on one grid, (z, y, x), and what may be laid over them."""
 
     result: Image
     source: Image | None
+    overlays: Mapping[str, Overlay]
+
+    @property
+    def base(self) -> Image:
+        """What an overlay lies on: the series, or its source where the series is itself one (classes, dose)."""
+        return self.source if self.source is not None and self.own else self.result
+
+    @property
+    def own(self) -> str:
+        """The overlay that the series is itself, or nothing."""
+        return next((k for k in ("classes", "dose") if k in self.overlays), "")
 
 
 def key_of(series: str) -> str:
@@ -67,54 +75,64 @@ class Reviewing:
 
     def _shown(self, uid: str, sources: tuple[str, ...]) -> Shown:
         """Read back from the stored files: what is looked at is what is sent."""
-        result = _volume(self.outbox.files(uid))
-        given = _volume([Path(s) for s in sources if Path(s).is_file()]) if sources else None
-        source = None if given is None or result is None else resample(given, grid_of(result))
-        assert result is not None  # the outbox holds whole series
-        return Shown(result, source)
+        result = stored_image(self.outbox.files(uid))
+        if result is None:
+            raise HTTPException(404, "This series has no planes to show.")
+        files = [Path(s) for s in sources if Path(s).is_file()]
+        given = stored_image(files) if files else None
+        source = None if given is None else resample(given, grid_of(result))
+        return Shown(result, source, self._overlays(uid, result, source))
+
+    def _overlays(self, uid: str, result: Image, source: Image | None) -> dict[str, Overlay]:
+        unit = result.meaning.unit
+        if result.meaning.kind == "label":
+            return {"classes": overlay_of("classes", result, "")}
+        if unit == "Gy":
+            return {"dose": overlay_of("dose", result, unit)}
+        found = {}
+        maps = [stored_image(files) for part in self.outbox.parts(uid) if is_map(files := self.outbox.files(part))]
+        if maps and maps[0] is not None:
+            found["spread"] = overlay_of("spread", resample(maps[0], grid_of(result)), unit)
+        if source is not None and unit == source.meaning.unit and unit not in ("", "a.u."):
+            apart = replace(result, data=result.data - source.data)
+            found["difference"] = overlay_of("difference", apart, unit)
+        return found
 
     def told(self, key: str) -> dict[str, Any]:
         """What the page of a series says."""
         series = self.find(key)
         shown = self.shown(series.uid, series.sources)
         made = next((line.event for line in self.outbox.trace(series.uid) if line.event.get("what") == "made"), {})
-        facts = {k: v for k, v in made.items() if k not in ("what", "series", "sources", "sha256")}
-        windows = list(WINDOWS) if shown.result.meaning.unit == "HU" else []
-        depth, source = shown.result.data.shape[1], shown.source is not None
-        return {"key": key, "series": series, "depth": depth, "facts": facts, "windows": windows, "source": source}
+        facts = {k: v for k, v in made.items() if k not in ("what", "series", "sources", "sha256", "evidence")}
+        windows = list(WINDOWS) if shown.base.meaning.unit == "HU" else []
+        legends = {name: over.legend for name, over in shown.overlays.items()}
+        return {
+            "key": key, "series": series, "depth": shown.result.data.shape[1], "facts": facts, "windows": windows,
+            "source": shown.source is not None, "overlays": legends, "own": shown.own,
+            "evidence": made.get("evidence", []), "readers": self.outbox.readers(),
+            "accepted": self.outbox.accepted_by(series.uid),
+        }  # fmt: skip
+
+    def values(self, key: str, z: int, y: float, x: float) -> dict[str, str]:
+        """Numbers at a place of the pictures, shares of their height and width: of the result, source and overlays."""
+        series = self.find(key)
+        shown = self.shown(series.uid, series.sources)
+        images = {"result": shown.result, "source": shown.source} | {k: o.image for k, o in shown.overlays.items()}
+        found = {}
+        for name, image in images.items():
+            if image is not None and name != shown.own:
+                depth, height, width = image.data.shape[1:]
+                row, column = min(int(y * height), height - 1), min(int(x * width), width - 1)
+                value = float(image.data[0, min(z, depth - 1), row, column])
+                unit = shown.overlays[name].unit if name in shown.overlays else image.meaning.unit
+                found[name] = f"{value:.4g} {unit}".strip()
+        return found
 
 
-def _volume(files: Sequence[Path]) -> Image | None:
-    """The one series in some DICOM files; None where they are several or none."""
-    from ..io import dicom
+def is_map(files: Sequence[Path]) -> bool:
+    import pydicom
 
-    scans, _ = dicom.listing(files)
-    if len(scans) != 1:
-        return None
-    image = io.read(scans[0])
-    if image.axes == "yx":
-        return Image(image.data[:, None], "zyx", image.affine, image.meaning, source=image.source)
-    return image if image.axes == "zyx" else None
-
-
-def picture(image: Image, z: int, low: float, high: float) -> bytes:
-    """A slice as PNG, in square pixels, seen from the feet."""
-    plane = image.data[0, z].numpy()
-    grey = (255 * np.clip((plane - low) / max(high - low, 1e-9), 0, 1)).astype(np.uint8)
-    steps = image.affine[:3, :3].norm(dim=0)
-    height, width = plane.shape[0] * float(steps[1]), plane.shape[1] * float(steps[2])
-    factor = 512 / max(height, width)
-    made = Picture.fromarray(grey, "L").resize((max(1, round(width * factor)), max(1, round(height * factor))))
-    buffer = buffers.BytesIO()
-    made.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def window_of(image: Image, name: str) -> tuple[float, float]:
-    """Of HU one of WINDOWS; of other numbers up to their 99.5th percentile."""
-    if image.meaning.unit == "HU":
-        return WINDOWS.get(name, WINDOWS["soft tissue"])
-    return 0.0, float(torch.quantile(image.data.flatten()[:: max(1, image.data.numel() // 200_000)], 0.995)) or 1.0
+    return str(pydicom.dcmread(files[0], stop_before_pixels=True).SOPClassUID) == PARAMETRIC_MAP
 
 
 class Session:
@@ -208,13 +226,20 @@ def _pages(app: FastAPI, reviewing: Reviewing, session: Session) -> None:
         return HTMLResponse(PAGES.get_template("series.html").render(reviewing.told(key), form=session.form(key)))
 
     @app.get("/series/{key}/{which}/{z}.png", dependencies=known)
-    def pixels(key: str, which: str, z: int, window: str = "") -> Response:
+    def pixels(key: str, which: str, z: int, window: str = "", overlay: str = "") -> Response:
         series = reviewing.find(key)
         shown = reviewing.shown(series.uid, series.sources)
-        image = {"result": shown.result, "source": shown.source}.get(which)
+        image = {"result": shown.base, "source": shown.source}.get(which)
+        over = shown.overlays.get(shown.own or overlay) if which == "result" else None
         if image is None or not 0 <= z < image.data.shape[1]:
             raise HTTPException(404, "There is no such picture.")
-        return Response(picture(image, z, *window_of(image, window)), media_type="image/png")
+        return Response(picture(image, z, *window_of(image, window), over), media_type="image/png")
+
+    @app.get("/series/{key}/values", dependencies=known)
+    def values(key: str, z: int, y: float, x: float) -> dict[str, str]:
+        if z < 0 or not (0 <= y < 1 and 0 <= x < 1):
+            raise HTTPException(422, "A place lies within the picture.")
+        return reviewing.values(key, z, y, x)
 
     @app.post("/series/{key}/verdict", dependencies=known)
     def judged(

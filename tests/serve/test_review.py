@@ -20,7 +20,8 @@ from fabrica.contracts import Field, Image
 from fabrica.deliver.outbox import Outbox
 from fabrica.deliver.record import Record
 from fabrica.generate.handover import hand_over
-from fabrica.serve.review import HEADERS, application, key_of, picture, serve, window_of
+from fabrica.serve.pictures import overlay_of, picture, window_of
+from fabrica.serve.review import HEADERS, application, key_of, serve
 
 from ..deliver.conftest import drawn, trained  # noqa: F401 (fixtures)
 
@@ -201,6 +202,11 @@ def test_a_person_looks_and_accepts_in_a_browser(served: str, store: tuple[Path,
         assert page.locator("#number").inner_text() == str(int(first) + 1)
         page.select_option("#window", "bone")
         _until(page, "document.getElementById('result').src.includes('bone')")
+        page.select_option("#overlay", "spread")
+        _until(page, "document.getElementById('result').src.includes('overlay=spread')")
+        page.locator("#result").click(position={"x": 120, "y": 150})
+        _until(page, "document.getElementById('at-result').textContent.includes('HU')")
+        assert "source" in page.locator("#at-source").inner_text()
         page.screenshot(path=str(tmp_path / "review.png"))
         page.get_by_role("button", name="Accept").click()  # without a name: the browser holds it back
         assert page.locator("h1").inner_text() == "SYNTHETIC CT from T1w"
@@ -214,3 +220,74 @@ def test_a_person_looks_and_accepts_in_a_browser(served: str, store: tuple[Path,
     assert all(url.startswith("http://127.0.0.1:") for url in asked)
     assert not failures
     assert (tmp_path / "review.png").stat().st_size > 20_000
+
+
+def _image(unit: str, value: float = 0.0, kind: str = "intensity") -> Image:
+    data = torch.full((1, 2, 8, 8), value)
+    data[0, 0, :4] += 10
+    return Image(data, "zyx", torch.eye(4).double()[[2, 1, 0, 3]], Field("CT", kind, 3 if kind == "label" else 1, unit))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["spread", "difference", "classes", "dose"])
+def test_overlays_are_seen_where_there_is_something(kind: str) -> None:
+    base = _image("HU")
+    over = overlay_of(kind, _image("", 0.0, "label" if kind == "classes" else "intensity"), "HU")
+    made = np.asarray(Picture.open(BytesIO(picture(base, 0, -10, 100, over))).convert("RGB")).astype(int)
+    plain = np.asarray(Picture.open(BytesIO(picture(base, 0, -10, 100))).convert("RGB")).astype(int)
+    changed = np.abs(made - plain).max(-1)
+    assert changed[20, 256] > 40
+    assert changed[-20].max() == 0
+    assert over.top == 10
+    assert over.legend
+
+
+def test_a_difference_is_blue_below_and_red_above() -> None:
+    image = _image("HU")
+    image.data[0, 0, 4:] = -10
+    made = np.asarray(Picture.open(BytesIO(picture(_image("HU"), 0, -10, 100, overlay_of("difference", image, "HU")))))
+    assert made[20, 256, 0] > made[20, 256, 2]
+    assert made[-20, 256, 2] > made[-20, 256, 0]
+
+
+def test_numbers_at_a_place(client: TestClient, store: tuple[Path, str]) -> None:
+    _entered(client)
+    key = key_of(store[1])
+    told = client.get(f"/series/{key}/values", params={"z": 1, "y": 0.5, "x": 0.5})
+    assert told.status_code == 200
+    assert set(told.json()) == {"result", "source", "spread"}
+    assert told.json()["result"].endswith("HU")
+    for wrong in ({"z": -1, "y": 0.5, "x": 0.5}, {"z": 1, "y": 1.5, "x": 0.5}, {"z": 1, "y": "a", "x": 0.5}):
+        assert client.get(f"/series/{key}/values", params=wrong).status_code == 422
+    assert (
+        TestClient(client.app, base_url="http://127.0.0.1:1")
+        .get(f"/series/{key}/values", params={"z": 1, "y": 0.5, "x": 0.5})
+        .status_code
+        == 401
+    )
+    plain = client.get(f"/series/{key}/result/1.png").content
+    assert client.get(f"/series/{key}/result/1.png?overlay=spread").status_code == 200
+    assert client.get(f"/series/{key}/result/1.png?overlay=nonsense").content == plain
+
+
+def test_two_persons_have_to_accept_where_two_are_asked(store: tuple[Path, str]) -> None:
+    outbox = Outbox(store[0])
+    outbox.ask_readers(2)
+    outbox.judge(store[1], "accept", "looks right", "Dr. A")
+    assert outbox.series()[0].verdict == ""
+    outbox.judge(store[1], "accept", "looked again", " dr. a")
+    assert outbox.series()[0].verdict == ""  # the same person twice is one
+    outbox.judge(store[1], "accept", "agreed", "Dr. B")
+    assert outbox.series()[0].verdict == "accept"
+    assert outbox.accepted_by(store[1]) == [" dr. a", "Dr. B"]
+    outbox.judge(store[1], "reject", "a vessel is missing", "Dr. C")
+    outbox.judge(store[1], "accept", "it was the window", "Dr. C")
+    assert outbox.series()[0].verdict == ""  # a rejection starts anew
+    with pytest.raises(ValueError, match="--readers is 0"):
+        outbox.ask_readers(0)
+
+
+def test_the_page_says_what_was_measured_or_that_nothing_was(client: TestClient, store: tuple[Path, str]) -> None:
+    _entered(client)
+    page = client.get(f"/series/{key_of(store[1])}").text
+    assert "What was measured of this model" in page
+    assert "psnr of CT" in page or "NOT MEASURED" in page

@@ -1,0 +1,49 @@
+"""Objects read back: values and places of what was written, whatever kind it is."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fabrica.deliver.reading import stored_image
+from fabrica.deliver.record import Record
+
+from .test_objects import GRIDS, _image
+from .test_other_objects import _bytes, _made
+
+
+def _written(kind: str, grid: str, record: Record, folder: Path) -> list[Path]:
+    files = []
+    for number, ds in enumerate(_made(kind, record, grid).datasets):
+        path = folder / f"{number}.dcm"
+        path.write_bytes(_bytes(ds))
+        files.append(path)
+    return files
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("kind", ["series", "spread", "segments", "dose", "PET"])
+def test_what_is_read_back_lies_where_it_was_drawn(kind: str, grid: str, record: Record, tmp_path: Path) -> None:
+    if kind == "dose" and grid == "tilted":
+        pytest.skip("a dose on tilted planes is refused when it is written")
+    image = _image(grid, "a.u." if kind == "PET" else "HU")
+    found = stored_image(_written(kind, grid, record, tmp_path))
+    assert found is not None
+    data, affine = found.data[0], found.affine.numpy()
+    if grid != "single slice" and np.dot(affine[:3, 0], image.affine[:3, 0].numpy()) < 0:
+        data, affine = data.flip(0), affine.copy()
+        affine[:3, 3] += affine[:3, 0] * (data.shape[0] - 1)
+        affine[:3, 0] *= -1
+    wanted = {
+        "series": image.data[0], "spread": image.data[0].abs() / 10, "segments": (image.data[0] > 0).float(), "dose": image.data[0].abs() / 20, "PET": 3.7 * image.data[0],
+    }[kind]  # fmt: skip
+    assert torch.allclose(data, wanted, atol=0.51 if kind == "series" else 1e-2, rtol=1e-4)
+    assert np.allclose(affine[:, 1:], image.affine.numpy()[:, 1:], atol=1e-3)
+    if grid != "single slice":
+        assert np.allclose(affine[:, 0], image.affine.numpy()[:, 0], atol=1e-3)
+    assert found.meaning.unit == {"series": "HU", "dose": "Gy", "PET": "SUV"}.get(kind, found.meaning.unit)
+
+
+def test_what_has_no_planes_is_nothing_to_look_at(record: Record, tmp_path: Path) -> None:
+    assert stored_image(_written("evidence", "axial", record, tmp_path)) is None
