@@ -100,6 +100,7 @@ class Outbox:
         other content.
         """
         hashes = [self._write(series.uid, ds) for ds in series.datasets]
+        _sync(self.folder / "objects" / series.uid)
         with self._open() as db:
             known = dict(db.execute("SELECT uid, sha256 FROM instances WHERE series = ?", (series.uid,)).fetchall())
             if known:
@@ -121,16 +122,15 @@ class Outbox:
 
     def _write(self, series: str, ds: Any) -> str:
         """Whole or not at all; a file of that name with other bytes is refused."""
+        import hashlib
         import io
-
-        from .record import hash_of
 
         target, buffer = self.file(series, str(ds.SOPInstanceUID)), io.BytesIO()
         ds.save_as(buffer, enforce_file_format=True)
         if target.is_file() and target.read_bytes() != buffer.getvalue():
             raise ValueError(f"{target} is known with other content: it is not written again.")
-        write_whole(target, buffer.getvalue())
-        return hash_of(target)
+        write_whole(target, buffer.getvalue(), folder_too=False)
+        return hashlib.sha256(buffer.getbuffer()).hexdigest()
 
     def series(self) -> list[Prepared]:
         """Those that a person judges, in the order in which they were made; not what goes with them."""
@@ -318,8 +318,10 @@ def _accepting(db: sqlite3.Connection, series: str) -> list[str]:
     return list(found.values())
 
 
-def write_whole(target: Path, content: bytes) -> None:
-    """Under its name only when all of it is on disk; raises OSError where it cannot be."""
+def write_whole(target: Path, content: bytes, *, folder_too: bool = True) -> None:
+    """Under its name only when all of it is on disk; raises OSError where it cannot be. `folder_too`: its name as well,
+    which whoever writes many makes sure of once.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".")
     try:
@@ -331,7 +333,12 @@ def write_whole(target: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    folder = os.open(target.parent, os.O_RDONLY)
+    if folder_too:
+        _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")  # PS3.5 9.1
 PATIENT = (
     "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientBirthTime", "PatientSex",
     "OtherPatientIDsSequence", "OtherPatientNames", "EthnicGroup", "PatientComments", "PatientSpeciesDescription",
@@ -40,6 +42,9 @@ def read_headers(paths: Sequence[Path]) -> list[Any]:
             raise ValueError(f"{path} is no DICOM file ({error}).") from error
         if not header.get("SOPInstanceUID") or not header.get("StudyInstanceUID"):
             raise ValueError(f"{path} does not say its study or its instance: nothing can refer to it.")
+        for name in ("StudyInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
+            if header.get(name) and (len(str(header[name].value)) > 64 or not UID.fullmatch(str(header[name].value))):
+                raise ValueError(f"{path}: its {name} is no UID, so that no archive can file what refers to it.")
         found.append(header)
     return found
 
