@@ -357,7 +357,9 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
     """A file with bytes changed, cut, doubled or lengths made absurd."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 5, 20))):
-        kind, at = rng.randrange(5), rng.randrange(max(1, len(data) - 8))
+        if len(data) < 16:
+            break
+        kind, at = rng.randrange(5), rng.randrange(len(data) - 8)
         if kind == 0:
             data[at] = rng.randrange(256)
         elif kind == 1:

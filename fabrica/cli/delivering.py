@@ -218,3 +218,17 @@ def serve(
             fail(f'The node needs the extra: pip install -e ".[clinic]" -c constraints.txt ({error.name} is missing)')
         shown = None if tls is None else Certificates(tls / "ca.crt", tls / "node.crt", tls / "node.key")
         run_node(rules, Door(title, port, caller, address, shown), store or default_store(), page, quiet, echo)
+
+
+@app.command()
+def card(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where they are written, else RUN/cards.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Which stage; the last when left out.")] = None,
+) -> None:
+    """Write model card, data sheet, evidence tables and bills of material: measured and hashed, or NOT MEASURED."""
+    from ..deliver.cards import Evidence, write_cards
+
+    with errors():
+        for path in write_cards(Evidence.of(run, stage), out or run / "cards"):
+            echo(str(path))

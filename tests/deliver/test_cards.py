@@ -1,0 +1,99 @@
+"""Papers about a run: every field a measured result with its place, or NOT MEASURED; bills that their own schema accepts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fabrica.deliver.cards import DOCUMENTS, FIELDS, NOT_MEASURED, Evidence, write_cards
+
+from .conftest import trained  # noqa: F401 (fixtures)
+
+
+@pytest.fixture
+def evidence(trained: Path) -> Evidence:  # noqa: F811
+    return Evidence.of(trained)
+
+
+def _found(report: Any, pointer: str) -> Any:
+    """What stands at a JSON pointer."""
+    for part in pointer.removeprefix("/").split("/"):
+        report = report[int(part)] if isinstance(report, list) else report[part]
+    return report
+
+
+def test_every_field_points_at_what_it_says(evidence: Evidence) -> None:
+    report = json.loads((evidence.run / "report" / "report.json").read_text())
+    told = 0
+    for name, field in FIELDS.items():
+        for fact in field(evidence):
+            file, _, pointer = fact.where.partition("#")
+            assert (evidence.run / file).is_file(), (name, fact)
+            if pointer:
+                found, told = _found(report, pointer), told + 1
+                if isinstance(found, dict) and "metric" in found:
+                    assert f"{found['value']:.4g}" in fact.text
+                    assert found["metric"] in fact.text
+    assert told > 20
+    assert evidence.weights() in "".join(f.text for f in FIELDS["identity and versions"](evidence))
+
+
+def test_papers_say_what_nobody_measured(evidence: Evidence, tmp_path: Path) -> None:
+    files = write_cards(evidence, tmp_path / "cards")
+    assert [p.name for p in files] == [
+        "model_card.md",
+        "data_sheet.md",
+        "evidence.md",
+        "sbom.cdx.json",
+        "model.cdx.json",
+    ]
+    card, tables = files[0].read_text(), files[2].read_text()
+    assert f"| copies of training patients | {NOT_MEASURED} |  |" in card
+    assert f"| robustness | {NOT_MEASURED} |  |" in tables
+    assert "| 5 risk management | left to people |  |" in tables
+    for digest in evidence.hashes.values():
+        assert digest in card
+    for rows in DOCUMENTS.values():
+        assert {name for _, name in rows} <= {*FIELDS, "", "-"}
+    before = [p.read_bytes() for p in files]
+    assert [p.read_bytes() for p in write_cards(evidence, tmp_path / "cards")] == before
+
+
+def test_an_audit_fills_its_field(evidence: Evidence, tmp_path: Path) -> None:
+    (evidence.run / "audit").mkdir(exist_ok=True)
+    gate = evidence.run / "audit" / "gate.json"
+    gate.write_text('{"copies": "passed"}')
+    try:
+        assert (
+            "| copies of training patients | copies: passed | `audit/gate.json` |"
+            in write_cards(Evidence.of(evidence.run), tmp_path)[0].read_text()
+        )
+    finally:
+        gate.unlink()
+
+
+@pytest.mark.parametrize("name", ["sbom.cdx.json", "model.cdx.json"])
+def test_bills_are_what_their_schema_asks(name: str, evidence: Evidence, tmp_path: Path) -> None:
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    write_cards(evidence, tmp_path)
+    text = (tmp_path / name).read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    plain = json.loads(text)
+    names = {c["name"] for c in plain["components"]}
+    if name.startswith("sbom"):
+        assert {"torch", "numpy", "pydicom"} <= names
+        assert "pytest" not in names  # of tests alone
+    else:
+        (one,) = plain["components"]
+        assert one["hashes"][0]["content"] == evidence.weights()
+        assert any(m["type"] == "psnr of CT" for m in one["modelCard"]["quantitativeAnalysis"]["performanceMetrics"])
+
+
+def test_what_is_no_finished_run_is_refused(evidence: Evidence, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no report"):
+        Evidence.of(tmp_path)
+    with pytest.raises(ValueError, match="--stage other"):
+        Evidence.of(evidence.run, "other")
