@@ -119,11 +119,13 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        before = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs or {})) if isinstance(t, Tensor)}
+        given = [t for t in tree_leaves((args, kwargs or {})) if isinstance(t, Tensor)]
+        before = {part.untyped_storage()._cdata for t in given for part in _parts(t)}
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
-                self._see(tensor, before)
+                for part in _parts(tensor):
+                    self._see(part, before)
         return result
 
     def _see(self, tensor: Tensor, before: set[int]) -> None:
@@ -139,6 +141,15 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _gone(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.now -= size
+
+
+def _parts(tensor: Tensor) -> Sequence[Tensor]:
+    """What has a storage: of a sparse matrix its indices and values."""
+    if tensor.layout == torch.strided:
+        return (tensor,)
+    if tensor.layout == torch.sparse_csr:
+        return (tensor.crow_indices(), tensor.col_indices(), tensor.values())
+    return ()
 
 
 def in_words(count: int) -> str:

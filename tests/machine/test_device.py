@@ -3,11 +3,13 @@
 from mmap import PAGESIZE, mmap
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from fabrica.machine import device as machine
 from fabrica.machine.device import find_device, free_bytes, in_words, peak_bytes, resident_bytes
+from fabrica.physics.sparse import csr
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,3 +77,13 @@ def test_what_a_backward_pass_keeps_is_counted() -> None:
 def test_words() -> None:
     assert in_words(2_340_000_000) == "2.3 GB"
     assert in_words(640_400_000) == "640 MB"
+
+
+def test_sparse_matrices_are_counted_by_what_they_hold() -> None:
+    """Projections are sparse: a training that makes their matrix on the way is foretold too."""
+
+    def work() -> torch.Tensor:
+        matrix = csr(np.array([0, 0, 1]), np.array([0, 1, 2]), np.ones(3, np.float32), (3, 4))
+        return (matrix @ torch.ones(4, 8)).sum()
+
+    assert peak_bytes(work) >= 4 * 4 + 3 * 4 + 3 * 4 + 3 * 8 * 4

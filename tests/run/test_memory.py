@@ -15,10 +15,12 @@ from fabrica.jobs import JOBS
 from fabrica.machine.device import peak_bytes
 from fabrica.machine.memory import SLACK, MemoryShortage, Need, check
 from fabrica.networks.unet import UNet, UNetShape
+from fabrica.recipe.checks import from_plain
 from fabrica.rng import Rng
 from fabrica.run import memory
 from fabrica.run.costs import evaluations
 from fabrica.run.memory import drawing_bytes, drawing_room, training_need
+from fabrica.run.sequence import run_recipe
 
 
 def _store(folder: Path) -> Store:
@@ -137,3 +139,20 @@ def test_a_volume_that_does_not_fit_is_drawn_by_windows_that_do(
     assert room[0.001] == (1, (16, 16, 16))  # the smallest that a network takes
     monkeypatch.setattr(memory, "free_bytes", lambda device: None)
     assert drawing_room(family, question, 4, "cpu") == (4, None)
+
+
+@pytest.mark.parametrize(
+    ("contrast", "acquisition", "family"),
+    [("CT", {"name": "ct", "views": 12}, "unrolled"), ("CT", {"name": "ct", "views": 12, "geometry": "fan"}, "bridge"), ("PET", {"name": "pet", "counts": 2e5}, "unrolled")],
+)  # fmt: skip
+def test_training_on_raw_data_of_every_scanner_is_foretold(
+    contrast: str, acquisition: dict, family: str, tmp_path: Path
+) -> None:
+    """Physics that is made on the way (sparse projections) is counted like everything else."""
+    recipe = from_plain({
+        "cohorts": {"all": {"virtual": {"patients": 3, "spacing_mm": 4, "planes": [18, 20], "skull": True, "disease": "none"}}}, "baseline": "none", "train": {"steps": 2, "batch": 2, "precision": "fp32"}, "evaluate": {"draws": 1, "realism": 0, "evaluations": []},
+        "job": {"name": "reconstruction", "x": contrast, "acquisition": acquisition}, "family": {"name": family, "network": {"channels": [8, 16], "blocks": 1}},
+    })  # fmt: skip
+    said: list[str] = []
+    run_recipe(recipe, tmp_path / "run", say=said.append)
+    assert any("of memory" in line for line in said)
