@@ -67,6 +67,7 @@ class Outbox:
         db = sqlite3.connect(folder / "delivery.sqlite", timeout=30)
         try:
             db.executescript(SCHEMA + ledger.SCHEMA)
+            _brought_up(db)
         finally:
             db.close()
 
@@ -109,7 +110,8 @@ class Outbox:
                 return False
             first = series.datasets[0]
             db.execute(
-                "INSERT INTO series VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO series (uid, study, description, instances, sources, added, part_of, withdraws)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (series.uid, str(first.StudyInstanceUID), str(first.SeriesDescription), len(series.datasets),
                  "\n".join(map(str, sources)), now(), part_of, withdraws),
             )  # fmt: skip
@@ -302,6 +304,15 @@ class Outbox:
             if series is None:
                 own |= {row[0] for row in db.execute("SELECT uid FROM instances WHERE series = ?", (uid,)).fetchall()}
         return [line for line in every if line.about in own]
+
+
+def _brought_up(db: sqlite3.Connection) -> None:
+    """Columns that an outbox of an earlier version lacks."""
+    known = {row[1] for row in db.execute("PRAGMA table_info(series)").fetchall()}
+    for name, kind in (("part_of", "TEXT NOT NULL DEFAULT ''"), ("withdraws", "INTEGER NOT NULL DEFAULT 0")):
+        if name not in known:
+            db.execute(f"ALTER TABLE series ADD COLUMN {name} {kind}")
+    db.commit()
 
 
 def _readers(db: sqlite3.Connection) -> int:

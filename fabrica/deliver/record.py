@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 NAME = "generated.json"
-FORMAT = 2
+FORMAT = 2  # 1 knew neither classes nor evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Record:
             raise ValueError(f"{folder} holds no {NAME}. Make one: fabrica generate RUN --data DICOM --out {folder}")
         try:
             plain = json.loads(path.read_text())
-            if plain.pop("format") != FORMAT:
+            if plain.pop("format") not in (1, FORMAT):
                 raise ValueError("its format is not known here")
             return _of(folder, plain)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -108,10 +108,11 @@ def _of(folder: Path, plain: Mapping[str, Any]) -> Record:
         if len(lists["files"]) != len(lists["sha256"]) or not lists["files"]:
             raise ValueError(f"{case} has {len(lists['files'])} files and {len(lists['sha256'])} hashes")
         files, hashes, given = lists["files"], lists["sha256"], lists["given"]
-        images.append(Drawn(case, contrast, unit, kind, files, hashes, given, sources, int(one["classes"])))
+        images.append(Drawn(case, contrast, unit, kind, files, hashes, given, sources, int(one.get("classes", 0))))
     words = {k: str(plain[k]) for k in ("run", "stage", "job", "family", "weights", "recipe", "version", "made")}
+    evidence = tuple(map(_figure, plain.get("evidence", [])))
     return Record(
-        folder, **words, seed=int(plain["seed"]), images=tuple(images), evidence=tuple(map(_figure, plain["evidence"])),
+        folder, **words, seed=int(plain["seed"]), images=tuple(images), evidence=evidence,
         audit=str(plain.get("audit", "")),
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ import pytest
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataset import Dataset
 
+from fabrica.data.vocabulary import CONTRASTS, LABELS
 from fabrica.deliver.deidentification.engine import DUMMIES, Deidentifier, RefusedError, moved
 from fabrica.deliver.deidentification.folder import deidentified, key_of
 from fabrica.deliver.deidentification.profile import Options, rules
@@ -325,6 +326,11 @@ def test_keys(tmp_path: Path) -> None:
 def test_options_that_are_none(make: Callable[[], Options], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_words_that_contrasts_are_recognised_by_stay() -> None:
+    for tokens in (*CONTRASTS.values(), *LABELS.values()):
+        assert all(cleaned(token) == token.replace("_", " ") for token in tokens), tokens
 
 
 def test_every_kind_of_value_has_a_dummy() -> None:

@@ -279,3 +279,35 @@ def test_without_the_extra_it_says_what_to_install(
     for asked in (lambda: to.store(outbox.files(uid)), lambda: list(to.fetch("1.2", "1.3"))):
         with pytest.raises(UnreachableError, match="clinic"):
             asked()
+
+
+def test_an_outbox_of_an_earlier_version_is_used_on(filled: tuple[Outbox, str], tmp_path: Path) -> None:
+    """Without the columns that came later, as those who used it before have it."""
+    outbox, uid = filled
+    db = sqlite3.connect(outbox.folder / "delivery.sqlite")
+    (part,) = outbox.parts(uid)
+    for name in ("queue", "instances", "series"):
+        column = "instance" if name == "queue" else "uid" if name == "series" else "series"
+        db.execute(f"DELETE FROM {name} WHERE {column} = ?", (part,))
+    db.execute("ALTER TABLE series DROP COLUMN part_of")
+    db.execute("ALTER TABLE series DROP COLUMN withdraws")
+    db.commit()
+    db.close()
+    again = Outbox(outbox.folder)
+    assert [s.uid for s in again.series()] == [uid]
+    to = Folder(tmp_path / "there")
+    again.enqueue(uid, to.name)
+    assert deliver(again, to, _silent) == 0
+    assert len(list((tmp_path / "there").rglob("*.dcm"))) == 4
+
+
+def test_a_record_of_an_earlier_version_is_read_on(record: Record, tmp_path: Path) -> None:
+    import json
+
+    plain = json.loads((record.folder / "generated.json").read_text())
+    plain["format"] = 1
+    del plain["evidence"]
+    for one in plain["images"]:
+        del one["classes"]
+    (tmp_path / "generated.json").write_text(json.dumps(plain))
+    assert Record.read(tmp_path).images[0].classes == 0

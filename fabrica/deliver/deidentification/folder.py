@@ -20,7 +20,7 @@ Say = Callable[[str], None]
 
 
 @dataclass
-class Outcome:
+class Pass:
     """What became of the files of a folder."""
 
     written: int = 0
@@ -28,28 +28,28 @@ class Outcome:
     refused: Counter[str] = field(default_factory=Counter)  # why -> files
 
 
-def deidentified(folder: Path, out: Path, by: Deidentifier, say: Say = print) -> Outcome:
+def deidentified(folder: Path, out: Path, by: Deidentifier, say: Say = print) -> Pass:
     """Files below OUT/PATIENT/STUDY/SERIES, named by their new UIDs. Raises ValueError for an output within the input,
     and where there is no file at all.
     """
     if out.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{out} lies within {folder}: a second pass would read its own answers. Give another --out.")
-    files, outcome = sorted(p for p in folder.rglob("*") if p.is_file()), Outcome()
+    files, found = sorted(p for p in folder.rglob("*") if p.is_file()), Pass()
     if not files:
         raise ValueError(f"{folder} holds no files.")
     for path in files:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pydicom: they print values
-            _one(path, out, by, outcome)
-    say(f"{outcome.written} of {len(files)} files of {len(outcome.patients)} patients written to {out}.")
+            _one(path, out, by, found)
+    say(f"{found.written} of {len(files)} files of {len(found.patients)} patients written to {out}.")
     for action, count in sorted(by.done.items()):
         say(f"  {action}: {count} attributes")
-    for why, count in outcome.refused.most_common():
+    for why, count in found.refused.most_common():
         say(f"  left out, {count} files: {why}")
-    return outcome
+    return found
 
 
-def _one(path: Path, out: Path, by: Deidentifier, outcome: Outcome) -> None:
+def _one(path: Path, out: Path, by: Deidentifier, found: Pass) -> None:
     import pydicom
     from pydicom.errors import InvalidDicomError
 
@@ -58,23 +58,23 @@ def _one(path: Path, out: Path, by: Deidentifier, outcome: Outcome) -> None:
         made = by.applied(pydicom.dcmread(path))
         made.save_as(buffer, enforce_file_format=True)
     except InvalidDicomError:
-        outcome.refused["it is no DICOM file"] += 1
+        found.refused["it is no DICOM file"] += 1
         return
     except RefusedError as error:
-        outcome.refused[str(error)] += 1
+        found.refused[str(error)] += 1
         return
     except (OSError, ValueError, LookupError, AttributeError, TypeError, NotImplementedError, struct.error) as error:
-        outcome.refused[f"it cannot be read and written whole ({type(error).__name__})"] += 1
+        found.refused[f"it cannot be read and written whole ({type(error).__name__})"] += 1
         return
     study, series = (str(made.get(name) or "none") for name in ("StudyInstanceUID", "SeriesInstanceUID"))
     target = out / str(made.PatientID) / study / series / f"{made.SOPInstanceUID}.dcm"
     check_inside(out, str(target.relative_to(out)))
     if target.is_file() and target.read_bytes() != buffer.getvalue():
-        outcome.refused["another file with its instance UID was written, and holds something else"] += 1
+        found.refused["another file with its instance UID was written, and holds something else"] += 1
         return
     write_whole(target, buffer.getvalue())
-    outcome.written += 1
-    outcome.patients.add(str(made.PatientID))
+    found.written += 1
+    found.patients.add(str(made.PatientID))
 
 
 def key_of(path: Path, say: Say = print) -> bytes:

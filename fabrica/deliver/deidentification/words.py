@@ -6,16 +6,13 @@ import re
 from functools import cache
 from pathlib import Path
 
-from ...data.vocabulary import CONTRASTS, LABELS
-
 NUMBER = re.compile(r"\d{1,2}(\.\d{1,2})?(mm|s|d|x)?|[23]d")
 
 
 @cache
 def known() -> frozenset[str]:
-    """Of `words.txt`, and those that contrasts and label maps are recognised by."""
-    named = {token for tokens in (*CONTRASTS.values(), *LABELS.values()) for token in tokens}
-    return frozenset((Path(__file__).parent / "words.txt").read_text().split()) | named
+    """Of `words.txt`; those that contrasts and label maps are recognised by are among them."""
+    return frozenset((Path(__file__).parent / "words.txt").read_text().split())
 
 
 def cleaned(text: str) -> str:
