@@ -1,6 +1,8 @@
 """Destinations of `pacs.yaml`: commitment, C-MOVE and mutual TLS with Orthanc, a second peer, BIDS, and wrong words."""
 
+import gc
 import json
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -145,6 +147,7 @@ def test_mutual_tls_delivers_and_strangers_are_refused(
         Dimse("TESTPACS", "127.0.0.1", guarded.dicom, Manners(tls=replace(ours, key=certificates / "none.key"))).store(
             outbox.files(uid)
         )
+    gc.collect()  # here, where the warning is expected, and not in whatever test comes next
 
 
 @pytest.fixture
@@ -159,7 +162,12 @@ def second_peer(tmp_path: Path) -> Iterator[int]:
     running = subprocess.Popen(
         [program("dcmqrscp"), "-c", str(tmp_path / "q.cfg")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    time.sleep(0.5)
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            break
+        except OSError:
+            time.sleep(0.05)
     yield port
     running.terminate()
     running.wait(10)
