@@ -134,11 +134,13 @@ class Outbox:
         write_whole(target, buffer.getvalue(), folder_too=False)
         return hashlib.sha256(buffer.getbuffer()).hexdigest()
 
-    def series(self) -> list[Prepared]:
-        """Those that a person judges, in the order in which they were made; not what goes with them."""
+    def series(self, only: str = "") -> list[Prepared]:
+        """Those that a person judges, in the order in which they were made, or one of them; not what goes with them."""
         with self._open() as db:
             rows = db.execute(
-                "SELECT uid, description, instances, sources FROM series WHERE part_of = '' ORDER BY added, uid"
+                "SELECT uid, description, instances, sources FROM series WHERE part_of = '' AND ? IN ('', uid)"
+                " ORDER BY added, uid",
+                (only,),
             ).fetchall()
             found = []
             for uid, description, count, sources in rows:
@@ -184,6 +186,12 @@ class Outbox:
                 raise ValueError(f"{path} is gone or was changed after it was made: the series is not used.")
             found.append(path)
         return found
+
+    def verdicts_after(self, number: int) -> list[tuple[int, str]]:
+        """(number, series) of decisions since one, in their order; 0 gives all."""
+        with self._open() as db:
+            rows = db.execute("SELECT rowid, series FROM verdicts WHERE rowid > ? ORDER BY rowid", (number,)).fetchall()
+        return [(int(row), str(series)) for row, series in rows]
 
     def readers(self) -> int:
         """How many persons have to accept a series."""

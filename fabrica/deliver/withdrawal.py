@@ -13,7 +13,7 @@ def withdraw(outbox: Outbox, series: str) -> list[str]:
     """
     import pydicom
 
-    found = next((s for s in outbox.series() if s.uid == series), None)
+    (found,) = outbox.series(series) or (None,)
     if found is None or found.verdict != "reject":
         raise ValueError(f"{series} is not rejected: nothing is withdrawn. Reject it: fabrica review")
     places = outbox.places(series)

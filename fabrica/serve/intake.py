@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,13 @@ STATES: tuple[State, ...] = ("arriving", "refused", "waiting", "drawing", "faile
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS series (uid TEXT PRIMARY KEY, study TEXT NOT NULL, state TEXT NOT NULL,
-  reason TEXT NOT NULL DEFAULT '', made TEXT NOT NULL DEFAULT '', since TEXT NOT NULL,
+  reason TEXT NOT NULL DEFAULT '', since TEXT NOT NULL,
   tries INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS instances (uid TEXT PRIMARY KEY, series TEXT NOT NULL REFERENCES series (uid),
   sha256 TEXT NOT NULL, arrived TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS instances_series ON instances (series);
+CREATE TABLE IF NOT EXISTS made (uid TEXT PRIMARY KEY, series TEXT NOT NULL REFERENCES series (uid),
+  place TEXT NOT NULL);
 """
 
 
@@ -109,14 +112,15 @@ class Intake:
         wanted = states or STATES
         with self._open() as db:
             rows = db.execute(
-                "SELECT s.uid, s.study, s.state, s.reason, count(i.uid), s.made, s.tries FROM series s"
+                "SELECT s.uid, s.study, s.state, s.reason, count(i.uid), s.tries,"
+                " (SELECT coalesce(group_concat(m.uid, char(10)), '') FROM made m WHERE m.series = s.uid) FROM series s"
                 " LEFT JOIN instances i ON i.series = s.uid"
                 f" WHERE s.state IN ({','.join('?' * len(wanted))}) GROUP BY s.uid ORDER BY s.since, s.uid",
                 wanted,
             ).fetchall()
         return [
             Arrived(uid, study, state, reason, count, tuple(filter(None, made.split("\n"))), tries)
-            for uid, study, state, reason, count, made, tries in rows
+            for uid, study, state, reason, count, tries, made in rows
         ]
 
     def files(self, one: Arrived) -> list[Path]:
@@ -131,10 +135,28 @@ class Intake:
             found.append(path)
         return found
 
-    def move(self, series: str, state: State, reason: str = "", made: tuple[str, ...] = ()) -> None:
+    def move(self, series: str, state: State, reason: str = "") -> None:
         """A series is further now; a try is counted where it starts to be drawn."""
         with self._open() as db:
             db.execute(
-                "UPDATE series SET state = ?, reason = ?, made = ?, tries = tries + ? WHERE uid = ?",
-                (state, reason[:1000], "\n".join(made), state == "drawing", series),
+                "UPDATE series SET state = ?, reason = ?, tries = tries + ? WHERE uid = ?",
+                (state, reason[:1000], state == "drawing", series),
             )
+
+    def prepared(self, series: str, made: Sequence[str], place: str) -> None:
+        """What was made of a series, in the outbox, and where it is to go."""
+        with self._open() as db:
+            for uid in made:
+                db.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?)", (uid, series, place))
+            db.execute("UPDATE series SET state = 'prepared', reason = '' WHERE uid = ?", (series,))
+
+    def places(self) -> list[str]:
+        """Where anything is to go."""
+        with self._open() as db:
+            return [place for (place,) in db.execute("SELECT DISTINCT place FROM made ORDER BY 1").fetchall()]
+
+    def place_of(self, made: str) -> str:
+        """Where something that was made here is to go; nothing for what was made elsewhere."""
+        with self._open() as db:
+            row = db.execute("SELECT place FROM made WHERE uid = ?", (made,)).fetchone()
+        return row[0] if row else ""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..deliver.delivery import deliver
+from ..deliver.destinations.destination import Destination
 from ..deliver.destinations.settings import destination
 from ..deliver.objects.source import read_headers
 from ..deliver.outbox import Outbox
@@ -40,6 +41,7 @@ class Node:
     stopped: threading.Event = field(default_factory=threading.Event)
     _seen: dict[str, tuple[int, float]] = field(default_factory=dict)  # series -> (images, when there was another)
     _later: dict[str, tuple[float, float]] = field(default_factory=dict)  # destination -> (not before, wait)
+    _judged: int = 0  # the last decision that was seen
     _running: subprocess.Popen[bytes] | None = None
 
     def run(self, every_s: float = 1.0) -> None:
@@ -117,7 +119,10 @@ class Node:
             self.intake.move(one.uid, "waiting" if again else "failed", error)
             self.say(f"A series could not be answered{', and is tried again' if again else ''}: {error}")
             return
-        self.intake.move(one.uid, "prepared", made=tuple(made))
+        self.intake.prepared(one.uid, made, rule.to)
+        if rule.accept == "unreviewed":
+            for uid in made:
+                self._enqueue(uid, rule.to)
         self.outbox.sign()
         then = "a person has to accept" if rule.accept == "person" else "sent unreviewed"
         self.say(f"{len(made)} series prepared; {then}.")
@@ -142,25 +147,37 @@ class Node:
         last = said.decode(errors="replace").strip().splitlines()[-1:] or [""]
         return f"the drawing ended with {code}: {last[0][:300]}"
 
+    def _enqueue(self, uid: str, place: str) -> None:
+        to = destination(place)
+        self.outbox.enqueue(uid, to.name, parts=to.parts)
+
     def hand_out(self) -> None:
         """What is accepted goes to where its rule says; what was rejected after that is withdrawn there."""
-        places = {rule.to: destination(rule.to) for rule in self.rules}
-        known = {s.uid: s for s in self.outbox.series()}
-        for one in self.intake.series("prepared"):
-            rule, _ = chosen(self.rules, read_headers(self.intake.files(one)))
-            for uid in one.made:
-                verdict = known[uid].verdict
-                if rule is not None and (verdict == "accept" or (rule.accept == "unreviewed" and not verdict)):
-                    self.outbox.enqueue(uid, places[rule.to].name, parts=places[rule.to].parts)
-                elif verdict == "reject" and self.outbox.places(uid):
-                    withdraw(self.outbox, uid)
-        for to in {place.name: place for place in places.values()}.values():
-            not_before, wait = self._later.get(to.name, (0.0, 1.0))
-            if time.monotonic() < not_before or not self.outbox.waiting(to.name):
-                continue
-            if left := deliver(self.outbox, to, self.say, tries=1):
-                self._later[to.name] = (time.monotonic() + wait, min(2 * wait, LONGEST_WAIT_S))
-                self.say(f"{left} instances wait for {to.name}; tried again in {wait:g} s.")
-            else:
-                self._later.pop(to.name, None)
-                self.outbox.sign()
+        for number, uid in self.outbox.verdicts_after(self._judged):
+            place, found = self.intake.place_of(uid), self.outbox.series(uid)
+            if place and found and found[0].verdict == "accept":
+                self._enqueue(uid, place)
+            elif found and found[0].verdict == "reject" and self.outbox.places(uid):
+                withdraw(self.outbox, uid)
+            self._judged = number
+        for place in self.intake.places():
+            try:
+                if time.monotonic() >= self._later.get(place, (0.0, 0.0))[0]:
+                    self._deliver(destination(place))
+            except (
+                ValueError
+            ) as error:  # of this place: a file that says how to reach it is gone, an object was changed
+                self._later[place] = (time.monotonic() + LONGEST_WAIT_S, LONGEST_WAIT_S)
+                self.say(f"{place}: {error}")
+
+    def _deliver(self, to: Destination) -> None:
+        """What waits for a place, unless it did not answer just now."""
+        not_before, wait = self._later.get(to.name, (0.0, 1.0))
+        if time.monotonic() < not_before or not self.outbox.waiting(to.name):
+            return
+        if left := deliver(self.outbox, to, self.say, tries=1):
+            self._later[to.name] = (time.monotonic() + wait, min(2 * wait, LONGEST_WAIT_S))
+            self.say(f"{left} instances wait for {to.name}; tried again in {wait:g} s.")
+        else:
+            self._later.pop(to.name, None)
+            self.outbox.sign()

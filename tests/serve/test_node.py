@@ -165,6 +165,21 @@ def test_a_drawing_that_fails_is_tried_again_and_then_looked_at(node: Node, tmp_
     assert node.outbox.series() == []
 
 
+def test_a_place_that_cannot_be_used_holds_no_other_up(node: Node, tmp_path: Path) -> None:
+    """A pacs.yaml that is gone: it is said, and what goes elsewhere goes."""
+    said: list[str] = []
+    node.say = said.append
+    node.intake.keep("1.2", "1.3", "1.4", b"one")
+    node.intake.prepared("1.3", ["2.25.1"], str(tmp_path / "gone.yaml"))
+    node.intake.prepared("1.3", ["2.25.2"], f"folder:{tmp_path / 'there'}")
+    asked: list[str] = []
+    node._deliver = lambda to: asked.append(to.name)  # type: ignore[method-assign]
+    node.hand_out()
+    node.hand_out()
+    assert asked == [f"folder:{tmp_path / 'there'}"] * 2
+    assert len([line for line in said if "gone.yaml" in line]) == 1
+
+
 def test_identifiers_and_clashes_at_the_door(tmp_path: Path) -> None:
     intake = Intake(tmp_path)
     for study, series, instance in (
