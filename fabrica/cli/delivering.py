@@ -54,25 +54,29 @@ def deliver(
             known = {s.uid: s for s in outbox.series() if s.uid in made}
         outbox.sign()
         if place is None:
-            echo(f"{len(known)} series wait for a decision and a destination: fabrica review, then --to WHERE")
+            left = [s for s in known.values() if not s.verdict]
+            echo(f"{len(left)} series wait for a decision: fabrica review, then fabrica deliver --to WHERE")
             return
-        if path is not None:
-            for series in known.values():
-                if series.verdict == "reject":
-                    echo(f"{series.description}: rejected by {series.person} ({series.reason}); not sent.")
-                elif series.verdict == "accept" or unreviewed:
-                    outbox.enqueue(series.uid, place.name, parts=place.parts)
-                else:
-                    echo(f"{series.description}: nobody has accepted it. Type: fabrica review, or add --unreviewed")
-            if not outbox.waiting(place.name) and not any(s.verdict == "accept" or unreviewed for s in known.values()):
-                raise typer.Exit(FAILED)
+        if path is None:  # what people accepted meanwhile, and nobody has sent anywhere
+            known = {uid: s for uid, s in known.items() if s.verdict == "accept" and not outbox.queued(uid)}
+        for series in known.values():
+            if series.verdict == "reject":
+                echo(f"{series.description}: rejected by {series.person} ({series.reason}); not sent.")
+            elif series.verdict == "accept" or unreviewed:
+                asked = series.verdict != "accept"
+                outbox.enqueue(series.uid, place.name, parts=place.parts, unreviewed=asked)
+            else:
+                echo(f"{series.description}: nobody has accepted it. Type: fabrica review, or add --unreviewed")
+        undecided = path is not None and not any(s.verdict == "accept" or unreviewed for s in known.values())
+        if undecided and not outbox.waiting(place.name):
+            raise typer.Exit(FAILED)
         if not outbox.waiting(place.name):
             echo(f"Nothing waits for {place.name}.")
             return
-        left = send(outbox, place, echo)
+        waits = send(outbox, place, echo)
         outbox.sign()
-        if left:
-            fail(f"{left} instances still wait. Once it answers: fabrica deliver --to {to}", FAILED)
+        if waits:
+            fail(f"{waits} instances still wait. Once it answers: fabrica deliver --to {to}", FAILED)
         echo(f"Delivered. Where each came from: fabrica trace {next(iter(known), 'UID')}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,8 @@ class errors:  # noqa: N801 (reads as a block)
             fail(str(error), FAILED)
         if isinstance(error, ValueError | UnreadableError):
             fail(str(error), WRONG_INPUT)
+        if isinstance(error, sqlite3.Error):
+            fail(f"The database cannot be used ({error}). Check that --store is an outbox that you may write.", FAILED)
         if isinstance(error, OSError):
             fail(_refused_by_the_system(error), FAILED)
 

@@ -38,6 +38,7 @@ def _event(line: Line) -> tuple[str, str, str, str]:
 
 def _message(kind: str, when: str, to: str, who: str, study: str) -> bytes:
     code, meaning, action = EVENTS[kind]
+    who = "".join(c for c in who if c.isprintable())
     root = Tree.Element("AuditMessage")
     event = Tree.SubElement(
         root, "EventIdentification", EventActionCode=action, EventDateTime=f"{when}Z", EventOutcomeIndicator="0"

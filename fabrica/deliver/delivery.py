@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from .decisions import Waiting
 from .destinations.destination import Destination, UnreachableError
-from .outbox import Outbox, Waiting
+from .outbox import Outbox
+from .withdrawal import withdraw
 
 TRIES = 3
 WAIT_S = 1.0  # before the second try; twice as long before each further one
@@ -31,6 +33,12 @@ def deliver(outbox: Outbox, to: Destination, say: Say = print, *, tries: int = T
             except UnreachableError as error:
                 say(str(error))
                 break
+            except Exception as error:  # of this series: a file that was changed, an answer that nobody can read
+                words = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+                outbox.failed(to.name, {w.instance: words for w in waiting if w.series == series})
+                say(f"Not delivered: {words}")
+            if outbox.standing(series) == "reject":  # by somebody who looked while it went out
+                withdraw(outbox, series)
     return len(outbox.waiting(to.name))
 
 
@@ -41,7 +49,9 @@ def _deliver_series(outbox: Outbox, to: Destination, series: str, waiting: Seque
         left = _found_there(outbox, to, files, left, say)
     if not left:
         return
-    outbox.attempted(to.name, left)
+    left = outbox.attempted(to.name, left)
+    if not left:
+        return
     errors = dict(to.store([files[uid] for uid in left]))
     try:
         there = to.arrived(files, left) if len(errors) < len(left) else {}

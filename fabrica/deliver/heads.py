@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .files import write_whole
 from .ledger import Line
 
 KEY, PUBLIC, HEADS = "ledger.key", "ledger.pub", "heads.jsonl"
@@ -45,21 +46,31 @@ def sign(folder: Path, lines: Sequence[Line], time: str) -> Head | None:
         return None
     unsigned = Head(lines[-1].number, lines[-1].hash, time, "")
     head = Head(unsigned.count, unsigned.hash, time, _key(folder).sign(unsigned.words()).hex())
-    with (folder / HEADS).open("a") as file:
+    with (folder / HEADS).open("a+") as file:
+        file.seek(0)
+        text = file.read()
+        if text and not text.endswith("\n"):  # cut off by a full disk
+            file.truncate(len(text[: text.rfind("\n") + 1].encode()))
         file.write(json.dumps(asdict(head)) + "\n")
         file.flush()
         os.fsync(file.fileno())
     return head
 
 
-def check(folder: Path, lines: Sequence[Line]) -> int:
-    """How many kept heads the ledger was held against; raises ValueError at one that it does not agree with."""
+def kept(folder: Path) -> list[Head]:
+    """Those that lie beside the ledger; a last line that a full disk cut off was never said to be kept."""
     if not (folder / HEADS).is_file():
-        return 0
-    heads = [Head.of(json.loads(text)) for text in (folder / HEADS).read_text().splitlines() if text]
-    for head in heads:
-        check_head(folder, lines, head)
-    return len(heads)
+        return []
+    whole = (folder / HEADS).read_text().split("\n")[:-1]
+    return [Head.of(_plain(text)) for text in whole if text]
+
+
+def _plain(text: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError("A line of heads.jsonl is no head: it was written by something else.") from error
+    return found if isinstance(found, dict) else {}
 
 
 def check_head(folder: Path, lines: Sequence[Line], head: Head) -> None:
@@ -87,14 +98,12 @@ def _key(folder: Path) -> Any:
     path = folder / KEY
     if not path.is_file():
         made = Ed25519PrivateKey.generate()
-        words = made.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption())
-        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(opened, "wb") as file:
-            file.write(words)
-        (folder / PUBLIC).write_bytes(
-            made.public_key().public_bytes(forms.Encoding.PEM, forms.PublicFormat.SubjectPublicKeyInfo)
-        )
-    return forms.load_pem_private_key(path.read_bytes(), None)
+        write_whole(path, made.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption()))
+    key: Any = forms.load_pem_private_key(path.read_bytes(), None)
+    if not (folder / PUBLIC).is_file() and not (folder / HEADS).is_file():  # once there are heads it is not made anew
+        public = key.public_key().public_bytes(forms.Encoding.PEM, forms.PublicFormat.SubjectPublicKeyInfo)
+        write_whole(folder / PUBLIC, public)
+    return key
 
 
 def _public(folder: Path) -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
+import json
 import sqlite3
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from . import heads, ledger
+from . import decisions, heads, ledger
+from .decisions import Waiting
+from .files import sync, write_whole
 from .objects.marking import Series
 
 SCHEMA = """
@@ -25,19 +27,10 @@ CREATE TABLE IF NOT EXISTS verdicts (series TEXT NOT NULL REFERENCES series (uid
   reason TEXT NOT NULL, person TEXT NOT NULL, time TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS queue (instance TEXT NOT NULL REFERENCES instances (uid), destination TEXT NOT NULL,
   state TEXT NOT NULL DEFAULT 'waiting', attempts INTEGER NOT NULL DEFAULT 0, error TEXT NOT NULL DEFAULT '',
-  PRIMARY KEY (instance, destination));
+  unreviewed INTEGER NOT NULL DEFAULT 1, PRIMARY KEY (instance, destination));
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 Verdict = Literal["accept", "reject"]
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """An instance on its way to a destination."""
-
-    instance: str
-    series: str
-    attempts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +93,17 @@ class Outbox:
         whose verdict is its own; `withdraws`: it goes out where that is a rejection. Raises ValueError for a UID with
         other content.
         """
-        hashes = [self._write(series.uid, ds) for ds in series.datasets]
-        _sync(self.folder / "objects" / series.uid)
-        with self._open() as db:
+        written = {str(ds.SOPInstanceUID): _bytes(ds) for ds in series.datasets}
+        hashes = {uid: hashlib.sha256(content).hexdigest() for uid, content in written.items()}
+        with self._open() as db:  # held while files are written: what lies there without a row is left of a crash
             known = dict(db.execute("SELECT uid, sha256 FROM instances WHERE series = ?", (series.uid,)).fetchall())
             if known:
-                if known != {str(ds.SOPInstanceUID): h for ds, h in zip(series.datasets, hashes, strict=True)}:
+                if known != hashes:
                     raise ValueError(f"Series {series.uid} is known with other content: it is not written again.")
                 return False
+            for uid, content in written.items():
+                write_whole(self.file(series.uid, uid), content, folder_too=False)
+            sync(self.folder / "objects" / series.uid)
             first = series.datasets[0]
             db.execute(
                 "INSERT INTO series (uid, study, description, instances, sources, added, part_of, withdraws)"
@@ -115,24 +111,20 @@ class Outbox:
                 (series.uid, str(first.StudyInstanceUID), str(first.SeriesDescription), len(series.datasets),
                  "\n".join(map(str, sources)), now(), part_of, withdraws),
             )  # fmt: skip
-            for number, (ds, h) in enumerate(zip(series.datasets, hashes, strict=True)):
-                db.execute("INSERT INTO instances VALUES (?, ?, ?, ?)", (str(ds.SOPInstanceUID), series.uid, number, h))
-                ledger.add(
-                    db, now(), str(ds.SOPInstanceUID), {"what": "made", "series": series.uid, **event, "sha256": h}
-                )
+            for number, (uid, h) in enumerate(hashes.items()):
+                db.execute("INSERT INTO instances VALUES (?, ?, ?, ?)", (uid, series.uid, number, h))
+                ledger.add(db, now(), uid, {"what": "made", "series": series.uid, **event, "sha256": h})
         return True
 
-    def _write(self, series: str, ds: Any) -> str:
-        """Whole or not at all; a file of that name with other bytes is refused."""
-        import hashlib
-        import io
-
-        target, buffer = self.file(series, str(ds.SOPInstanceUID)), io.BytesIO()
-        ds.save_as(buffer, enforce_file_format=True)
-        if target.is_file() and target.read_bytes() != buffer.getvalue():
-            raise ValueError(f"{target} is known with other content: it is not written again.")
-        write_whole(target, buffer.getvalue(), folder_too=False)
-        return hashlib.sha256(buffer.getbuffer()).hexdigest()
+    def drawn(self, series: str) -> str:
+        """When a known series was drawn, as the ledger says it; nothing of one that is not known."""
+        with self._open() as db:
+            row = db.execute(
+                "SELECT l.event FROM ledger l JOIN instances i ON i.uid = l.about WHERE i.series = ? ORDER BY l.number"
+                " LIMIT 1",
+                (series,),
+            ).fetchone()
+        return str(json.loads(row[0]).get("drawn", "")) if row else ""
 
     def series(self, only: str = "") -> list[Prepared]:
         """Those that a person judges, in the order in which they were made, or one of them; not what goes with them."""
@@ -148,8 +140,7 @@ class Outbox:
                     "SELECT verdict, reason, person, time FROM verdicts WHERE series = ? ORDER BY rowid DESC LIMIT 1",
                     (uid,),
                 ).fetchone() or ("", "", "", "")
-                if last[0] == "accept" and len(_accepting(db, uid)) < _readers(db):
-                    last = ("", *last[1:])  # another person has to accept as well
+                last = (decisions.standing(db, uid), *last[1:])
                 found.append(Prepared(uid, description, count, tuple(filter(None, sources.split("\n"))), *last))
         return found
 
@@ -161,13 +152,19 @@ class Outbox:
             ).fetchall()
         return [uid for (uid,) in rows]
 
-    def places(self, series: str) -> list[str]:
-        """Destinations that have any instance of a series, or to which one was sent."""
+    def main_of(self, series: str) -> str:
+        """The series that a person judges: itself, or the one that it goes with."""
+        with self._open() as db:
+            row = db.execute("SELECT part_of FROM series WHERE uid = ?", (series,)).fetchone()
+        return str(row[0]) if row and row[0] else series
+
+    def places(self, *series: str) -> list[str]:
+        """Destinations that have any instance of some series, or to which one was sent."""
         with self._open() as db:
             rows = db.execute(
                 "SELECT DISTINCT q.destination FROM queue q JOIN instances i ON i.uid = q.instance"
-                " WHERE i.series = ? AND q.attempts > 0 ORDER BY 1",
-                (series,),
+                f" WHERE i.series IN ({','.join('?' * len(series))}) AND q.attempts > 0 ORDER BY 1",
+                series,
             ).fetchall()
         return [place for (place,) in rows]
 
@@ -196,7 +193,7 @@ class Outbox:
     def readers(self) -> int:
         """How many persons have to accept a series."""
         with self._open() as db:
-            return _readers(db)
+            return decisions.readers(db)
 
     def ask_readers(self, count: int) -> None:
         """From now on so many persons have to accept; raises ValueError for none."""
@@ -204,11 +201,12 @@ class Outbox:
             raise ValueError(f"--readers is {count}, expected at least 1.")
         with self._open() as db:
             db.execute("INSERT OR REPLACE INTO settings VALUES ('readers', ?)", (str(count),))
+            ledger.add(db, now(), "", {"what": "readers", "count": count})
 
     def accepted_by(self, series: str) -> list[str]:
         """Persons who accept a series as it stands: a rejection starts anew."""
         with self._open() as db:
-            return _accepting(db, series)
+            return decisions.accepting(db, series)
 
     def judge(self, series: str, verdict: Verdict, reason: str, person: str) -> None:
         """A person's decision; the last one counts, all are kept. Raises ValueError without a reason or a name."""
@@ -220,31 +218,39 @@ class Outbox:
             db.execute("INSERT INTO verdicts VALUES (?, ?, ?, ?, ?)", (series, verdict, reason, person, now()))
             ledger.add(db, now(), series, {"what": "judged", "verdict": verdict, "reason": reason, "person": person})
 
-    def enqueue(self, series: str, destination: str, *, parts: bool = True) -> None:
-        """All instances of a series, and of what goes with it, are to go there; what is on its way stays as it is."""
+    def enqueue(self, series: str, destination: str, *, parts: bool = True, unreviewed: bool = False) -> None:
+        """All instances of a series, and of what goes with it, are to go there; what is on its way stays as it is.
+
+        `unreviewed`: before anybody has accepted it.
+        """
         with self._open() as db:
             db.execute(
-                "INSERT OR IGNORE INTO queue (instance, destination) SELECT i.uid, ? FROM instances i"
-                " JOIN series s ON s.uid = i.series WHERE s.uid = ? OR (s.part_of = ? AND ? AND NOT s.withdraws)",
-                (destination, series, series, parts),
+                "INSERT INTO queue (instance, destination, unreviewed) SELECT i.uid, ?, ? FROM instances i"
+                " JOIN series s ON s.uid = i.series WHERE s.uid = ? OR (s.part_of = ? AND ? AND NOT s.withdraws)"
+                " ON CONFLICT (instance, destination) DO UPDATE SET unreviewed = max(unreviewed, excluded.unreviewed)",
+                (destination, unreviewed, series, series, parts),
             )
+
+    def queued(self, series: str) -> bool:
+        """Whether it was ever to go anywhere."""
+        with self._open() as db:
+            row = db.execute(
+                "SELECT 1 FROM queue q JOIN instances i ON i.uid = q.instance WHERE i.series = ? LIMIT 1", (series,)
+            ).fetchone()
+        return row is not None
+
+    def standing(self, series: str) -> str:
+        """accept, reject, or nothing where too few have decided; of what goes with a series its verdict."""
+        with self._open() as db:
+            row = db.execute("SELECT part_of FROM series WHERE uid = ?", (series,)).fetchone()
+            return decisions.standing(db, row[0] or series) if row else ""
 
     def waiting(self, destination: str) -> list[Waiting]:
         """What has not arrived there, by series, before what goes with it; nothing of one that was rejected since, and
         what withdraws it only then.
         """
-        judged = "coalesce(nullif(s.part_of, ''), s.uid)"
-        last = f"(SELECT verdict FROM verdicts v WHERE v.series = {judged} ORDER BY v.rowid DESC LIMIT 1)"
         with self._open() as db:
-            rows = db.execute(
-                "SELECT q.instance, i.series, q.attempts FROM queue q JOIN instances i ON i.uid = q.instance"
-                " JOIN series s ON s.uid = i.series"
-                " WHERE q.destination = ? AND q.state != 'delivered'"
-                f" AND s.withdraws = (coalesce({last}, '') = 'reject')"
-                f" ORDER BY {judged}, s.part_of, i.series, i.number",
-                (destination,),
-            ).fetchall()
-        return [Waiting(*row) for row in rows]
+            return decisions.allowed(db, destination)
 
     def backlog(self) -> dict[str, int]:
         """Destination -> instances that have not arrived there."""
@@ -254,20 +260,26 @@ class Outbox:
             ).fetchall()
         return dict(rows)
 
-    def attempted(self, destination: str, instances: Sequence[str]) -> None:
-        """Noted before anything is sent: whoever finds it so after a crash asks there before sending again."""
+    def attempted(self, destination: str, instances: Sequence[str]) -> list[str]:
+        """Those that may still go there, noted before anything is sent: whoever finds it so after a crash asks there
+        before sending again. What was rejected, or delivered by another process, in the meantime is left out.
+        """
         with self._open() as db:
-            for uid in instances:
+            may = {one.instance for one in decisions.allowed(db, destination)}
+            going = [uid for uid in instances if uid in may]
+            for uid in going:
                 db.execute(
                     "UPDATE queue SET attempts = attempts + 1, state = 'sent' WHERE instance = ? AND destination = ?",
                     (uid, destination),
                 )
+        return going
 
     def failed(self, destination: str, errors: Mapping[str, str]) -> None:
         with self._open() as db:
             for uid, error in errors.items():
                 db.execute(
-                    "UPDATE queue SET state = 'waiting', error = ? WHERE instance = ? AND destination = ?",
+                    "UPDATE queue SET state = 'waiting', error = ? WHERE instance = ? AND destination = ?"
+                    " AND state != 'delivered'",
                     (error[:500], uid, destination),
                 )
 
@@ -287,9 +299,11 @@ class Outbox:
         """All lines, each held against the one before and against the heads that were signed; raises ValueError where
         something was changed, moved, taken out or cut off.
         """
+        kept = heads.kept(self.folder)  # before the lines: a head that is signed meanwhile is of a longer ledger
         with self._open() as db:
             every = list(ledger.lines(db))
-        heads.check(self.folder, every)
+        for head in kept:
+            heads.check_head(self.folder, every, head)
         return every
 
     def sign(self) -> heads.Head | None:
@@ -320,45 +334,14 @@ def _brought_up(db: sqlite3.Connection) -> None:
     for name, kind in (("part_of", "TEXT NOT NULL DEFAULT ''"), ("withdraws", "INTEGER NOT NULL DEFAULT 0")):
         if name not in known:
             db.execute(f"ALTER TABLE series ADD COLUMN {name} {kind}")
+    if "unreviewed" not in {row[1] for row in db.execute("PRAGMA table_info(queue)").fetchall()}:
+        db.execute("ALTER TABLE queue ADD COLUMN unreviewed INTEGER NOT NULL DEFAULT 1")
     db.commit()
 
 
-def _readers(db: sqlite3.Connection) -> int:
-    row = db.execute("SELECT value FROM settings WHERE name = 'readers'").fetchone()
-    return int(row[0]) if row else 1
+def _bytes(ds: Any) -> bytes:
+    import io
 
-
-def _accepting(db: sqlite3.Connection, series: str) -> list[str]:
-    """Persons, by name, whose acceptance no rejection followed."""
-    found: dict[str, str] = {}
-    rows = db.execute("SELECT verdict, person FROM verdicts WHERE series = ? ORDER BY rowid", (series,)).fetchall()
-    for verdict, person in rows:
-        found = {**found, person.strip().casefold(): person} if verdict == "accept" else {}
-    return list(found.values())
-
-
-def write_whole(target: Path, content: bytes, *, folder_too: bool = True) -> None:
-    """Under its name only when all of it is on disk; raises OSError where it cannot be. `folder_too`: its name as well,
-    which whoever writes many makes sure of once.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    if folder_too:
-        _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    buffer = io.BytesIO()
+    ds.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()

@@ -73,7 +73,8 @@ def _frames(ds: Any, kind: str) -> Image:
     values = np.zeros((len(levels), ds.Rows, ds.Columns), np.float32)
     for k, frame in enumerate(frames):
         if kind == SEGMENTATION:
-            number = int(frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+            said = frame if "SegmentIdentificationSequence" in frame else shared  # of one class it is said once for all
+            number = int(said.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
             values[plane[k]] = np.where(pixels[k] > 0, np.maximum(values[plane[k]], number), values[plane[k]])
         else:
             values[plane[k]] = pixels[k]

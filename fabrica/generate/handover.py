@@ -56,6 +56,10 @@ def hand_over(
         for name, image, spread in _wanted(record, drawn, which):
             making = Making(record, drawn, headers, name)
             series, parts = _object(making, image), list[Series]()
+            before = outbox.drawn(series.uid)
+            if before not in ("", record.made):  # drawn again, to the same pixels: it is the same object, of that day
+                making = replace(making, record=replace(record, made=before))
+                series = _object(making, image)
             if spread is not None and drawn.kind != "label" and drawn.unit != "Gy":
                 parts.append(spread_map(replace(making, which="spread"), spread, series))
             if evidence:

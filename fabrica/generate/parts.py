@@ -16,7 +16,7 @@ from ..data.cases import Prepared, left_out, prepare_case
 from ..data.cohort import Member, Source, overlaid, unreadable
 from ..data.store import Layout
 from ..data.subwords import Subwords
-from ..deliver.outbox import write_whole
+from ..deliver.files import write_whole
 from ..io import UnreadableError
 from ..jobs.values import said
 from ..machine.device import find_device

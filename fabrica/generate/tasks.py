@@ -17,7 +17,7 @@ from ..contracts import Image
 from ..data import cohort as cohorts
 from ..data.cases import left_out
 from ..data.cohort import Member, Source
-from ..deliver.outbox import write_whole
+from ..deliver.files import write_whole
 from ..deliver.record import check_inside, hash_of
 from ..io import UnreadableError
 from ..jobs.values import said

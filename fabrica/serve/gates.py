@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,19 +11,49 @@ import numpy as np
 TURNED = 1e-3  # of direction cosines between planes of one stack
 UNEVEN = 0.02  # of the step between planes
 TILTED = 0.02  # of the step, sideways
+ONE = ("PatientID", "PatientName", "StudyInstanceUID", "Modality", "FrameOfReferenceUID", "SOPClassUID", "PixelSpacing",
+       "ImageType", "EchoTime", "Rows", "Columns")  # fmt: skip  # what all images of a stack say alike
 
 
 def faults(headers: Sequence[Any], *, lossy: bool = False) -> list[str]:
     """Everything that is wrong with a series, in words; nothing where it may be answered. Headers have no pixels."""
     found = [*_kinds(headers, lossy)]
-    placed = [h for h in headers if h.get("ImagePositionPatient") and h.get("ImageOrientationPatient")]
-    if len(placed) < len(headers) and not any("NumberOfFrames" in h for h in headers):
+    if any("NumberOfFrames" in h for h in headers):
+        return [*found, *([] if len(headers) == 1 else [f"it holds {len(headers)} files of several frames"])]
+    placed = [h for h in headers if _placed(h)]
+    if len(placed) < len(headers):
         return [*found, f"{len(headers) - len(placed)} of {len(headers)} images do not say where they lie"]
-    return [*found, *_stack(placed)] if placed else found
+    return [*found, *_stack(placed)]
+
+
+def unread(files: Sequence[Path]) -> list[str]:
+    """What our own reader would leave out of these files: a part of a series is never answered as if it were whole."""
+    from ..io import dicom
+
+    scans, oddities = dicom.listing(files)
+    if len(scans) == 1 and len(scans[0].files) == len(files):
+        return []
+    said = f" ({oddities[0].fault})" if oddities else ""
+    return [f"its {len(files)} files are {len(scans)} stacks, not one{said}"]
+
+
+def _placed(header: Any) -> bool:
+    """Whether it says in numbers where it lies, along directions at right angles, with pixels of a size."""
+    place, turn = header.get("ImagePositionPatient") or (), header.get("ImageOrientationPatient") or ()
+    spacing = header.get("PixelSpacing") or ()
+    if (len(place), len(turn), len(spacing)) != (3, 6, 2):
+        return False
+    numbers = np.array([*place, *turn, *spacing], float)
+    row, column = numbers[3:6], numbers[6:9]
+    lengths = np.array([row @ row, column @ column])
+    return bool(
+        np.isfinite(numbers).all() and (numbers[9:] > 0).all() and np.abs(lengths - 1).max() < 1e-2
+        and abs(row @ column) < 1e-2
+    )  # fmt: skip
 
 
 def _kinds(headers: Sequence[Any], lossy: bool) -> Iterator[str]:
-    for name in ("PatientID", "StudyInstanceUID", "Modality", "FrameOfReferenceUID"):
+    for name in ONE:
         several = {str(h.get(name, "")) for h in headers}
         if len(several) > 1:
             yield f"it holds {len(several)} different {name}"
@@ -32,9 +63,6 @@ def _kinds(headers: Sequence[Any], lossy: bool) -> Iterator[str]:
         yield "its images were compressed with loss"
     if any(str(h.get("SyntheticData", "")) == "YES" for h in headers):
         yield "its images are synthetic already"
-    sides = {(h.get("Rows"), h.get("Columns")) for h in headers}
-    if len(sides) > 1:
-        yield f"its images have {len(sides)} different sizes"
     told = {int(h.ImagesInAcquisition) for h in headers if h.get("ImagesInAcquisition")}
     if len(told) == 1 and (wanted := told.pop()) > len(headers):
         yield f"{len(headers)} images arrived of {wanted} in the acquisition"

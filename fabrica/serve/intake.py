@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..deliver.outbox import now, write_whole
+from ..deliver.files import sync, write_whole
+from ..deliver.outbox import now
 
 State = Literal["arriving", "refused", "waiting", "drawing", "failed", "prepared"]
 STATES: tuple[State, ...] = ("arriving", "refused", "waiting", "drawing", "failed", "prepared")
@@ -24,7 +25,7 @@ CREATE TABLE IF NOT EXISTS instances (uid TEXT PRIMARY KEY, series TEXT NOT NULL
   sha256 TEXT NOT NULL, arrived TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS instances_series ON instances (series);
 CREATE TABLE IF NOT EXISTS made (uid TEXT PRIMARY KEY, series TEXT NOT NULL REFERENCES series (uid),
-  place TEXT NOT NULL);
+  place TEXT NOT NULL, unreviewed INTEGER NOT NULL);
 """
 
 
@@ -94,11 +95,15 @@ class Intake:
             if known is not None:
                 if known[0] != digest:
                     raise ClashError("an instance of this UID is known with other content")
+                if not path.is_file():  # lost since: what is acknowledged is on disk
+                    self._write(path, content)
                 return False
-            state = db.execute("SELECT state FROM series WHERE uid = ?", (series,)).fetchone()
-            if state is not None and state[0] not in ("arriving", "refused", "failed"):
+            row = db.execute("SELECT state, study FROM series WHERE uid = ?", (series,)).fetchone()
+            if row is not None and row[1] != study:
+                raise ClashError("its series is known in another study")
+            if row is not None and row[0] not in ("arriving", "refused", "failed"):
                 raise ClashError("its series was taken as whole and is being answered")
-            write_whole(path, content)
+            self._write(path, content)
             db.execute(
                 "INSERT INTO series (uid, study, state, since) VALUES (?, ?, 'arriving', ?)"
                 " ON CONFLICT (uid) DO UPDATE SET state = 'arriving', reason = '', tries = 0",
@@ -106,6 +111,13 @@ class Intake:
             )
             db.execute("INSERT INTO instances VALUES (?, ?, ?, ?)", (instance, series, digest, now()))
         return True
+
+    def _write(self, path: Path, content: bytes) -> None:
+        """With the names of new folders, which a power cut would take as well."""
+        new = [folder for folder in (path.parent, path.parent.parent) if not folder.is_dir()]
+        write_whole(path, content)
+        for folder in new:
+            sync(folder.parent)
 
     def series(self, *states: State) -> list[Arrived]:
         """Those in some states, or all, in the order in which they came."""
@@ -143,11 +155,11 @@ class Intake:
                 (state, reason[:1000], state == "drawing", series),
             )
 
-    def prepared(self, series: str, made: Sequence[str], place: str) -> None:
-        """What was made of a series, in the outbox, and where it is to go."""
+    def prepared(self, series: str, made: Sequence[str], place: str, *, unreviewed: bool = False) -> None:
+        """What was made of a series, in the outbox, and where it is to go; `unreviewed`: before anybody accepts it."""
         with self._open() as db:
             for uid in made:
-                db.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?)", (uid, series, place))
+                db.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?, ?)", (uid, series, place, unreviewed))
             db.execute("UPDATE series SET state = 'prepared', reason = '' WHERE uid = ?", (series,))
 
     def places(self) -> list[str]:
@@ -155,8 +167,8 @@ class Intake:
         with self._open() as db:
             return [place for (place,) in db.execute("SELECT DISTINCT place FROM made ORDER BY 1").fetchall()]
 
-    def place_of(self, made: str) -> str:
-        """Where something that was made here is to go; nothing for what was made elsewhere."""
+    def made(self, only: str = "") -> list[tuple[str, str, bool]]:
+        """(UID, where it is to go, before anybody accepts it) of what was made here, all of it or one."""
         with self._open() as db:
-            row = db.execute("SELECT place FROM made WHERE uid = ?", (made,)).fetchone()
-        return row[0] if row else ""
+            rows = db.execute("SELECT uid, place, unreviewed FROM made WHERE ? IN ('', uid)", (only,)).fetchall()
+        return [(uid, place, bool(unreviewed)) for uid, place, unreviewed in rows]

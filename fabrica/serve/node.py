@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from ..deliver.outbox import Outbox
 from ..deliver.record import Record
 from ..deliver.withdrawal import withdraw
 from ..generate.handover import hand_over
-from .gates import faults
+from .gates import faults, unread
 from .intake import Arrived, Intake
 from .rules import Rule, chosen
 
@@ -41,7 +41,7 @@ class Node:
     stopped: threading.Event = field(default_factory=threading.Event)
     _seen: dict[str, tuple[int, float]] = field(default_factory=dict)  # series -> (images, when there was another)
     _later: dict[str, tuple[float, float]] = field(default_factory=dict)  # destination -> (not before, wait)
-    _judged: int = 0  # the last decision that was seen
+    _judged: int | None = None  # the last decision that was seen
     _running: subprocess.Popen[bytes] | None = None
 
     def run(self, every_s: float = 1.0) -> None:
@@ -85,12 +85,13 @@ class Node:
     def _refusal(self, one: Arrived) -> str:
         try:
             headers = read_headers(self.intake.files(one))
-        except ValueError as error:
-            return str(error)
-        rule, why = chosen(self.rules, headers)
-        if rule is None:
-            return f"no rule fits ({why})"
-        return "; ".join(faults(headers, lossy=rule.lossy))
+            rule, why = chosen(self.rules, headers)
+            if rule is None:
+                return f"no rule fits ({why})"
+            return "; ".join([*faults(headers, lossy=rule.lossy), *unread(self.intake.files(one))])
+        except Exception as error:  # a header that says what no header may
+            unreadable = f"its headers cannot be read ({type(error).__name__})"
+            return str(error) if isinstance(error, ValueError) else unreadable
 
     def answer(self) -> None:
         """The first series that waits is drawn and prepared; nothing of it leaves before it is accepted."""
@@ -98,34 +99,41 @@ class Node:
         if not waiting:
             return
         one = waiting[0]
-        rule, why = chosen(self.rules, read_headers(self.intake.files(one)))
-        if rule is None:  # the rules were changed meanwhile
-            self.intake.move(one.uid, "refused", f"no rule fits ({why})")
+        if one.tries >= TRIES:  # it ended whoever drew it
+            self.intake.move(one.uid, "failed", one.reason or "every drawing of it ended this node")
             return
         self.intake.move(one.uid, "drawing")
-        out = self.intake.folder / "drawn" / one.uid
-        error = self._drawn(rule, one, out)
-        if self.stopped.is_set():
-            self.intake.move(one.uid, "waiting")
-            return
-        made: list[str] = []
-        if not error:
-            try:
-                made = hand_over(Record.read(out), self.outbox, say=lambda _: None)
-            except ValueError as refusal:
-                error = str(refusal)
-        if error:
+        try:
+            rule, made = self._answered(one)
+        except Exception as error:
+            if self.stopped.is_set():
+                self.intake.move(one.uid, "waiting")
+                return
+            words = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             again = one.tries + 1 < TRIES
-            self.intake.move(one.uid, "waiting" if again else "failed", error)
-            self.say(f"A series could not be answered{', and is tried again' if again else ''}: {error}")
+            self.intake.move(one.uid, "waiting" if again else "failed", words)
+            self.say(f"A series could not be answered{', and is tried again' if again else ''}: {words}")
             return
-        self.intake.prepared(one.uid, made, rule.to)
-        if rule.accept == "unreviewed":
-            for uid in made:
-                self._enqueue(uid, rule.to)
+        self.intake.prepared(one.uid, made, rule.to, unreviewed=rule.accept == "unreviewed")
+        for uid in made:  # somebody may have accepted it already
+            self._act(uid)
         self.outbox.sign()
         then = "a person has to accept" if rule.accept == "person" else "sent unreviewed"
         self.say(f"{len(made)} series prepared; {then}.")
+
+    def _answered(self, one: Arrived) -> tuple[Rule, list[str]]:
+        """By which rule, and the series that were made; raises ValueError where nothing was."""
+        rule, why = chosen(self.rules, read_headers(self.intake.files(one)))
+        if rule is None:  # the rules were changed meanwhile
+            raise ValueError(f"no rule fits ({why})")
+        out = self.intake.folder / "drawn" / f"{one.uid}-{one.tries}"  # of an earlier try a process may still draw
+        if error := self._drawn(rule, one, out):
+            raise ValueError(error)
+        record = Record.read(out)
+        used = {source.sop_instance_uid for drawn in record.images for source in drawn.sources}
+        if len(used) != one.instances:
+            raise ValueError(f"{len(used)} of its {one.instances} images were read: nothing is made of a part.")
+        return rule, hand_over(record, self.outbox, say=lambda _: None)
 
     def _drawn(self, rule: Rule, one: Arrived, out: Path) -> str:
         """By a process of its own, so that nothing that it does ends the node; what went wrong, or nothing."""
@@ -147,18 +155,23 @@ class Node:
         last = said.decode(errors="replace").strip().splitlines()[-1:] or [""]
         return f"the drawing ended with {code}: {last[0][:300]}"
 
-    def _enqueue(self, uid: str, place: str) -> None:
-        to = destination(place)
-        self.outbox.enqueue(uid, to.name, parts=to.parts)
+    def _act(self, uid: str) -> None:
+        """What a decision on something that was made, or none, asks for."""
+        verdict = self.outbox.standing(uid)
+        if verdict == "reject":
+            withdraw(self.outbox, uid)
+        for _, place, unreviewed in self.intake.made(uid):
+            if verdict == "accept" or unreviewed:
+                to = destination(place)
+                self.outbox.enqueue(uid, to.name, parts=to.parts, unreviewed=unreviewed)
 
     def hand_out(self) -> None:
         """What is accepted goes to where its rule says; what was rejected after that is withdrawn there."""
+        if self._judged is None:  # since the last start anything may have been cut short
+            self._judged = 0
+            self._acted(uid for uid, _, _ in self.intake.made())
         for number, uid in self.outbox.verdicts_after(self._judged):
-            place, found = self.intake.place_of(uid), self.outbox.series(uid)
-            if place and found and found[0].verdict == "accept":
-                self._enqueue(uid, place)
-            elif found and found[0].verdict == "reject" and self.outbox.places(uid):
-                withdraw(self.outbox, uid)
+            self._acted([uid])
             self._judged = number
         for place in self.intake.places():
             try:
@@ -169,6 +182,14 @@ class Node:
             ) as error:  # of this place: a file that says how to reach it is gone, an object was changed
                 self._later[place] = (time.monotonic() + LONGEST_WAIT_S, LONGEST_WAIT_S)
                 self.say(f"{place}: {error}")
+
+    def _acted(self, uids: Iterable[str]) -> None:
+        """One that cannot be acted on is said, and holds no other up."""
+        for uid in uids:
+            try:
+                self._act(uid)
+            except Exception as error:
+                self.say(f"{uid}: {error}")
 
     def _deliver(self, to: Destination) -> None:
         """What waits for a place, unless it did not answer just now."""

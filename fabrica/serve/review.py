@@ -79,7 +79,7 @@ class Reviewing:
         if result is None:
             raise HTTPException(404, "This series has no planes to show.")
         files = [Path(s) for s in sources if Path(s).is_file()]
-        given = stored_image(files) if files else None
+        given = _given(files) if len(files) == len(sources) else None  # a part of it would show another source
         source = None if given is None else resample(given, grid_of(result))
         return Shown(result, source, self._overlays(uid, result, source))
 
@@ -129,6 +129,14 @@ class Reviewing:
         return found
 
 
+def _given(files: Sequence[Path]) -> Image | None:
+    """Nothing where it cannot be read: the page says so, and the result can be judged all the same."""
+    try:
+        return stored_image(files) if files else None
+    except Exception:  # whatever lies there now
+        return None
+
+
 def is_map(files: Sequence[Path]) -> bool:
     import pydicom
 
@@ -171,7 +179,8 @@ async def _guarded(request: Request, call_next: Callable[[Request], Any]) -> Any
     host = (request.headers.get("host") or "").rsplit(":", 1)[0]
     if host not in ("127.0.0.1", "localhost"):  # no other site's name leads here
         return Response("This page answers to 127.0.0.1 alone.", 421)
-    if not request.url.path.startswith("/dicom-web/") and int(request.headers.get("content-length") or 0) > LONGEST:
+    length = request.headers.get("content-length") or ("0" if request.method == "GET" else "")
+    if not request.url.path.startswith("/dicom-web/") and not (length.isdigit() and int(length) <= LONGEST):
         return Response("Too long.", 413)
     answer = await call_next(request)
     answer.headers.update(HEADERS)
@@ -253,9 +262,13 @@ def _pages(app: FastAPI, reviewing: Reviewing, session: Session) -> None:
             raise HTTPException(422, "A decision is accept or reject, with a reason and your name.")
         reviewing.outbox.files(series.uid)  # what was looked at is still what is stored
         reviewing.outbox.judge(series.uid, "accept" if verdict == "accept" else "reject", reason[:500], person[:100])
-        if verdict == "reject":
-            withdraw(reviewing.outbox, series.uid)
-        reviewing.outbox.sign()
+        try:
+            if verdict == "reject":
+                withdraw(reviewing.outbox, series.uid)
+            reviewing.outbox.sign()
+        except Exception as error:  # the decision stands
+            words = "Your decision is kept. What follows from it could not be done"
+            raise HTTPException(500, f"{words} ({type(error).__name__}).") from error
         return RedirectResponse("/", 303)
 
 
@@ -275,8 +288,9 @@ def served(app: FastAPI, token: str, port: int, say: Callable[[str], None]) -> N
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             free.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise ValueError(f"Port {port} is taken ({error.strerror}). Type: fabrica review --port 0") from error
+        except (OSError, OverflowError) as error:
+            why = error.strerror if isinstance(error, OSError) else "ports are 0 to 65535"
+            raise ValueError(f"Port {port} cannot be listened on ({why}). Port 0 takes a free one.") from error
         say(f"Open http://127.0.0.1:{free.getsockname()[1]}/enter?t={token}   (stop with Ctrl-C)")
         free.listen(128)
         config = uvicorn.Config(app, log_level="error", access_log=False, server_header=False)

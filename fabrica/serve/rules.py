@@ -34,17 +34,17 @@ class Rule:
 
     def misfit(self, headers: Sequence[Any]) -> str:
         """Why it does not fit a series, or nothing."""
-        first = headers[0]
         for name, word in self.words.items():
-            found = str(first.get(ATTRIBUTES[name], ""))
-            if word.casefold() not in found.casefold() or (name == "modality" and word.casefold() != found.casefold()):
-                return f"{name} is {found or 'not said'}, asked for {word}"
-        known = {"slices": float(len(headers)), "thickness_mm": first.get("SliceThickness")}
+            for found in sorted({str(h.get(ATTRIBUTES[name], "")).casefold() for h in headers}):
+                if word.casefold() not in found or (name == "modality" and word.casefold() != found):
+                    said = found.upper() if name == "modality" else "another"  # other words may name somebody
+                    return f"{name} is {said if found else 'not said'}, asked for {word}"
+        planes = float(sum(int(h.get("NumberOfFrames") or 1) for h in headers))
         for name, (low, high) in self.ranges.items():
-            value = known[name]
-            if value is None or not low <= float(value) <= high:
-                said = "not said" if value is None else f"{float(value):g}"
-                return f"{name} is {said}, asked for {low:g} to {high:g}"
+            for value in {planes} if name == "slices" else {h.get("SliceThickness") for h in headers}:
+                if value is None or not low <= float(value) <= high:
+                    said = "not said" if value is None else f"{float(value):g}"
+                    return f"{name} is {said}, asked for {low:g} to {high:g}"
         return ""
 
 
@@ -54,7 +54,7 @@ def read_rules(path: Path) -> list[Rule]:
         raise ValueError(f"There is no file {path}. {HOW}")
     try:
         plain = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no YAML ({str(error).splitlines()[0]}).") from error
     if not isinstance(plain, list) or not plain:
         raise ValueError(f"{path} is no list of rules. {HOW}")

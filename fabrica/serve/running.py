@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +17,17 @@ from .storage import Door, listening
 from .stow import add_intake
 
 
+def _ended(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def run_node(rules: Path, door: Door, store: Path, page: int, quiet_s: float, say: Callable[[str], None]) -> None:
     """Until it is stopped. Raises ValueError for rules that are none, and for ports that are taken."""
     known, intake, outbox, token = read_rules(rules), Intake(store / "node"), Outbox(store), secrets.token_urlsafe(24)
     node = Node(intake, outbox, known, say, quiet_s)
     app = application(store, token)
     add_intake(app, intake, outbox, token)
+    signal.signal(signal.SIGTERM, _ended)  # the web server hands the signal on when it has stopped
     with listening(door, intake, say) as port:
         say(f"{door.title} listens at {door.address}:{port} to {', '.join(door.callers)}; {len(known)} rules.")
         say(f"STOW-RS at /dicom-web, figures at /metrics, with the token {token}")

@@ -53,8 +53,12 @@ def listening(door: Door, intake: Intake, say: Say) -> Iterator[int]:
         entity.add_supported_context(str(context.abstract_syntax), ALL_SYNTAXES)
     secured = None
     if door.tls is not None:
-        secured = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(door.tls.ca))
-        secured.load_cert_chain(str(door.tls.certificate), str(door.tls.key))
+        try:
+            secured = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(door.tls.ca))
+            secured.load_cert_chain(str(door.tls.certificate), str(door.tls.key))
+        except OSError as error:
+            folder = door.tls.ca.parent
+            raise ValueError(f"{folder} holds no ca.crt, node.crt and node.key that fit ({error.strerror}).") from error
         secured.verify_mode = ssl.CERT_REQUIRED
     handlers: list[Any] = [(evt.EVT_C_STORE, lambda event: _stored(event, intake, say))]
     try:
@@ -64,8 +68,9 @@ def listening(door: Door, intake: Intake, say: Say) -> Iterator[int]:
             evt_handlers=handlers,
             ssl_context=secured,
         )
-    except OSError as error:
-        raise ValueError(f"Port {door.port} cannot be listened on ({error.strerror}). Type: --port 0") from error
+    except (OSError, OverflowError) as error:
+        why = error.strerror if isinstance(error, OSError) else "ports are 0 to 65535"
+        raise ValueError(f"Port {door.port} cannot be listened on ({why}). Type: --port 0") from error
     try:
         yield int(server.socket.getsockname()[1])
     finally:
@@ -75,8 +80,8 @@ def listening(door: Door, intake: Intake, say: Say) -> Iterator[int]:
 ALL_SYNTAXES = [
     "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.57",
     "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91",
-    "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1.99",
-]  # fmt: skip
+    "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.5",
+]  # fmt: skip  # not the deflated one: a few bytes of it become gigabytes
 
 
 def _stored(event: Any, intake: Intake, say: Say) -> int:

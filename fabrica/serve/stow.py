@@ -6,10 +6,12 @@ import hmac
 import io
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from ..deliver.outbox import Outbox
@@ -18,7 +20,8 @@ from .monitoring import figures
 from .storage import CLASH, LEVELS, NOT_UNDERSTOOD, OUT_OF_RESOURCES
 
 LARGEST = 512 * 2**20  # bytes of a request
-SLOWEST_S = 60.0  # without another byte
+SLOWEST_S, LONGEST_S = 60.0, 900.0  # without another byte, and in all
+DEFLATED = b"1.2.840.10008.1.2.1.99"  # a transfer syntax of which a few bytes become gigabytes
 BOUNDARY = re.compile(r'multipart/related;.*?boundary="?([^";]{1,70})"?', re.IGNORECASE)
 REFERENCED, FAILED, CLASS, INSTANCE, REASON = "00081199", "00081198", "00081150", "00081155", "00081197"
 
@@ -40,10 +43,11 @@ def add_intake(app: FastAPI, intake: Intake, outbox: Outbox, token: str) -> None
         boundary = BOUNDARY.search(content_type)
         if boundary is None or "application/dicom" not in content_type:
             raise HTTPException(415, 'Send multipart/related; type="application/dicom"; boundary=...')
+        body = await _body(request)
         if not one_at_a_time.acquire(blocking=False):
             return Response("Another request is being stored.", 503, {"Retry-After": "1"})
         try:
-            return answer(intake, parts_of(await _body(request), boundary[1]))
+            return await run_in_threadpool(answer, intake, parts_of(body, boundary[1]))
         finally:
             one_at_a_time.release()
 
@@ -52,10 +56,10 @@ async def _body(request: Request) -> bytes:
     """What is sent, up to LARGEST; refused where it is more, or comes too slowly to wait for."""
     import asyncio
 
-    kept, stream = io.BytesIO(), request.stream()
+    kept, stream, until = io.BytesIO(), request.stream(), time.monotonic() + LONGEST_S
     while True:
         try:
-            chunk = await asyncio.wait_for(anext(stream, None), SLOWEST_S)
+            chunk = await asyncio.wait_for(anext(stream, None), min(SLOWEST_S, until - time.monotonic()))
         except TimeoutError as error:
             raise HTTPException(408, "Nothing more came.") from error
         if chunk is None:
@@ -101,6 +105,8 @@ def _kept(intake: Intake, content: bytes) -> tuple[str, str, int]:
     import pydicom
 
     kind = instance = ""
+    if DEFLATED in content[:2048]:
+        return kind, instance, NOT_UNDERSTOOD
     try:
         header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True)
         kind = str(header.get("SOPClassUID", ""))

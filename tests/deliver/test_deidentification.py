@@ -397,3 +397,100 @@ def test_real_files_name_nobody_and_conform_as_before(real_data: Path) -> None:
         assert not [w for w in words if re.search(rf"\b{re.escape(w)}\b", text)], path.name
         assert set(missing(made)) <= set(missing(ds)), path.name
     assert checked >= 30
+
+
+PLANTED = {
+    "PatientBirthDateInAlternativeCalendar": "昭和26年2月3日", "RetrieveURL": "https://pacs.st-mary.org/studies/1.2.826.77.1/x", "FillerOrderNumberProcedure": "FON55512345",
+    "CommentsOnTheScheduledProcedureStep": "call daughter 0171 5551234, 12 Oak Street", "TextValue": "Retired postman of 12 Oak Street", "AcquisitionNumber": "778899",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_attributes_that_the_table_does_not_name_tell_nothing_either(name: str, tmp_path: Path) -> None:
+    ds = pydicom.dcmread(write_series(tmp_path, *head(), PatientID="MRN-778899")[0])
+    setattr(ds, name, PLANTED[name])
+    made = Deidentifier(KEY).applied(ds)
+    assert str(made.get(name, "")) in ("", "None", "ANONYMIZED", "0")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("LEE^Ann", "tse_lee2"),
+        ("LEE^Ann", "LEE_head scan"),
+        ("山田^太郎", "山田太郎様の検査"),
+        ("Müller-Lüdenscheidt^J", "Lüdenscheidt, J"),
+        ("A^B", "p778899"),
+        ("A^B", "MRN 778899"),
+        ("A^B", "born 19700101"),
+        ("A^B", "HOSP5544"),
+        ("A^B", "Vandenberg"),
+    ],
+)
+def test_names_and_numbers_are_found_however_they_are_written(name: str, text: str, tmp_path: Path) -> None:
+    ds = pydicom.dcmread(
+        write_series(tmp_path, *head(), PatientName=name, PatientID="MRN-778899", SequenceName=text)[0]
+    )
+    ds.OtherPatientIDs, ds.OperatorsName = ["HOSP5544", "KLIN9911"], ["Vandenberg^X", "Other^Y"]
+    assert Deidentifier(KEY).applied(ds).SequenceName == "ANONYMIZED"
+
+
+def test_bytes_behind_the_pixels_and_profiles_are_cut_off(tmp_path: Path) -> None:
+    ds = _scan(tmp_path)
+    clean = ds.PixelData
+    ds.PixelData, ds.ICCProfile = clean + b"MRN778899 ", b"made for Ms Smith "
+    made = Deidentifier(KEY).applied(ds)
+    assert made.PixelData == clean
+    assert "ICCProfile" not in made
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"},
+        {"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]},
+        {"ConversionType": "WSD"},
+    ],
+)
+def test_captures_of_any_modality_may_hold_words(change: dict[str, Any], tmp_path: Path) -> None:
+    ds = _scan(tmp_path)
+    for name, value in change.items():
+        setattr(ds, name, value)
+    with pytest.raises(RefusedError, match="may hold words"):
+        Deidentifier(KEY).applied(ds)
+
+
+def test_a_patient_is_one_whoever_issued_the_number_and_two_are_not(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "in" / "a", *head())
+    with_issuer = pydicom.dcmread(files[0])
+    with_issuer.IssuerOfPatientID = "HOSPITAL"
+    assert (
+        Deidentifier(KEY).applied(with_issuer).PatientID
+        == Deidentifier(KEY).applied(pydicom.dcmread(files[1])).PatientID
+    )
+    write_series(tmp_path / "in" / "b", *head(), PatientName="Other^One", PatientBirthDate="19441231")
+    found = deidentified(tmp_path / "in", tmp_path / "out", Deidentifier(KEY), lambda _: None)
+    assert found.written == len(files)
+    assert "its Patient ID stands for persons of several birth dates" in found.refused
+
+
+def test_codes_of_the_world_stay_and_ranges_of_dates_go(tmp_path: Path) -> None:
+    ds = _scan(tmp_path)
+    ds.CodingSchemeIdentificationSequence = [
+        _item(CodingSchemeDesignator="SCT", CodingSchemeUID="2.16.840.1.113883.6.96")
+    ]
+    made = Deidentifier(KEY, Options(dates="shift")).applied(ds)
+    assert made.CodingSchemeIdentificationSequence[0].CodingSchemeUID == "2.16.840.1.113883.6.96"
+    assert moved("20190707-20200401", -3) == ""
+
+
+def test_one_broken_file_ends_nothing(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "in", *head())
+    ds = pydicom.dcmread(files[0])
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    ds.save_as(tmp_path / "in" / "broken.dcm", enforce_file_format=True)
+    content = (tmp_path / "in" / "broken.dcm").read_bytes()
+    (tmp_path / "in" / "broken.dcm").write_bytes(content[:-200] + b"\xff" * 200)
+    found = deidentified(tmp_path / "in", tmp_path / "out", Deidentifier(KEY), lambda _: None)
+    assert found.written == len(files)
+    assert sum(found.refused.values()) == 1

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def test_a_real_archive_keeps_the_series_and_gives_it_back(
 ) -> None:
     outbox, uid = filled
     to = destination(archive.web if kind == "web" else archive.node)
-    outbox.enqueue(uid, to.name)
+    outbox.enqueue(uid, to.name, unreviewed=True)
     said: list[str] = []
     assert deliver(outbox, to, said.append, wait_s=0.1) == 0, said
     first = pydicom.dcmread(outbox.files(uid)[0])
@@ -79,7 +80,7 @@ def test_a_node_that_does_not_know_us_refuses(
     monkeypatch.setenv("FABRICA_AE", "STRANGER")
     monkeypatch.setattr("fabrica.deliver.destinations.destination.TIMEOUT_S", 2)  # it says nothing at all
     to = destination(archive.node)
-    outbox.enqueue(uid, to.name)
+    outbox.enqueue(uid, to.name, unreviewed=True)
     said: list[str] = []
     assert deliver(outbox, to, said.append, tries=1) == len(_all(outbox, uid))
     assert any("C-STORE: no answer" in line or "it must know STRANGER" in line for line in said), said
@@ -89,7 +90,7 @@ def test_a_server_that_does_not_answer_loses_nothing(filled: tuple[Outbox, str])
     outbox, uid = filled
     for where in (f"dicomweb:http://127.0.0.1:{free_port()}/dicom-web", f"dimse:X@127.0.0.1:{free_port()}"):
         to, said = destination(where), list[str]()
-        outbox.enqueue(uid, to.name)
+        outbox.enqueue(uid, to.name, unreviewed=True)
         assert deliver(outbox, to, said.append, tries=2, wait_s=0.01) == len(_all(outbox, uid))
         assert said
         assert len(outbox.waiting(to.name)) == len(_all(outbox, uid))
@@ -98,7 +99,7 @@ def test_a_server_that_does_not_answer_loses_nothing(filled: tuple[Outbox, str])
 def test_a_folder_keeps_whole_files(filled: tuple[Outbox, str], tmp_path: Path) -> None:
     outbox, uid = filled
     to = destination(f"folder:{tmp_path / 'there'}")
-    outbox.enqueue(uid, to.name)
+    outbox.enqueue(uid, to.name, unreviewed=True)
     assert deliver(outbox, to, _silent) == 0
     files = sorted((tmp_path / "there").rglob("*.dcm"))
     assert sorted(p.read_bytes() for p in files) == sorted(p.read_bytes() for p in _all(outbox, uid))
@@ -141,7 +142,7 @@ class Careless(Destination):
 def test_what_does_not_come_back_equal_is_not_delivered(fault: str, left: int, filled: tuple[Outbox, str]) -> None:
     outbox, uid = filled
     to, said = Careless(fault), list[str]()
-    outbox.enqueue(uid, to.name)
+    outbox.enqueue(uid, to.name, unreviewed=True)
     assert deliver(outbox, to, said.append, tries=1) == left
     assert any("came back changed" in s or "not there when read back" in s for s in said)
 
@@ -149,7 +150,7 @@ def test_what_does_not_come_back_equal_is_not_delivered(fault: str, left: int, f
 def test_what_was_sent_before_a_break_is_asked_for_and_not_sent_again(filled: tuple[Outbox, str]) -> None:
     outbox, uid = filled
     to = Careless("breaks")
-    outbox.enqueue(uid, to.name)
+    outbox.enqueue(uid, to.name, unreviewed=True)
     assert deliver(outbox, to, _silent, tries=2, wait_s=0.01) == 0
     assert to.stored == len(_all(outbox, uid))
 
@@ -160,7 +161,7 @@ def test_a_program_that_is_killed_while_sending_goes_on_where_it_was(
     """kill -9 after the archive has taken half: all arrives, nothing twice, each has one line of delivery."""
     outbox, uid = filled
     there = tmp_path / "there"
-    outbox.enqueue(uid, Folder(there).name)
+    outbox.enqueue(uid, Folder(there).name, unreviewed=True)
     script = f"""
         import os, signal
         from pathlib import Path
@@ -185,15 +186,47 @@ def test_a_program_that_is_killed_while_sending_goes_on_where_it_was(
     assert len(told) == 5
 
 
-def test_a_stored_file_that_was_changed_is_never_sent(filled: tuple[Outbox, str], tmp_path: Path) -> None:
+def test_a_stored_file_that_was_changed_is_never_sent(
+    filled: tuple[Outbox, str], record: Record, tmp_path: Path
+) -> None:
+    """It is said, and holds no other series up."""
     outbox, uid = filled
+    (other,) = hand_over(record, outbox, which="0", say=_silent)
     path = outbox.files(uid)[0]
     os.chmod(path, 0o600)
     path.write_bytes(path.read_bytes()[:-2] + b"\1\1")
-    outbox.enqueue(uid, Folder(tmp_path / "there").name)
-    with pytest.raises(ValueError, match="was changed after it was made"):
-        deliver(outbox, Folder(tmp_path / "there"), _silent)
-    assert not (tmp_path / "there").exists()
+    to, said = Folder(tmp_path / "there"), list[str]()
+    for series in (uid, other):
+        outbox.enqueue(series, to.name, parts=False, unreviewed=True)
+    assert deliver(outbox, to, said.append, tries=1) == 4
+    assert any("was changed after it was made" in line for line in said)
+    assert {p.parent.name for p in (tmp_path / "there").rglob("*.dcm")} == {other}
+
+
+def test_the_same_draw_of_another_day_is_the_series_that_is_known(record: Record, tmp_path: Path) -> None:
+    """Drawn again to the same pixels, also by a node that was killed between two steps."""
+    outbox = Outbox(tmp_path)
+    (uid,) = hand_over(record, outbox, say=_silent)
+    before = [p.read_bytes() for p in outbox.files(uid)]
+    assert hand_over(replace(record, made="2031-01-01T00:00:00+00:00"), outbox, say=_silent) == [uid]
+    assert [p.read_bytes() for p in outbox.files(uid)] == before
+    left = Outbox(tmp_path / "left")
+    target = left.file(uid, outbox.files(uid)[0].stem)
+    target.parent.mkdir(parents=True)
+    target.write_bytes(b"of a crash before any row was written")
+    assert hand_over(record, left, say=_silent) == [uid]
+    assert [p.read_bytes() for p in left.files(uid)] == before
+
+
+def test_two_processes_do_not_undo_what_one_delivered(filled: tuple[Outbox, str]) -> None:
+    outbox, uid = filled
+    outbox.enqueue(uid, "x", parts=False, unreviewed=True)
+    names = [w.instance for w in outbox.waiting("x")]
+    assert outbox.attempted("x", names) == names
+    outbox.delivered("x", names, "seen")
+    assert outbox.attempted("x", names) == []
+    outbox.failed("x", dict.fromkeys(names, "late"))
+    assert outbox.waiting("x") == []
 
 
 def test_draws_are_made_once_and_each_by_itself(record: Record, tmp_path: Path) -> None:
@@ -257,7 +290,7 @@ def test_what_a_person_rejects_while_it_waits_is_not_sent(filled: tuple[Outbox, 
     outbox, uid = filled
     to = Folder(tmp_path / "there")
     outbox.judge(uid, "accept", "looks right", "Dr. A")
-    outbox.enqueue(uid, to.name)
+    outbox.enqueue(uid, to.name, unreviewed=True)
     outbox.judge(uid, "reject", "bone is missing", "Dr. B")
     assert outbox.waiting(to.name) == []
     assert deliver(outbox, to, _silent) == 0
@@ -296,7 +329,7 @@ def test_an_outbox_of_an_earlier_version_is_used_on(filled: tuple[Outbox, str], 
     again = Outbox(outbox.folder)
     assert [s.uid for s in again.series()] == [uid]
     to = Folder(tmp_path / "there")
-    again.enqueue(uid, to.name)
+    again.enqueue(uid, to.name, unreviewed=True)
     assert deliver(again, to, _silent) == 0
     assert len(list((tmp_path / "there").rglob("*.dcm"))) == 4
 

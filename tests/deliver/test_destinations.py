@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import socket
 import subprocess
 import time
@@ -52,7 +53,7 @@ def test_an_archive_commits_itself_and_gives_it_back(retrieve: str, filled: tupl
         to = told(_written(tmp_path, f"""
             {{kind: dimse, host: 127.0.0.1, port: {archive.dicom}, called_ae: TESTPACS, commitment: true, retrieve: {retrieve}, listen: {archive.ours}}}
         """))  # fmt: skip
-        outbox.enqueue(uid, to.name)
+        outbox.enqueue(uid, to.name, unreviewed=True)
         said: list[str] = []
         assert deliver(outbox, to, said.append, wait_s=0.1) == 0, said
         (line,) = [x for x in outbox.trace(outbox.files(uid)[0].stem) if x.event["what"] == "delivered"]
@@ -77,7 +78,7 @@ def test_an_archive_that_says_nothing_of_commitment_is_unreachable(
     outbox, uid = filled
     monkeypatch.setattr("fabrica.deliver.destinations.destination.TIMEOUT_S", 2)
     to = Dimse("TESTPACS", "127.0.0.1", archive.dicom, Manners(commitment=True, listen=free_port()))
-    outbox.enqueue(uid, to.name, parts=False)
+    outbox.enqueue(uid, to.name, parts=False, unreviewed=True)
     said: list[str] = []
     assert deliver(outbox, to, said.append, tries=1) == 4
     assert any("does not say whether it keeps" in line for line in said)
@@ -134,7 +135,7 @@ def test_mutual_tls_delivers_and_strangers_are_refused(
         called_ae: TESTPACS
         tls: {{ca: server.crt, certificate: client.crt, key: client.key}}
     """))  # fmt: skip
-    outbox.enqueue(uid, to.name)
+    outbox.enqueue(uid, to.name, unreviewed=True)
     said: list[str] = []
     assert deliver(outbox, to, said.append, wait_s=0.1) == 0, said
     monkeypatch.setattr("fabrica.deliver.destinations.destination.TIMEOUT_S", 2)
@@ -176,7 +177,7 @@ def second_peer(tmp_path: Path) -> Iterator[int]:
 def test_another_archive_keeps_it_as_well(filled: tuple[Outbox, str], second_peer: int) -> None:
     outbox, uid = filled
     to = destination(f"dimse:QRTEST@127.0.0.1:{second_peer}")
-    outbox.enqueue(uid, to.name)
+    outbox.enqueue(uid, to.name, unreviewed=True)
     said: list[str] = []
     assert deliver(outbox, to, said.append, wait_s=0.1) == 0, said
 
@@ -184,11 +185,14 @@ def test_another_archive_keeps_it_as_well(filled: tuple[Outbox, str], second_pee
 def test_a_bids_data_set_holds_the_voxels_where_they_were(filled: tuple[Outbox, str], tmp_path: Path) -> None:
     outbox, uid = filled
     to = destination(f"bids:{tmp_path / 'set'}")
-    outbox.enqueue(uid, to.name, parts=to.parts)
+    outbox.enqueue(uid, to.name, parts=to.parts, unreviewed=True)
     assert deliver(outbox, to, lambda _: None) == 0
     (path,) = (tmp_path / "set").rglob("*.nii.gz")
-    assert path == tmp_path / "set" / "sub-GEN0001" / "ct" / "sub-GEN0001_desc-synthetic_CT.nii.gz"
-    beside = json.loads((path.parent / "sub-GEN0001_desc-synthetic_CT.json").read_text())
+    assert re.fullmatch(
+        r"sub-GEN0001\w{8}/ses-\w{8}/ct/sub-GEN0001\w{8}_ses-\w{8}_desc-synthetic_CT.nii.gz",
+        str(path.relative_to(tmp_path / "set")),
+    )
+    beside = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
     assert (beside["SyntheticData"], beside["SeriesInstanceUID"]) == ("YES", uid)
     assert json.loads((tmp_path / "set" / "dataset_description.json").read_text())["DatasetType"] == "derivative"
     image, ours = nibabel.load(path), io.read_image(path)

@@ -28,7 +28,7 @@ def told(record: Record, tmp_path: Path) -> tuple[Outbox, str]:
     (uid,) = hand_over(record, outbox, say=lambda _: None)
     outbox.judge(uid, "accept", "looks right", "Dr. Á")
     to = Folder(tmp_path / "there")
-    outbox.enqueue(uid, to.name)
+    outbox.enqueue(uid, to.name, unreviewed=True)
     assert deliver(outbox, to, lambda _: None) == 0
     return outbox, uid
 
@@ -106,7 +106,7 @@ def test_the_key_is_its_owners_alone_and_an_empty_ledger_has_no_head(
     first = (outbox.folder / heads.KEY).read_bytes()
     outbox.sign()
     assert (outbox.folder / heads.KEY).read_bytes() == first
-    assert heads.check(outbox.folder, outbox.lines()) == 2
+    assert len(heads.kept(outbox.folder)) == 2
     assert Outbox(tmp_path / "new").sign() is None
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives", None)
     with pytest.raises(ValueError, match=r"\.\[clinic\]"):
@@ -171,3 +171,24 @@ def test_heads_are_written_as_plain_text(told: tuple[Outbox, str]) -> None:
     (line,) = (outbox.folder / heads.HEADS).read_text().splitlines()
     assert heads.Head.of(json.loads(line)) == head
     assert asdict(head)["count"] == head.count
+
+
+def test_a_head_that_a_full_disk_cut_off_was_never_kept(told: tuple[Outbox, str]) -> None:
+    outbox, _ = told
+    outbox.sign()
+    path = outbox.folder / heads.HEADS
+    whole = path.read_text()
+    path.write_text(whole + whole[: len(whole) // 2])
+    assert len(outbox.lines()) == heads.kept(outbox.folder)[0].count
+    outbox.sign()
+    assert [h.count for h in heads.kept(outbox.folder)] == [len(outbox.lines())] * 2
+
+
+def test_a_key_without_its_public_half_is_made_whole_before_anything_was_signed(told: tuple[Outbox, str]) -> None:
+    """A crash between the two files."""
+    outbox, _ = told
+    outbox.sign()
+    for name in (heads.PUBLIC, heads.HEADS):
+        (outbox.folder / name).unlink()
+    outbox.sign()
+    assert len(outbox.lines()) > 0

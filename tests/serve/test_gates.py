@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fabrica.deliver.objects.source import read_headers
-from fabrica.serve.gates import faults
+from fabrica.serve.gates import faults, unread
 from fabrica.serve.rules import chosen, read_rules
 
 from ..deliver.conftest import trained  # noqa: F401 (fixtures)
@@ -44,13 +44,21 @@ PLANTED: dict[str, tuple[Callable[[list[Any]], list[Any]], str]] = {
     "a localizer": (lambda h: _set(h, 0, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "a localizer"),
     "loss": (lambda h: _set(h, 3, LossyImageCompression="01"), "compressed with loss"),
     "synthetic": (lambda h: _set(h, 3, SyntheticData="YES"), "synthetic already"),
-    "sizes": (lambda h: _set(h, 3, Rows=7), "2 different sizes"),
+    "sizes": (lambda h: _set(h, 3, Rows=7), "2 different Rows"),
     "fewer than told": (lambda h: [_set(h, k, ImagesInAcquisition=20)[k] for k in range(len(h))], "8 images arrived of 20"),
     "another direction": (_turned, "not parallel"),
     "an image twice": (lambda h: [*h, h[0]], "where another lies"),
     "all at one place": (lambda h: [h[0], h[0]], "several images lie at one place"),
     "uneven steps": (lambda h: _moved(h, lambda k: [0, 0, 0.3 * (k % 2)]), "missing|evenly"),
     "a tilted gantry": (lambda h: _moved(h, lambda k: [0, 1.1 * k, 0]), "tilted gantry"),
+    "no number": (lambda h: _set(h, 1, ImagePositionPatient=[float("nan"), 0, 0]), "do not say where they lie"),
+    "no spacing": (lambda h: [_set(h, k, PixelSpacing=[0, 0])[k] for k in range(len(h))], "do not say where they lie"),
+    "two spacings": (lambda h: _set(h, 1, PixelSpacing=[9, 9]), "2 different PixelSpacing"),
+    "two echoes": (lambda h: _set(h, 1, EchoTime="99"), "2 different EchoTime"),
+    "magnitude and phase": (lambda h: _set(h, 1, ImageType=["ORIGINAL", "PRIMARY", "P"]), "2 different ImageType"),
+    "two names": (lambda h: _set(h, 1, PatientName="Other^One"), "2 different PatientName"),
+    "directions askew": (lambda h: [_set(h, k, ImageOrientationPatient=[1, 0, 0, 0.5, 0.9, 0])[k] for k in range(len(h))], "do not say where they lie"),
+    "frames beside planes": (lambda h: _set(h, 0, NumberOfFrames=20), "several frames"),
     "no place": (lambda h: _set(h, 1, ImagePositionPatient=None), "do not say where they lie"),
 }  # fmt: skip
 
@@ -69,6 +77,17 @@ def test_a_whole_series_passes_in_any_order(more: dict[str, Any], tmp_path: Path
     assert faults(headers) == []
     assert faults(headers[::-1]) == []
     assert faults(_set(headers, 0, LossyImageCompression="01"), lossy=True) == []
+
+
+def test_our_own_reader_has_to_read_all_of_it(tmp_path: Path) -> None:
+    """Two stacks under one series UID pass no gate: a part is never answered as if it were whole."""
+    volume, affine = head(planes=(16, 24))
+    files = write_series(tmp_path / "a", volume, affine)
+    assert unread(files) == []
+    moved = affine.copy()
+    moved[:3, 3] += (0, 0, 500)
+    other = write_series(tmp_path / "b", volume, moved, SeriesInstanceUID=str(read_headers(files)[0].SeriesInstanceUID))
+    assert unread([*files, *other])
 
 
 @pytest.fixture
@@ -96,6 +115,10 @@ def test_the_first_rule_that_fits_is_taken(rules: Callable[[str], Path], tmp_pat
     rule, why = chosen(found[:1], headers)
     assert rule is None
     assert why == "rule 1: modality is MR, asked for CT"
+    assert (
+        found[1].misfit([*headers[:-1], *_set(headers, -1, SeriesDescription="of Ms Secret")[-1:]])
+        == "description is another, asked for T1W"
+    )
     assert "thickness_mm is not said" in found[1].misfit(_without(headers, "SliceThickness"))
 
 

@@ -18,6 +18,8 @@ from fastapi.testclient import TestClient
 
 from fabrica.deliver.destinations.folder import Folder
 from fabrica.deliver.outbox import Outbox
+from fabrica.deliver.record import Record
+from fabrica.generate.handover import hand_over
 from fabrica.serve.intake import ClashError, Intake
 from fabrica.serve.monitoring import figures
 from fabrica.serve.node import Node
@@ -26,7 +28,7 @@ from fabrica.serve.rules import read_rules
 from fabrica.serve.storage import Door, listening
 from fabrica.serve.stow import add_intake, parts_of
 
-from ..deliver.conftest import free_port, program, trained  # noqa: F401 (fixtures)
+from ..deliver.conftest import drawn, free_port, program, record, trained  # noqa: F401 (fixtures)
 from ..deliver.scanner import head, write_series
 
 TOKEN = "a-token-of-tests"
@@ -180,6 +182,58 @@ def test_a_place_that_cannot_be_used_holds_no_other_up(node: Node, tmp_path: Pat
     assert len([line for line in said if "gone.yaml" in line]) == 1
 
 
+def test_one_bad_series_holds_no_other_up(node: Node, tmp_path: Path) -> None:
+    """A file that was changed after it arrived, a decision that cannot be acted on, headers that say what none may."""
+    said: list[str] = []
+    node.say = said.append
+    first, second = (write_series(tmp_path / name, *LARGE) for name in ("first", "second"))
+    odd = pydicom.dcmread(first[0])
+    odd.SOPInstanceUID = odd.file_meta.MediaStorageSOPInstanceUID = "1.2.3.5"
+    odd.SeriesInstanceUID, odd.SliceThickness = "1.2.3.4", [2, 2]
+    odd.save_as(tmp_path / "odd.dcm", enforce_file_format=True)
+    _keep(node.intake, [*first, *second, tmp_path / "odd.dcm"])
+    for _ in range(3):
+        node.settle()
+    states = {one.uid: one for one in node.intake.series()}
+    assert states["1.2.3.4"].state in ("refused", "waiting")
+    (one, *_) = (o for o in node.intake.series("waiting") if o.instances == 8)
+    changed = node.intake.files(one)[0]
+    changed.write_bytes(b"changed")
+    node._drawn = lambda rule, one, out: "no drawing in this test"  # type: ignore[method-assign]
+    for _ in range(8):
+        node.answer()
+    assert {o.state for o in node.intake.series()} <= {"failed", "refused"}
+    acted: list[str] = []
+
+    def act(uid: str) -> None:
+        acted.append(uid)
+        if uid == "2.25.1":
+            raise RuntimeError("its files are gone")
+
+    node._act = act  # type: ignore[method-assign]
+    node._acted(["2.25.1", "2.25.2"])
+    assert acted == ["2.25.1", "2.25.2"]
+    assert any("its files are gone" in line for line in said)
+
+
+def test_what_was_accepted_or_unreviewed_before_a_crash_goes_out_after_it(
+    node: Node, record: Record, tmp_path: Path
+) -> None:
+    """Killed between two steps: the next start looks at everything that was made."""
+    (uid,) = hand_over(record, node.outbox, say=lambda _: None)
+    node.intake.keep("1.2", "1.3", "1.4", b"one")
+    node.outbox.judge(uid, "accept", "looks right", "Dr. A")
+    node.hand_out()  # somebody was faster than the hand-over
+    node.intake.prepared("1.3", [uid], f"folder:{tmp_path / 'there'}")
+    again = Node(node.intake, node.outbox, node.rules, print)
+    again.hand_out()
+    assert len(list((tmp_path / "there").rglob("*.dcm"))) == 5
+    (other,) = hand_over(record, node.outbox, which="0", say=lambda _: None)
+    node.intake.prepared("1.3", [other], f"folder:{tmp_path / 'else'}", unreviewed=True)
+    Node(node.intake, node.outbox, node.rules, print).hand_out()
+    assert len(list((tmp_path / "else").rglob("*.dcm"))) == 4
+
+
 def test_identifiers_and_clashes_at_the_door(tmp_path: Path) -> None:
     intake = Intake(tmp_path)
     for study, series, instance in (
@@ -195,7 +249,12 @@ def test_identifiers_and_clashes_at_the_door(tmp_path: Path) -> None:
     assert not intake.keep("1.2", "1.3", "1.4", b"one")
     with pytest.raises(ClashError, match="other content"):
         intake.keep("1.2", "1.3", "1.4", b"two")
+    with pytest.raises(ClashError, match="another study"):
+        intake.keep("1.9", "1.3", "1.5", b"one")
     assert [p.name for p in (tmp_path / "studies").rglob("*") if p.is_file()] == ["1.4.dcm"]
+    (tmp_path / "studies" / "1.2" / "1.3" / "1.4.dcm").unlink()
+    assert not intake.keep("1.2", "1.3", "1.4", b"one")  # lost since: what is acknowledged is on disk
+    assert (tmp_path / "studies" / "1.2" / "1.3" / "1.4.dcm").read_bytes() == b"one"
     (one,) = intake.series()
     (tmp_path / "studies" / "1.2" / "1.3" / "1.4.dcm").write_bytes(b"changed")
     with pytest.raises(ValueError, match="was changed"):
@@ -326,6 +385,23 @@ def test_the_web_side_refuses_strangers_and_nonsense(
     assert "# TYPE fabrica_series gauge" in told.text
 
 
+def test_a_bomb_is_not_opened(web: tuple[TestClient, Intake], tmp_path: Path) -> None:
+    """Deflated: a few bytes become gigabytes before anything can be asked of them."""
+    client, intake = web
+    ds = pydicom.dcmread(write_series(tmp_path / "scan", *head())[0])
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    buffer = io.BytesIO()
+    ds.save_as(buffer, enforce_file_format=True)
+    body, headers = _multipart([buffer.getvalue()])
+    assert client.post("/dicom-web/studies", content=body, headers=headers).status_code == 409
+    assert intake.series() == []
+
+
+def test_a_body_of_no_stated_length_is_for_images_alone(web: tuple[TestClient, Intake]) -> None:
+    client, _ = web
+    assert client.post("/series/x/verdict", content=iter([b"x" * 10] * 10)).status_code == 413
+
+
 def test_parts_of_bodies() -> None:
     body, _ = _multipart([b"one\r\n\r\ntwo", b""])
     assert list(parts_of(body, "edge")) == [b"one\r\n\r\ntwo", b""]
@@ -391,6 +467,7 @@ def test_it_is_killed_and_started_again_and_nothing_is_lost(rules: Path, tmp_pat
         _until(lambda: outbox.waiting(Folder(tmp_path / "there").name) == [])
         running.send_signal(signal.SIGTERM)
         assert running.wait(20) is not None
+        assert "Stopping" in (tmp_path / "log3").read_text()
     finally:
         running.kill()
         running.wait()

@@ -18,6 +18,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from fabrica.contracts import Field, Image
 from fabrica.deliver.outbox import Outbox
+from fabrica.deliver.reading import stored_image
 from fabrica.deliver.record import Record
 from fabrica.generate.handover import hand_over
 from fabrica.serve.pictures import overlay_of, picture, window_of
@@ -291,3 +292,43 @@ def test_the_page_says_what_was_measured_or_that_nothing_was(client: TestClient,
     page = client.get(f"/series/{key_of(store[1])}").text
     assert "What was measured of this model" in page
     assert "psnr of CT" in page or "NOT MEASURED" in page
+
+
+def test_a_source_that_cannot_be_read_is_said_and_the_result_is_judged(
+    client: TestClient, store: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No DICOM any more, or a part of it gone: never another picture, never an error in place of the page."""
+    _entered(client)
+    key = key_of(store[1])
+
+    def broken(files: list[Path]) -> Image | None:
+        if "objects" not in str(files[0]):
+            raise RuntimeError("no DICOM any more")
+        return stored_image(files)
+
+    monkeypatch.setattr("fabrica.serve.review.stored_image", broken)
+    page = client.get(f"/series/{key}")
+    assert page.status_code == 200
+    assert "The source cannot be shown" in page.text
+    assert client.get(f"/series/{key}/result/1.png").status_code == 200
+    assert client.get(f"/series/{key}/source/1.png").status_code == 404
+
+
+def test_a_decision_stands_where_its_consequence_fails(
+    client: TestClient, store: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _entered(client)
+    key, outbox = key_of(store[1]), Outbox(store[0])
+    form = re.search(r'name="form" value="(\w+)"', client.get(f"/series/{key}").text)
+    assert form
+
+    def failing(outbox: Outbox, series: str) -> list[str]:
+        raise RuntimeError("no library")
+
+    monkeypatch.setattr("fabrica.serve.review.withdraw", failing)
+    answer = client.post(
+        f"/series/{key}/verdict", data={"verdict": "reject", "reason": "no", "person": "Dr. A", "form": form[1]}
+    )
+    assert answer.status_code == 500
+    assert "Your decision is kept" in answer.text
+    assert outbox.series()[0].verdict == "reject"

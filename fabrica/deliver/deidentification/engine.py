@@ -14,7 +14,7 @@ from typing import Any
 
 from ... import __version__
 from .profile import CODES, EDITION, Options, rules
-from .words import cleaned
+from .words import cleaned, technical
 
 STANDARD_ROOT = "1.2.840.10008."  # UIDs that the standard gives: they are of no one
 FURTHEST_DAYS = 3650  # that dates are moved back
@@ -27,11 +27,23 @@ DUMMIES = {
 TEXT = ("PN", "LO", "SH", "ST", "LT", "UT", "UC", "CS", "AE", "UR")
 NAMING = (  # whose words must not be found anywhere else
     "PatientID", "OtherPatientIDs", "AccessionNumber", "InstitutionName", "InstitutionAddress", "StationName",
-    "DeviceSerialNumber", "PatientAddress", "PatientTelephoneNumbers", "MilitaryRank", "IssuerOfPatientID",
+    "DeviceSerialNumber", "PatientBirthDate", "PatientAddress", "PatientTelephoneNumbers", "MilitaryRank",
+    "IssuerOfPatientID",
 )  # fmt: skip
 SHORTEST = 4  # letters of a word that is looked for
 BURNED = ("US", "XA", "RF", "SC", "ES", "OT", "XC", "GM", "OP", "DG", "IVUS")  # modalities that write into pixels
 DOCUMENTS = ("1.2.840.10008.5.1.4.1.1.104.", "1.2.840.10008.5.1.4.1.1.66")  # encapsulated files, raw data
+CAPTURES = "1.2.840.10008.5.1.4.1.1.7"  # SOP classes of secondary captures
+PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+BYTES = ("OB", "OW", "OD", "OF", "OL", "OV", "UN")
+NAMED_UIDS = (
+    "ClassUID",
+    "SchemeUID",
+    "SyntaxUID",
+    "ContextUID",
+    "MappingResourceUID",
+    "ImplementationUID",
+)  # of no one
 NOBODY = {"none", "anonymous", "anonymized", "unknown", "dr.", "dr", "mr", "mrs", "ms", "prof", "prof.", "md", "jr"}
 RAW = "1.2.840.10008.5.1.4.1.1.66"
 
@@ -66,7 +78,7 @@ class Deidentifier:
         made = Dataset()
         made.update(found.cleaned(ds))
         found.blank_words_of(ds, made)
-        _without_overlay_bits(ds, made)
+        _bare_pixels(ds, made)
         self._mark(made)
         made.PatientID = made.PatientName = self.pseudonym(patient)
         made.file_meta = _meta(ds, made)
@@ -97,8 +109,9 @@ class Deidentifier:
             raise RefusedError("its pixels are cut off")
         if self.burned_in:
             return
-        said = str(ds.get("BurnedInAnnotation", ""))
-        if said == "YES" or (said != "NO" and modality in BURNED):
+        said, types = str(ds.get("BurnedInAnnotation", "")), str(ds.get("ImageType", "")).upper()
+        captured = kind.startswith(CAPTURES) or "SCREEN" in types or "ConversionType" in ds
+        if said == "YES" or (said != "NO" and (modality in BURNED or captured)):
             raise RefusedError(f"its pixels may hold words (Burned In Annotation is {said or 'absent'}, {modality})")
 
     def _mark(self, ds: Any) -> None:
@@ -141,10 +154,23 @@ class _Found:
             self.by.done["removed"] += 1
             return
         rule = rules().get(int(tag))
-        action = rule.under(self.chosen) if rule else "U" if element.VR == "UI" else "D" if element.VR == "PN" else "K"
-        if rule is None and element.VR in ("DA", "DT"):
-            action = {"remove": "D", "shift": "C", "keep": "K"}[self.by.options.dates]
-        self._by_letter(made, element, action)
+        self._by_letter(made, element, rule.under(self.chosen) if rule else self._unruled(element))
+
+    def _unruled(self, element: Any) -> str:
+        """What becomes of an attribute that the table does not name: text is kept where it is technical, else known
+        words of it; bytes are pixels and their tables or nothing.
+        """
+        if element.VR == "PN":
+            return "D"
+        if element.VR in ("DA", "DT"):
+            return {"remove": "D", "shift": "C", "keep": "K"}[self.by.options.dates]
+        if element.VR == "UI":
+            return "K" if element.keyword.endswith(NAMED_UIDS) else "U"
+        if element.VR in ("LO", "SH", "ST", "LT", "UT", "UC"):
+            return "K" if element.keyword in technical() else "C"
+        if element.VR in BYTES:
+            return "K" if element.keyword in PIXELS or "LUT" in element.keyword or "Palette" in element.keyword else "X"
+        return "Z" if element.VR == "UR" else "K"
 
     def _by_letter(self, made: Any, element: Any, action: str) -> None:
         {
@@ -194,7 +220,10 @@ class _Found:
         elif element.VR in TEXT:
             told = [cleaned(value) for value in _values(element)]
             if not any(told):  # nothing is left of it
-                self._by_letter(made, element, rules()[int(element.tag)].under(frozenset()))
+                rule = rules().get(int(element.tag))
+                self._by_letter(
+                    made, element, rule.under(frozenset()) if rule else "D" if any(_values(element)) else "K"
+                )
                 return
             self.by.done["cleaned"] += 1
             made.add_new(element.tag, element.VR, told)
@@ -210,17 +239,20 @@ class _Found:
     def blank_words_of(self, ds: Any, made: Any) -> None:
         """The last net: names and numbers of the patient that another attribute repeats. It is emptied as a whole."""
         names, numbers = _naming_words(ds)
-        within = re.compile(_any_of(w for w in names | numbers if len(w) >= SHORTEST))
-        short = re.compile(rf"\b({_any_of(w for w in names if len(w) < SHORTEST)})\b")
+        within = re.compile(_any_of(w for w in names | numbers if len(w) >= SHORTEST or _ideographic(w)))
+        few = _any_of(w for w in names if len(w) < SHORTEST and not _ideographic(w))
+        short = re.compile(rf"(?<![^\W\d_])({few})(?![^\W\d_])")  # between anything but letters
+        digits = {bare for w in numbers if len(bare := re.sub(r"[\W_]", "", w)) >= 5}
 
         def named(element: Any, value: str) -> bool:
             text = value.casefold()
             if element.VR == "CS":  # terms of the standard: a known one is no name, a short one no word
                 return bool(within.search(text)) and not cleaned(value)
-            return bool(within.search(text) or short.search(text))
+            bare = re.sub(r"[\W_]", "", text)
+            return bool(within.search(text) or short.search(text)) or any(d in bare for d in digits)
 
         def blanked(_: Any, element: Any) -> None:
-            if element.VR not in TEXT or not element.value:
+            if element.VR not in (*TEXT, "IS") or not element.value:
                 return
             values = _values(element)
             told = [DUMMIES[element.VR] if named(element, value) else value for value in values]
@@ -232,10 +264,11 @@ class _Found:
 
 
 def _patient(ds: Any) -> str:
-    """Who it is; raises RefusedError where a file says nothing at all of that."""
-    known = (str(ds.get("PatientID", "")).strip(), str(ds.get("IssuerOfPatientID", "")).strip())
-    if known[0]:
-        return "\0".join(known)
+    """Who it is; raises RefusedError where a file says nothing at all of that. Who issued a number does not count: some
+    series of a patient say it and some do not.
+    """
+    if known := str(ds.get("PatientID", "")).strip():
+        return known
     named = (str(ds.get("PatientName", "")).strip(), str(ds.get("PatientBirthDate", "")).strip())
     if any(named):
         return "\0".join(named)
@@ -249,11 +282,15 @@ def _naming_words(ds: Any) -> tuple[set[str], set[str]]:
     names, numbers = set[str](), set[str]()
 
     def gathered(_: Any, element: Any) -> None:
-        words = [w.casefold() for w in re.split(r"[\s^=\\,;/]+", str(element.value or "")) if len(w) > 1]
-        if element.VR == "PN":
-            names.update(words)
-        elif element.keyword in NAMING:
-            numbers.update(w for w in words if len(w) >= SHORTEST and not cleaned(w))
+        if element.VR != "PN" and element.keyword not in NAMING:
+            return
+        for value in _values(element):
+            words = [w.casefold() for w in re.split(r"[\s^=\\,;/]+", value) if len(w) > 1]
+            words += [part for w in words for part in w.split("-") if len(part) > 1]
+            if element.VR == "PN":
+                names.update(words)
+            else:
+                numbers.update(w for w in words if len(w) >= SHORTEST and not cleaned(w))
 
     ds.walk(gathered)
     return names - NOBODY, numbers - NOBODY
@@ -276,6 +313,11 @@ def _values(element: Any) -> list[str]:
     return [str(v) for v in (element.value if element.VM > 1 else [element.value])]
 
 
+def _ideographic(word: str) -> bool:
+    """Written without spaces around it: it is looked for within words."""
+    return any(ord(c) >= 0x2E80 for c in word)
+
+
 def _any_of(words: Iterable[str]) -> str:
     """A pattern of any of them; of none it matches nothing."""
     return "|".join(map(re.escape, sorted(words))) or "(?!)"
@@ -283,7 +325,7 @@ def _any_of(words: Iterable[str]) -> str:
 
 def moved(text: str, days: int) -> str:
     """A DA or DT some days on; what is no whole date is taken out."""
-    match = re.match(r"(\d{4})(\d{2})(\d{2})(.*)$", text.strip())
+    match = re.fullmatch(r"(\d{4})(\d{2})(\d{2})(\d{0,6}(?:\.\d{1,6})?(?:[+-]\d{4})?)", text.strip())
     if match is None:
         return ""
     try:
@@ -292,20 +334,25 @@ def moved(text: str, days: int) -> str:
         return ""
 
 
-def _without_overlay_bits(ds: Any, made: Any) -> None:
-    """Old overlays lie in unused bits of the pixels: those are set to 0."""
+def _bare_pixels(ds: Any, made: Any) -> None:
+    """Uncompressed pixels and nothing else: no bytes behind them, nothing in bits that no pixel uses (old overlays)."""
     import numpy as np
 
-    embedded = any(int(ds[t].value or 0) for t in ((g, 0x0102) for g in range(0x6000, 0x6100, 2)) if t in ds)
-    if not embedded:
+    if "PixelData" not in made:
         return
-    stored, allocated = int(ds.BitsStored), int(ds.BitsAllocated)
-    if ds.file_meta.TransferSyntaxUID.is_compressed or allocated not in (8, 16):
-        raise RefusedError("its pixels hold overlays in unused bits, which cannot be taken out of compressed ones")
-    high = int(ds.HighBit)
-    mask = ((1 << stored) - 1) << (high + 1 - stored)
-    pixels = np.frombuffer(ds.PixelData, "<u2" if allocated == 16 else "u1") & mask
-    made.PixelData = pixels.astype("<u2" if allocated == 16 else "u1").tobytes()
+    embedded = any((g, 0x0102) in ds and int(ds[g, 0x0102].value or 0) for g in range(0x6000, 0x6100, 2))
+    stored, allocated, high = int(ds.BitsStored), int(ds.BitsAllocated), int(ds.HighBit)
+    if ds.file_meta.TransferSyntaxUID.is_compressed:
+        if embedded:
+            raise RefusedError("its pixels hold overlays in unused bits, which cannot be taken out of compressed ones")
+        return
+    content = bytes(made.PixelData[: _pixel_bytes(ds)])
+    if embedded:
+        if allocated not in (8, 16):
+            raise RefusedError(f"its pixels of {allocated} bits hold overlays, which cannot be taken out")
+        kind = "<u2" if allocated == 16 else "u1"
+        content = (np.frombuffer(content, kind) & ((1 << stored) - 1) << (high + 1 - stored)).astype(kind).tobytes()
+    made.PixelData = content + b"\0" * (len(content) % 2)
 
 
 def _meta(ds: Any, made: Any) -> Any:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import os
 import secrets
-import struct
 import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..outbox import write_whole
+from ..files import write_whole
 from ..record import check_inside
 from .engine import Deidentifier, RefusedError
 
@@ -25,6 +24,7 @@ class Pass:
 
     written: int = 0
     patients: set[str] = field(default_factory=set)
+    births: dict[str, str] = field(default_factory=dict)  # patient -> birth date as its first file says it
     refused: Counter[str] = field(default_factory=Counter)  # why -> files
 
 
@@ -55,7 +55,12 @@ def _one(path: Path, out: Path, by: Deidentifier, found: Pass) -> None:
 
     buffer = io.BytesIO()
     try:
-        made = by.applied(pydicom.dcmread(path))
+        ds = pydicom.dcmread(path)
+        made = by.applied(ds)
+        if (born := str(ds.get("PatientBirthDate") or "")) and found.births.setdefault(
+            str(made.PatientID), born
+        ) != born:
+            raise RefusedError("its Patient ID stands for persons of several birth dates")
         made.save_as(buffer, enforce_file_format=True)
     except InvalidDicomError:
         found.refused["it is no DICOM file"] += 1
@@ -63,7 +68,7 @@ def _one(path: Path, out: Path, by: Deidentifier, found: Pass) -> None:
     except RefusedError as error:
         found.refused[str(error)] += 1
         return
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, NotImplementedError, struct.error) as error:
+    except Exception as error:  # whatever is wrong with one file, the others are done
         found.refused[f"it cannot be read and written whole ({type(error).__name__})"] += 1
         return
     study, series = (str(made.get(name) or "none") for name in ("StudyInstanceUID", "SeriesInstanceUID"))

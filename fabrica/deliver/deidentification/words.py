@@ -15,6 +15,12 @@ def known() -> frozenset[str]:
     return frozenset((Path(__file__).parent / "words.txt").read_text().split())
 
 
+@cache
+def technical() -> frozenset[str]:
+    """Attributes of `technical.txt`: their text is of a machine or a code, never of a person."""
+    return frozenset((Path(__file__).parent / "technical.txt").read_text().split())
+
+
 def cleaned(text: str) -> str:
     """The known words of a text, and its short numbers where a known word stands beside them; nothing else."""
     parts = re.split(r"[^A-Za-z0-9.*+]+", text)

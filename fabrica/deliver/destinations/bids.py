@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..outbox import write_whole
+from ..files import write_whole
 from .destination import Destination, UnreachableError
 
 VERSION = "1.10.0"
@@ -17,9 +18,11 @@ WITHOUT = ("KO", "SR", "SEG", "RTDOSE")  # modalities that have no place here
 
 
 class Bids(Destination):
-    """DIR/sub-ID/anat/sub-ID_desc-synthetic_T2w.nii.gz of series of planes; other objects have no place in it.
+    """DIR/sub-ID/ses-STUDY/anat/sub-ID_ses-STUDY_desc-synthetic_T2w.nii.gz of series of planes; other objects have no
+    place in it. What is rejected later has to be taken out by hand.
 
-    The label of a patient is the letters and digits of its Patient ID: de-identify before, where that is a name.
+    The label of a patient is the letters and digits of its Patient ID (and a digest, where it holds others):
+    de-identify before, where that names somebody.
     """
 
     witness = "read back, voxels equal"
@@ -42,7 +45,7 @@ class Bids(Destination):
             target.is_file()
             and json.loads(_beside(target).read_text())["SeriesInstanceUID"] != told["SeriesInstanceUID"]
         ):
-            return {str(h.SOPInstanceUID): f"{target} holds another series" for h in headers}
+            return {str(h.SOPInstanceUID): "another series of this contrast lies in its place" for h in headers}
         try:
             write_whole(self.path / "dataset_description.json", _text(_description()))
             write_whole(_beside(target), _text(told))
@@ -62,14 +65,19 @@ class Bids(Destination):
         target = self._file(pydicom.dcmread(next(iter(files.values())), stop_before_pixels=True))
         if not target.is_file():
             return {}
+        first = pydicom.dcmread(next(iter(files.values())), stop_before_pixels=True)
+        if json.loads(_beside(target).read_text())["SeriesInstanceUID"] != str(first.SeriesInstanceUID):
+            return dict.fromkeys(wanted, "another series lies there")
         wrong = "" if target.read_bytes() == _nifti(list(files.values())) else "its voxels came back changed"
         return dict.fromkeys(wanted, wrong)
 
     def _file(self, header: Any) -> Path:
-        subject = re.sub(r"[^A-Za-z0-9]", "", str(header.PatientID)) or "unknown"
+        subject = _label(str(header.PatientID))
+        session = hashlib.sha256(str(header.StudyInstanceUID).encode()).hexdigest()[:8]
         contrast = re.sub(r"[^A-Za-z0-9]", "", str(header.SeriesDescription).split(" ")[1])
         folder = FOLDERS.get(str(header.Modality), "anat")
-        return self.path / f"sub-{subject}" / folder / f"sub-{subject}_desc-synthetic_{contrast}.nii.gz"
+        name = f"sub-{subject}_ses-{session}_desc-synthetic_{contrast}.nii.gz"
+        return self.path / f"sub-{subject}" / f"ses-{session}" / folder / name
 
     def _told(self, header: Any) -> dict[str, Any]:
         return {
@@ -78,6 +86,12 @@ class Bids(Destination):
             "Sources": sorted(str(r.ReferencedSOPInstanceUID) for r in header.SourceImageSequence),
             "SkullStripped": False,
         }  # fmt: skip
+
+
+def _label(identity: str) -> str:
+    """Letters and digits; two identities never have one label."""
+    bare = re.sub(r"[^A-Za-z0-9]", "", identity)
+    return bare if bare == identity else f"{bare}{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
 def _beside(target: Path) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..outbox import write_whole
+from ..files import write_whole
 from .destination import Destination, UnreachableError
 
 

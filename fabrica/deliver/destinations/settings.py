@@ -50,9 +50,9 @@ def told(path: Path) -> Destination:
         raise ValueError(f"There is no file {path}. {HOW}")
     try:
         plain = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no YAML ({str(error).splitlines()[0]}).") from error
-    if not isinstance(plain, dict) or plain.get("kind") not in KEYS:
+    if not isinstance(plain, dict) or str(plain.get("kind")) not in KEYS:
         raise ValueError(f"{path} says no kind that is known. Write kind: {', '.join(KEYS)}")
     try:
         return _of(dict(plain), path.parent)
@@ -103,6 +103,8 @@ def _check_keys(plain: Mapping[str, Any], must: tuple[str, ...], may: tuple[str,
         raise ValueError(
             f"{missing[0]} is missing. Write {', '.join(must)}" + (f"; may be: {', '.join(may)}" if may else "")
         )
+    if empty := [name for name in plain if plain[name] is None]:
+        raise ValueError(f"{empty[0]} says nothing.")
     if strange := sorted(set(map(str, plain)) - {*must, *may}):
         raise ValueError(f"{strange[0]} is not known here. Known: {', '.join((*must, *may))}")
 

@@ -22,7 +22,8 @@ def planned_dose(making: Making, dose: NDArray[np.float32], affine: NDArray[np.f
 
     DoseSummationType is PLAN_OVERVIEW: with PLAN a referenced plan would be needed, and there is none. The IOD has no
     place for a derivation in words: the comment and the equipment say it is drawn.
-    Raises ValueError for negative or not finite dose, and for planes that are tilted, which the offsets cannot say.
+    Negative values are 0 and counted. Raises ValueError for a dose that is not finite, and for planes that are tilted,
+    which the offsets cannot say.
     """
     case = making.drawn.case
     if not np.isfinite(dose).all():

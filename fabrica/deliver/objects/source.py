@@ -40,6 +40,8 @@ def read_headers(paths: Sequence[Path]) -> list[Any]:
             header = pydicom.dcmread(path, stop_before_pixels=True)
         except (InvalidDicomError, OSError) as error:
             raise ValueError(f"{path} is no DICOM file ({error}).") from error
+        header.decode()  # whatever its character set: what is made of it is written in UTF-8
+        header.SpecificCharacterSet = "ISO_IR 192"
         if not header.get("SOPInstanceUID") or not header.get("StudyInstanceUID"):
             raise ValueError(f"{path} does not say its study or its instance: nothing can refer to it.")
         for name in ("StudyInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
@@ -63,11 +65,12 @@ def one_study(headers: Sequence[Any], case: str) -> Any:
 
 
 def taken_over(template: Any) -> Any:
-    """Patient and study as the source says them; what must be there and is not known is empty."""
+    """Patient and study as the source says them, in UTF-8; what must be there and is not known is empty."""
     from pydicom.dataset import Dataset
 
     ds = Dataset()
-    for name in ("SpecificCharacterSet", *PATIENT, *STUDY):
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    for name in (*PATIENT, *STUDY):
         if name in template:
             ds[name] = template[name]
     for name in EMPTY:
