@@ -20,6 +20,8 @@ from ..run.sequence import Say
 from .record import record_of
 from .tasks import DRAW, answering_of, done_before, key_of, state_of
 
+MOST = 5  # lines on what is odd about scans
+
 
 def generate_images(
     run: Path,
@@ -113,10 +115,15 @@ def _keyed(answering: Answering, tasks: Sequence[dict[str, Any]], cases: Mapping
 
 
 def _found(source: Source, say: Say) -> tuple[Member, ...]:
-    """Cases of a folder of new scans; files that cannot be read are said."""
+    """Cases of a folder of new scans; what cannot be read, or not all of it, is said."""
     cohort = source.find()
     for line in unreadable(cohort):
         say(line)
+    warnings = [str(o) for o in cohort.oddities if o.severity == "warning"]
+    for line in warnings[:MOST]:
+        say(f"Read all the same: {line}")
+    if len(warnings) > MOST:
+        say(f"... and {len(warnings) - MOST} more: fabrica inspect {source.folder}")
     return cohort.members
 
 

@@ -115,10 +115,9 @@ def test_the_first_rule_that_fits_is_taken(rules: Callable[[str], Path], tmp_pat
     rule, why = chosen(found[:1], headers)
     assert rule is None
     assert why == "rule 1: modality is MR, asked for CT"
-    assert (
-        found[1].misfit([*headers[:-1], *_set(headers, -1, SeriesDescription="of Ms Secret")[-1:]])
-        == "description is another, asked for T1W"
-    )
+    odd = _set(headers, -1, SeriesDescription="of Ms Secret")
+    assert found[1].misfit(odd) == "description is another, asked for T1W"  # its words may name somebody
+    _set(headers, -1, SeriesDescription=headers[0].SeriesDescription)
     assert "thickness_mm is not said" in found[1].misfit(_without(headers, "SliceThickness"))
 
 

@@ -217,7 +217,9 @@ def test_one_bad_series_holds_no_other_up(node: Node, tmp_path: Path) -> None:
 
 
 def test_what_was_accepted_or_unreviewed_before_a_crash_goes_out_after_it(
-    node: Node, record: Record, tmp_path: Path
+    node: Node,
+    record: Record,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     """Killed between two steps: the next start looks at everything that was made."""
     (uid,) = hand_over(record, node.outbox, say=lambda _: None)
