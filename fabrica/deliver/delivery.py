@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from .decisions import Waiting
 from .destinations.destination import Destination, UnreachableError
+from .files import alone
 from .outbox import Outbox
 from .withdrawal import withdraw
 
@@ -19,12 +21,21 @@ Say = Callable[[str], None]
 
 def deliver(outbox: Outbox, to: Destination, say: Say = print, *, tries: int = TRIES, wait_s: float = WAIT_S) -> int:
     """Everything that waits for a destination; how many instances still do. Nothing is lost, nothing sent twice
-    unasked.
+    unasked; where another process is sending there, this one leaves it to that.
     """
+    with alone(outbox.folder / "sending" / hashlib.sha256(to.name.encode()).hexdigest()[:16]) as ours:
+        if ours:
+            _deliver(outbox, to, say, tries, wait_s)
+        else:
+            say(f"Another process is sending to {to.name}: it is left to that.")
+    return len(outbox.waiting(to.name))
+
+
+def _deliver(outbox: Outbox, to: Destination, say: Say, tries: int, wait_s: float) -> None:
     for attempt in range(tries):
         waiting = outbox.waiting(to.name)
         if not waiting:
-            return 0
+            return
         if attempt:
             time.sleep(wait_s * 2 ** (attempt - 1))
         for series, own in groupby(waiting, lambda w: w.series):
@@ -39,7 +50,6 @@ def deliver(outbox: Outbox, to: Destination, say: Say = print, *, tries: int = T
                 say(f"Not delivered: {words}")
             if outbox.standing(series) == "reject":  # by somebody who looked while it went out
                 withdraw(outbox, series)
-    return len(outbox.waiting(to.name))
 
 
 def _deliver_series(outbox: Outbox, to: Destination, series: str, waiting: Sequence[Waiting], say: Say) -> None:
@@ -67,7 +77,8 @@ def _deliver_series(outbox: Outbox, to: Destination, series: str, waiting: Seque
             errors[uid] = wrong
     outbox.delivered(to.name, good, to.witness)
     outbox.failed(to.name, {uid: error for uid, error in errors.items() if uid not in good})
-    say(f"{len(good)} of {len(left)} instances delivered to {to.name}: {to.witness}.")
+    what = "that withdraw a rejected series " if outbox.standing(series) == "reject" else ""
+    say(f"{len(good)} of {len(left)} instances {what}delivered to {to.name}: {to.witness}.")
     for words in sorted({text for uid, text in errors.items() if uid not in good}):
         say(f"Not delivered: {words}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .ledger import Line
@@ -23,12 +23,16 @@ def provenance(lines: Sequence[Line]) -> Any:
     document = ProvDocument()
     document.add_namespace(*OURS)
     document.add_namespace("dicom", "urn:oid:")
+    drawn = set[str]()  # series whose drawing was told
     for line in lines:
-        {"made": _made, "judged": _judged, "delivered": _delivered}[str(line.event["what"])](document, line)
-    return document
+        if line.event["what"] == "made":
+            _made(document, line, drawn)
+            continue
+        {"judged": _judged, "delivered": _delivered}[str(line.event["what"])](document, line)
+    return document.unified()
 
 
-def _made(document: Any, line: Line) -> None:
+def _made(document: Any, line: Line, drawn: set[str]) -> None:
     event = line.event
     instance = document.entity(
         f"dicom:{line.about}", {"prov:type": "DICOM instance", "fabrica:sha256": event["sha256"]}
@@ -38,19 +42,24 @@ def _made(document: Any, line: Line) -> None:
     if "withdraws" in event:
         document.wasInfluencedBy(instance, f"dicom:{event['withdraws']}")
         return
-    facts = {f"fabrica:{k}": str(event[k]) for k in ("run", "stage", "seed", "draw", "version") if k in event}
-    drawing = document.activity(f"fabrica:drawing-{event['series']}", None, event.get("drawn") or None, facts)
-    weights = document.entity(f"fabrica:weights-{event['weights']}", {"prov:type": "model weights"})
-    recipe = document.entity(f"fabrica:recipe-{event['recipe']}", {"prov:type": "recipe"})
+    drawing = f"fabrica:drawing-{event['series']}"
+    if event["series"] not in drawn:
+        drawn.add(str(event["series"]))
+        _drawing(document, drawing, event)
     document.wasGeneratedBy(instance, drawing)
-    for used in (weights, recipe):
-        document.used(drawing, used)
     for source in event["sources"]:
-        original = document.entity(f"dicom:{source}", {"prov:type": "DICOM instance"})
-        document.used(drawing, original)
-        document.wasDerivedFrom(instance, original)
-    program = document.agent("fabrica:program", {"prov:type": "prov:SoftwareAgent"})
-    document.wasAssociatedWith(drawing, program)
+        document.wasDerivedFrom(instance, f"dicom:{source}")
+
+
+def _drawing(document: Any, name: str, event: Mapping[str, Any]) -> None:
+    """Once for a series: by what, of what."""
+    facts = {f"fabrica:{k}": str(event[k]) for k in ("run", "stage", "seed", "draw", "version") if k in event}
+    drawing = document.activity(name, None, event.get("drawn") or None, facts)
+    document.used(drawing, document.entity(f"fabrica:weights-{event['weights']}", {"prov:type": "model weights"}))
+    document.used(drawing, document.entity(f"fabrica:recipe-{event['recipe']}", {"prov:type": "recipe"}))
+    for source in event["sources"]:
+        document.used(drawing, document.entity(f"dicom:{source}", {"prov:type": "DICOM instance"}))
+    document.wasAssociatedWith(drawing, document.agent("fabrica:program", {"prov:type": "prov:SoftwareAgent"}))
 
 
 def _judged(document: Any, line: Line) -> None:

@@ -62,10 +62,26 @@ class Reviewing:
 
     def __init__(self, store: Path) -> None:
         self.outbox = Outbox(store)
-        self.shown = lru_cache(maxsize=4)(self._shown)
+        self.shown, self.whose = lru_cache(maxsize=4)(self._shown), lru_cache(maxsize=4096)(self._whose)
 
     def series(self) -> list[tuple[str, Prepared]]:
         return [(key_of(s.uid), s) for s in self.outbox.series()]
+
+    def _whose(self, uid: str) -> str:
+        """Of whom and when, for the person who decides: it stands on the page, never in an address or a log."""
+        import pydicom
+
+        path = next((self.outbox.folder / "objects" / uid).glob("*.dcm"), None)
+        if path is None:
+            return ""
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        name = str(header.get("PatientName", "")).replace("^", " ").split("=")[0].strip()
+        words = (
+            name,
+            str(header.get("PatientID", "")),
+            f"study of {header.StudyDate}" if header.get("StudyDate") else "",
+        )
+        return ", ".join(word for word in words if word)
 
     def find(self, key: str) -> Prepared:
         for known, series in self.series():
@@ -107,9 +123,9 @@ class Reviewing:
         windows = list(WINDOWS) if shown.base.meaning.unit == "HU" else []
         legends = {name: over.legend for name, over in shown.overlays.items()}
         return {
-            "key": key, "series": series, "depth": shown.result.data.shape[1], "facts": facts, "windows": windows,
-            "source": shown.source is not None, "overlays": legends, "own": shown.own,
-            "evidence": made.get("evidence", []), "readers": self.outbox.readers(),
+            "key": key, "series": series, "whose": self.whose(series.uid), "depth": shown.result.data.shape[1],
+            "facts": facts, "windows": windows, "source": shown.source is not None, "overlays": legends,
+            "own": shown.own, "evidence": made.get("evidence", []), "readers": self.outbox.readers(),
             "accepted": self.outbox.accepted_by(series.uid),
         }  # fmt: skip
 
@@ -228,7 +244,7 @@ def _pages(app: FastAPI, reviewing: Reviewing, session: Session) -> None:
 
     @app.get("/", dependencies=known)
     def index() -> HTMLResponse:
-        return HTMLResponse(PAGES.get_template("index.html").render(series=reviewing.series()))
+        return HTMLResponse(PAGES.get_template("index.html").render(series=reviewing.series(), whose=reviewing.whose))
 
     @app.get("/series/{key}", dependencies=known)
     def one(key: str) -> HTMLResponse:

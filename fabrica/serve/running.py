@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from ..deliver.files import alone
 from ..deliver.outbox import Outbox
 from .intake import Intake
 from .node import Node
@@ -23,13 +24,20 @@ def _ended(number: int, frame: object) -> None:
 
 def run_node(rules: Path, door: Door, store: Path, page: int, quiet_s: float, say: Callable[[str], None]) -> None:
     """Until it is stopped. Raises ValueError for rules that are none, and for ports that are taken."""
-    known, intake, outbox, token = read_rules(rules), Intake(store / "node"), Outbox(store), secrets.token_urlsafe(24)
-    node = Node(intake, outbox, known, say, quiet_s)
-    app = application(store, token)
+    known, token = read_rules(rules), secrets.token_urlsafe(24)
+    with alone(store / "node" / "serving") as ours:
+        if not ours:
+            raise ValueError(f"Another node serves {store}. Stop it, or name another --store DIR")
+        _run(door, Node(Intake(store / "node"), Outbox(store), known, say, quiet_s), token, page)
+
+
+def _run(door: Door, node: Node, token: str, page: int) -> None:
+    intake, outbox, say = node.intake, node.outbox, node.say
+    app = application(outbox.folder, token)
     add_intake(app, intake, outbox, token)
     signal.signal(signal.SIGTERM, _ended)  # the web server hands the signal on when it has stopped
     with listening(door, intake, say) as port:
-        say(f"{door.title} listens at {door.address}:{port} to {', '.join(door.callers)}; {len(known)} rules.")
+        say(f"{door.title} listens at {door.address}:{port} to {', '.join(door.callers)}; {len(node.rules)} rules.")
         say(f"STOW-RS at /dicom-web, figures at /metrics, with the token {token}")
         working = threading.Thread(target=node.run)
         working.start()

@@ -1,5 +1,6 @@
 """The way out: folder, DICOMweb and DICOM node of a real archive; crashes, refusals, changed files; the ledger."""
 
+import hashlib
 import os
 import signal
 import sqlite3
@@ -20,6 +21,7 @@ from fabrica.deliver.destinations.dicomweb import Dicomweb
 from fabrica.deliver.destinations.dimse import Dimse
 from fabrica.deliver.destinations.folder import Folder
 from fabrica.deliver.destinations.settings import destination
+from fabrica.deliver.files import alone
 from fabrica.deliver.outbox import Outbox
 from fabrica.deliver.record import Record
 from fabrica.generate.handover import hand_over
@@ -344,3 +346,14 @@ def test_a_record_of_an_earlier_version_is_read_on(record: Record, tmp_path: Pat
         del one["classes"]
     (tmp_path / "generated.json").write_text(json.dumps(plain))
     assert Record.read(tmp_path).images[0].classes == 0
+
+
+def test_one_process_at_a_time_sends_to_a_place(filled: tuple[Outbox, str], tmp_path: Path) -> None:
+    outbox, uid = filled
+    to, said = Folder(tmp_path / "there"), list[str]()
+    outbox.enqueue(uid, to.name, unreviewed=True)
+    with alone(outbox.folder / "sending" / hashlib.sha256(to.name.encode()).hexdigest()[:16]) as first:
+        assert first
+        assert deliver(outbox, to, said.append) == 5
+    assert said == [f"Another process is sending to {to.name}: it is left to that."]
+    assert deliver(outbox, to, _silent) == 0

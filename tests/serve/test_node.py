@@ -467,6 +467,11 @@ def test_it_is_killed_and_started_again_and_nothing_is_lost(rules: Path, tmp_pat
         outbox.judge(series.uid, "accept", "looks right", "Dr. A")
         _until(lambda: len(list((tmp_path / "there").rglob("*.dcm"))) == 9)
         _until(lambda: outbox.waiting(Folder(tmp_path / "there").name) == [])
+        second = subprocess.run(
+            [sys.executable, "-m", "fabrica", "serve", str(rules), "--caller", "SCANNER", "--port", "0", "--page", "0", "--store", str(store)], capture_output=True, text=True, check=False
+        )  # fmt: skip
+        assert second.returncode == 2
+        assert "Another node serves" in second.stderr + second.stdout
         running.send_signal(signal.SIGTERM)
         assert running.wait(20) is not None
         assert "Stopping" in (tmp_path / "log3").read_text()

@@ -105,6 +105,7 @@ def test_words_of_files_are_no_markup_and_identifiers_stay_out_of_addresses(
     listed = client.get("/").text
     assert "<script>alert" not in listed
     assert "&lt;script&gt;" in listed
+    assert "Ünal Zoë, GEN-0001, study of 20260102" in listed  # whoever decides has to know whose it is
     for text in (page, listed):
         for identifier in ("GEN-0001", "Ünal", store[1]):
             assert identifier not in "".join(re.findall(r'(?:href|src|action)="[^"]*"', text))

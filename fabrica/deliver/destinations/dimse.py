@@ -111,7 +111,8 @@ class Dimse(Destination):
                     said = f"{status.Status:#06x}" if status else "no answer"
                     errors[str(ds.SOPInstanceUID)] = f"C-STORE: {said}"
         if "no answer" in errors.get(str(datasets[0].SOPInstanceUID), ""):  # the association broke, nothing went out
-            raise UnreachableError(f"{self.name} says nothing to what it is sent (C-STORE: no answer).")
+            why = f"C-STORE: no answer; it may not know {self.own}"
+            raise UnreachableError(f"{self.name} says nothing to what it is sent ({why}).")
         return errors
 
     def commit(self, files: Sequence[Path]) -> Mapping[str, str]:
