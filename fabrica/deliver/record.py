@@ -71,8 +71,8 @@ class Record:
     version: str
     made: str  # ISO 8601, when the draws were made
     images: tuple[Drawn, ...]
-    evidence: tuple[Evidence, ...] = ()  # empty where nothing was measured
     audit: str = ""  # what the audit of the weights said when they drew: passed, unaudited, or what was refused
+    evidence: tuple[Evidence, ...] = ()  # empty where nothing was measured
 
     def write(self) -> Path:
         """As `generated.json` in its folder."""

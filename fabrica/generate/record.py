@@ -48,8 +48,8 @@ def record_of(
     when = made or datetime.now(UTC).isoformat(timespec="seconds")
     return Record(
         folder, run.name, stage.name, str(stage.job.name), stage.family.name, checkpoint["sha256"], recipe,
-        run.recipe.seed, __version__, when, tuple(images), evidence_of(run, stage),
-        standing(run.path, checkpoint["sha256"]),
+        run.recipe.seed, __version__, when, tuple(images), standing(run.path, checkpoint["sha256"]),
+        evidence_of(run, stage),
     )  # fmt: skip
 
 

@@ -396,7 +396,7 @@ def test_real_files_name_nobody_and_conform_as_before(real_data: Path) -> None:
         text = "\n".join(str(e.value) for e in made.iterall() if e.VR not in ("SQ", "OB", "OW", "CS"))
         assert not [w for w in words if re.search(rf"\b{re.escape(w)}\b", text)], path.name
         assert set(missing(made)) <= set(missing(ds)), path.name
-    assert checked >= 30
+    assert checked >= 25
 
 
 PLANTED = {

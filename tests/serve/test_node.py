@@ -1,14 +1,17 @@
 """The node: images in by C-STORE and STOW, gated, answered, held, accepted, delivered; killed, stopped, attacked."""
 
+import gc
 import io
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ import pydicom
 import pytest
 from fastapi.testclient import TestClient
 
+from fabrica.deliver.destinations.destination import UnreachableError
+from fabrica.deliver.destinations.dimse import Certificates, Dimse, Manners
 from fabrica.deliver.destinations.folder import Folder
 from fabrica.deliver.outbox import Outbox
 from fabrica.deliver.record import Record
@@ -25,11 +30,13 @@ from fabrica.serve.monitoring import figures
 from fabrica.serve.node import Node
 from fabrica.serve.review import application
 from fabrica.serve.rules import read_rules
+from fabrica.serve.running import run_node
 from fabrica.serve.storage import Door, listening
 from fabrica.serve.stow import add_intake, parts_of
 
 from ..deliver.conftest import drawn, free_port, program, record, trained  # noqa: F401 (fixtures)
 from ..deliver.scanner import head, write_series
+from ..deliver.test_destinations import certificates  # noqa: F401 (a fixture)
 
 TOKEN = "a-token-of-tests"
 LARGE = head(planes=(16, 24))
@@ -308,6 +315,55 @@ def test_a_process_that_is_gone_left_its_drawing_to_the_next(tmp_path: Path) -> 
 def test_doors_that_are_none(more: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Door(**{"title": "FABRICA", "port": 0, "callers": ["A"], **more})
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # pynetdicom leaves a refused socket open
+def test_the_door_beyond_this_machine_asks_for_certificates(
+    certificates: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Mutual TLS: with ours it is stored, with a stranger's, or in plain, nobody is let in."""
+    files = write_series(tmp_path / "scan", *head())
+    intake = Intake(tmp_path / "node")
+    ours = Certificates(certificates / "server.crt", certificates / "client.crt", certificates / "client.key")
+    theirs = Certificates(certificates / "client.crt", certificates / "server.crt", certificates / "server.key")
+    with listening(Door("FABRICA", 0, ["SCANNER"], "127.0.0.1", theirs), intake, print) as port:
+        assert not Dimse("FABRICA", "127.0.0.1", port, Manners("SCANNER", tls=ours)).store(files)
+        monkeypatch.setattr("fabrica.deliver.destinations.destination.TIMEOUT_S", 2)
+        stranger = replace(ours, certificate=certificates / "stranger.crt", key=certificates / "stranger.key")
+        for tls in (None, stranger):
+            with pytest.raises(UnreachableError):
+                Dimse("FABRICA", "127.0.0.1", port, Manners("SCANNER", tls=tls)).store(files)
+    assert intake.series()[0].instances == len(files)
+    gone = Door("FABRICA", 0, ["SCANNER"], "0.0.0.0", replace(theirs, key=tmp_path / "none.key"))
+    with pytest.raises(ValueError, match="holds no ca.crt"), listening(gone, intake, print):
+        pass
+    gc.collect()  # sockets that a refused handshake leaves, here and not in whatever test comes next
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_node_in_order(number: signal.Signals, rules: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def ended() -> None:
+        _until(lambda: any(line.startswith("Open ") for line in said))
+        time.sleep(0.3)
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=ended)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_node(rules, Door("FABRICA", 0, ["SCANNER"]), tmp_path / "store", 0, 1.0, said.append)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        thread.join()
+    assert said[-1].startswith("Stopping")
+    assert any("1 rules." in line for line in said)
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
