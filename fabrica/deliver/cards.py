@@ -118,18 +118,28 @@ def _beside(e: Evidence) -> Iterator[Fact]:
     yield from (Fact(_figure(row), _at(f"summaries/{k}")) for k, row in e.rows(False))
 
 
+def _told(figure: Mapping[str, Any]) -> str:
+    """A figure over all patients of a stage, as the report has it."""
+    value, between = figure["value"], figure["interval"]
+    said = f"{value:.4g}" if isinstance(value, int | float) else f"{NOT_MEASURED} ({value})"
+    apart = f", 95 % {between[0]:.4g} to {between[1]:.4g}" if between else ""
+    return f"{figure['name']}, {figure['by']}: {said}{apart} (n = {figure['n']} patients, {figure['convention']})"
+
+
 def _uncertainty(e: Evidence) -> Iterator[Fact]:
     for k, figure in enumerate(e.plan["figures"]):
-        if re.search("coverage|interval|calibrat|misfit", str(figure.get("name", ""))):
-            value = figure.get("value")
-            told = NOT_MEASURED if value is None else format(value, ".4g")
-            yield Fact(f"{figure['name']}: {told}", e.at(f"figures/{k}"))
+        if re.search("coverage|interval|calibrat|misfit", figure["name"]) and not _of_group(figure):
+            yield Fact(_told(figure), e.at(f"figures/{k}"))
+
+
+def _of_group(figure: Mapping[str, Any]) -> bool:
+    return "by group" in str(figure["convention"])
 
 
 def _groups(e: Evidence) -> Iterator[Fact]:
     for k, figure in enumerate(e.plan["figures"]):
-        if " by group" in str(figure.get("name", "")) or figure.get("group"):
-            yield Fact(f"{figure['name']}: {figure.get('value')}", e.at(f"figures/{k}"))
+        if _of_group(figure):
+            yield Fact(_told(figure), e.at(f"figures/{k}"))
 
 
 def _failures(e: Evidence) -> Iterator[Fact]:

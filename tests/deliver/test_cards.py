@@ -60,6 +60,25 @@ def test_papers_say_what_nobody_measured(evidence: Evidence, tmp_path: Path) -> 
     assert [p.read_bytes() for p in write_cards(evidence, tmp_path / "cards")] == before
 
 
+def test_figures_of_groups_and_of_intervals_have_their_fields(evidence: Evidence) -> None:
+    """As `run/coverage` names them; a figure that could not be told says so."""
+    figure = {"stage": evidence.stage, "by": "model", "interval": None, "n": 12}
+    figures = [
+        {**figure, "name": "mean coverage", "value": 0.91, "interval": [0.88, 0.94], "convention": "promised 90%"},
+        {**figure, "name": "mean coverage, sex F", "value": 0.9, "convention": "not promised by group"},
+        {**figure, "name": "coverage of the worst patient", "value": "needs 9 patients", "convention": "not promised"},
+    ]
+    report = json.loads(json.dumps(evidence.report))
+    report["stages"][-1]["figures"] = figures
+    told = Evidence(evidence.run, report, evidence.stage, evidence.hashes)
+    assert [f.text for f in FIELDS["groups of patients"](told)] == [
+        "mean coverage, sex F, model: 0.9 (n = 12 patients, not promised by group)"
+    ]
+    first, worst = (f.text for f in FIELDS["uncertainty"](told))
+    assert "0.91, 95 % 0.88 to 0.94" in first
+    assert "NOT MEASURED (needs 9 patients)" in worst
+
+
 def test_an_audit_fills_its_field(evidence: Evidence, tmp_path: Path) -> None:
     (evidence.run / "audit").mkdir(exist_ok=True)
     gate = evidence.run / "audit" / "gate.json"
