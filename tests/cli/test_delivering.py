@@ -10,6 +10,7 @@ from fabrica.cli import app
 from fabrica.deliver.outbox import Outbox
 
 from ..deliver.conftest import drawn, trained  # noqa: F401 (fixtures)
+from ..deliver.scanner import head, write_series
 
 
 def _typed(*words: object) -> tuple[int, str]:
@@ -93,3 +94,57 @@ def test_the_ledger_is_checked_signed_and_handed_out(drawn: Path, tmp_path: Path
     code, said = _typed("ledger", "--verify", tmp_path / "head.json", *store)
     assert code == 2
     assert "no signed head" in said
+
+
+def test_identifiers_are_taken_out_of_a_folder(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", *head())
+    (tmp_path / "in" / "notes.txt").write_text("no DICOM")
+    asked = ["deidentify", tmp_path / "in", "--out", tmp_path / "out", "--key", tmp_path / "key"]
+    code, said = _typed(*asked, "--dates", "shift", "--keep", "characteristics", "--descriptors")
+    assert code == 1  # something was left out
+    assert "4 of 5 files of 1 patients written" in said
+    assert "it is no DICOM file" in said
+    assert "GEN-0001" not in said
+    assert _typed("deidentify", tmp_path / "nowhere", "--out", tmp_path / "out", "--key", tmp_path / "key")[0] == 2
+    assert "--dates sometimes is none" in _typed(*asked, "--dates", "sometimes")[1]
+
+
+def test_papers_of_a_run_are_written(trained: Path, tmp_path: Path) -> None:  # noqa: F811
+    code, said = _typed("card", trained, "--out", tmp_path / "cards")
+    assert code == 0, said
+    assert len(list((tmp_path / "cards").iterdir())) == 5
+    assert _typed("card", tmp_path)[0] == 2
+
+
+def test_a_node_says_what_is_wrong_before_it_listens(trained: Path, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "rules.yaml").write_text(f"- {{run: {trained}, to: 'folder:{tmp_path / 'there'}'}}\n")
+    for words, told in (
+        ([tmp_path / "none.yaml", "--caller", "A"], "There is no file"),
+        ([tmp_path / "rules.yaml", "--caller", "A" * 20], "no name of a node"),
+        ([tmp_path / "rules.yaml", "--caller", "A", "--address", "0.0.0.0"], "unencrypted"),
+        ([tmp_path / "rules.yaml", "--caller", "A", "--port", "99999"], "ports are 0 to 65535"),
+        ([tmp_path / "rules.yaml", "--caller", "A", "--port", "0", "--tls", tmp_path], "holds no ca.crt"),
+    ):
+        code, said = _typed("serve", *words, "--store", tmp_path / "store")
+        assert (code, told in said) == (2, True), said
+
+
+def test_what_is_accepted_goes_out_when_nothing_else_is_named(drawn: Path, tmp_path: Path) -> None:  # noqa: F811
+    """As docs/delivery.md has it: prepared, accepted on the page, then sent."""
+    store, there = ["--store", tmp_path / "store"], f"folder:{tmp_path / 'there'}"
+    _typed("deliver", drawn, *store)
+    assert "Nothing waits" in _typed("deliver", "--to", there, *store)[1]
+    outbox = Outbox(tmp_path / "store")
+    (series,) = outbox.series()
+    outbox.judge(series.uid, "accept", "looks right", "Dr. A")
+    code, said = _typed("deliver", "--to", there, *store)
+    assert code == 0, said
+    assert len(list((tmp_path / "there").rglob("*.dcm"))) == 5
+    assert "Nothing waits" in _typed("deliver", "--to", f"folder:{tmp_path / 'else'}", *store)[1]  # it was sent already
+
+
+def test_a_store_that_is_none_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "delivery.sqlite").write_text("no database at all, but long enough to look like one " * 50)
+    code, said = _typed("ledger", "--store", tmp_path)
+    assert code == 1
+    assert "The database cannot be used" in said

@@ -534,3 +534,40 @@ def test_it_is_killed_and_started_again_and_nothing_is_lost(rules: Path, tmp_pat
     finally:
         running.kill()
         running.wait()
+
+
+def test_a_step_that_fails_stops_no_other(node: Node) -> None:
+    """Until it is stopped; a drawing under way is ended."""
+    done: list[str] = []
+    said: list[str] = []
+    node.say = said.append
+
+    def failing() -> None:
+        done.append("failing")
+        raise RuntimeError("a fault nobody thought of")
+
+    def ending() -> None:
+        done.append("ending")
+        if len(done) >= 6:
+            node.stop()
+
+    node.settle, node.hand_out, node.answer = failing, ending, lambda: None  # type: ignore[method-assign]
+    node.run(every_s=0.01)
+    assert done == ["failing", "ending"] * 3
+    assert said == ["failing: RuntimeError: a fault nobody thought of"] * 3
+
+
+def test_what_no_rule_fits_or_ended_the_node_before_is_not_drawn(node: Node, tmp_path: Path) -> None:
+    _keep(node.intake, write_series(tmp_path / "ct", *LARGE, Modality="CT"))
+    for _ in range(3):
+        node.settle()
+    assert node.intake.series()[0].reason.startswith("no rule fits (rule 1: modality is CT")
+    uid = node.intake.series()[0].uid
+    node.intake.move(uid, "waiting")
+    node.answer()
+    assert "no rule fits" in node.intake.series()[0].reason
+    for _ in range(2):
+        node.intake.move(uid, "drawing")
+    node.intake.move(uid, "waiting")
+    node.answer()
+    assert node.intake.series()[0].state == "failed"
