@@ -44,7 +44,7 @@ from fabrica.deliver.objects.source import read_headers
 from fabrica.deliver.outbox import Outbox
 from fabrica.deliver.reading import stored_image
 from fabrica.deliver.record import Drawn, Record
-from fabrica.serve.intake import ClashError, Intake
+from fabrica.serve.intake import Intake
 from fabrica.serve.storage import Door, listening
 from fabrica.serve.stow import answer, parts_of
 from tests.deliver.conftest import started
@@ -123,7 +123,7 @@ def made(number: int, headers: list[Any], folder: Path) -> tuple[str, Any, Image
         )
     if kind == "dose":
         return kind, planned_dose(making, image.data[0].numpy(), affine), image, float(values.max()) / 65535
-    series = derived_series(making.record, drawn, image, headers)
+    series = derived_series(Making(making.record, drawn, headers), image)
     if kind == "spread":
         return (
             kind,
@@ -215,7 +215,7 @@ def samples(data: Path, folder: Path) -> dict[str, Any]:
             unit = image.meaning.unit if image.meaning.unit in ("HU", "SUV", "Bq/ml") else ""
             drawn = Drawn("case", str(header.Modality), unit, "intensity", ("a",), ("1",), ("T1w",))
             values = image.data[:1].clamp(min=0) if unit == "" else image.data[:1]
-            series = derived_series(record(folder, drawn), drawn, replace(image, data=values), headers)
+            series = derived_series(Making(record(folder, drawn), drawn, headers), replace(image, data=values))
         except Exception as error:  # named below
             refused[f"{path.name}: {str(error).split(str(path))[-1].lstrip(': ')[:80]}"] += 1
             continue
@@ -233,7 +233,7 @@ def large_series(folder: Path, slices: int = 100, side: int = 512) -> Any:
     drawn = Drawn("large", "CT", "HU", "intensity", ("a",), ("1",), ("T1w",))
     values = torch.randn(1, slices, side, side, generator=torch.Generator().manual_seed(0)) * 300
     image = Image(values, "zyx", torch.from_numpy(_affine("axial")), Field("CT", "intensity", 1, "HU"))
-    return derived_series(record(folder, drawn), drawn, image, headers)
+    return derived_series(Making(record(folder, drawn), drawn, headers), image)
 
 
 def speed(options: argparse.Namespace) -> dict[str, Any]:
@@ -330,7 +330,7 @@ def node(options: argparse.Namespace) -> dict[str, Any]:
                 torch.from_numpy(_affine("axial")),
                 Field("CT", "intensity", 1, "HU"),
             )
-            series = derived_series(record(folder, drawn), drawn, image, headers)
+            series = derived_series(Making(record(folder, drawn), drawn, headers), image)
             outbox.add(series, [], {})
         (folder / "orthanc").mkdir()
         left = []
@@ -392,10 +392,12 @@ def fuzzing(options: argparse.Namespace) -> dict[str, Any]:
                 content = mutated(b"--edge\r\nContent-Type: application/dicom\r\n\r\n" + content + b"\r\n--edge--", rng)
             start = time.perf_counter()
             try:
-                said = answer(intake, parts_of(content, "edge") if content.startswith(b"--edge") else iter([content]))
+                said = answer(
+                    intake,
+                    parts_of(content, "edge") if content.startswith(b"--edge") else iter([content]),
+                    lambda _: None,
+                )
                 outcomes[str(said.status_code)] += 1
-            except ClashError:
-                outcomes["clash"] += 1
             except Exception as error:
                 outcomes[f"{type(error).__name__} {getattr(error, 'status_code', '')}".strip()] += 1
             longest, tried = max(longest, time.perf_counter() - start), tried + 1

@@ -133,7 +133,7 @@ def ledger(
         lines = outbox.lines()
         echo(f"{len(lines)} lines; each holds the hash of the one before, and every signed head agrees.")
         if verify is not None:
-            kept = heads.Head.of(json.loads(verify.read_text()))
+            kept = heads.Head.of(verify.read_text(errors="replace"))
             heads.check_head(outbox.folder, lines, kept)
             echo(f"The head of {kept.time} ({kept.count} lines) agrees.")
         if head is not None:
@@ -231,8 +231,8 @@ def card(
     stage: Annotated[str | None, typer.Option(help="Which stage; the last when left out.")] = None,
 ) -> None:
     """Write model card, data sheet, evidence tables and bills of material: measured and hashed, or NOT MEASURED."""
-    from ..deliver.cards import Evidence, write_cards
+    from ..deliver.cards import Dossier, write_cards
 
     with errors():
-        for path in write_cards(Evidence.of(run, stage), out or run / "cards"):
+        for path in write_cards(Dossier.of(run, stage), out or run / "cards"):
             echo(str(path))

@@ -27,7 +27,7 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Dossier:
     """A run's report, its weights and its recipe, as files that are hashed."""
 
     run: Path
@@ -36,7 +36,7 @@ class Evidence:
     hashes: Mapping[str, str]  # file -> sha256
 
     @staticmethod
-    def of(run: Path, stage: str | None = None) -> Evidence:
+    def of(run: Path, stage: str | None = None) -> Dossier:
         """Raises ValueError where a folder holds no report of a finished run, or no stage of that name."""
         path = run / "report" / "report.json"
         if not path.is_file():
@@ -48,7 +48,7 @@ class Evidence:
         chosen = stage or names[-1]
         files = ["report/report.json", "recipe.yaml", f"stages/{chosen}/checkpoint.json", "audit/gate.json"]
         known = {f: hashlib.sha256((run / f).read_bytes()).hexdigest() for f in files if (run / f).is_file()}
-        return Evidence(run, report, chosen, known)
+        return Dossier(run, report, chosen, known)
 
     @property
     def plan(self) -> Mapping[str, Any]:
@@ -77,13 +77,13 @@ def _at(place: str) -> str:
     return f"report/report.json#/{place}"
 
 
-def _identity(e: Evidence) -> Iterator[Fact]:
+def _identity(e: Dossier) -> Iterator[Fact]:
     yield Fact(f"{e.plan['job']} by {e.plan['family']}, run {e.report['run']} of {e.report['made']}", e.at("name"))
     yield Fact(f"weights sha256 {e.weights()}", f"stages/{e.stage}/checkpoint.json")
     yield Fact(", ".join(f"{k} {v}" for k, v in e.report["versions"].items()), _at("versions"))
 
 
-def _cohorts(e: Evidence) -> Iterator[Fact]:
+def _cohorts(e: Dossier) -> Iterator[Fact]:
     for k, one in enumerate(e.report["cohorts"]):
         seen = ", ".join(f"{n} {c}" for c, n in one["contrasts"].items())
         yield Fact(f"{one['name']}: {one['patients']} patients, {one['cases']} cases ({seen})", _at(f"cohorts/{k}"))
@@ -91,13 +91,13 @@ def _cohorts(e: Evidence) -> Iterator[Fact]:
             yield Fact(f"{one['name']}: {oddity}", _at(f"cohorts/{k}/oddities"))
 
 
-def _independence(e: Evidence) -> Iterator[Fact]:
+def _independence(e: Dossier) -> Iterator[Fact]:
     yield from _checks(e, ("no patient both trains",))
     for k, remark in enumerate(e.report["remarks"]):
         yield Fact(str(remark), _at(f"remarks/{k}"))
 
 
-def _checks(e: Evidence, only: tuple[str, ...] = ()) -> Iterator[Fact]:
+def _checks(e: Dossier, only: tuple[str, ...] = ()) -> Iterator[Fact]:
     for k, check in enumerate(e.report["checks"]):
         if not only or str(check["title"]).startswith(only):
             yield Fact(f"{check['title']}: {check['status']}. {check['why']}".strip(), _at(f"checks/{k}"))
@@ -110,11 +110,11 @@ def _figure(row: Mapping[str, Any]) -> str:
     return f"{row['metric']}{of}, {row['by']}: {row['value']:.4g} {row['unit']} ({apart}, n = {row['n']} patients)"
 
 
-def _performance(e: Evidence) -> Iterator[Fact]:
+def _performance(e: Dossier) -> Iterator[Fact]:
     yield from (Fact(_figure(row), _at(f"summaries/{k}")) for k, row in e.rows(True))
 
 
-def _beside(e: Evidence) -> Iterator[Fact]:
+def _beside(e: Dossier) -> Iterator[Fact]:
     yield from (Fact(_figure(row), _at(f"summaries/{k}")) for k, row in e.rows(False))
 
 
@@ -126,7 +126,7 @@ def _told(figure: Mapping[str, Any]) -> str:
     return f"{figure['name']}, {figure['by']}: {said}{apart} (n = {figure['n']} patients, {figure['convention']})"
 
 
-def _uncertainty(e: Evidence) -> Iterator[Fact]:
+def _uncertainty(e: Dossier) -> Iterator[Fact]:
     for k, figure in enumerate(e.plan["figures"]):
         if re.search("coverage|interval|calibrat|misfit", figure["name"]) and not _of_group(figure):
             yield Fact(_told(figure), e.at(f"figures/{k}"))
@@ -136,13 +136,13 @@ def _of_group(figure: Mapping[str, Any]) -> bool:
     return "by group" in str(figure["convention"])
 
 
-def _groups(e: Evidence) -> Iterator[Fact]:
+def _groups(e: Dossier) -> Iterator[Fact]:
     for k, figure in enumerate(e.plan["figures"]):
         if _of_group(figure):
             yield Fact(_told(figure), e.at(f"figures/{k}"))
 
 
-def _failures(e: Evidence) -> Iterator[Fact]:
+def _failures(e: Dossier) -> Iterator[Fact]:
     lost = sum(int(row.get("lost", 0)) + int(row.get("failed", 0)) for _, row in e.rows(True))
     yield Fact(f"{lost} values were lost or failed over all figures of the model", _at("summaries"))
     yield from (Fact(str(one), _at(f"abstained/{k}")) for k, one in enumerate(e.report["abstained"]))
@@ -150,32 +150,32 @@ def _failures(e: Evidence) -> Iterator[Fact]:
         yield Fact(f"not evaluated: {one}", _at(f"not_evaluated/{k}"))
 
 
-def _training(e: Evidence) -> Iterator[Fact]:
+def _training(e: Dossier) -> Iterator[Fact]:
     told = {k: v for k, v in e.plan["plan"]["train"].items() if v is not None}
     yield Fact(f"{e.plan['steps']} steps in {e.plan['seconds']:.0f} s", e.at("steps"))
     yield Fact(", ".join(f"{k} {v}" for k, v in told.items()), e.at("plan/train"))
 
 
-def _costs(e: Evidence) -> Iterator[Fact]:
+def _costs(e: Dossier) -> Iterator[Fact]:
     for k, one in enumerate(e.plan["costs"]):
         text = f"{one['evaluations']} evaluations: {one['seconds']:.3g} s for {one['cases']} cases"
         yield Fact(text, e.at(f"costs/{k}"))
 
 
-def _memory(e: Evidence) -> Iterator[Fact]:
+def _memory(e: Dossier) -> Iterator[Fact]:
     """Copies of training patients: the audit's verdict."""
     path = e.run / "audit" / "gate.json"
     if path.is_file():
         yield from (Fact(f"{k}: {v}", "audit/gate.json") for k, v in json.loads(path.read_text()).items())
 
 
-def _verdict(e: Evidence) -> Iterator[Fact]:
+def _verdict(e: Dossier) -> Iterator[Fact]:
     yield Fact(str(e.report["sentence"]), _at("sentence"))
     if e.report["verdict"] is not None:
         yield Fact(json.dumps(e.report["verdict"])[:400], _at("verdict"))
 
 
-Field = Callable[[Evidence], Iterator[Fact]]
+Field = Callable[[Dossier], Iterator[Fact]]
 FIELDS: Mapping[str, Field] = {
     "identity and versions": _identity, "cohorts": _cohorts, "independence of the split": _independence,
     "training": _training, "performance on unseen patients": _performance, "answers beside it": _beside,
@@ -228,30 +228,30 @@ DOCUMENTS: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-def write_cards(evidence: Evidence, out: Path) -> list[Path]:
+def write_cards(dossier: Dossier, out: Path) -> list[Path]:
     """All papers of a run, as files; the same run gives the same bytes."""
     out.mkdir(parents=True, exist_ok=True)
     card = ("identity and versions", "training", "performance on unseen patients", "answers beside it", "uncertainty",
             "groups of patients", "failures and abstentions", "copies of training patients", "cost of a draw",
             "what may be claimed")  # fmt: skip
     texts = {
-        "model_card.md": _page("Model card", evidence, [(name, name) for name in card]),
-        "data_sheet.md": _page("Data sheet", evidence, [(n, n) for n in ("cohorts", "independence of the split")]),
-        "evidence.md": "\n".join(_page(title, evidence, rows) for title, rows in DOCUMENTS.items()),
-        "sbom.cdx.json": json.dumps(software(evidence), indent=1) + "\n",
-        "model.cdx.json": json.dumps(model(evidence), indent=1) + "\n",
+        "model_card.md": _page("Model card", dossier, [(name, name) for name in card]),
+        "data_sheet.md": _page("Data sheet", dossier, [(n, n) for n in ("cohorts", "independence of the split")]),
+        "evidence.md": "\n".join(_page(title, dossier, rows) for title, rows in DOCUMENTS.items()),
+        "sbom.cdx.json": json.dumps(software(dossier), indent=1) + "\n",
+        "model.cdx.json": json.dumps(model(dossier), indent=1) + "\n",
     }
     for name, text in texts.items():
         (out / name).write_text(text)
     return [out / name for name in texts]
 
 
-def _page(title: str, evidence: Evidence, rows: Any) -> str:
-    lines = [f"# {title}", "", f"Run {evidence.report['run']}, stage {evidence.stage}. For research only.", ""]
-    lines += [f"- `{name}` sha256 {digest}" for name, digest in evidence.hashes.items()]
+def _page(title: str, dossier: Dossier, rows: Any) -> str:
+    lines = [f"# {title}", "", f"Run {dossier.report['run']}, stage {dossier.stage}. For research only.", ""]
+    lines += [f"- `{name}` sha256 {digest}" for name, digest in dossier.hashes.items()]
     lines += ["", "| asked | measured | where |", "|---|---|---|"]
     for topic, name in rows:
-        facts = [] if name in ("", "-") else list(FIELDS[name](evidence))
+        facts = [] if name in ("", "-") else list(FIELDS[name](dossier))
         if not facts:
             lines.append(f"| {topic} | {PEOPLE if name == '-' else NOT_MEASURED} |  |")
         lines += [f"| {topic} | {_cell(fact.text)} | `{fact.where}` |" for fact in facts]
@@ -262,16 +262,16 @@ def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
 
 
-def _bom(evidence: Evidence, what: str, component: Mapping[str, Any]) -> dict[str, Any]:
-    told = json.dumps([what, evidence.hashes], sort_keys=True)
+def _bom(dossier: Dossier, what: str, component: Mapping[str, Any]) -> dict[str, Any]:
+    told = json.dumps([what, dossier.hashes], sort_keys=True)
     return {
         "bomFormat": "CycloneDX", "specVersion": CYCLONEDX, "version": 1,
         "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, told)}",
-        "metadata": {"timestamp": evidence.report["made"], "component": component},
+        "metadata": {"timestamp": dossier.report["made"], "component": component},
     }  # fmt: skip
 
 
-def software(evidence: Evidence) -> dict[str, Any]:
+def software(dossier: Dossier) -> dict[str, Any]:
     """CycloneDX bill of what Fabrica runs on here: every distribution that it needs, and what those need."""
     from .. import __version__
 
@@ -282,7 +282,7 @@ def software(evidence: Evidence) -> dict[str, Any]:
          "purl": f"pkg:pypi/{name}@{version}", **_licence(name)}
         for name, version in found.items()
     ]  # fmt: skip
-    return {**_bom(evidence, "software", ours), "components": components}
+    return {**_bom(dossier, "software", ours), "components": components}
 
 
 def _needed(name: str) -> dict[str, str]:
@@ -318,21 +318,21 @@ def _metric(row: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def model(evidence: Evidence) -> dict[str, Any]:
+def model(dossier: Dossier) -> dict[str, Any]:
     """CycloneDX bill of the model, with its figures on unseen patients."""
-    plan = evidence.plan
-    metrics = [_metric(row) for _, row in evidence.rows(True)]
-    limits = [fact.text for fact in _failures(evidence)] + [str(evidence.report["sentence"])]
+    plan = dossier.plan
+    metrics = [_metric(row) for _, row in dossier.rows(True)]
+    limits = [fact.text for fact in _failures(dossier)] + [str(dossier.report["sentence"])]
     component: dict[str, Any] = {
         "type": "machine-learning-model", "bom-ref": "model", "name": f"{plan['job']} by {plan['family']}",
-        "version": str(evidence.report["run"]),
+        "version": str(dossier.report["run"]),
         "modelCard": {
             "modelParameters": {"task": str(plan["job"]), "architectureFamily": str(plan["family"])},
             "quantitativeAnalysis": {"performanceMetrics": metrics},
             "considerations": {"technicalLimitations": [*limits, "For research only."]},
         },
     }  # fmt: skip
-    if (weights := evidence.weights()) != NOT_MEASURED:
+    if (weights := dossier.weights()) != NOT_MEASURED:
         component["hashes"] = [{"alg": "SHA-256", "content": weights}]
-    ours = {"type": "application", "bom-ref": "run", "name": f"run {evidence.report['run']}"}
-    return {**_bom(evidence, "model", ours), "components": [component]}
+    ours = {"type": "application", "bom-ref": "run", "name": f"run {dossier.report['run']}"}
+    return {**_bom(dossier, "model", ours), "components": [component]}

@@ -41,6 +41,8 @@ def _deliver(outbox: Outbox, to: Destination, say: Say, tries: int, wait_s: floa
         for series, own in groupby(waiting, lambda w: w.series):
             try:
                 _deliver_series(outbox, to, series, list(own), say)
+                if outbox.standing(series) == "reject":  # by somebody who looked while it went out
+                    withdraw(outbox, series)
             except UnreachableError as error:
                 say(str(error))
                 break
@@ -48,8 +50,6 @@ def _deliver(outbox: Outbox, to: Destination, say: Say, tries: int, wait_s: floa
                 words = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
                 outbox.failed(to.name, {w.instance: words for w in waiting if w.series == series})
                 say(f"Not delivered: {words}")
-            if outbox.standing(series) == "reject":  # by somebody who looked while it went out
-                withdraw(outbox, series)
 
 
 def _deliver_series(outbox: Outbox, to: Destination, series: str, waiting: Sequence[Waiting], say: Say) -> None:

@@ -8,6 +8,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 
 def write_whole(target: Path, content: bytes, *, folder_too: bool = True) -> None:
@@ -27,6 +30,16 @@ def write_whole(target: Path, content: bytes, *, folder_too: bool = True) -> Non
         raise
     if folder_too:
         sync(target.parent)
+
+
+def plain_yaml(path: Path, how: str) -> Any:
+    """What a file says; raises ValueError where it is not there or is no YAML. `how`: what to write, in words."""
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}. {how}")
+    try:
+        return yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML ({str(error).splitlines()[0]}).") from error
 
 
 @contextmanager

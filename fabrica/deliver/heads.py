@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,10 @@ class Head:
         return f"{self.count}\n{self.hash}\n{self.time}".encode()
 
     @staticmethod
-    def of(plain: Mapping[str, Any]) -> Head:
-        """Raises ValueError for what is no head."""
+    def of(text: str) -> Head:
+        """From a line of JSON; raises ValueError for what is no head."""
         try:
+            plain = json.loads(text)
             return Head(int(plain["count"]), str(plain["hash"]), str(plain["time"]), str(plain["signature"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"This is no signed head ({error}). Make one: fabrica ledger --head") from error
@@ -49,8 +50,7 @@ def sign(folder: Path, lines: Sequence[Line], time: str) -> Head | None:
     with (folder / HEADS).open("a+") as file:
         file.seek(0)
         text = file.read()
-        if text and not text.endswith("\n"):  # cut off by a full disk
-            file.truncate(len(text[: text.rfind("\n") + 1].encode()))
+        file.truncate(len(text[: text.rfind("\n") + 1].encode()))  # what a full disk cut off
         file.write(json.dumps(asdict(head)) + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -62,15 +62,7 @@ def kept(folder: Path) -> list[Head]:
     if not (folder / HEADS).is_file():
         return []
     whole = (folder / HEADS).read_text().split("\n")[:-1]
-    return [Head.of(_plain(text)) for text in whole if text]
-
-
-def _plain(text: str) -> Mapping[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise ValueError("A line of heads.jsonl is no head: it was written by something else.") from error
-    return found if isinstance(found, dict) else {}
+    return [Head.of(text) for text in whole if text]
 
 
 def check_head(folder: Path, lines: Sequence[Line], head: Head) -> None:

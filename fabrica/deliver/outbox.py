@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from . import decisions, heads, ledger
+from .database import transaction
 from .decisions import Waiting
 from .files import sync, write_whole
 from .objects.marking import Series
@@ -64,23 +65,8 @@ class Outbox:
         finally:
             db.close()
 
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: all of it or nothing, on disk when it is left."""
-        db = sqlite3.connect(self.folder / "delivery.sqlite", timeout=30, isolation_level=None)
-        try:
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
-            db.execute("PRAGMA foreign_keys=ON")
-            db.execute("BEGIN IMMEDIATE")
-            yield db
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
-        finally:
-            db.close()
+    def _open(self) -> AbstractContextManager[sqlite3.Connection]:
+        return transaction(self.folder / "delivery.sqlite")
 
     def file(self, series: str, instance: str) -> Path:
         return self.folder / "objects" / series / f"{instance}.dcm"

@@ -96,7 +96,7 @@ def _object(making: Making, image: Image) -> Series:
         return segmentation(making, labels, affine, classes=drawn.classes, number=number)
     if drawn.unit == "Gy":
         return planned_dose(making, image.data[0].numpy(), image.affine.numpy(), number=number)
-    return derived_series(making.record, drawn, image, making.headers, which=making.which, number=number)
+    return derived_series(making, image, number=number)
 
 
 def _wanted(record: Record, drawn: Drawn, which: str) -> Sequence[tuple[str, Image, NDArray[np.float32] | None]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..deliver.database import transaction
 from ..deliver.files import sync, write_whole
 from ..deliver.outbox import now
 
@@ -52,28 +53,16 @@ class Intake:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        with self._open() as db:
-            db.executescript(SCHEMA)
-            db.execute("BEGIN")
-            db.execute("UPDATE series SET state = 'waiting' WHERE state = 'drawing'")  # a process that is gone
-
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: all of it or nothing, on disk when it is left."""
-        db = sqlite3.connect(self.folder / "node.sqlite", timeout=30, isolation_level=None)
+        db = sqlite3.connect(folder / "node.sqlite", timeout=30)
         try:
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
-            db.execute("BEGIN IMMEDIATE")
-            yield db
-            if db.in_transaction:
-                db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
+            db.executescript(SCHEMA)
         finally:
             db.close()
+        with self._open() as db:
+            db.execute("UPDATE series SET state = 'waiting' WHERE state = 'drawing'")  # a process that is gone
+
+    def _open(self) -> AbstractContextManager[sqlite3.Connection]:
+        return transaction(self.folder / "node.sqlite")
 
     def where(self, study: str, series: str) -> Path:
         """The folder of a series; raises ValueError for UIDs that are none, which never become paths."""
@@ -97,6 +86,11 @@ class Intake:
                     raise ClashError("an instance of this UID is known with other content")
                 if not path.is_file():  # lost since: what is acknowledged is on disk
                     self._write(path, content)
+                db.execute(  # sent again is asked again, where it was refused or had failed
+                    "UPDATE series SET state = 'arriving', reason = '', tries = 0 WHERE uid = ?"
+                    " AND state IN ('refused', 'failed')",
+                    (series,),
+                )
                 return False
             row = db.execute("SELECT state, study FROM series WHERE uid = ?", (series,)).fetchone()
             if row is not None and row[1] != study:
@@ -154,6 +148,11 @@ class Intake:
                 "UPDATE series SET state = ?, reason = ?, tries = tries + ? WHERE uid = ?",
                 (state, reason[:1000], state == "drawing", series),
             )
+
+    def put_back(self, series: str) -> None:
+        """A drawing that was stopped by whoever stopped the node: it waits again, and that was no try."""
+        with self._open() as db:
+            db.execute("UPDATE series SET state = 'waiting', tries = tries - 1 WHERE uid = ?", (series,))
 
     def prepared(self, series: str, made: Sequence[str], place: str, *, unreviewed: bool = False) -> None:
         """What was made of a series, in the outbox, and where it is to go; `unreviewed`: before anybody accepts it."""

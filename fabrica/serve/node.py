@@ -63,8 +63,8 @@ class Node:
     def stop(self) -> None:
         """No more is begun; a drawing is ended and begins anew at the next start."""
         self.stopped.set()
-        if self._running is not None:
-            self._running.terminate()
+        if (running := self._running) is not None:
+            running.terminate()
 
     def settle(self) -> None:
         """Series that nothing is added to any more are gated: refused with reasons, or waiting to be answered.
@@ -107,7 +107,7 @@ class Node:
             rule, made = self._answered(one)
         except Exception as error:
             if self.stopped.is_set():
-                self.intake.move(one.uid, "waiting")
+                self.intake.put_back(one.uid)
                 return
             words = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             again = one.tries + 1 < TRIES
@@ -141,19 +141,21 @@ class Node:
             sys.executable, "-m", "fabrica", "generate", str(rule.run), "--data",
             str(self.intake.where(one.study, one.uid)), "--out", str(out), "--draws", str(rule.draws),
         ]  # fmt: skip
-        self._running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self._running = running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if self.stopped.is_set():  # while it was started: whoever stopped the node did not see it
+            running.terminate()
         try:
-            said, _ = self._running.communicate(timeout=DRAWING_S)
+            said, _ = running.communicate(timeout=DRAWING_S)
         except subprocess.TimeoutExpired:
-            self._running.kill()
-            self._running.communicate()
+            running.kill()
+            running.communicate()
             return f"the drawing took longer than {DRAWING_S / 3600:g} hours"
         finally:
-            code, self._running = self._running.returncode, None
-        if code == 0:
+            self._running = None
+        if running.returncode == 0:
             return ""
         last = said.decode(errors="replace").strip().splitlines()[-1:] or [""]
-        return f"the drawing ended with {code}: {last[0][:300]}"
+        return f"the drawing ended with {running.returncode}: {last[0][:300]}"
 
     def _act(self, uid: str) -> None:
         """What a decision on something that was made, or none, asks for."""
@@ -177,9 +179,7 @@ class Node:
             try:
                 if time.monotonic() >= self._later.get(place, (0.0, 0.0))[0]:
                     self._deliver(destination(place))
-            except (
-                ValueError
-            ) as error:  # of this place: a file that says how to reach it is gone, an object was changed
+            except Exception as error:  # of this place: the file that says how to reach it is gone
                 self._later[place] = (time.monotonic() + LONGEST_WAIT_S, LONGEST_WAIT_S)
                 self.say(f"{place}: {error}")
 

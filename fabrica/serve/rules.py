@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from ..deliver.destinations.settings import destination
+from ..deliver.files import plain_yaml
 
 Accept = Literal["person", "unreviewed"]
 WORDS = ("modality", "body_part", "protocol", "description")  # attributes of a series by word
@@ -50,12 +49,7 @@ class Rule:
 
 def read_rules(path: Path) -> list[Rule]:
     """Raises ValueError for a file that says anything that is not known, and for a rule whose run is none."""
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}. {HOW}")
-    try:
-        plain = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML ({str(error).splitlines()[0]}).") from error
+    plain = plain_yaml(path, HOW)
     if not isinstance(plain, list) or not plain:
         raise ValueError(f"{path} is no list of rules. {HOW}")
     return [_rule(one, number, path) for number, one in enumerate(plain, 1)]
@@ -80,13 +74,14 @@ def _rule(plain: Any, number: int, path: Path) -> Rule:
     if not (run / "recipe.yaml").is_file():
         raise ValueError(f"{where}: {run} is no run. Make one: fabrica run RECIPE")
     to = str(plain["to"])
+    to = to if ":" in to.split("/")[0] else str(path.parent / to)
     try:
-        destination(to if ":" in to.split("/")[0] else str(path.parent / to))
+        destination(to)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     words = {name: str(when[name]) for name in WORDS if name in when}
     ranges = {name: _range(when[name], name, where) for name in RANGES if name in when}
-    return Rule(words, ranges, run, to if ":" in to.split("/")[0] else str(path.parent / to), accept, draws, lossy)
+    return Rule(words, ranges, run, to, accept, draws, lossy)
 
 
 def _range(value: Any, name: str, where: str) -> tuple[float, float]:

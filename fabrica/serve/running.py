@@ -34,7 +34,7 @@ def run_node(rules: Path, door: Door, store: Path, page: int, quiet_s: float, sa
 def _run(door: Door, node: Node, token: str, page: int) -> None:
     intake, outbox, say = node.intake, node.outbox, node.say
     app = application(outbox.folder, token)
-    add_intake(app, intake, outbox, token)
+    add_intake(app, intake, outbox, token, say)
     signal.signal(signal.SIGTERM, _ended)  # the web server hands the signal on when it has stopped
     with listening(door, intake, say) as port:
         say(f"{door.title} listens at {door.address}:{port} to {', '.join(door.callers)}; {len(node.rules)} rules.")

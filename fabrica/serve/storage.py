@@ -13,6 +13,12 @@ from .intake import ClashError, Intake
 
 OUT_OF_RESOURCES, NO_MATCH, NOT_UNDERSTOOD, CLASH = 0xA700, 0xA900, 0xC000, 0x0111  # statuses (PS3.4 B.2.3)
 LEVELS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+ALL_SYNTAXES = [
+    "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.57",
+    "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91",
+    "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.5",
+    # Not the deflated one: a few bytes of it become gigabytes.
+]  # fmt: skip
 Say = Callable[[str], None]
 
 
@@ -77,23 +83,27 @@ def listening(door: Door, intake: Intake, say: Say) -> Iterator[int]:
         server.shutdown()
 
 
-ALL_SYNTAXES = [
-    "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.57",
-    "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91",
-    "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.5",
-]  # fmt: skip  # not the deflated one: a few bytes of it become gigabytes
-
-
 def _stored(event: Any, intake: Intake, say: Say) -> int:
-    """One instance; its answer is success only where it is on disk. No word of it is said: it may name a patient."""
-    try:
-        header = event.dataset
-        study, series, instance = (str(header.get(name, "")) for name in LEVELS)
+    """One instance of a C-STORE."""
+
+    def keep() -> int:
+        study, series, instance = (str(event.dataset.get(name, "")) for name in LEVELS)
         if instance != str(event.request.AffectedSOPInstanceUID):
             return NO_MATCH
         intake.keep(study, series, instance, event.encoded_dataset())
-    except ClashError:
-        say("An image was refused: its instance is known with other content, or its series is being answered.")
+        return 0x0000
+
+    return status(keep, say)
+
+
+def status(keep: Callable[[], int], say: Say) -> int:
+    """The answer to whoever sent an instance: success only where it is on disk. No word of it is said: it may name a
+    patient.
+    """
+    try:
+        return keep()
+    except ClashError as error:
+        say(f"An image was refused: {error}.")
         return CLASH
     except OSError as error:
         say(f"An image was refused: it cannot be written ({error.strerror}).")
@@ -101,4 +111,3 @@ def _stored(event: Any, intake: Intake, say: Say) -> int:
     except Exception as error:  # whatever a stranger's bytes do to a parser
         say(f"An image was refused: it cannot be understood ({type(error).__name__}).")
         return NOT_UNDERSTOOD
-    return 0x0000

@@ -15,20 +15,20 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from ..deliver.outbox import Outbox
-from .intake import ClashError, Intake
+from .intake import Intake
 from .monitoring import figures
-from .storage import CLASH, LEVELS, NOT_UNDERSTOOD, OUT_OF_RESOURCES
+from .storage import LEVELS, NOT_UNDERSTOOD, Say, status
 
-LARGEST = 512 * 2**20  # bytes of a request
+LARGEST, MOST = 256 * 2**20, 4  # bytes of a request, and how many are held at once
 SLOWEST_S, LONGEST_S = 60.0, 900.0  # without another byte, and in all
-DEFLATED = b"1.2.840.10008.1.2.1.99"  # a transfer syntax of which a few bytes become gigabytes
+DEFLATED = re.compile(rb"\x02\x00\x10\x00UI..1\.2\.840\.10008\.1\.2\.1\.99", re.DOTALL)  # a few bytes become gigabytes
 BOUNDARY = re.compile(r'multipart/related;.*?boundary="?([^";]{1,70})"?', re.IGNORECASE)
 REFERENCED, FAILED, CLASS, INSTANCE, REASON = "00081199", "00081198", "00081150", "00081155", "00081197"
 
 
-def add_intake(app: FastAPI, intake: Intake, outbox: Outbox, token: str) -> None:
+def add_intake(app: FastAPI, intake: Intake, outbox: Outbox, token: str, say: Say = print) -> None:
     """`POST /dicom-web/studies` and `GET /metrics`, with `Authorization: Bearer TOKEN`."""
-    one_at_a_time = threading.Semaphore(1)  # of requests whose images are held in memory
+    held = threading.BoundedSemaphore(MOST)  # requests whose images are in memory
 
     def allowed(authorization: Annotated[str, Header()] = "") -> None:
         if not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
@@ -43,13 +43,13 @@ def add_intake(app: FastAPI, intake: Intake, outbox: Outbox, token: str) -> None
         boundary = BOUNDARY.search(content_type)
         if boundary is None or "application/dicom" not in content_type:
             raise HTTPException(415, 'Send multipart/related; type="application/dicom"; boundary=...')
-        body = await _body(request)
-        if not one_at_a_time.acquire(blocking=False):
-            return Response("Another request is being stored.", 503, {"Retry-After": "1"})
+        if not held.acquire(blocking=False):
+            return Response("Other requests are being stored.", 503, {"Retry-After": "1"})
         try:
-            return await run_in_threadpool(answer, intake, parts_of(body, boundary[1]))
+            parts = parts_of(await _body(request), boundary[1])
+            return await run_in_threadpool(answer, intake, parts, say)
         finally:
-            one_at_a_time.release()
+            held.release()
 
 
 async def _body(request: Request) -> bytes:
@@ -80,11 +80,11 @@ def parts_of(body: bytes, boundary: str) -> Iterator[bytes]:
             yield content.removesuffix(b"\r\n")
 
 
-def answer(intake: Intake, contents: Iterator[bytes]) -> Response:
+def answer(intake: Intake, contents: Iterator[bytes], say: Say = print) -> Response:
     """What became of each: 200 where all was stored, 202 where some was, 409 where nothing."""
     good, bad = list[Mapping[str, Any]](), list[Mapping[str, Any]]()
     for content in contents:
-        kind, instance, failure = _kept(intake, content)
+        kind, instance, failure = _kept(intake, content, say)
         item = {CLASS: _uid(kind), INSTANCE: _uid(instance)}
         if failure:
             bad.append({**item, REASON: {"vr": "US", "Value": [failure]}})
@@ -100,22 +100,20 @@ def _uid(value: str) -> Mapping[str, Any]:
     return {"vr": "UI", "Value": [value]} if value else {"vr": "UI"}
 
 
-def _kept(intake: Intake, content: bytes) -> tuple[str, str, int]:
+def _kept(intake: Intake, content: bytes, say: Say) -> tuple[str, str, int]:
     """(class, instance, why not or 0)."""
     import pydicom
 
-    kind = instance = ""
-    if DEFLATED in content[:2048]:
-        return kind, instance, NOT_UNDERSTOOD
-    try:
+    told = {"kind": "", "instance": ""}
+
+    def keep() -> int:
+        if DEFLATED.search(content):
+            return NOT_UNDERSTOOD
         header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True)
-        kind = str(header.get("SOPClassUID", ""))
-        study, series, instance = (str(header.get(name, "")) for name in LEVELS)
-        intake.keep(study, series, instance, content)
-    except ClashError:
-        return kind, instance, CLASH
-    except OSError:
-        return kind, instance, OUT_OF_RESOURCES
-    except Exception:  # whatever a stranger's bytes do to a parser
-        return kind, instance, NOT_UNDERSTOOD
-    return kind, instance, 0
+        study, series, told["instance"] = (str(header.get(name, "")) for name in LEVELS)
+        told["kind"] = str(header.get("SOPClassUID", ""))
+        intake.keep(study, series, told["instance"], content)
+        return 0x0000
+
+    code = status(keep, say)
+    return told["kind"], told["instance"], code

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from fabrica.deliver.cards import DOCUMENTS, FIELDS, NOT_MEASURED, Evidence, write_cards
+from fabrica.deliver.cards import DOCUMENTS, FIELDS, NOT_MEASURED, Dossier, write_cards
 
 from .conftest import trained  # noqa: F401 (fixtures)
 
 
 @pytest.fixture
-def evidence(trained: Path) -> Evidence:  # noqa: F811
-    return Evidence.of(trained)
+def dossier(trained: Path) -> Dossier:  # noqa: F811
+    return Dossier.of(trained)
 
 
 def _found(report: Any, pointer: str) -> Any:
@@ -23,24 +23,24 @@ def _found(report: Any, pointer: str) -> Any:
     return report
 
 
-def test_every_field_points_at_what_it_says(evidence: Evidence) -> None:
-    report = json.loads((evidence.run / "report" / "report.json").read_text())
+def test_every_field_points_at_what_it_says(dossier: Dossier) -> None:
+    report = json.loads((dossier.run / "report" / "report.json").read_text())
     told = 0
     for name, field in FIELDS.items():
-        for fact in field(evidence):
+        for fact in field(dossier):
             file, _, pointer = fact.where.partition("#")
-            assert (evidence.run / file).is_file(), (name, fact)
+            assert (dossier.run / file).is_file(), (name, fact)
             if pointer:
                 found, told = _found(report, pointer), told + 1
                 if isinstance(found, dict) and "metric" in found:
                     assert f"{found['value']:.4g}" in fact.text
                     assert found["metric"] in fact.text
     assert told > 20
-    assert evidence.weights() in "".join(f.text for f in FIELDS["identity and versions"](evidence))
+    assert dossier.weights() in "".join(f.text for f in FIELDS["identity and versions"](dossier))
 
 
-def test_papers_say_what_nobody_measured(evidence: Evidence, tmp_path: Path) -> None:
-    files = write_cards(evidence, tmp_path / "cards")
+def test_papers_say_what_nobody_measured(dossier: Dossier, tmp_path: Path) -> None:
+    files = write_cards(dossier, tmp_path / "cards")
     assert [p.name for p in files] == [
         "model_card.md",
         "data_sheet.md",
@@ -52,25 +52,25 @@ def test_papers_say_what_nobody_measured(evidence: Evidence, tmp_path: Path) -> 
     assert f"| copies of training patients | {NOT_MEASURED} |  |" in card
     assert f"| robustness | {NOT_MEASURED} |  |" in tables
     assert "| 5 risk management | left to people |  |" in tables
-    for digest in evidence.hashes.values():
+    for digest in dossier.hashes.values():
         assert digest in card
     for rows in DOCUMENTS.values():
         assert {name for _, name in rows} <= {*FIELDS, "", "-"}
     before = [p.read_bytes() for p in files]
-    assert [p.read_bytes() for p in write_cards(evidence, tmp_path / "cards")] == before
+    assert [p.read_bytes() for p in write_cards(dossier, tmp_path / "cards")] == before
 
 
-def test_figures_of_groups_and_of_intervals_have_their_fields(evidence: Evidence) -> None:
+def test_figures_of_groups_and_of_intervals_have_their_fields(dossier: Dossier) -> None:
     """As `run/coverage` names them; a figure that could not be told says so."""
-    figure = {"stage": evidence.stage, "by": "model", "interval": None, "n": 12}
+    figure = {"stage": dossier.stage, "by": "model", "interval": None, "n": 12}
     figures = [
         {**figure, "name": "mean coverage", "value": 0.91, "interval": [0.88, 0.94], "convention": "promised 90%"},
         {**figure, "name": "mean coverage, sex F", "value": 0.9, "convention": "not promised by group"},
         {**figure, "name": "coverage of the worst patient", "value": "needs 9 patients", "convention": "not promised"},
     ]
-    report = json.loads(json.dumps(evidence.report))
+    report = json.loads(json.dumps(dossier.report))
     report["stages"][-1]["figures"] = figures
-    told = Evidence(evidence.run, report, evidence.stage, evidence.hashes)
+    told = Dossier(dossier.run, report, dossier.stage, dossier.hashes)
     assert [f.text for f in FIELDS["groups of patients"](told)] == [
         "mean coverage, sex F, model: 0.9 (n = 12 patients, not promised by group)"
     ]
@@ -79,25 +79,25 @@ def test_figures_of_groups_and_of_intervals_have_their_fields(evidence: Evidence
     assert "NOT MEASURED (needs 9 patients)" in worst
 
 
-def test_an_audit_fills_its_field(evidence: Evidence, tmp_path: Path) -> None:
-    (evidence.run / "audit").mkdir(exist_ok=True)
-    gate = evidence.run / "audit" / "gate.json"
+def test_an_audit_fills_its_field(dossier: Dossier, tmp_path: Path) -> None:
+    (dossier.run / "audit").mkdir(exist_ok=True)
+    gate = dossier.run / "audit" / "gate.json"
     gate.write_text('{"copies": "passed"}')
     try:
         assert (
             "| copies of training patients | copies: passed | `audit/gate.json` |"
-            in write_cards(Evidence.of(evidence.run), tmp_path)[0].read_text()
+            in write_cards(Dossier.of(dossier.run), tmp_path)[0].read_text()
         )
     finally:
         gate.unlink()
 
 
 @pytest.mark.parametrize("name", ["sbom.cdx.json", "model.cdx.json"])
-def test_bills_are_what_their_schema_asks(name: str, evidence: Evidence, tmp_path: Path) -> None:
+def test_bills_are_what_their_schema_asks(name: str, dossier: Dossier, tmp_path: Path) -> None:
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 
-    write_cards(evidence, tmp_path)
+    write_cards(dossier, tmp_path)
     text = (tmp_path / name).read_text()
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     plain = json.loads(text)
@@ -107,12 +107,12 @@ def test_bills_are_what_their_schema_asks(name: str, evidence: Evidence, tmp_pat
         assert "pytest" not in names  # of tests alone
     else:
         (one,) = plain["components"]
-        assert one["hashes"][0]["content"] == evidence.weights()
+        assert one["hashes"][0]["content"] == dossier.weights()
         assert any(m["type"] == "psnr of CT" for m in one["modelCard"]["quantitativeAnalysis"]["performanceMetrics"])
 
 
-def test_what_is_no_finished_run_is_refused(evidence: Evidence, tmp_path: Path) -> None:
+def test_what_is_no_finished_run_is_refused(dossier: Dossier, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no report"):
-        Evidence.of(tmp_path)
+        Dossier.of(tmp_path)
     with pytest.raises(ValueError, match="--stage other"):
-        Evidence.of(evidence.run, "other")
+        Dossier.of(dossier.run, "other")

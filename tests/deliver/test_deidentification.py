@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataset import Dataset
 
 from fabrica.data.vocabulary import CONTRASTS, LABELS
 from fabrica.deliver.deidentification.engine import DUMMIES, Deidentifier, RefusedError, moved
 from fabrica.deliver.deidentification.folder import deidentified, key_of
 from fabrica.deliver.deidentification.profile import Options, rules
-from fabrica.deliver.deidentification.words import cleaned
+from fabrica.deliver.deidentification.words import cleaned, technical
 
 from .iod import missing
 from .scanner import head, write_series
@@ -331,6 +331,14 @@ def test_options_that_are_none(make: Callable[[], Options], words: str) -> None:
 def test_words_that_contrasts_are_recognised_by_stay() -> None:
     for tokens in (*CONTRASTS.values(), *LABELS.values()):
         assert all(cleaned(token) == token.replace("_", " ") for token in tokens), tokens
+
+
+def test_technical_attributes_are_text_that_the_table_does_not_name() -> None:
+    for keyword in technical():
+        tag = tag_for_keyword(keyword)
+        assert tag is not None, keyword
+        assert dictionary_VR(tag) in ("LO", "SH", "ST", "LT", "UT", "UC", "UR"), keyword
+        assert tag not in rules(), keyword
 
 
 def test_every_kind_of_value_has_a_dummy() -> None:

@@ -91,7 +91,9 @@ def test_a_head_of_another_key_is_refused(told: tuple[Outbox, str], tmp_path: Pa
         with pytest.raises(ValueError, match="was not signed by the key"):
             heads.check_head(outbox.folder, outbox.lines(), forged)
     with pytest.raises(ValueError, match="no signed head"):
-        heads.Head.of({"count": 3})
+        heads.Head.of("kind: folder")
+    with pytest.raises(ValueError, match="no signed head"):
+        heads.Head.of('{"count": 3}')
     (outbox.folder / heads.PUBLIC).unlink()
     with pytest.raises(ValueError, match="is gone"):
         outbox.lines()
@@ -169,7 +171,7 @@ def test_heads_are_written_as_plain_text(told: tuple[Outbox, str]) -> None:
     head = outbox.sign()
     assert head is not None
     (line,) = (outbox.folder / heads.HEADS).read_text().splitlines()
-    assert heads.Head.of(json.loads(line)) == head
+    assert heads.Head.of(line) == head
     assert asdict(head)["count"] == head.count
 
 

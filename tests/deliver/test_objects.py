@@ -12,6 +12,7 @@ import torch
 from fabrica import io
 from fabrica.contracts import Field, Image
 from fabrica.deliver.objects.images import derived_series, stored_pixels
+from fabrica.deliver.objects.marking import Making
 from fabrica.deliver.objects.source import read_headers
 from fabrica.deliver.record import Record, check_sources
 
@@ -53,7 +54,7 @@ def test_a_series_lies_where_it_was_drawn_and_holds_what_was_drawn(
 ) -> None:
     """Written, read by our own reader: affine to 1e-3 mm, values within half a step."""
     image, drawn = _image(kind, unit), replace(record.images[0], unit=unit, contrast="CT" if unit == "HU" else "FLAIR")
-    series = derived_series(record, drawn, image, read_headers(check_sources(drawn)))
+    series = derived_series(Making(record, drawn, read_headers(check_sources(drawn))), image)
     for ds in series.datasets:
         ds.save_as(tmp_path / f"{ds.SOPInstanceUID}.dcm", enforce_file_format=True)
     back = io.read_image(tmp_path)
@@ -79,7 +80,7 @@ def test_validators_find_no_error(kind: str, unit: str, record: Record, tmp_path
     """`dciodvfy` on every file: the only Error line is the attribute that its tables are too old to know."""
     validator = program("dciodvfy")
     drawn = replace(record.images[0], unit=unit, contrast="CT" if unit == "HU" else "FLAIR")
-    series = derived_series(record, drawn, _image(kind, unit), read_headers(check_sources(drawn)))
+    series = derived_series(Making(record, drawn, read_headers(check_sources(drawn))), _image(kind, unit))
     for ds in series.datasets:
         path = tmp_path / f"{ds.InstanceNumber}.dcm"
         ds.save_as(path, enforce_file_format=True)
@@ -94,7 +95,7 @@ def test_patient_and_study_agree_with_the_source(record: Record, tmp_path: Path)
     validator = program("dcentvfy")
     drawn = record.images[0]
     sources = check_sources(drawn)
-    series = derived_series(record, drawn, _image("axial"), read_headers(sources))
+    series = derived_series(Making(record, drawn, read_headers(sources)), _image("axial"))
     for ds in series.datasets:
         ds.save_as(tmp_path / f"{ds.InstanceNumber}.dcm", enforce_file_format=True)
     files = [*map(str, sources), *map(str, sorted(tmp_path.glob("*.dcm")))]
@@ -105,7 +106,7 @@ def test_patient_and_study_agree_with_the_source(record: Record, tmp_path: Path)
 def test_it_says_what_it_is(record: Record) -> None:
     drawn = record.images[0]
     headers = read_headers(check_sources(drawn))
-    ds = derived_series(record, drawn, _image("axial"), headers).datasets[0]
+    ds = derived_series(Making(record, drawn, headers), _image("axial")).datasets[0]
     assert (ds.SyntheticData, ds.ContentQualification) == ("YES", "RESEARCH")
     assert list(ds.ImageType) == ["DERIVED", "SECONDARY", "AXIAL"]
     assert ds.SeriesDescription == "SYNTHETIC CT from T1w"
@@ -133,13 +134,13 @@ def test_it_says_what_it_is(record: Record) -> None:
 def test_the_same_draw_is_the_same_bytes_and_another_is_another_series(record: Record) -> None:
     drawn, image = record.images[0], _image("axial")
     headers = read_headers(check_sources(drawn))
-    one, two = (derived_series(record, drawn, image, headers) for _ in range(2))
+    one, two = (derived_series(Making(record, drawn, headers), image) for _ in range(2))
     assert one.uid == two.uid
     assert [d.PixelData for d in one.datasets] == [d.PixelData for d in two.datasets]
     changed = [replace(record, weights="0" * 64), replace(record, seed=7), replace(record, recipe="1" * 64)]
-    others = {derived_series(r, drawn, image, headers).uid for r in changed}
-    others.add(derived_series(record, drawn, replace(image, data=image.data + 3), headers).uid)
-    others.add(derived_series(record, drawn, image, headers, which="0").uid)
+    others = {derived_series(Making(r, drawn, headers), image).uid for r in changed}
+    others.add(derived_series(Making(record, drawn, headers), replace(image, data=image.data + 3)).uid)
+    others.add(derived_series(Making(record, drawn, headers, "0"), image).uid)
     assert len(others | {one.uid}) == 6
     uids = [str(d.SOPInstanceUID) for d in one.datasets]
     assert len(set(uids)) == len(uids)
@@ -153,13 +154,13 @@ def test_lossy_sources_stay_lossy_and_empty_ones_are_filled(record: Record, tmp_
         "LossyImageCompressionMethod": "ISO_10918_1",
     }
     headers = read_headers(write_series(tmp_path, *head(), **lossy))
-    ds = derived_series(record, record.images[0], _image("axial"), headers).datasets[0]
+    ds = derived_series(Making(record, record.images[0], headers), _image("axial")).datasets[0]
     assert (ds.LossyImageCompression, ds.LossyImageCompressionMethod) == ("01", "ISO_10918_1")
     bare = read_headers(write_series(tmp_path / "bare", *head()))
     for header in bare:
         for name in ("PatientSex", "FrameOfReferenceUID", "BodyPartExamined", "StudyID"):
             del header[name]
-    ds = derived_series(record, record.images[0], _image("axial"), bare).datasets[0]
+    ds = derived_series(Making(record, record.images[0], bare), _image("axial")).datasets[0]
     assert ds.PatientSex == ""
     assert ds.FrameOfReferenceUID.startswith("2.25.")
 
@@ -186,9 +187,9 @@ def test_what_cannot_be_delivered_is_refused(change: dict[str, str], words: str,
     if not change:
         headers[1].PatientID = "SOMEBODY"
     with pytest.raises(ValueError, match=words):
-        derived_series(record, replace(drawn, **change), _image("axial"), headers)
+        derived_series(Making(record, replace(drawn, **change), headers), _image("axial"))
     with pytest.raises(ValueError, match="--identity FILE.dcm"):
-        derived_series(record, drawn, _image("axial"), [])
+        derived_series(Making(record, drawn, []), _image("axial"))
 
 
 def test_sheared_planes_are_refused(record: Record) -> None:
@@ -196,7 +197,7 @@ def test_sheared_planes_are_refused(record: Record) -> None:
     affine = image.affine.clone()
     affine[:3, 2] += 0.3 * affine[:3, 1]
     with pytest.raises(ValueError, match="right angle"):
-        derived_series(record, drawn, replace(image, affine=affine), read_headers(check_sources(drawn)))
+        derived_series(Making(record, drawn, read_headers(check_sources(drawn))), replace(image, affine=affine))
 
 
 def test_records_are_strict(record: Record, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def _made(kind: str, record: Record, grid: str = "axial") -> Series:
     drawn, image = record.images[0], _image(grid)
     headers = read_headers(check_sources(drawn))
     values, affine = image.data[0].numpy(), image.affine.numpy()
-    series = derived_series(record, drawn, image, headers)
+    series = derived_series(Making(record, drawn, headers), image)
     making = Making(record, drawn, headers)
     made: dict[str, Callable[[], Series]] = {
         "series": lambda: series,
@@ -67,7 +67,7 @@ def _made(kind: str, record: Record, grid: str = "axial") -> Series:
 def _pet(record: Record, grid: str) -> Series:
     drawn, image = replace(record.images[0], contrast="PET", unit="SUV"), _image(grid, "a.u.")
     headers = read_headers(check_sources(record.images[0]))
-    return derived_series(record, drawn, replace(image, data=image.data * 3.7), headers)
+    return derived_series(Making(record, drawn, headers), replace(image, data=image.data * 3.7))
 
 
 def _bytes(ds: Any) -> bytes:
@@ -258,7 +258,7 @@ def test_what_is_not_finite_is_refused(record: Record) -> None:
     headers = read_headers(check_sources(drawn))
     making, wrong = Making(record, drawn, headers), np.full((5, 20, 24), np.inf, np.float32)
     with pytest.raises(ValueError, match="not finite"):
-        spread_map(making, wrong, derived_series(record, drawn, image, headers))
+        spread_map(making, wrong, derived_series(Making(record, drawn, headers), image))
     with pytest.raises(ValueError, match="not finite"):
         planned_dose(making, wrong, image.affine.numpy())
 
@@ -279,6 +279,8 @@ def test_negative_uptake_is_counted(record: Record) -> None:
     drawn, image = replace(record.images[0], contrast="PET", unit="SUV"), _image("axial", "a.u.")
     data = image.data.clone()
     data[0, 0, 0, :3] = -1.0
-    series = derived_series(record, drawn, replace(image, data=data), read_headers(check_sources(record.images[0])))
+    series = derived_series(
+        Making(record, drawn, read_headers(check_sources(record.images[0]))), replace(image, data=data)
+    )
     assert series.clipped == 3
     assert torch.isfinite(data).all()

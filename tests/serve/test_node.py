@@ -32,7 +32,7 @@ from fabrica.serve.review import application
 from fabrica.serve.rules import read_rules
 from fabrica.serve.running import run_node
 from fabrica.serve.storage import Door, listening
-from fabrica.serve.stow import add_intake, parts_of
+from fabrica.serve.stow import DEFLATED, add_intake, parts_of
 
 from ..deliver.conftest import drawn, free_port, program, record, trained  # noqa: F401 (fixtures)
 from ..deliver.scanner import head, write_series
@@ -450,8 +450,16 @@ def test_a_bomb_is_not_opened(web: tuple[TestClient, Intake], tmp_path: Path) ->
     ds.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
     buffer = io.BytesIO()
     ds.save_as(buffer, enforce_file_format=True)
-    body, headers = _multipart([buffer.getvalue()])
-    assert client.post("/dicom-web/studies", content=body, headers=headers).status_code == 409
+    content = buffer.getvalue()
+    assert DEFLATED.search(content)
+    padded = content.replace(
+        b"\x02\x00\x02\x00UI",
+        b"\x02\x00\x01\x00OB\x00\x00" + (3000).to_bytes(4, "little") + b"\0" * 3000 + b"\x02\x00\x02\x00UI",
+        1,
+    )
+    for one in (content, padded):  # however far back in its head it says so
+        body, headers = _multipart([one])
+        assert client.post("/dicom-web/studies", content=body, headers=headers).status_code == 409
     assert intake.series() == []
 
 
@@ -534,6 +542,54 @@ def test_it_is_killed_and_started_again_and_nothing_is_lost(rules: Path, tmp_pat
     finally:
         running.kill()
         running.wait()
+
+
+def test_what_was_stopped_was_no_try_and_what_is_sent_again_is_asked_again(node: Node, tmp_path: Path) -> None:
+    """A node that is stopped as often as anybody likes gives no series up; one that failed is drawn again when it comes
+    again.
+    """
+    files = write_series(tmp_path / "scan", *LARGE)
+    _keep(node.intake, files)
+    for _ in range(3):
+        node.settle()
+
+    def stopped(rule: object, one: object, out: Path) -> str:
+        node.stopped.set()
+        return "the drawing ended with -15"
+
+    node._drawn = stopped  # type: ignore[method-assign]
+    for _ in range(5):
+        node.answer()
+        (one,) = node.intake.series("waiting")
+        assert one.tries == 0
+    node.stopped.clear()
+    node._drawn = lambda rule, one, out: "a fault of the run"  # type: ignore[method-assign]
+    node.answer()
+    node.answer()
+    assert node.intake.series()[0].state == "failed"
+    _keep(node.intake, files[:1])
+    (one,) = node.intake.series("arriving")
+    assert (one.tries, one.reason, one.instances) == (0, "", 8)
+
+
+def test_a_drawing_that_starts_while_the_node_is_stopped_is_ended(
+    node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It would be waited for, for hours."""
+    asked: list[list[str]] = []
+    started = subprocess.Popen
+
+    def sleeping(command: list[str], **more: Any) -> Any:
+        asked.append(command)
+        return started(["/bin/sleep", "600"], **more)
+
+    monkeypatch.setattr("fabrica.serve.node.subprocess.Popen", sleeping)
+    node.intake.keep("1.2", "1.3", "1.4", b"one")
+    node.stopped.set()
+    began = time.monotonic()
+    assert node._drawn(node.rules[0], node.intake.series()[0], tmp_path / "out") == "the drawing ended with -15: "
+    assert time.monotonic() - began < 60
+    assert asked[0][2:4] == ["fabrica", "generate"]
 
 
 def test_a_step_that_fails_stops_no_other(node: Node) -> None:

@@ -32,20 +32,12 @@ NAMING = (  # whose words must not be found anywhere else
 )  # fmt: skip
 SHORTEST = 4  # letters of a word that is looked for
 BURNED = ("US", "XA", "RF", "SC", "ES", "OT", "XC", "GM", "OP", "DG", "IVUS")  # modalities that write into pixels
-DOCUMENTS = ("1.2.840.10008.5.1.4.1.1.104.", "1.2.840.10008.5.1.4.1.1.66")  # encapsulated files, raw data
+DOCUMENTS, RAW = "1.2.840.10008.5.1.4.1.1.104.", "1.2.840.10008.5.1.4.1.1.66"  # encapsulated files, raw data
 CAPTURES = "1.2.840.10008.5.1.4.1.1.7"  # SOP classes of secondary captures
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 BYTES = ("OB", "OW", "OD", "OF", "OL", "OV", "UN")
-NAMED_UIDS = (
-    "ClassUID",
-    "SchemeUID",
-    "SyntaxUID",
-    "ContextUID",
-    "MappingResourceUID",
-    "ImplementationUID",
-)  # of no one
+NAMED_UIDS = ("ClassUID", "SchemeUID", "SyntaxUID", "ContextUID", "MappingResourceUID")  # they are of no one
 NOBODY = {"none", "anonymous", "anonymized", "unknown", "dr.", "dr", "mr", "mrs", "ms", "prof", "prof.", "md", "jr"}
-RAW = "1.2.840.10008.5.1.4.1.1.66"
 
 
 class RefusedError(Exception):
@@ -101,7 +93,7 @@ class Deidentifier:
 
     def _check(self, ds: Any) -> None:
         kind, modality = str(ds.get("SOPClassUID", "")), str(ds.get("Modality", ""))
-        if kind.startswith(DOCUMENTS[0]) or kind == RAW or "EncapsulatedDocument" in ds:
+        if kind.startswith(DOCUMENTS) or kind == RAW or "EncapsulatedDocument" in ds:
             raise RefusedError("it holds a document or raw data, which may name anyone")
         if "PixelData" not in ds:
             return
@@ -166,11 +158,11 @@ class _Found:
             return {"remove": "D", "shift": "C", "keep": "K"}[self.by.options.dates]
         if element.VR == "UI":
             return "K" if element.keyword.endswith(NAMED_UIDS) else "U"
-        if element.VR in ("LO", "SH", "ST", "LT", "UT", "UC"):
-            return "K" if element.keyword in technical() else "C"
+        if element.VR in ("LO", "SH", "ST", "LT", "UT", "UC", "UR"):
+            return "K" if element.keyword in technical() else "Z" if element.VR == "UR" else "C"
         if element.VR in BYTES:
             return "K" if element.keyword in PIXELS or "LUT" in element.keyword or "Palette" in element.keyword else "X"
-        return "Z" if element.VR == "UR" else "K"
+        return "K"
 
     def _by_letter(self, made: Any, element: Any, action: str) -> None:
         {
@@ -220,10 +212,8 @@ class _Found:
         elif element.VR in TEXT:
             told = [cleaned(value) for value in _values(element)]
             if not any(told):  # nothing is left of it
-                rule = rules().get(int(element.tag))
-                self._by_letter(
-                    made, element, rule.under(frozenset()) if rule else "D" if any(_values(element)) else "K"
-                )
+                rule, bare = rules().get(int(element.tag)), "D" if any(_values(element)) else "K"
+                self._by_letter(made, element, rule.under(frozenset()) if rule else bare)
                 return
             self.by.done["cleaned"] += 1
             made.add_new(element.tag, element.VR, told)

@@ -57,9 +57,8 @@ def _one(path: Path, out: Path, by: Deidentifier, found: Pass) -> None:
     try:
         ds = pydicom.dcmread(path)
         made = by.applied(ds)
-        if (born := str(ds.get("PatientBirthDate") or "")) and found.births.setdefault(
-            str(made.PatientID), born
-        ) != born:
+        born, whose = str(ds.get("PatientBirthDate") or ""), str(made.PatientID)
+        if born and found.births.setdefault(whose, born) != born:
             raise RefusedError("its Patient ID stands for persons of several birth dates")
         made.save_as(buffer, enforce_file_format=True)
     except InvalidDicomError:

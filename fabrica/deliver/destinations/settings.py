@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ..files import plain_yaml
 from .bids import Bids
 from .destination import Destination
 from .dicomweb import Dicomweb, Login
@@ -46,12 +45,7 @@ def told(path: Path) -> Destination:
     """Of a file; secrets are `env:NAME`, files lie beside it. Raises ValueError for anything that is not as it
     should be.
     """
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}. {HOW}")
-    try:
-        plain = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML ({str(error).splitlines()[0]}).") from error
+    plain = plain_yaml(path, HOW)
     if not isinstance(plain, dict) or str(plain.get("kind")) not in KEYS:
         raise ValueError(f"{path} says no kind that is known. Write kind: {', '.join(KEYS)}")
     try:
@@ -100,9 +94,8 @@ def _port(name: str, value: Any) -> int:
 
 def _check_keys(plain: Mapping[str, Any], must: tuple[str, ...], may: tuple[str, ...]) -> None:
     if missing := [name for name in must if name not in plain]:
-        raise ValueError(
-            f"{missing[0]} is missing. Write {', '.join(must)}" + (f"; may be: {', '.join(may)}" if may else "")
-        )
+        more = f"; may be: {', '.join(may)}" if may else ""
+        raise ValueError(f"{missing[0]} is missing. Write {', '.join(must)}{more}")
     if empty := [name for name in plain if plain[name] is None]:
         raise ValueError(f"{empty[0]} says nothing.")
     if strange := sorted(set(map(str, plain)) - {*must, *may}):

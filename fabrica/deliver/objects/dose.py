@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .images import check_plane, frame_of, place_plane, written
 from .marking import FIRST_NUMBER, MARK, Making, Series, file_meta, mark, reference, uid_of
+from .planes import directions
 from .source import taken_over
 
 RT_DOSE = "1.2.840.10008.5.1.4.1.1.481.2"  # SOP class
@@ -79,8 +80,8 @@ def _text(value: float) -> str:
 
 def _offsets(affine: NDArray[np.float64], count: int, case: str) -> list[str]:
     """mm from the first plane along its normal; raises ValueError where planes are moved sideways."""
-    steps = np.linalg.norm(affine[:3, :3], axis=0)
-    normal = np.cross(affine[:3, 2] / steps[2], affine[:3, 1] / steps[1])
+    _, row, column = directions(affine)
+    normal = np.cross(row, column)
     along = float(normal @ affine[:3, 0])
     if np.linalg.norm(affine[:3, 0] - along * normal) * max(count - 1, 1) > OBLIQUE:
         raise ValueError(f"{case}: its planes are tilted, which the frames of an RT Dose cannot say.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...contracts import Image
-from ..record import Drawn, Record
+from ..record import Drawn
 from .marking import FIRST_NUMBER, MARK, Making, Series, file_meta, mark, reference, uid_of
+from .planes import directions
 from .source import FRAME, REGION, taken_over
 
 CT, MR, PET = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.128")
@@ -44,16 +44,14 @@ class Stored:
     clipped: int  # voxels that did not fit
 
 
-def derived_series(
-    record: Record, drawn: Drawn, image: Image, headers: Sequence[Any], *, which: str = "mean", number: int = 0
-) -> Series:
-    """An image (1, z, y, x) on its own grid as a series of the patient and study of `headers` (without pixels).
+def derived_series(making: Making, image: Image, *, number: int = 0) -> Series:
+    """An image (1, z, y, x) on its own grid as a series of the patient and study of its sources.
 
-    `which` names the draw, `number` is added to the series number 9000. UIDs follow from sources, weights, recipe, seed
-    and pixels: the same draw is the same bytes, other pixels are another series. Raises ValueError for a contrast that
-    is neither CT, MR nor PET, for two patients or studies in one source, and for a grid that no plane has.
+    `number` is added to the series number 9000. UIDs follow from sources, weights, recipe, seed and pixels: the same
+    draw is the same bytes, other pixels are another series. Raises ValueError for a contrast that is neither CT, MR nor
+    PET, for two patients or studies in one source, and for a grid that no plane has.
     """
-    making, modality = Making(record, drawn, headers, which), modality_of(drawn)
+    drawn, modality = making.drawn, modality_of(making.drawn)
     stored = stored_pixels(image.data[0].numpy(), drawn.unit)
     affine = image.affine.numpy()
     check_plane(affine, drawn.case)
@@ -108,8 +106,8 @@ def written(value: float) -> float:
 
 def check_plane(affine: NDArray[np.float64], case: str) -> None:
     """Raises ValueError for rows and columns that are not at a right angle."""
-    x, y = (affine[:3, k] / np.linalg.norm(affine[:3, k]) for k in (2, 1))
-    if abs(float(x @ y)) > SKEW:
+    _, row, column = directions(affine)
+    if abs(float(row @ column)) > SKEW:
         raise ValueError(f"{case}: its rows and columns are not at a right angle, which DICOM planes must be.")
 
 
@@ -193,8 +191,7 @@ def place_plane(ds: Any, affine: NDArray[np.float64], z: int) -> None:
     """Where plane z lies (PS3.3 C.7.6.2), from the matrix of index (z, y, x) to LPS mm."""
     from pydicom.valuerep import format_number_as_ds
 
-    steps = np.linalg.norm(affine[:3, :3], axis=0)
-    row, column = affine[:3, 2] / steps[2], affine[:3, 1] / steps[1]
+    steps, row, column = directions(affine)
     ds.ImagePositionPatient = [format_number_as_ds(float(v)) for v in affine[:3, 3] + z * affine[:3, 0]]
     ds.ImageOrientationPatient = [format_number_as_ds(float(v)) for v in (*row, *column)]
     ds.PixelSpacing = [format_number_as_ds(float(v)) for v in (steps[1], steps[2])]

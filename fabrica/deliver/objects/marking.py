@@ -49,12 +49,13 @@ class Making:
         return ", ".join(self.drawn.given)
 
     def known(self) -> dict[str, Any]:
-        """What decides the UID of all objects of it."""
+        """What decides the UID of all objects of it: whatever they say, but the day."""
         record, drawn = self.record, self.drawn
         return {
             "sources": sorted(str(h.SOPInstanceUID) for h in self.headers), "weights": record.weights,
             "recipe": record.recipe, "seed": record.seed, "case": drawn.case, "contrast": drawn.contrast,
-            "draw": self.which, "version": record.version,
+            "draw": self.which, "of": len(drawn.files), "given": list(drawn.given), "version": record.version,
+            "run": record.run, "stage": record.stage,
         }  # fmt: skip
 
     def told(self, more: str = "") -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .images import check_plane, frame_of
 from .marking import FIRST_NUMBER, MARK, Making, Series, library, named, settled, uid_of
 from .planes import planes_of
+from .source import one_study
 
 ANATOMY, TISSUE = ("91723000", "SCT", "Anatomical Structure"), ("85756007", "SCT", "Tissue")
 ABNORMAL, LESION = ("49755003", "SCT", "Morphologically Abnormal Structure"), ("52988006", "SCT", "Lesion")
@@ -70,5 +71,5 @@ def _one_series(making: Making) -> list[Any]:
     by_series = defaultdict(list)
     for header in making.headers:
         by_series[str(header.get("SeriesInstanceUID", ""))].append(header)
-    making.template  # noqa: B018 (refuses several patients)
+    one_study(making.headers, making.drawn.case)
     return max(by_series.values(), key=len)
