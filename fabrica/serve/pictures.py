@@ -60,11 +60,14 @@ def _graded(stops: NDArray[np.float64], share: NDArray[np.float64]) -> NDArray[n
 
 
 def overlay_of(kind: str, image: Image, unit: str) -> Overlay:
-    """Its top is the 99.5th percentile of what is not 0."""
+    """Its top is the 99.5th percentile of what is not 0; of a dose the highest, which nobody may overlook."""
     sizes = image.data.abs().flatten()
     some = sizes[sizes > 0]
-    top = float(torch.quantile(some[:: max(1, len(some) // 200_000)], 0.995)) if len(some) else 1.0
-    return Overlay(kind, image, top, unit)
+    if not len(some):
+        return Overlay(kind, image, 1.0, unit)
+    share = 1.0 if kind == "dose" else 0.995
+    top = some.max() if share == 1 else torch.quantile(some[:: max(1, len(some) // 200_000)], share)
+    return Overlay(kind, image, float(top), unit)
 
 
 def picture(image: Image, z: int, low: float, high: float, over: Overlay | None = None) -> bytes:

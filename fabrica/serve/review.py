@@ -76,12 +76,9 @@ class Reviewing:
             return ""
         header = pydicom.dcmread(path, stop_before_pixels=True)
         name = str(header.get("PatientName", "")).replace("^", " ").split("=")[0].strip()
-        words = (
-            name,
-            str(header.get("PatientID", "")),
-            f"study of {header.StudyDate}" if header.get("StudyDate") else "",
-        )
-        return ", ".join(word for word in words if word)
+        when = str(header.get("StudyDate") or "")
+        study = f"study of {when[:4]}-{when[4:6]}-{when[6:8]}" if len(when) == 8 else ""
+        return ", ".join(word for word in (name, str(header.get("PatientID", "")), study) if word)
 
     def find(self, key: str) -> Prepared:
         for known, series in self.series():

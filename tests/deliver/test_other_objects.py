@@ -22,6 +22,7 @@ from fabrica.deliver.objects.rejection import person_name, rejection
 from fabrica.deliver.objects.report import evidence_report
 from fabrica.deliver.objects.segmentation import segmentation
 from fabrica.deliver.objects.source import read_headers
+from fabrica.deliver.reading import stored_image
 from fabrica.deliver.record import Evidence, Record, check_sources
 
 from .conftest import program
@@ -159,6 +160,32 @@ def test_frames_lie_on_the_planes_and_hold_the_values(grid: str, record: Record)
         assert np.array_equal(
             pixels > 0, (image.data[0, z].numpy() > 0) if number == 1 else np.zeros_like(pixels, bool)
         )
+
+
+@pytest.mark.parametrize("unit", ["HU", "a.u.", "SUV"])
+def test_a_map_is_in_the_numbers_of_its_series(unit: str, record: Record, tmp_path: Path) -> None:
+    """What is read of map and series stands in the relation that was drawn: an MR series stores a multiple."""
+    contrast = {"HU": "CT", "a.u.": "FLAIR", "SUV": "PET"}[unit]
+    drawn, image = (
+        replace(record.images[0], unit=unit, contrast=contrast),
+        _image("axial", "HU" if unit == "HU" else "a.u."),
+    )
+    image = replace(image, data=image.data.abs())
+    making = Making(record, drawn, read_headers(check_sources(record.images[0])))
+    series = derived_series(making, image)
+    made = spread_map(replace(making, which="spread"), image.data[0].numpy() / 4, series)
+    read = []
+    for name, one in (("series", series), ("map", made)):
+        (tmp_path / name).mkdir()
+        files = [tmp_path / name / f"{k}.dcm" for k in range(len(one.datasets))]
+        for path, ds in zip(files, one.datasets, strict=True):
+            path.write_bytes(_bytes(ds))
+        found = stored_image(files)
+        assert found is not None
+        read.append(
+            found.data if np.dot(found.affine[:3, 0].numpy(), image.affine[:3, 0].numpy()) > 0 else found.data.flip(1)
+        )
+    assert float((read[0] / 4 - read[1]).abs().max()) < 1e-3 * float(read[1].max())
 
 
 @pytest.mark.parametrize("grid", [g for g in GRIDS if g not in ("single slice", "tilted")])

@@ -105,7 +105,7 @@ def test_words_of_files_are_no_markup_and_identifiers_stay_out_of_addresses(
     listed = client.get("/").text
     assert "<script>alert" not in listed
     assert "&lt;script&gt;" in listed
-    assert "Ünal Zoë, GEN-0001, study of 20260102" in listed  # whoever decides has to know whose it is
+    assert "Ünal Zoë, GEN-0001, study of 2026-01-02" in listed  # whoever decides has to know whose it is
     for text in (page, listed):
         for identifier in ("GEN-0001", "Ünal", store[1]):
             assert identifier not in "".join(re.findall(r'(?:href|src|action)="[^"]*"', text))
@@ -241,6 +241,13 @@ def test_overlays_are_seen_where_there_is_something(kind: str) -> None:
     assert changed[-20].max() == 0
     assert over.top == 10
     assert over.legend
+
+
+def test_the_highest_dose_is_on_the_scale() -> None:
+    image = _image("Gy")
+    image.data[0, 0, 0, 0] = 70.0
+    assert overlay_of("dose", image, "Gy").top == 70
+    assert overlay_of("spread", image, "Gy").top < 70
 
 
 def test_a_difference_is_blue_below_and_red_above() -> None:

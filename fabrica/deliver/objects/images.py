@@ -62,7 +62,8 @@ def derived_series(making: Making, image: Image, *, number: int = 0) -> Series:
     }  # fmt: skip
     base.SeriesInstanceUID, base.SeriesNumber = uid_of(known), FIRST_NUMBER + number
     slices = [_slice(base, stored, affine, z, uid_of({**known, "slice": z})) for z in range(len(stored.pixels))]
-    return Series(base.SeriesInstanceUID, tuple(slices), stored.clipped)
+    factor = 1 / stored.slope if modality == "MR" else 1.0  # what an MR object stores has no slope
+    return Series(base.SeriesInstanceUID, tuple(slices), stored.clipped, factor)
 
 
 def modality_of(drawn: Drawn) -> str:

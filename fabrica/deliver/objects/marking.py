@@ -28,6 +28,7 @@ class Series:
     uid: str
     datasets: tuple[Any, ...]  # pydicom, one for each file
     clipped: int = 0
+    factor: float = 1.0  # what is read of it = factor x what was drawn; not 1 where a modality has numbers of its own
 
 
 @dataclass(frozen=True)

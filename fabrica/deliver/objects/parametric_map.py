@@ -16,13 +16,14 @@ NUMBER = FIRST_NUMBER + 900  # of the series: behind those of the draws
 
 
 def spread_map(making: Making, spread: NDArray[np.float32], mean: Series) -> Series:
-    """The standard deviation (z, y, x) of draws in their unit, float32, on the planes of the series of their mean.
+    """The standard deviation (z, y, x) of draws, float32, on the planes of the series of their mean and in its numbers:
+    those of an MR series are a multiple of what was drawn, and so is its map.
 
     Raises ValueError for values that are not finite, and where highdicom is not installed.
     """
     if not np.isfinite(spread).all():
         raise ValueError("The spread of the draws is not finite: it is not delivered.")
-    hd = library()
+    hd, spread = library(), (spread * mean.factor).astype(np.float32)
     known = {**making.known(), "map of": mean.uid, "pixels": hashlib.sha256(spread.tobytes()).hexdigest()}
     value, meaning = UCUM.get(making.drawn.unit, ("{a.u.}", "arbitrary unit"))
     top = max(float(spread.max()), 1e-6)
@@ -32,7 +33,7 @@ def spread_map(making: Making, spread: NDArray[np.float32], mean: Series) -> Ser
         quantity_definition=hd.sr.CodedConcept("113061", "DCM", "Standard Deviation"),
     )  # fmt: skip
     ds = hd.pm.ParametricMap(
-        source_images=list(mean.datasets), pixel_array=spread.astype(np.float32),
+        source_images=list(mean.datasets), pixel_array=spread,
         contains_recognizable_visual_features=recognizable(making.template), real_world_value_mappings=[scale],
         voi_lut_transformations=[hd.VOILUTTransformation(window_center=top / 2, window_width=top)],
         content_label="SPREAD", content_description=f"{MARK} spread of draws of {making.drawn.contrast}"[:64],
