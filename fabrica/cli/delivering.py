@@ -19,7 +19,7 @@ Store = Annotated[
 @app.command()
 def deliver(
     path: Annotated[
-        Path | None, typer.Argument(metavar="RUN|OUT", help="A run, or what generate wrote; none: what still waits.")
+        Path | None, typer.Argument(metavar="RUN|OUT", help="A run, or what generate wrote; none: what was accepted or waits.")
     ] = None,
     to: Annotated[
         str | None,
