@@ -19,7 +19,8 @@ Store = Annotated[
 @app.command()
 def deliver(
     path: Annotated[
-        Path | None, typer.Argument(metavar="RUN|OUT", help="A run, or what generate wrote; none: what was accepted or waits.")
+        Path | None,
+        typer.Argument(metavar="RUN|OUT", help="A run, or what generate wrote; none: what waits or was accepted."),
     ] = None,
     to: Annotated[
         str | None,

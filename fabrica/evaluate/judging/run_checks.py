@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from ..honesty.endpoints import SEGMENTED
 from ..honesty.ledger import OFF_PIXELS, Ledger, flipped, shift_pixels
 from ..metrics.pixel import METRICS
 from ..report.results import Report
@@ -76,8 +77,9 @@ def check_distances(ledger: Ledger, found: Realism | None) -> None:
 def conclude(report: Report) -> None:
     """What is known once every stage was judged; closes the ledger."""
     ledger = report.ledger or Ledger()
-    rows = [r for stage in report.stages for r in stage.cases]
-    if any(not r.by.startswith("model") for r in rows):
+    rows = [r for stage in report.stages for r in stage.cases if isinstance(r.value, int | float)]  # where it is known
+    ours, theirs = ({r.metric for r in rows if r.by.startswith("model") == model} for model in (True, False))
+    if ours & theirs & {*METRICS, *SEGMENTED}:
         ledger.looked.add(21)
     for sentence in (*report.undiscriminating(), *(c for s in report.stages if s.realism for c in s.realism.cheats)):
         ledger.trigger(21, sentence)

@@ -99,6 +99,25 @@ def test_a_trivial_answer_that_wins_is_said(rival: float, status: str) -> None:
     assert ("NOT DISCRIMINATIVE" in report.ledger.found[21].why) == (status == "warned")
 
 
+def test_where_no_truth_is_known_nothing_about_it_is_passed() -> None:
+    """A raw scan without an image: misfits are figures, what needs the truth was not evaluated."""
+    rows = [
+        Row("0", "0", "T1w", by, metric, value)
+        for by in ("model", "CG-SENSE")
+        for metric, value in (
+            ("misfit of k-space", 1.1),
+            ("psnr", "needs the true T1w"),
+            ("ssim", "needs the true T1w"),
+        )
+    ]
+    report = Report.start({}, "run")
+    report.stages.append(StageResult("model", "reconstruction", "flow", {}, 1, 1.0, [], cases=rows))
+    conclude(report)
+    assert report.ledger is not None
+    assert [_status(report.ledger, n) for n in (3, 5, 6, 7, 8, 21)] == ["not asked"] * 6
+    assert _status(report.ledger, 2) == "passed"
+
+
 def test_nothing_drawn_passes_nothing() -> None:
     report = Report.start({}, "run")
     conclude(report)
