@@ -1,12 +1,14 @@
 """Ordered subsets: as good as many more iterations of MLEM; a prior of neighbours that is as strong as the counts ask."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
 from fabrica.contracts import Measurement
 from fabrica.data.acquisition.pet import PetAcquisition
 from fabrica.physics.pet import Emission
-from fabrica.physics.subsets import EDGES, _slope, ordered_subsets, relative_differences
+from fabrica.physics.subsets import EDGES, _parts, _slope_and_bend, _walked, ordered_subsets, relative_differences
 from fabrica.rng import Rng
 
 
@@ -30,19 +32,36 @@ def test_four_rounds_of_ten_subsets_are_forty_iterations() -> None:
     assert float((few - many).abs().mean() / many.mean()) < 0.05
 
 
-def test_the_slope_of_relative_differences_is_that_of_their_sum() -> None:
+def _cost(x: torch.Tensor) -> torch.Tensor:
+    total = x.new_zeros(())
+    for d in (-2, -1):
+        a, b = x.narrow(d, 0, x.shape[d] - 1), x.narrow(d, 1, x.shape[d] - 1)
+        total = total + ((a - b) ** 2 / (a + b + EDGES * (a - b).abs())).sum()
+    return total
+
+
+def test_slope_and_bend_of_relative_differences_are_those_of_their_sum() -> None:
     x = torch.rand(2, 1, 5, 6, dtype=torch.float64) + 0.1
-
-    def cost(x: torch.Tensor) -> torch.Tensor:
-        total = torch.zeros((), dtype=torch.float64)
-        for d in (-2, -1):
-            a, b = x.narrow(d, 0, x.shape[d] - 1), x.narrow(d, 1, x.shape[d] - 1)
-            total = total + ((a - b) ** 2 / (a + b + EDGES * (a - b).abs())).sum()
-        return total
-
     probe = x.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(cost(probe), probe)
-    torch.testing.assert_close(_slope(x), slope)
+    (expected,) = torch.autograd.grad(_cost(probe), probe)
+    slope, bend = _slope_and_bend(x)
+    torch.testing.assert_close(slope, expected)
+    hessian = torch.autograd.functional.hessian(_cost, x).reshape(x.numel(), x.numel())
+    torch.testing.assert_close(bend.flatten(), 2 * hessian.diagonal())
+
+
+def test_a_strong_prior_does_not_swing() -> None:
+    """With one subset each round explains counts and prior together better than the one before."""
+    image = torch.rand(1, 24, 24, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.2
+    measured = PetAcquisition(counts=5e4, views=7).measure(image, (4.0, 4.0), Rng([0]))
+    parts = _parts(*_known(measured))
+    assert len(parts) == 1
+    strength = 3 * parts[0].sensitivity.mean((1, 2, 3), keepdim=True)
+    x, costs = torch.ones(1, 1, 24, 24), []
+    for _ in range(20):
+        x = _walked(parts, x, strength, 1)
+        costs.append(float(measured.nll(x) + strength * _cost(x)))
+    assert all(after <= before + 1e-6 * abs(before) for before, after in pairwise(costs)), costs
 
 
 @pytest.mark.parametrize("counts", [5e4, 1e6])
