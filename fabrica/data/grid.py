@@ -97,13 +97,23 @@ def _interpolate(volume: Tensor, index: Tensor, shape: Sequence[int], fill: floa
 
 
 def coverage(image: Image, grid: Grid) -> float:
-    """Share of a grid's voxels that lie inside an image."""
+    """Share of a grid's voxels that lie inside an image, told from at most 64 a side."""
+    lines = [torch.linspace(0, n - 1, min(n, 64), dtype=torch.float64) for n in grid.shape]
+    return float(_inside(image, grid, lines).double().mean())
+
+
+def inside_of(image: Image, grid: Grid) -> Tensor:
+    """bool (z, y, x): which voxels of a grid lie inside an image."""
+    return _inside(image, grid, [torch.arange(n, dtype=torch.float64) for n in grid.shape])
+
+
+def _inside(image: Image, grid: Grid, lines: Sequence[Tensor]) -> Tensor:
     index = torch.linalg.inv(image.affine.double()) @ grid.affine.double()
     size = torch.tensor(grid_of(image).shape, dtype=torch.float64)
-    lines = [torch.linspace(0, n - 1, min(n, 64), dtype=torch.float64) for n in grid.shape]
     target = torch.stack(torch.meshgrid(*lines, indexing="ij"), -1)
     source = target @ index[:3, :3].T + index[:3, 3]
-    return float(((source > -0.5) & (source < size - 0.5)).all(-1).double().mean())
+    held: Tensor = ((source > -0.5) & (source < size - 0.5)).all(-1)
+    return held
 
 
 def align(case: Case, reference: str) -> tuple[Case, tuple[str, ...]]:

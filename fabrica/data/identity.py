@@ -59,6 +59,9 @@ def _row(scan: Scan, base: Path, raw: Mapping[Path, set[str]]) -> Row:
     if scan.format == "planning":
         own = scan.files[0].parent.name if scan.files[0].suffix == ".csv" else scan.files[0].stem
         return Row(own, "", scan.modality, scan, dict(scan.values))
+    if scan.format in ("contours", "dose"):
+        whom = scan.patient or (folders[0] if folders else "unknown")
+        return Row(whom, scan.visit, scan.modality, scan, scan.values, doubt=scan.doubt)
     stem = Path(scan.member).stem if scan.member and not scan.recipe else scan.files[0].name
     if (found := _nnunet(scan, raw)) is not None:
         return found

@@ -14,6 +14,7 @@ from PIL import ImageDraw
 
 from .. import io
 from ..io import Scan, UnreadableError
+from ..io.radiotherapy.structures import OnSeries
 from .cohort import Cohort, ScannedMember
 from .prepare import intensity_scale
 from .units import supported_by
@@ -41,6 +42,7 @@ def lines(cohort: Cohort, most: int = 12) -> Iterator[str]:
         yield f"  {m.name}: {', '.join(m.contrasts())}"
     if len(members) > most:
         yield f"  ... and {len(members) - most} more"
+    yield from _structures(members)
     yield from _who_is_who(cohort, members)
     notes = [o for o in cohort.oddities if o.severity == "note"]
     odd = [o for o in cohort.oddities if o.severity != "note"]
@@ -65,6 +67,23 @@ def _units(contrast: str, scans: Sequence[Scan], members: Sequence[ScannedMember
             values = next((v for m in _some(contrast, members, 1) if (v := _by_values(m, contrast))), "")
         how = told.get(source, f" by {source}" if source and unit not in ("a.u.", "SUV?") else "")
         yield f"{unit}{how}{', ' + values if values else ''}"
+
+
+def _structures(members: Sequence[ScannedMember]) -> Iterator[str]:
+    """What structure sets call their structures, which of them the table of names knows, and what is prescribed."""
+    drawn = [s for m in members for s in m.scans.values() if isinstance(s.recipe, OnSeries)]
+    if not drawn:
+        return
+    known = sorted({f"{s.modality} ({s.recipe.stated!r})" for s in drawn if s.recipe.matched})
+    other = sorted({repr(s.recipe.stated) for s in drawn if not s.recipe.matched})
+    if known:
+        yield f"  structures by the table of names: {', '.join(known)}"
+    if other:
+        yield f"  structures by their own name: {', '.join(other)}"
+        yield "    give them others in a table: --write-table files.csv, then --table files.csv"
+    levels = sorted({f"{v:g} {name}" for s in drawn for name, v in s.values.items() if name.startswith("Gy to ")})
+    if levels:
+        yield f"  prescribed: {', '.join(levels)}"
 
 
 def _some(contrast: str, members: Sequence[ScannedMember], most: int = OPENED) -> list[ScannedMember]:

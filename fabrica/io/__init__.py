@@ -149,14 +149,17 @@ def stem(name: str) -> str:
 def read(scan: Scan) -> Image:
     """The pixels of a scan; raises UnreadableError naming the file when they are damaged or not finite."""
     from . import dicom, nifti, planning, raster
+    from .radiotherapy import doses, structures
 
     if scan.format in RAW:
         recipe = {K_SPACE: "mr_reconstruction", SINOGRAM: "ct_sparse_view", COUNTS: "pet_low_count"}[scan.format]
         raise UnreadableError("is raw data, no image.", f"Reconstruct it: recipes/{recipe}.yaml", scan.name)
     with _told(scan.files[0], scan.name):
-        return {"nifti": nifti.read, "dicom": dicom.read, "raster": raster.read, "planning": planning.read}[
-            scan.format
-        ](scan)
+        readers = {
+            "nifti": nifti.read, "dicom": dicom.read, "raster": raster.read, "planning": planning.read,
+            "contours": structures.read, "dose": doses.read,
+        }  # fmt: skip
+        return readers[scan.format](scan)
 
 
 def read_raw(scan: Scan) -> RawKSpace | RawSinogram:

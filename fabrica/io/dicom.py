@@ -17,19 +17,13 @@ import torch
 from numpy.typing import NDArray
 
 from ..contracts import Field, Image
-from . import explicit, meaning
+from . import explicit, meaning, radiotherapy
 from .dicom_pixels import pixels_of, pydicom
 from .placement import has_geometry, moments, planes_of
 from .planes import Plane, Stack, stacks
 from .scan import Oddity, Scan, UnreadableError, check_affine
 
-_WITHOUT_PIXELS = {  # SOP class -> what to say
-    "1.2.840.10008.5.1.4.1.1.481.3": ("is an RT structure set.", "Contours cannot be read yet; images are."),
-    "1.2.840.10008.5.1.4.1.1.481.5": ("is an RT plan.", "Plans cannot be read yet; images are."),
-    "1.2.840.10008.5.1.4.1.1.481.2": ("is an RT dose.", "Dose cannot be read yet; images are."),
-    "1.2.840.10008.1.3.10": ("is a DICOM directory.", "Nothing to do: the files themselves are read."),
-}
-_OF_THERAPY = {"RTDOSE": "5.1.4.1.1.481.2", "RTPLAN": "5.1.4.1.1.481.5", "RTSTRUCT": "5.1.4.1.1.481.3"}
+_DIRECTORY = "1.2.840.10008.1.3.10"
 _ASKED = [
     "Rows",
     "Columns",
@@ -76,6 +70,7 @@ def listing(paths: Iterable[Path]) -> tuple[list[Scan], list[Oddity]]:
 
 def _listing(paths: Iterable[Path]) -> tuple[list[Scan], list[Oddity]]:
     series: dict[tuple[str, ...], list[tuple[Path, Any]]] = {}
+    therapy: list[tuple[Path, Any]] = []
     oddities: list[Oddity] = []
     for path in paths:
         try:
@@ -83,11 +78,18 @@ def _listing(paths: Iterable[Path]) -> tuple[list[Scan], list[Oddity]]:
         except UnreadableError as error:
             oddities.append(Oddity(str(path), error.fault, error.next_step))
             continue
-        series.setdefault(_series_key(header, path), []).append((path, header))
+        if radiotherapy.kind_of(header):
+            therapy.append((path, header))
+        else:
+            series.setdefault(_series_key(header, path), []).append((path, header))
     scans: list[Scan] = []
+    around: dict[str, radiotherapy.Surroundings] = {}  # anonymisers give one number to several patients
     for members in series.values():
-        scans += _series_scans(members, oddities)
-    return scans, oddities
+        found = _series_scans(members, oddities)
+        around.setdefault(radiotherapy.patient_of(members[0][1]), radiotherapy.Surroundings()).add(members, found)
+        scans += found
+    more, odd = radiotherapy.listing(therapy, around, _facts)
+    return scans + more, oddities + odd
 
 
 def read(scan: Scan) -> Image:
@@ -134,10 +136,10 @@ def _header(path: Path, oddities: list[Oddity]) -> Any:
     """The data set without pixels; raises UnreadableError for what can never be an image."""
     header = explicit.header(path) or _parsed_header(path, oddities)
     kind = str(header.get("SOPClassUID") or "")
-    if not kind and (known := _OF_THERAPY.get(str(header.get("Modality") or ""))):
-        kind = f"1.2.840.10008.{known}"
-    if kind in _WITHOUT_PIXELS:
-        raise UnreadableError(*_WITHOUT_PIXELS[kind])
+    if kind == _DIRECTORY:
+        raise UnreadableError("is a DICOM directory.", "Nothing to do: the files themselves are read.")
+    if radiotherapy.kind_of(header):
+        return header
     if kind == _SLIDE or "TotalPixelMatrixColumns" in header:
         raise UnreadableError("holds tiles of a slide, not a patient volume.", "Whole-slide images are not supported.")
     if kind == _SEGMENTATION and str(header.get("SegmentationType") or "") == "FRACTIONAL":

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 Affine = NDArray[np.float64]  # (4, 4) index (z, y, x, 1) -> LPS millimetres
 
+Format = Literal["nifti", "dicom", "raster", "k-space", "sinogram", "emission counts", "planning", "contours", "dose"]
+
 
 class UnreadableError(Exception):
     """A file that cannot become an Image: which one, what is wrong with it and what to do next, in one line."""
@@ -43,7 +45,7 @@ class Scan:
     """One image as its header describes it; `io.read(scan)` brings the pixels."""
 
     files: tuple[Path, ...]
-    format: Literal["nifti", "dicom", "raster", "k-space", "sinogram", "emission counts", "planning"]
+    format: Format
     shape: tuple[int, ...]  # (C, *axes)
     axes: str
     affine: Affine

@@ -12,14 +12,13 @@ from scipy import ndimage
 from torch import Tensor
 
 from ..contracts import Batch, Job, Problem, Signature
-from ..data.planned import DISTANCE, PRESCRIPTION, planned
+from ..data.planned import BODY_HU, DISTANCE, PRESCRIPTION, planned
 from ..data.vocabulary import field_of
 from ..io.planning import ORGANS, POSSIBLE
 from ..rng import Rng
 from .imaging import Axes, Translation
 
 PRESCRIBED = {"PTV70": 70.0, "PTV63": 63.0, "PTV56": 56.0}  # Gy, of the OpenKBP challenge
-BODY_HU = -500.0  # darker voxels are air, outside the body or within
 
 
 class Dose(Job):

@@ -220,7 +220,7 @@ def test_a_dose_without_its_class_is_a_dose(tmp_path: Path) -> None:
     write(tmp_path / "x", PIXELS, (0, 0, 0), "CT", Modality="RTDOSE", SOPClassUID=None)
     found = io.scan_folder(tmp_path)
     assert not found.scans
-    assert "is an RT dose" in found.oddities[0].fault
+    assert "is a dose in no stated units" in found.oddities[0].fault
 
 
 def _segmentation(path: Path, places: tuple[float, ...], segment: np.ndarray) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ from fabrica.rng import Rng
 from fabrica.run.sequence import run_recipe
 from fabrica.testing import check_job
 
+from ..io.radiotherapy import made
 from ..io.test_planning import plan
 from ..margin import PRECISION, SEED, below, learns
 
@@ -214,3 +216,53 @@ def test_structures_of_a_case_are_missing_not_empty(finished: Path) -> None:
     case: Case = planned_member.load(["CT", "distance Mandible", "distance SpinalCord", PRESCRIPTION])
     assert set(case.images) == {"CT", "distance SpinalCord", PRESCRIPTION}
     assert set(ORGANS) - set(member.contrasts()) == {"Mandible"}
+
+
+def _planned_in_dicom(folder: Path, seed: int, *, covered: bool = True, dose: bool = True) -> None:
+    rng = np.random.default_rng(seed)
+    z, y, x = np.indices(made.SHAPE)
+    waves = 80 * np.sin(y / rng.uniform(2, 6)) * np.cos(x / rng.uniform(2, 6))
+    made.write_ct(folder, np.where(made.body() == 0, np.round(waves), -1000))
+    target = [made.circle(rng.uniform(8, 12), made.slice_z(k)) for k in range(5, 15)]
+    cord = [made.circle(4, made.slice_z(k), (12.0, 30.0)) for k in range(2, 18)]
+    made.write_structures(folder / "rs.dcm", {"PTV_7000": target, "Cord": cord}, kinds={"PTV_7000": "PTV"})
+    made.write_plan(folder / "rp.dcm", {1: 66.0})
+    if dose:
+        shape = (20, 24, 24) if covered else (8, 24, 24)
+        z, y, x = np.indices(shape)
+        far = np.sqrt((3.0 * z - 28) ** 2 + (3.0 * y - 45) ** 2 + (3.0 * x - 40) ** 2)
+        made.write_dose(folder / "rd.dcm", np.clip(70 - far, 0, 66), spacing=(3.0, 3.0, 3.0), corner=(-28, -37, -50))
+    for path in folder.glob("*.dcm"):
+        ds = pydicom.dcmread(path)
+        ds.PatientID = f"planned-{seed}"
+        ds.save_as(path)
+
+
+def test_plans_in_dicom_go_from_files_to_a_dose(tmp_path: Path) -> None:
+    """CT, RTSTRUCT, RTPLAN and RTDOSE in; what a plan prescribes wins; where no dose was computed nothing is learned."""
+    from fabrica.data import cohort
+
+    for seed in range(1, 5):
+        _planned_in_dicom(tmp_path / "data" / f"p{seed}", seed, covered=seed != 4)
+    _planned_in_dicom(tmp_path / "new" / "p9", 9, dose=False)
+    plain = {
+        "cohorts": {"all": {"path": str(tmp_path / "data")}}, "split": {"train": 0.5, "test": 0.5},
+        "job": {"name": "dose", "prescription": {"PTV70": 70}, "organs": ["SpinalCord"]}, "baseline": "none",
+        "family": {"name": "regression", "network": {"channels": [8, 16], "blocks": 1}},
+        "train": {"steps": 3, "batch": 4, "precision": PRECISION}, "evaluate": {"realism": 0, "evaluations": []},
+    }  # fmt: skip
+    said: list[str] = []
+    run_recipe(from_plain(plain), tmp_path / "run", say=said.append)
+    assert any("its dose grid leaves out" in line and "of PTV70" in line for line in said)
+    rows = (tmp_path / "run/report/cases.csv").read_text()
+    assert "dose,model,dose score" in rows
+    (path,) = generate_images(tmp_path / "run", tmp_path / "new", tmp_path / "out", say=lambda _: None)
+    dose = nibabel.load(path)
+    assert sorted(dose.shape) == sorted(made.SHAPE)
+    (member,) = Dose({"PTV70": 70}, ["SpinalCord"]).gathered(cohort.find(tmp_path / "data" / "p1").members)
+    case = member.load(["CT", "dose", PRESCRIPTION, "possible_dose"])
+    assert float(case.images[PRESCRIPTION].data.max()) == 66.0
+    known = case.images["possible_dose"].data[0]
+    assert not known[:, :, -1].any()  # beyond the grid of the dose
+    assert not known[case.images["CT"].data[0] < -600].any()
+    assert known.any()
