@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -110,6 +111,17 @@ class Job(ABC):
 
         `new`: cases that are asked about for the first time, without what is asked for.
         """
+        return tuple(members)
+
+    def fitted(self, members: Sequence[Any], home: Path, seed: int, say: Callable[[str], None]) -> Job:
+        """Itself with what it learns of the training patients before any network does, kept in `home` and found there.
+
+        `members`: gathered cases of the training part; nobody where a trained stage is put to use.
+        """
+        return self
+
+    def completed(self, members: Sequence[Any]) -> tuple[Any, ...]:
+        """Gathered cases with the images that come from what `fitted` learned."""
         return tuple(members)
 
     def rivals(self, problem: Problem) -> Mapping[str, Tensor]:

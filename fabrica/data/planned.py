@@ -1,4 +1,4 @@
-"""What a planner knows beside the scan: distances to structures, prescriptions, where dose is known."""
+"""What a planner knows beside the scan: distances to structures, prescriptions, where dose is known, a first guess."""
 
 from __future__ import annotations
 
@@ -8,40 +8,53 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ..contracts import Case, Field, Image
 from ..io import Scan, UnreadableError
 from ..io.planning import POSSIBLE
 from ..io.radiotherapy import prescribed_to
+from .beams import Anatomy, check_axial, inside_body
 from .cohort import Derived, Member, origin
-from .grid import grid_of, inside_of
+from .dose_table import DoseTable
+from .grid import Grid, grid_of, inside_of, resample, same_grid
+from .signed import signed_distance
 
 DISTANCE = "distance "  # before the name of a structure: an image in mm, negative inside
 PRESCRIPTION = "prescription"  # an image in Gy: the highest level whose target holds the voxel
-FARTHEST_MM = 60.0  # distances end there
-BODY_HU = -500.0  # darker voxels are air, outside the body or within
+TABLE, EVEN = "table dose", "even beams"  # images in Gy: what trees guess, and what even beams would give
+_GUESSES = (TABLE, EVEN)
 
 
-def planned(member: Member, prescriptions: Mapping[str, float]) -> Member:
+def planned(member: Member, prescriptions: Mapping[str, float], table: DoseTable | None = None) -> Member:
     """The same case with images computed from its structures; `prescriptions`: target -> Gy, where its plan says none.
 
     Where a dose comes with a grid of its own and no mask of possible dose, that mask is the body within the grid.
-    Loading raises UnreadableError where the grid leaves out a part of a target.
+    Loading raises UnreadableError where the grid leaves out a part of a target. With a `table` there are its guesses.
+    A case that was planned before gets the table alone.
     """
-    return _Planned(*origin(member), member, prescriptions)
+    if isinstance(member, _Planned):
+        return replace(member, table=table)
+    return _Planned(*origin(member), member, prescriptions, table)
+
+
+def anatomy_of(member: Member, names: Iterable[str]) -> tuple[Anatomy, NDArray[np.float32] | None]:
+    """What of a planned case a table is asked with, and its dose in Gy, on the grid of its CT; None without one."""
+    assert isinstance(member, _Planned)
+    return member.anatomy(tuple(names))
 
 
 @dataclass(frozen=True)
 class _Planned(Derived):
     inner: Member
     prescriptions: Mapping[str, float]
+    table: DoseTable | None = None
 
     def contrasts(self) -> tuple[str, ...]:
         own = self.inner.contrasts()
         more = tuple(DISTANCE + name for name in own)
         known = (POSSIBLE,) if self._computes_possible() else ()
-        return (*own, *more, *known, *((PRESCRIPTION,) if set(self.prescriptions) & set(own) else ()))
+        guesses = _GUESSES if self.table is not None and "CT" in own else ()
+        return (*own, *more, *known, *guesses, *((PRESCRIPTION,) if set(self.prescriptions) & set(own) else ()))
 
     def _computes_possible(self) -> bool:
         own = set(self.inner.contrasts())
@@ -49,8 +62,10 @@ class _Planned(Derived):
 
     def scans_of(self, contrasts: Iterable[str]) -> tuple[Scan, ...]:
         wanted = tuple(contrasts)
-        targets = self.prescriptions if PRESCRIPTION in wanted else ()
-        return self.inner.scans_of([*(name.removeprefix(DISTANCE) for name in wanted), *targets])
+        guessing = bool({*_GUESSES} & {*wanted})
+        targets = self.prescriptions if PRESCRIPTION in wanted or guessing else ()
+        asked = self.table.names if self.table is not None and guessing else ()
+        return self.inner.scans_of([*(n.removeprefix(DISTANCE) for n in wanted), *targets, *asked, *["CT"][:guessing]])
 
     def _level(self, target: str) -> float:
         """Gy: what the patient's plan says wins."""
@@ -74,7 +89,41 @@ class _Planned(Derived):
             for name in targets:
                 _check_covered(case.images["dose"], case.images[name], name)
             images[POSSIBLE] = known_dose(case.images["dose"], case.images["CT"])
+        if self.table is not None and {*_GUESSES} & {*wanted} and "CT" in self.inner.contrasts():
+            images |= self._guesses(self.table)
         return replace(case, images=images)
+
+    def anatomy(self, names: tuple[str, ...]) -> tuple[Anatomy, NDArray[np.float32] | None]:
+        case = self.inner.load(["CT", POSSIBLE, "dose", *dict.fromkeys((*names, *self.prescriptions))])
+        ct = case.images["CT"]
+        check_axial(ct)
+        grid, dose = grid_of(ct), case.images.get("dose")
+        masks = {
+            n: _on(i, grid).data[0].numpy() > 0.5
+            for n, i in case.images.items() if n in names or n in self.prescriptions
+        }  # fmt: skip
+        if POSSIBLE in case.images:
+            possible = _on(case.images[POSSIBLE], grid).data[0].numpy() > 0.5
+        elif dose is not None:
+            possible = known_dose(dose, ct).data[0].numpy() > 0.5
+        else:
+            possible = inside_body(ct.data[0].numpy())
+        levels = {n: self._level(n) for n in self.prescriptions}
+        found = Anatomy(ct.data[0].numpy(), masks, possible, ct.affine.numpy(), levels)
+        return found, None if dose is None else _on(dose, grid).data[0].numpy()
+
+    def _guesses(self, table: DoseTable) -> dict[str, Image]:
+        anatomy, _ = self.anatomy(table.names)
+        guess = table.guess(self.patient, anatomy)
+        like = self.inner.load(["CT"]).images["CT"]
+        return {
+            name: replace(like, data=torch.from_numpy(values)[None], meaning=Field(name, "intensity", 1, "Gy"))
+            for name, values in ((TABLE, guess.table), (EVEN, guess.even))
+        }
+
+
+def _on(image: Image, grid: Grid) -> Image:
+    return image if same_grid(grid_of(image), grid) else resample(image, grid)
 
 
 def _check_covered(dose: Image, target: Image, name: str) -> None:
@@ -88,7 +137,7 @@ def _check_covered(dose: Image, target: Image, name: str) -> None:
 
 def known_dose(dose: Image, ct: Image) -> Image:
     """1 on the CT's grid where a dose was computed and there is a body, airways included."""
-    body = torch.from_numpy(np.stack([ndimage.binary_fill_holes(plane) for plane in ct.data[0].numpy() > BODY_HU]))
+    body = torch.from_numpy(inside_body(ct.data[0].numpy()))
     known = (body & inside_of(dose, grid_of(ct)))[None].float()
     return replace(ct, data=known, meaning=Field(POSSIBLE, "label", 2, ""))
 
@@ -100,24 +149,6 @@ def distance_to(mask: Image, name: str) -> Image:
     values = signed_distance(volume if volume.ndim == 3 else volume[None], spacing)
     data = torch.from_numpy(values.reshape(mask.data.shape))
     return replace(mask, data=data, meaning=Field(name, "intensity", 1, "mm"))
-
-
-def signed_distance(mask: NDArray[np.bool_], spacing_mm: Iterable[float]) -> NDArray[np.float32]:
-    """To the nearest voxel of the other kind, below 0 inside; exact, and counted near the mask alone."""
-    spacing = tuple(spacing_mm)
-    found = np.full(mask.shape, FARTHEST_MM, np.float32)
-    if not mask.any():
-        return found
-    box = []
-    for axis, step in enumerate(spacing):
-        inside = np.flatnonzero(mask.any(tuple(k for k in range(mask.ndim) if k != axis)))
-        room = int(np.ceil(FARTHEST_MM / step)) + 1
-        box.append(slice(max(0, inside[0] - room), min(mask.shape[axis], inside[-1] + room + 1)))
-    part = mask[tuple(box)]
-    away = ndimage.distance_transform_edt(~part, sampling=spacing)
-    within = ndimage.distance_transform_edt(part, sampling=spacing)
-    found[tuple(box)] = np.clip(away - within, -FARTHEST_MM, FARTHEST_MM)
-    return found
 
 
 def prescribed(masks: list[Image], levels_gy: list[float]) -> Image:

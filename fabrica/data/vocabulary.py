@@ -36,7 +36,7 @@ LABELS: dict[str, tuple[str, ...]] = {
 IMAGES = ("image", "images", "imagestr", "imagests")
 _CONTRAST_OF = {token: name for name, tokens in CONTRASTS.items() for token in tokens}
 _LABEL_OF = {token: name for name, tokens in LABELS.items() for token in tokens}
-UNITS = {"CT": "HU", "PET": "SUV", "dose": "Gy", "prescription": "Gy"}
+UNITS = {"CT": "HU", "PET": "SUV", "dose": "Gy", "prescription": "Gy", "table dose": "Gy", "even beams": "Gy"}
 # when a recipe does not say
 CLASSES = {
     "possible_dose": 2,

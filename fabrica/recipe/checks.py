@@ -12,6 +12,7 @@ import yaml
 
 from ..contracts import Denoiser, Density, Family, Job, Speaker
 from ..evaluate import METRICS
+from ..evaluate.judging.dose_check import DoseCheck
 from ..families import FAMILIES, can_be_guided
 from ..jobs import JOBS, job_options
 from ..registry import build, check_options, check_type, refusal, unknown
@@ -310,9 +311,11 @@ def _check_sampler(sampler: Named | None, family: type[Family], job: Job, at: st
 
 
 def _evaluate(value: Any, stages: Sequence[Stage]) -> EvaluatePlan:
-    """With the lesions that it asks for, which need a y that is made from images."""
-    own = {k: v for k, v in value.items() if k != "lesions"} if isinstance(value, Mapping) else value
+    """With the lesions that it asks for, which need a y that is made from images, and the dose, which needs a CT."""
+    own = {k: v for k, v in value.items() if k not in ("lesions", "dose")} if isinstance(value, Mapping) else value
     plan: EvaluatePlan = dataclass_of(EvaluatePlan, own, "evaluate", tuples=("metrics", "evaluations"))
+    if isinstance(value, Mapping) and value.get("dose") is not None:
+        plan = replace(plan, dose=_dose_check(value["dose"], stages))
     if not isinstance(value, Mapping) or value.get("lesions") is None:
         return plan
     at = "evaluate.lesions"
@@ -329,6 +332,14 @@ def _evaluate(value: Any, stages: Sequence[Stage]) -> EvaluatePlan:
             at, "lesions are put into what is measured, and no job here makes that from images. Take lesions out"
         )
     return replace(plan, lesions=lesions)
+
+
+def _dose_check(value: Any, stages: Sequence[Stage]) -> DoseCheck:
+    at = "evaluate.dose"
+    check: DoseCheck = guard(at, lambda: dataclass_of(DoseCheck, value, at))
+    if not any(f.unit == "HU" for stage in stages for f in stage.build_job().signature().x):
+        raise AtError(at, "a plan is given to drawn CTs, and no job here asks for a CT. Take dose out")
+    return check
 
 
 def _check_coverage(level: float | None, plain: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ..contracts import Job, Reconstructor
 from ..data.cohort import Cohort, find
 from ..data.virtual import VirtualCohort, VirtualHearts
+from ..evaluate.judging.dose_check import DoseCheck
 from ..families import FAMILIES
 from ..jobs import JOBS, job_options
 from ..jobs.posed import Posed
@@ -163,6 +164,7 @@ class EvaluatePlan:
     window: Sequence[int] | None = None  # sides that networks draw by; none = the whole grid where memory allows
     coverage: float | None = None  # of intervals calibrated on validation patients, 0.9 for instance; none = none
     lesions: LesionPlan | None = None  # none = none
+    dose: DoseCheck | None = None  # of drawn CTs: what a plan made on the true one gives there; none = none
 
 
 @dataclass(frozen=True)

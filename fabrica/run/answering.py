@@ -34,7 +34,8 @@ class Answering:
     def __init__(self, run: RunFolder, stage: Stage, device: str = "cpu") -> None:
         facts = run.trained(stage)
         check_scales(stage, facts)
-        self.run, self.seed, self.stage, self.job = run, run.recipe.seed, stage, stage.build_job()
+        self.run, self.seed, self.stage = run, run.recipe.seed, stage
+        self.job = stage.build_job().fitted((), run.home(stage), self.seed, print)
         self.signature, self.window = self.job.signature(), run.recipe.evaluate.window
         known = facts.grid_preparation
         self.preparation, self.reference = known.as_learned() if self.job.restores else known, facts.reference

@@ -81,7 +81,7 @@ def evidence_of(ready: PreparedStage) -> StageEvidence:
     """What a stage is measured with."""
     plan, signature, job = ready.evaluate, ready.signature, ready.job
     return StageEvidence(
-        ready.name, signature.x, signature.given, job.metrics + plan.metrics, plan.mask, job.competitors
+        ready.name, signature.x, signature.given, job.metrics + plan.metrics, plan.mask, job.competitors, plan.dose
     )
 
 

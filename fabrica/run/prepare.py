@@ -113,7 +113,9 @@ def prepare_stage(
     run: RunFolder, stage: Stage, data: Mapping[str, Cohort], place: Path, say: Say, report: Report
 ) -> PreparedStage:
     """Select, split, fit the preparation, fill the store in `place`, check for leaks."""
-    started, job, split = time.perf_counter(), stage.build_job(), split_stage(run.recipe, stage, data)
+    started, split = time.perf_counter(), split_stage(run.recipe, stage, data)
+    job = stage.build_job().fitted(split.parts["train"], run.home(stage), run.recipe.seed, say)
+    split = replace(split, parts={part: job.completed(own) for part, own in split.parts.items()})
     signature = job.signature()
     contrasts = tuple(dict.fromkeys((*signature.given, *signature.asked, *job.simulates)))
     reference = job.reference or (signature.asked or signature.given)[0]

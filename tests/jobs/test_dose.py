@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from fabrica.contracts import Batch, Case, Field, Image
-from fabrica.data.planned import DISTANCE, FARTHEST_MM, PRESCRIPTION, distance_to, prescribed, signed_distance
+from fabrica.data.planned import DISTANCE, EVEN, PRESCRIPTION, TABLE, distance_to, prescribed
+from fabrica.data.signed import FARTHEST_MM, signed_distance
 from fabrica.evaluate.judging.planned import dose_rows, pooled
 from fabrica.evaluate.metrics.dose import openkbp_scores
 from fabrica.evaluate.report.histogram import curve, drawing
@@ -41,6 +42,8 @@ def test_the_job_keeps_the_laws() -> None:
         "CT",
         PRESCRIPTION,
         *(DISTANCE + n for n in ("PTV70", "PTV63", "PTV56", "SpinalCord")),
+        TABLE,
+        EVEN,
         "possible_dose",
     )
     assert [f.unit for f in given.x] == ["Gy"]
@@ -49,7 +52,7 @@ def test_the_job_keeps_the_laws() -> None:
 
 
 def test_an_answer_is_never_negative_nor_where_no_dose_can_be() -> None:
-    job, batch = Dose(), _batch()
+    job, batch = Dose(table=0), _batch()
     problem = job.question(batch, Rng(range(2)))
     x = torch.randn(2, 1, 16, 16)
     found = job.finished(x, problem)
@@ -69,7 +72,7 @@ def test_an_answer_is_never_negative_nor_where_no_dose_can_be() -> None:
 
 def test_airways_lie_in_the_body_and_the_air_around_it_does_not() -> None:
     """Where nobody says where dose is possible: a ring of tissue with air in it."""
-    job, batch = Dose(), _batch(1)
+    job, batch = Dose(table=0), _batch(1)
     y, x = torch.meshgrid(torch.arange(16.0) - 7.5, torch.arange(16.0) - 7.5, indexing="ij")
     radius = (y**2 + x**2).sqrt()
     batch.images["CT"][0, 0] = ((radius < 6) & (radius > 3)).float()  # 0 HU, else -1024
@@ -168,7 +171,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plain = {
         "cohorts": {p: {"path": str(folder / p)} for p in ("train", "valid")},
         "split": {"train": 0.0, "test": 1.0, "only_train": ["train"]},
-        "job": {"name": "dose"}, "family": {"name": "regression", "network": {"channels": [8, 16], "blocks": 1}},
+        "job": {"name": "dose", "table": 30}, "family": {"name": "regression", "network": {"channels": [8, 16], "blocks": 1}},
         "baseline": "none", "train": {"steps": 60, "batch": 8, "precision": PRECISION}, "seed": SEED,
         "evaluate": {"realism": 0, "evaluations": []},
     }  # fmt: skip
@@ -247,7 +250,8 @@ def test_plans_in_dicom_go_from_files_to_a_dose(tmp_path: Path) -> None:
     _planned_in_dicom(tmp_path / "new" / "p9", 9, dose=False)
     plain = {
         "cohorts": {"all": {"path": str(tmp_path / "data")}}, "split": {"train": 0.5, "test": 0.5},
-        "job": {"name": "dose", "prescription": {"PTV70": 70}, "organs": ["SpinalCord"]}, "baseline": "none",
+        "job": {"name": "dose", "prescription": {"PTV70": 70}, "organs": ["SpinalCord"], "table": 20},
+        "baseline": "none",
         "family": {"name": "regression", "network": {"channels": [8, 16], "blocks": 1}},
         "train": {"steps": 3, "batch": 4, "precision": PRECISION}, "evaluate": {"realism": 0, "evaluations": []},
     }  # fmt: skip

@@ -21,6 +21,7 @@ from .. import METRICS
 from ..metrics import hounsfield, overlap, task
 from ..result import Row
 from .competitors import JointHistogram, fit_histogram, matched
+from .dose_check import DoseCheck, dose_check_rows
 from .measured import in_units, in_words, measured
 from .planned import POSSIBLE, dose_rows
 
@@ -43,6 +44,7 @@ class StageEvidence:
         "mean",
         "crude",
     )  # kinds of trivial answers, as a job declares
+    dose: DoseCheck | None = None  # a plan that is given to every CT
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,10 @@ def _intensity_rows(
     for by, image in answers.items() if unit == "HU" else ():
         pair = {"generated": in_units(image, scale), "reference": in_units(reference, scale), "mask": mask}
         rows += [Row(case, patient, f.name, by, m, *found) for m, found in hounsfield.rows_of(pair).items()]
+    if unit == "HU" and evidence.dose is not None:
+        inside = mask if mask is not None else np.ones(reference.shape, bool)
+        drawn_hu = {by: in_units(image, scale) for by, image in answers.items()}
+        rows += dose_check_rows((case, patient, f.name), drawn_hu, truth, inside, masks, evidence.dose)
     for by, image in answers.items() if unit == "Gy" else ():
         doses = in_units(image, scale), in_units(reference, scale)
         rows += dose_rows((case, patient, f.name), by, *doses, masks, truth.spacing_mm)

@@ -17,9 +17,10 @@ TARGETS = ("PTV", "CTV", "GTV")
 
 def gamma_pass_rate(
     evaluated: ArrayLike, reference: ArrayLike, *, spacing_mm: Sequence[float], dose_percent: float, distance_mm: float,
-    cutoff_percent: float, steps: int = 10,
+    cutoff_percent: float, steps: int = 10, local: bool = False,
 ) -> Result:  # fmt: skip
-    """Percent of reference points whose gamma is at most 1 (Low 1998), dose criterion of the reference's maximum.
+    """Percent of reference points whose gamma is at most 1 (Low 1998), dose criterion of the reference's maximum, or
+    `local`: of the reference's dose at the point itself.
 
     Points below `cutoff_percent` of that maximum are left out. The evaluated dose is searched within `distance_mm`,
     interpolated linearly on a grid of distance_mm / steps (TG-218 asks for 10 or more). Exchanging the two doses
@@ -34,15 +35,17 @@ def gamma_pass_rate(
     points = np.argwhere(r >= cutoff_percent / 100 * r.max())
     waiting, criterion = np.arange(len(points)), dose_percent / 100 * r.max()
     truth = r[tuple(points.T)]
+    allowed = dose_percent / 100 * truth if local else np.full(len(truth), criterion)
     for offset in _offsets(r.ndim, distance_mm, steps):
         left = 1 - float(offset @ offset) / distance_mm**2
         at = points[waiting] + offset / np.asarray(spacing_mm)
         found = ndimage.map_coordinates(e, at.T, order=1, mode="constant", cval=np.inf, prefilter=False)
-        waiting = waiting[~(((found - truth[waiting]) / criterion) ** 2 <= left + 1e-12)]
+        waiting = waiting[~(((found - truth[waiting]) / allowed[waiting]) ** 2 <= left + 1e-12)]
         if not len(waiting):
             break
     rate = 100 * (1 - len(waiting) / len(points))
-    how = f"global {dose_percent:g} %/{distance_mm:g} mm, cutoff {cutoff_percent:g} %, {steps} steps"
+    of = "local" if local else "global"
+    how = f"{of} {dose_percent:g} %/{distance_mm:g} mm, cutoff {cutoff_percent:g} %, {steps} steps"
     return Result(rate, len(points), how)
 
 

@@ -1,0 +1,173 @@
+"""The dose that a drawn CT leads to against the dose on the true one, by an engine that no network has touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...contracts import Image
+from ...data.grid import Grid, grid_of, resample
+from ...physics.dose import HU_TO_DENSITY, Beam, aperture, density_of, dose, water_depth
+from ..metrics.dose import gamma_pass_rate
+from ..result import Row
+
+Array = NDArray[np.floating]
+GRID_MM = 3.0  # on which doses are computed: finer ones gain nothing that a gamma of 2 mm sees
+CUTOFF_PERCENT = 10.0  # of the highest dose, below which gamma is not asked
+STEPS = 5  # of the distance criterion that gamma searches by
+AIR_HU, WATER_HU = -1000.0, 0.0
+WATER = "water in the outline"
+CRITERIA = ((3.0, 3.0, False), (2.0, 2.0, False), (2.0, 2.0, True))  # %, mm, of the local dose
+
+
+@dataclass(frozen=True)
+class DoseCheck:
+    """A plan made on the true CT and given to the drawn one: beams of equal weight, as wide as the target and a margin.
+
+    `target`: a label of the case; without one a ball of `diameter_mm` in the middle of the body.
+    """
+
+    gantry_degrees: Sequence[float] = (0.0, 72.0, 144.0, 216.0, 288.0)
+    prescription_gy: float = 60.0
+    target: str | None = None
+    diameter_mm: float = 40.0
+    margin_mm: float = 5.0
+    hu_to_density: Sequence[Sequence[float]] = HU_TO_DENSITY
+
+    def __post_init__(self) -> None:
+        if not self.gantry_degrees or not 0 < self.prescription_gy < 200 or self.diameter_mm <= 0 or self.margin_mm < 0:
+            raise ValueError("expected a gantry angle at least, Gy up to 200, a diameter above 0 and a margin.")
+        if any(len(point) != 2 for point in self.hu_to_density):
+            raise ValueError("hu_to_density: expected pairs of HU and density, such as [[-1000, 0], [0, 1]].")
+        density_of(torch.zeros(1), self.points)
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        return [(float(hu), float(density)) for hu, density in self.hu_to_density]
+
+
+def dose_check_rows(
+    case: tuple[str, str, str], answers: Mapping[str, Array], truth: Image, body: NDArray[np.bool_],
+    masks: Mapping[str, NDArray[np.bool_]], check: DoseCheck,
+) -> list[Row]:  # fmt: skip
+    """Of every answer, in HU on the truth's grid (z, y, x), and of water: gamma, target dose and depth of water.
+
+    case: name, patient, contrast. What lies outside the true body is air for all of them.
+    """
+    planned = _planned(truth, body, masks.get(check.target or ""), check)
+    if planned is None:
+        return [
+            Row(*case, by, "gamma 2 %/2 mm", "not evaluated: needs a body of more than the target") for by in answers
+        ]
+    rows = []
+    for by, hounsfield in {**answers, WATER: np.full(body.shape, WATER_HU)}.items():
+        for name, (value, unit) in planned.compared(hounsfield).items():
+            rows.append(Row(*case, by, name, value, unit))
+    return rows
+
+
+@dataclass(frozen=True)
+class _OnTruth:
+    """The plan on the true CT."""
+
+    truth: Image
+    outside: NDArray[np.bool_]
+    check: DoseCheck
+    grid: Grid
+    body: NDArray[np.bool_]
+    target: Tensor
+    beams: Sequence[Beam]
+    dose: Array
+    depths: Sequence[float]
+
+    def compared(self, hounsfield: Array) -> dict[str, tuple[float, str]]:
+        """Metric -> value and unit."""
+        density = _density(self.truth, hounsfield, self.outside, self.grid, self.check)
+        found = _in_body(dose(density, self.grid.affine, self.beams), self.body)
+        spacing = self.grid.affine[:3, :3].norm(dim=0).tolist()
+        rows: dict[str, tuple[float, str]] = {}
+        for percent, mm, local in CRITERIA:
+            name = f"gamma {percent:g} %/{mm:g} mm{' local' if local else ''}"
+            rate = gamma_pass_rate(
+                found, self.dose, spacing_mm=spacing, dose_percent=percent, distance_mm=mm,
+                cutoff_percent=CUTOFF_PERCENT, steps=STEPS, local=local,
+            )  # fmt: skip
+            rows[name] = float(rate), "%"
+        inside = self.target.numpy()
+        for name, (one, true) in {
+            "D95": (np.percentile(found[inside], 5), np.percentile(self.dose[inside], 5)),
+            "mean dose": (found[inside].mean(), self.dose[inside].mean()),
+        }.items():
+            rows[f"target {name} off"] = 100 * abs(float(one - true)) / self.check.prescription_gy, "% of prescription"
+        off = [
+            abs(d - t) for d, t in zip(_depths(density, self.grid, self.beams, self.target), self.depths, strict=True)
+        ]
+        rows["depth of water off"] = float(np.mean(off)), "mm"
+        return rows
+
+
+def _planned(
+    truth: Image, body: NDArray[np.bool_], target: NDArray[np.bool_] | None, check: DoseCheck
+) -> _OnTruth | None:
+    grid = _coarse(truth)
+    flesh = resample(replace(truth, data=torch.from_numpy(body.astype(np.float32))[None]), grid, 0.0).data[0] > 0.5
+    if target is not None and target.any():
+        like = replace(truth, data=torch.from_numpy(target.astype(np.float32))[None])
+        inside = resample(like, grid, 0.0).data[0] > 0.5
+    else:
+        inside = _ball(flesh, grid, check.diameter_mm) & flesh
+    if not bool(inside.any()) or bool((flesh & ~inside).sum() < inside.sum()):
+        return None
+    places = inside.nonzero().double().mean(0)
+    middle = (grid.affine[:3, :3].double() @ places + grid.affine[:3, 3].double()).tolist()
+    isocentre = (middle[0], middle[1], middle[2])
+    beams = [
+        Beam(float(a), isocentre, aperture(inside, grid.affine, float(a), isocentre, check.margin_mm))
+        for a in check.gantry_degrees
+    ]
+    density = _density(truth, truth.data[0].numpy(), ~body, grid, check)
+    plain = dose(density, grid.affine, beams)
+    scale = check.prescription_gy / float(plain[inside].mean())
+    beams = [replace(beam, weight=scale) for beam in beams]
+    given = _in_body(scale * plain, flesh.numpy())
+    depths = _depths(density, grid, beams, inside)
+    return _OnTruth(truth, ~body, check, grid, flesh.numpy(), inside, beams, given, depths)
+
+
+def _coarse(image: Image) -> Grid:
+    """The image's own grid, or one of GRID_MM where that is finer."""
+    grid = grid_of(image)
+    spacing = grid.affine[:3, :3].norm(dim=0)
+    step = (GRID_MM / spacing).clamp(min=1.0)
+    affine = grid.affine.clone().double()
+    affine[:3, :3] *= step
+    shape = tuple(int(np.ceil(n / float(s))) for n, s in zip(grid.shape, step, strict=True))
+    return Grid(affine, (shape[0], shape[1], shape[2]))
+
+
+def _ball(body: Tensor, grid: Grid, diameter_mm: float) -> Tensor:
+    lines = [torch.arange(n, dtype=torch.float64) for n in body.shape]
+    index = torch.stack(torch.meshgrid(*lines, indexing="ij"), -1)
+    middle = body.nonzero().double().mean(0) if bool(body.any()) else index.reshape(-1, 3).mean(0)
+    away = (index - middle) @ grid.affine[:3, :3].double().T
+    inside: Tensor = away.norm(dim=-1) <= diameter_mm / 2
+    return inside
+
+
+def _density(truth: Image, hounsfield: Array, outside: NDArray[np.bool_], grid: Grid, check: DoseCheck) -> Tensor:
+    values = np.where(outside, AIR_HU, hounsfield).astype(np.float32)
+    return density_of(resample(replace(truth, data=torch.from_numpy(values)[None]), grid, AIR_HU).data[0], check.points)
+
+
+def _in_body(found: Tensor, body: NDArray[np.bool_]) -> Array:
+    return np.where(body, found.numpy(), 0.0)
+
+
+def _depths(density: Tensor, grid: Grid, beams: Sequence[Beam], target: Tensor) -> list[float]:
+    """mm of water before the target, a beam each: the mean over its voxels."""
+    return [float(water_depth(density, grid.affine, beam)[target].nanmean()) for beam in beams]
