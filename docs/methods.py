@@ -24,7 +24,7 @@ TEXT = {  # how words join a job; one answer to a question, or another image, ne
 LATER: Mapping[str, str] = {
     "Image Reconstruction": "critics of restorers, several images at once, films",
     "Super-Resolution": "critics of restorers, and frames between frames",
-    "Treatment Planning and Dynamic Intervention": "respiration and registration fields, video",
+    "Treatment Planning and Dynamic Intervention": "breathing over time, video",
     "Disease Progression Prediction": "survival, lesions that grow",
     "Foundation Models": "conditions from several modalities at once and pretrained weights",
 }

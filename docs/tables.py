@@ -39,7 +39,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "translation": {"from": ["T1w"], "x": ["FLAIR"]}, "synthesis": {"x": ["FLAIR"]},
     "segmentation": {"from": ["T1w"], "x": ["lesion"]}, "outcome": {"from": ["T1w"], "x": "age", "width": 20.0},
     "representation": {"from": ["T1w"], "width": 8}, "reconstruction": {"x": "FLAIR"},
-    "enhancement": {"x": "FLAIR"}, "dose": {}, "progression": {"x": "FLAIR"}, "interpolation": {},
+    "enhancement": {"x": "FLAIR"}, "dose": {}, "progression": {"x": "FLAIR"}, "interpolation": {}, "registration": {},
     "foundation": {"x": ["T1w", "FLAIR"], "covariates": ["age"]},
 }  # fmt: skip
 

@@ -97,6 +97,7 @@ class Job(ABC):
     competitors: tuple[str, ...] = ("copied", "histogram", "mean", "crude")  # trivial answers that make sense for it
     names: tuple[str, ...] = ()  # of all its parts, where any can be given and any asked for
     directions: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()  # names given and asked, where it has several
+    moves: tuple[str, str] | None = None  # the fixed and the moving image, where x is the velocity between them
 
     @property
     def baseline(self) -> bool:

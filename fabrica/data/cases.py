@@ -13,6 +13,7 @@ from ..io import UnreadableError
 from ..physics.algebra import Gridded
 from .cohort import Member
 from .grid import Grid, align, offset_mm
+from .moving import MOVING
 from .prepare import GridPreparation
 
 LEFT_OUT = "is left out"
@@ -111,7 +112,10 @@ def _misregistered(case: Case, tensors: Mapping[str, Tensor], grid: Grid) -> tup
     """One sentence for each image that lies off the first by more than FAR_MM: paired training would learn the
     shift.
     """
-    images = [n for n, i in case.images.items() if i.meaning.kind == "intensity" and i.meaning.unit not in PLANNED]
+    images = [
+        n for n, i in case.images.items()
+        if i.meaning.kind == "intensity" and i.meaning.unit not in PLANNED and not n.startswith(MOVING)
+    ]  # fmt: skip
     spacing = grid.affine[:3, :3].norm(dim=0).tolist()
     remarks = []
     for name in images[1:]:

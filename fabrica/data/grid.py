@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -84,16 +85,22 @@ def _interpolate(volume: Tensor, index: Tensor, shape: Sequence[int], fill: floa
         sigma = [0.42 * float(s) if s > 1.5 else 0.0 for s in steps]
         if any(sigma):
             volume = torch.from_numpy(ndimage.gaussian_filter(volume.numpy(), [0.0, *sigma], mode="nearest"))
-    axes = [torch.arange(n, dtype=torch.float64) for n in shape]
-    size = torch.tensor(volume.shape[1:], dtype=torch.float64)
-    target = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
-    source = target @ index[:3, :3].T + index[:3, 3]
-    unit = (source / (size - 1).clamp(min=1) * 2 - 1).flip(-1)[None].float()
-    unit[..., size.flip(0) == 1] = 0.0
-    near = (source > -0.5).all(-1) & (source < size - 0.5).all(-1)
+    unit, near = _places(tuple(index[:3].flatten().tolist()), tuple(shape), tuple(volume.shape[1:]))
     mode = "nearest" if label else "bilinear"
     values = F.grid_sample(volume[None].float(), unit, mode=mode, padding_mode="border", align_corners=True)[0]
     return torch.where(near, values, torch.tensor(fill, dtype=values.dtype))
+
+
+@lru_cache(maxsize=1)  # a patient's images are brought from one grid to another one after the other
+def _places(index: tuple[float, ...], shape: tuple[int, ...], size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Where target voxels lie in the source, in [-1, 1] as `grid_sample` wants it, and which of them lie inside."""
+    matrix, sides = torch.tensor(index, dtype=torch.float64).reshape(3, 4), torch.tensor(size, dtype=torch.float64)
+    axes = [torch.arange(n, dtype=torch.float64) for n in shape]
+    target = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+    source = target @ matrix[:, :3].T + matrix[:, 3]
+    unit = (source / (sides - 1).clamp(min=1) * 2 - 1).flip(-1)[None].float()
+    unit[..., sides.flip(0) == 1] = 0.0
+    return unit, (source > -0.5).all(-1) & (source < sides - 0.5).all(-1)
 
 
 def coverage(image: Image, grid: Grid) -> float:

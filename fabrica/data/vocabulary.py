@@ -112,8 +112,10 @@ def field_of(name: str, classes: int | None = None) -> Field:
     base, _, count = name.partition(":")
     if base in CLASSES or count:
         return Field(base, "label", int(count) if count else classes or CLASSES[base], "")
-    if base.startswith("distance "):
+    if base.startswith(("distance ", "motion ")):
         return Field(base, "intensity", 1, "mm")
+    if base.startswith(("fixed ", "moving ")):
+        return Field(base, "intensity", 1, UNITS.get(base.partition(" ")[2], "a.u."))
     if base in ("age", "days"):
         return Field(base, "number", 1, "year" if base == "age" else "day")
     return Field(base, "intensity", 1, UNITS.get(base, "a.u."))

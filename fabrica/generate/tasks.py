@@ -27,6 +27,7 @@ from ..run.costs import CHOICE
 from ..run.folder import RECIPE, RunFolder
 from ..safeguards.uncertainty import FILE as INTERVALS
 from ..safeguards.uncertainty import read_intervals
+from .motion import write_motion
 
 DONE = ".done"  # beside the results: a file for each case that was drawn whole
 DRAW = "fabrica.generate.tasks:draw_case"
@@ -77,13 +78,18 @@ def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
     except UnreadableError as error:
         return {"files": {}, "said": [*lines, left_out(member, error)]}
     files: dict[str, list[str]] = {}
+    beside: list[Path] = []
     for number, images in enumerate(drawn):
+        if answering.job.moves is not None:
+            written, told = write_motion(images, member, answering.job.moves, out / member.name, number)
+            beside += written
+            lines.append(told)
         for name, image in images.items():
             path = out / member.name / f"{name}-{number}.nii.gz"
             io.write_nifti(image, path)
             files.setdefault(name, []).append(str(path.relative_to(out)))
     lines.append(f"{member.name}: {task['draws']} draw{'s' * (task['draws'] > 1)} written.")
-    beside = _write_intervals(answering, drawn, out / member.name, lines)
+    beside += _write_intervals(answering, drawn, out / member.name, lines)
     result = {"files": files, "said": lines, "beside": [str(path.relative_to(out)) for path in beside]}
     _note(out, member.name, task["key"], result)
     return result

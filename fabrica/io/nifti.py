@@ -122,8 +122,12 @@ def write(image: Image, path: Path) -> None:
     if image.meaning.kind == "label":
         ordered = np.rint(ordered).astype(np.uint8 if ordered.max(initial=0) < 256 else np.int16)
     affine = _LPS_FROM_RAS @ image.affine.double().numpy() @ _ZYX
+    if image.meaning.kind == "displacement":  # vectors in the file's own directions, x y z along its fifth axis
+        ordered = ordered * np.array([-1, -1, 1], np.float32)
     nifti = nibabel.Nifti1Image(ordered.astype(np.float32) if image.meaning.kind != "label" else ordered, affine)
     nifti.header.set_xyzt_units("mm", "sec")
+    if image.meaning.kind == "displacement":
+        nifti.header.set_intent("vector")
     if image.meaning.unit in SCALES:
         nifti.header["intent_name"] = image.meaning.unit.encode()
     nifti.set_sform(affine, code=1)

@@ -15,6 +15,7 @@ from .interpolation import Interpolation
 from .outcome import Outcome
 from .progression import Progression
 from .reconstruction import Reconstruction
+from .registration import Registration
 from .representation import Representation
 
 JOBS: Table[type[Job]] = Table(
@@ -27,6 +28,7 @@ JOBS: Table[type[Job]] = Table(
         "outcome": Outcome,
         "progression": Progression,
         "reconstruction": Reconstruction,
+        "registration": Registration,
         "representation": Representation,
         "segmentation": Segmentation,
         "synthesis": Synthesis,
@@ -77,6 +79,7 @@ __all__ = [
     "Outcome",
     "Progression",
     "Reconstruction",
+    "Registration",
     "Segmentation",
     "Synthesis",
     "Translation",

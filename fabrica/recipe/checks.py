@@ -12,6 +12,7 @@ import yaml
 
 from ..contracts import Denoiser, Density, Family, Job, Speaker
 from ..evaluate import METRICS
+from ..evaluate.judging.constraints import Constraint
 from ..evaluate.judging.dose_check import DoseCheck
 from ..families import FAMILIES, can_be_guided
 from ..jobs import JOBS, job_options
@@ -313,7 +314,8 @@ def _check_sampler(sampler: Named | None, family: type[Family], job: Job, at: st
 def _evaluate(value: Any, stages: Sequence[Stage]) -> EvaluatePlan:
     """With the lesions that it asks for, which need a y that is made from images, and the dose, which needs a CT."""
     own = {k: v for k, v in value.items() if k not in ("lesions", "dose")} if isinstance(value, Mapping) else value
-    plan: EvaluatePlan = dataclass_of(EvaluatePlan, own, "evaluate", tuples=("metrics", "evaluations"))
+    plan: EvaluatePlan = dataclass_of(EvaluatePlan, own, "evaluate", tuples=("metrics", "evaluations", "constraints"))
+    _check_constraints(plan.constraints, stages)
     if isinstance(value, Mapping) and value.get("dose") is not None:
         plan = replace(plan, dose=_dose_check(value["dose"], stages))
     if not isinstance(value, Mapping) or value.get("lesions") is None:
@@ -332,6 +334,14 @@ def _evaluate(value: Any, stages: Sequence[Stage]) -> EvaluatePlan:
             at, "lesions are put into what is measured, and no job here makes that from images. Take lesions out"
         )
     return replace(plan, lesions=lesions)
+
+
+def _check_constraints(constraints: Sequence[str], stages: Sequence[Stage]) -> None:
+    at = "evaluate.constraints"
+    for text in constraints:
+        guard(at, lambda text=text: Constraint.of(text))
+    if constraints and not any(f.unit == "Gy" for stage in stages for f in stage.build_job().signature().x):
+        raise AtError(at, "they are told of doses, and no job here asks for one. Take constraints out")
 
 
 def _dose_check(value: Any, stages: Sequence[Stage]) -> DoseCheck:

@@ -16,6 +16,7 @@ from ..contracts import Family, Field
 from ..data.cohort import Member
 from ..data.store import Store
 from ..evaluate.honesty.ledger import Ledger
+from ..evaluate.judging.constraints import Constraint
 from ..evaluate.judging.outcomes import Answered, Question, case_rows, set_figures, write_answers
 from ..evaluate.judging.paired import Answer, StageEvidence, competitors_of, evaluate_case
 from ..evaluate.judging.planned import pooled
@@ -32,6 +33,7 @@ from .films import judge_films
 from .judge_directions import judge_directions
 from .known import Chances, GivenBack
 from .lesion_test import lesion_figures
+from .motion import motion_rows
 from .quality import COST_PICTURES, Trial, costs_of
 from .question import (
     EDGES,
@@ -81,7 +83,14 @@ def evidence_of(ready: PreparedStage) -> StageEvidence:
     """What a stage is measured with."""
     plan, signature, job = ready.evaluate, ready.signature, ready.job
     return StageEvidence(
-        ready.name, signature.x, signature.given, job.metrics + plan.metrics, plan.mask, job.competitors, plan.dose
+        ready.name,
+        signature.x,
+        signature.given,
+        job.metrics + plan.metrics,
+        plan.mask,
+        job.competitors,
+        plan.dose,
+        [Constraint.of(text) for text in plan.constraints],
     )
 
 
@@ -91,6 +100,8 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
         report.remark(text)
 
     plan, evidence, result = ready.evaluate, evidence_of(ready), _blank(ready, trained)
+    if plan.dose is not None and any(f.unit == "HU" for f in ready.signature.x):
+        noted(f"{ready.name}: {plan.dose.words()}")
     competitors = competitors_of(ready.store, evidence)
     gallery = Gallery(_fewer(ready, plan.realism), ready.preparation.spacing_mm or (1.0, 1.0, 1.0))
     kept: list[Asked] = []
@@ -106,6 +117,9 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
             x = torch.stack([next(drawn) for _ in a.shown])
             _write_draws(ready, a, x)
             data = _by_the_data(ready, a, x)
+            if ready.job.moves is not None:
+                rows, beside = motion_rows(ready, a.case, x)
+                data = replace(data, rows=[*data.rows, *rows], shown={**data.shown, **beside})
             if data.abstained:
                 say(f"{ready.name}: {a.name}: {data.abstained}.")
                 report.abstained.append(f"{ready.name}: {a.name}: {data.abstained}.")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contracts import Case, Job, Signature
-from ..data.cases import LEFT_OUT, left_out, load_aligned, prepare_case
+from ..data.cases import LEFT_OUT, PLANNED, left_out, load_aligned, prepare_case
 from ..data.cohort import Cohort, Member
 from ..data.prepare import GridPreparation
 from ..data.prepare import fit as fit_preparation
@@ -171,8 +171,8 @@ def _preparation(
     if stage.trained:
         return trained_elsewhere(stage.trained, split)
     why: list[str] = []
-    distances = {f.name for f in signature.condition if f.unit == "mm"}  # computed, on a scale that is known
-    cases, plan = _aligned(train, [n for n in contrasts if n not in distances], reference, why), stage.prepare
+    computed = {f.name for f in signature.condition if f.unit in PLANNED}  # on a scale that is known
+    cases, plan = _aligned(train, [n for n in contrasts if n not in computed], reference, why), stage.prepare
     try:
         return fit_preparation(
             cases, reference, signature.grid_axes, plan.spacing_mm, plan.multiple, dict(signature.labels)

@@ -156,6 +156,10 @@ def test_histograms_are_those_of_their_structures() -> None:
     assert drawn.count("<polyline") == 2
     assert "&lt;PTV&gt;" in drawn
     assert drawing(dose, None, {}) == ""
+    assert "polygon" not in drawn
+    several = drawing(dose, None, {"PTV": half}, [dose, dose + 5])
+    assert several.count("<polygon") == 1
+    assert "2 draws shaded" in several
 
 
 @pytest.fixture(scope="module")

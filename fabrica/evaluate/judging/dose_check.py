@@ -46,6 +46,16 @@ class DoseCheck:
             raise ValueError("hu_to_density: expected pairs of HU and density, such as [[-1000, 0], [0, 1]].")
         density_of(torch.zeros(1), self.points)
 
+    def words(self) -> str:
+        """What a reader of figures has to know."""
+        turns = ", ".join(f"{a:g}" for a in self.gantry_degrees)
+        curve = ", ".join(f"{hu:g}: {density:g}" for hu, density in self.points)
+        target = self.target or f"a ball of {self.diameter_mm:g} mm in the middle of the body"
+        return (
+            f"doses on drawn CTs are of beams from {turns} degrees at {target}, {self.margin_mm:g} mm wider, scaled to "
+            f"{self.prescription_gy:g} Gy on the true CT; 6 MV pencil beams; HU to electron density {curve}."
+        )
+
     @property
     def points(self) -> list[tuple[float, float]]:
         return [(float(hu), float(density)) for hu, density in self.hu_to_density]

@@ -21,6 +21,7 @@ from .. import METRICS
 from ..metrics import hounsfield, overlap, task
 from ..result import Row
 from .competitors import JointHistogram, fit_histogram, matched
+from .constraints import Constraint, constraint_rows
 from .dose_check import DoseCheck, dose_check_rows
 from .measured import in_units, in_words, measured
 from .planned import POSSIBLE, dose_rows
@@ -45,6 +46,7 @@ class StageEvidence:
         "crude",
     )  # kinds of trivial answers, as a job declares
     dose: DoseCheck | None = None  # a plan that is given to every CT
+    constraints: Sequence[Constraint] = ()  # of every dose
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,7 @@ def _intensity_rows(
     for by, image in answers.items() if unit == "Gy" else ():
         doses = in_units(image, scale), in_units(reference, scale)
         rows += dose_rows((case, patient, f.name), by, *doses, masks, truth.spacing_mm)
+        rows += constraint_rows((case, patient, f.name), by, *doses, masks, truth.spacing_mm, evidence.constraints)
     if "lesion" in prepared.case.images and f.name != "lesion":
         rows += _lesion_rows(case, prepared, f.name, answers, reference)
     return rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -21,8 +21,14 @@ def curve(dose_gy: Array, mask: NDArray[np.bool_], levels: Array) -> Array:
     return np.asarray(100 * (1 - np.searchsorted(own, levels, side="left") / len(own)))
 
 
-def drawing(dose_gy: Array, truth_gy: Array | None, masks: Mapping[str, NDArray[np.bool_]]) -> str:
-    """SVG: the model's curves full, the plan's dashed, a colour for each structure; '' where there is no structure."""
+def drawing(
+    dose_gy: Array, truth_gy: Array | None, masks: Mapping[str, NDArray[np.bool_]], draws_gy: Sequence[Array] = ()
+) -> str:
+    """SVG: the model's curves full, the plan's dashed, a colour for each structure; '' where there is no structure.
+
+    Of several draws the room between their lowest and highest curve is shaded; what share of patients it holds nobody
+    has calibrated.
+    """
     found = {name: mask for name, mask in masks.items() if mask.any()}
     if not found:
         return ""
@@ -32,12 +38,15 @@ def drawing(dose_gy: Array, truth_gy: Array | None, masks: Mapping[str, NDArray[
     lines, names = _axes(top), []
     for k, (name, mask) in enumerate(found.items()):
         colour = COLOURS[k % len(COLOURS)]
+        if len(draws_gy) > 1:
+            lines.append(_band(levels, [curve(one, mask, levels) for one in draws_gy], top, colour))
         lines.append(_line(levels, curve(dose_gy, mask, levels), top, colour, ""))
         if truth_gy is not None:
             lines.append(_line(levels, curve(truth_gy, mask, levels), top, colour, ' stroke-dasharray="5 4"'))
         names.append(f'<tspan fill="{colour}" dx="{10 if k else 0}">{escape(name)}</tspan>')
     told = f'<text x="{LEFT}" y="{HEIGHT + 14}" font-size="11">{"".join(names)}</text>'
-    label = "Dose-volume histogram: model full, plan dashed"
+    shaded = f", {len(draws_gy)} draws shaded" if len(draws_gy) > 1 else ""
+    label = f"Dose-volume histogram: model full, plan dashed{shaded}"
     size = f'viewBox="0 0 {WIDTH} {HEIGHT + 22}" role="img" aria-label="{label}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" class="dvh" {size}>{"".join(lines)}{told}</svg>'
 
@@ -50,6 +59,14 @@ def _place(dose: float, volume: float, top: float) -> tuple[float, float]:
 def _line(levels: Array, volumes: Array, top: float, colour: str, dashes: str) -> str:
     points = " ".join("{},{}".format(*_place(float(d), float(v), top)) for d, v in zip(levels, volumes, strict=True))
     return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"{dashes}/>'
+
+
+def _band(levels: Array, curves: Sequence[Array], top: float, colour: str) -> str:
+    low, high = np.min(curves, 0), np.max(curves, 0)
+    there = [_place(float(d), float(v), top) for d, v in zip(levels, high, strict=True)]
+    back = [_place(float(d), float(v), top) for d, v in zip(levels[::-1], low[::-1], strict=True)]
+    points = " ".join(f"{x},{y}" for x, y in [*there, *back])
+    return f'<polygon points="{points}" fill="{colour}" fill-opacity="0.18" stroke="none"/>'
 
 
 def _axes(top: float) -> list[str]:

@@ -118,7 +118,8 @@ def _planned(prepared: Prepared, x: Tensor, fields: Sequence[Field]) -> str:
     marks = {n: t[0].numpy() > 0.5 for n, t in prepared.tensors.items()
              if prepared.traces[n].like.meaning.kind == "label" and n != "possible_dose"}  # fmt: skip
     truth = prepared.tensors.get(fields[0].name)
-    return drawing(width * x.mean(0)[0].numpy(), None if truth is None else width * truth[0].numpy(), marks)
+    draws = [width * one[0].numpy() for one in x]
+    return drawing(width * x.mean(0)[0].numpy(), None if truth is None else width * truth[0].numpy(), marks, draws)
 
 
 def _washed(panel: dict[str, Any], prepared: Prepared, z: int, unit: str) -> dict[str, Any]:

@@ -57,6 +57,13 @@ def test_faults_of_a_ct_show_in_the_dose() -> None:
     assert found["air filled"]["depth of water off"] == pytest.approx(5.5, abs=2)  # of half the rays of one beam in two
 
 
+def test_a_plan_says_what_it_is() -> None:
+    words = DoseCheck().words()
+    for part in ("0, 72, 144, 216, 288 degrees", "a ball of 40 mm", "60 Gy", "1000: 1.55"):
+        assert part in words
+    assert "PTV70" in DoseCheck(target="PTV70").words()
+
+
 def test_a_target_that_is_drawn_is_what_beams_are_made_for() -> None:
     truth, body = head()
     z, y, x = np.indices(body.shape)

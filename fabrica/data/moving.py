@@ -1,0 +1,149 @@
+"""Pairs of images of one patient between which something has moved: simulated with a known motion, or two visits."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..contracts import Case, Field, Image
+from ..io import Scan, UnreadableError
+from ..physics.warp import exponential, moved, smooth_velocity
+from .cohort import Derived, Member, origin
+
+FIXED, MOVING = "fixed ", "moving "  # before the name of a contrast
+MOTION = ("motion z", "motion y", "motion x")  # a velocity in mm, its parts along LPS
+PLANNING = "planning"  # the visit that moves, whatever its day
+COARSE_MM, WIDTH_MM = 4.0, 18.0  # of the grid that velocities are drawn on; over which they are smooth
+LEAST_MM = 2.0
+
+
+def pairs_of(members: Sequence[Member], contrast: str, pairs: int, largest_mm: float) -> tuple[Member, ...]:
+    """`pairs` of each image: itself, and itself moved by a smooth field that is known, up to `largest_mm` at most."""
+    return tuple(
+        _Simulated(*_named(member, f"moved{k + 1}"), member, contrast, k, largest_mm)
+        for member in members if contrast in member.contrasts() for k in range(pairs)
+    )  # fmt: skip
+
+
+def visits_of(members: Sequence[Member], contrast: str) -> tuple[Member, ...]:
+    """Each later visit of a patient as the fixed image, the first (or the one called planning) as the moving one."""
+    by_patient: dict[str, list[Member]] = {}
+    for member in members:
+        if contrast in member.contrasts():
+            by_patient.setdefault(member.patient, []).append(member)
+    found: list[Member] = []
+    for visits in by_patient.values():
+        first, *later = sorted(visits, key=lambda m: (m.visit.lower() != PLANNING, m.days, m.visit))
+        found += [_Visited(*origin(member), first, member, contrast) for member in later]
+    return tuple(found)
+
+
+def _named(member: Member, visit: str) -> tuple[str, str, str, float, dict[str, float | str]]:
+    patient, own, site, days, values = origin(member)
+    return patient, f"{own}-{visit}" if own else visit, site, days, dict(values)
+
+
+@dataclass(frozen=True)
+class _Simulated(Derived):
+    inner: Member
+    contrast: str
+    number: int
+    largest_mm: float
+
+    def contrasts(self) -> tuple[str, ...]:
+        return (FIXED + self.contrast, MOVING + self.contrast, *MOTION)
+
+    def scans_of(self, contrasts: Iterable[str]) -> tuple[Scan, ...]:
+        return self.inner.scans_of([self.contrast]) if {*contrasts} & {*self.contrasts()} else ()
+
+    def load(self, contrasts: Iterable[str]) -> Case:
+        wanted = set(contrasts)
+        case = self.inner.load([self.contrast])
+        image = case.images[self.contrast]
+        check_volume(image)
+        velocity = self._velocity(image)
+        found = {MOVING + self.contrast: renamed(image, MOVING + self.contrast)}
+        field = exponential(velocity, image.spacing_mm)
+        data = moved(image.data[None].float(), field, image.spacing_mm)[0]
+        found[FIXED + self.contrast] = renamed(replace(image, data=data), FIXED + self.contrast)
+        world = along_patient(velocity[0], image.affine)
+        for part, name in zip(world, MOTION, strict=True):
+            found[name] = replace(image, data=part[None], meaning=Field(name, "intensity", 1, "mm"))
+        images = {name: one for name, one in found.items() if name in wanted}
+        return Case(self.patient, images, self.values, self.visit, self.days, self.site)
+
+    def _velocity(self, image: Image) -> Tensor:
+        """(1, 3, z, y, x) in mm along the image's axes; the same for a patient, a number and a grid."""
+        digest = hashlib.sha256(f"{self.patient}/{self.inner.visit}/{self.number}".encode()).digest()
+        chance = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        shape = image.data.shape[1:]
+        coarse = [max(2, math.ceil(n * s / COARSE_MM)) for n, s in zip(shape, image.spacing_mm, strict=True)]
+        largest = LEAST_MM + (self.largest_mm - LEAST_MM) * float(torch.rand((), generator=chance))
+        noise = torch.randn(1, 3, *coarse, generator=chance)
+        velocity = smooth_velocity(noise, [COARSE_MM] * 3, WIDTH_MM, largest)
+        return F.interpolate(velocity, shape, mode="trilinear", align_corners=True)
+
+
+@dataclass(frozen=True)
+class _Visited(Derived):
+    first: Member
+    later: Member
+    contrast: str
+
+    def contrasts(self) -> tuple[str, ...]:
+        return (FIXED + self.contrast, MOVING + self.contrast)
+
+    def scans_of(self, contrasts: Iterable[str]) -> tuple[Scan, ...]:
+        wanted = set(contrasts)
+        parts = ((FIXED, self.later), (MOVING, self.first))
+        return tuple(s for mark, m in parts if mark + self.contrast in wanted for s in m.scans_of([self.contrast]))
+
+    def load(self, contrasts: Iterable[str]) -> Case:
+        images = {}
+        for mark, member in ((FIXED, self.later), (MOVING, self.first)):
+            if mark + self.contrast in contrasts:
+                image = member.load([self.contrast]).images[self.contrast]
+                check_volume(image)
+                images[mark + self.contrast] = renamed(image, mark + self.contrast)
+        one, other = (i.frame_of_reference for i in images.values()) if len(images) == 2 else (None, None)
+        if one and other and one != other:
+            raise UnreadableError(
+                "its two visits lie in different frames of reference.",
+                "Align them rigidly first, and write both in one frame.", self.name,
+            )  # fmt: skip
+        return Case(self.patient, images, self.values, self.visit, self.days, self.site)
+
+
+def renamed(image: Image, name: str) -> Image:
+    return replace(image, meaning=replace(image.meaning, name=name))
+
+
+def check_volume(image: Image) -> None:
+    """Raises UnreadableError for anything but one volume of several slices."""
+    if image.axes != "zyx" or len(image.data) != 1 or min(image.data.shape[1:]) < 4:
+        raise UnreadableError(
+            "is no volume of at least four slices, rows and columns.", "Register volumes.", image.source or ""
+        )
+
+
+def along_patient(vectors: Tensor, affine: Tensor) -> Tensor:
+    """(3, *grid) along an image's axes (z, y, x of its array) -> parts along LPS z, y and x."""
+    return torch.einsum("wa,a...->w...", _turn(affine), vectors)
+
+
+def along_axes(vectors: Tensor, affine: Tensor) -> Tensor:
+    """(3, *grid) along LPS z, y and x -> along an image's axes."""
+    return torch.einsum("wa,w...->a...", _turn(affine), vectors)
+
+
+def _turn(affine: Tensor) -> Tensor:
+    """(3, 3): where each axis of the array points, in LPS z, y, x."""
+    linear = affine[:3, :3].double()
+    turn: Tensor = (linear / linear.norm(dim=0)).flip(0).float()
+    return turn
