@@ -94,47 +94,47 @@ def _learned(answering: Answering, member: Member, fixed: Image) -> Tensor:
 
 
 def _demons(fixed: Image, moving: Image, steps: int = 100) -> Tensor:
-    import SimpleITK as itk
+    import SimpleITK
 
-    solver = itk.DiffeomorphicDemonsRegistrationFilter()
+    solver = SimpleITK.DiffeomorphicDemonsRegistrationFilter()
     solver.SetNumberOfIterations(steps)
     solver.SetStandardDeviations(1.0)
     return _field(solver.Execute(_itk(fixed), _itk(moving)))
 
 
 def _splines(fixed: Image, moving: Image) -> Tensor:
-    import SimpleITK as itk
+    import SimpleITK
 
     one, other = _itk(fixed), _itk(moving)
     mesh = [max(2, round(n * s / 30)) for n, s in zip(one.GetSize(), one.GetSpacing(), strict=True)]
-    start = itk.BSplineTransformInitializer(one, mesh)
-    solver = itk.ImageRegistrationMethod()
+    start = SimpleITK.BSplineTransformInitializer(one, mesh)
+    solver = SimpleITK.ImageRegistrationMethod()
     solver.SetMetricAsMattesMutualInformation(50)
     solver.SetMetricSamplingStrategy(solver.RANDOM)
     solver.SetMetricSamplingPercentage(0.3, 1)
     solver.SetOptimizerAsLBFGSB(numberOfIterations=60)
-    solver.SetInterpolator(itk.sitkLinear)
+    solver.SetInterpolator(SimpleITK.sitkLinear)
     solver.SetShrinkFactorsPerLevel([2, 1])
     solver.SetSmoothingSigmasPerLevel([1, 0])
     solver.SetInitialTransform(start, True)
     solver.Execute(one, other)
-    return _field(itk.TransformToDisplacementField(start, itk.sitkVectorFloat64, one.GetSize(), one.GetOrigin(),
+    return _field(SimpleITK.TransformToDisplacementField(start, SimpleITK.sitkVectorFloat64, one.GetSize(), one.GetOrigin(),
                                                     one.GetSpacing(), one.GetDirection()))  # fmt: skip
 
 
 def _itk(image: Image) -> Any:
     """The array with its spacing, at the origin: fields come back along its axes."""
-    import SimpleITK as itk
+    import SimpleITK
 
-    found = itk.GetImageFromArray((image.data[0] / image.data.max()).numpy().astype(np.float32))
+    found = SimpleITK.GetImageFromArray((image.data[0] / image.data.max()).numpy().astype(np.float32))
     found.SetSpacing([float(s) for s in image.spacing_mm[::-1]])
     return found
 
 
 def _field(vectors: Any) -> Tensor:
-    import SimpleITK as itk
+    import SimpleITK
 
-    array = itk.GetArrayFromImage(vectors).astype(np.float32)  # (z, y, x, 3), x first
+    array = SimpleITK.GetArrayFromImage(vectors).astype(np.float32)  # (z, y, x, 3), x first
     return torch.from_numpy(np.ascontiguousarray(array[..., ::-1])).movedim(-1, 0)[None]
 
 

@@ -21,7 +21,8 @@ CONTRASTS: dict[str, tuple[str, ...]] = {
     "cine": ("cine",),
     "MT": ("mt", "mt1"),
     "MToff": ("mt0", "mtoff"),
-    "CT": ("ct", "ldct", "cta", "cbct"),
+    "CT": ("ct", "ldct", "cta"),
+    "CBCT": ("cbct", "conebeam"),
     "PET": ("pet", "fdg", "pt", "suv"),
     "dose": ("dose",),
     "MR": ("mr",),
@@ -36,7 +37,15 @@ LABELS: dict[str, tuple[str, ...]] = {
 IMAGES = ("image", "images", "imagestr", "imagests")
 _CONTRAST_OF = {token: name for name, tokens in CONTRASTS.items() for token in tokens}
 _LABEL_OF = {token: name for name, tokens in LABELS.items() for token in tokens}
-UNITS = {"CT": "HU", "PET": "SUV", "dose": "Gy", "prescription": "Gy", "table dose": "Gy", "even beams": "Gy"}
+UNITS = {
+    "CT": "HU",
+    "CBCT": "HU",
+    "PET": "SUV",
+    "dose": "Gy",
+    "prescription": "Gy",
+    "table dose": "Gy",
+    "even beams": "Gy",
+}
 # when a recipe does not say
 CLASSES = {
     "possible_dose": 2,

@@ -74,7 +74,8 @@ class Dose(Job):
         return self._inner.signature()
 
     def gathered(self, members: Sequence[Any], new: bool = False) -> tuple[Any, ...]:
-        return tuple(planned(member, self.prescription, self.table) for member in members)
+        kept = [m for m in members if new or not self.with_table or "CT" in m.contrasts()]
+        return tuple(planned(member, self.prescription, self.table) for member in kept)
 
     def fitted(self, members: Sequence[Any], home: Path, seed: int, say: Callable[[str], None]) -> Dose:
         """With the table that lies in `home`, fitted to these where there is none yet."""
@@ -129,6 +130,10 @@ class Dose(Job):
         return replace(asked, target=target, weight=weight if asked.weight is None else asked.weight * weight)
 
     def question(self, batch: Batch, rng: Rng) -> Problem:
+        """Raises UnreadableError for a case without a CT, which no table can guess."""
+        known = batch.present.get(TABLE)
+        if self.with_table and known is not None and not bool(known.all()):
+            raise UnreadableError(f"{batch.cases[0].partition('/')[0]} has no CT to guess a dose on.", "Give its CT.")
         return self._inner.question(batch, rng)
 
     def finished(self, x: Tensor, problem: Problem) -> Tensor:

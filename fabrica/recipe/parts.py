@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..contracts import Family
+from ..data.cone_beam import ConeBeam
+from ..data.simulated_plans import SimulatedPlans
 from ..data.units import check_unit
 from ..data.virtual import VirtualCohort, VirtualHearts
 from ..families import FAMILIES, RUNTIME
@@ -97,13 +100,23 @@ def check_multiple(prepare: PreparePlan, family: Family, axes: int, at: str) -> 
         )
 
 
+ADDED: Mapping[str, type[Any]] = {"cone_beam": ConeBeam, "plans": SimulatedPlans}  # what is simulated of a cohort's CTs
+
+
 def cohort_plan(value: Any, at: str) -> CohortPlan:
     if not isinstance(value, Mapping) or sum(key in value for key in ("path", "virtual", "hearts")) != 1:
         raise AtError(
             at,
             "a cohort has either a path or a virtual block, or hearts. Write: {path: DIR} or {virtual: {patients: 24}}",
         )
-    known_keys(value, at, ("path", "table", "virtual", "hearts", "units"))
+    known_keys(value, at, ("path", "table", "virtual", "hearts", "units", *ADDED))
+    added = {k: v for k, v in value.items() if k in ADDED and v is not None}
+    if added:
+        plan = cohort_plan({k: v for k, v in value.items() if k not in ADDED}, at)
+        made = {
+            k: guard(f"{at}.{k}", lambda k=k, v=v: dataclass_of(ADDED[k], v, f"{at}.{k}")) for k, v in added.items()
+        }
+        return replace(plan, **made)
     if "hearts" in value:
         hearts = dataclass_of(VirtualHearts, value["hearts"], f"{at}.hearts")
         guard(f"{at}.hearts", hearts.cohort)

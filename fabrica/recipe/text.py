@@ -63,7 +63,7 @@ def override(plain: Any, settings: Sequence[str], data: Sequence[str]) -> Any:
         elif name not in cohorts:
             raise RecipeError(str(unknown("cohort", name, list(cohorts))))
         kept = (
-            {k: v for k, v in cohorts.get(name, {}).items() if k in ("table", "units")}
+            {k: v for k, v in cohorts.get(name, {}).items() if k in ("table", "units", "cone_beam")}
             if isinstance(cohorts.get(name), dict)
             else {}
         )

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from ..contracts import Job, Reconstructor
 from ..data.cohort import Cohort, find
+from ..data.cone_beam import ConeBeam
+from ..data.simulated_plans import SimulatedPlans
 from ..data.virtual import VirtualCohort, VirtualHearts
 from ..evaluate.judging.dose_check import DoseCheck
 from ..families import FAMILIES
@@ -30,10 +32,15 @@ class CohortPlan:
     units: Mapping[str, str] = field(
         default_factory=dict
     )  # contrast -> unit, where somebody knows better than the files
+    cone_beam: ConeBeam | None = None  # a machine that makes a CBCT of every CT
+    plans: SimulatedPlans | None = None  # targets, organs and a dose for every CT that has none
 
     def find(self) -> Cohort:
         """Its patients; raises UnreadableError for a folder that is none."""
-        return self.virtual.cohort() if self.virtual else find(self.path or Path(), self.table, self.units)
+        found = self.virtual.cohort() if self.virtual else find(self.path or Path(), self.table, self.units)
+        for added in (self.cone_beam, self.plans):
+            found = found if added is None else added.added_to(found)
+        return found
 
 
 @dataclass(frozen=True)

@@ -225,6 +225,19 @@ def test_structures_of_a_case_are_missing_not_empty(finished: Path) -> None:
     assert set(ORGANS) - set(member.contrasts()) == {"Mandible"}
 
 
+def test_a_case_without_a_ct_is_named(finished: Path) -> None:
+    stored = plan(301)
+    place = finished / "without" / "pt_301"
+    place.mkdir(parents=True)
+    (place / "voxel_dimensions.csv").write_text("3.9\n3.9\n2.5\n")
+    held = np.flatnonzero(stored["structures"] >> np.uint16(9) & 1)
+    (place / "PTV70.csv").write_text("," + "data\n" + "".join(f"{k},\n" for k in held))
+    said: list[str] = []
+    with pytest.raises(ValueError, match="No case in"):
+        generate_images(finished / "run", finished / "without", finished / "nothing", say=said.append)
+    assert any("has no CT to guess a dose on" in line for line in said), said
+
+
 def _planned_in_dicom(folder: Path, seed: int, *, covered: bool = True, dose: bool = True) -> None:
     rng = np.random.default_rng(seed)
     z, y, x = np.indices(made.SHAPE)

@@ -191,7 +191,8 @@ def _intensity_rows(
         rows += [Row(case, patient, f.name, by, m, *found) for m, found in hounsfield.rows_of(pair).items()]
     if unit == "HU" and evidence.dose is not None:
         inside = mask if mask is not None else np.ones(reference.shape, bool)
-        drawn_hu = {by: in_units(image, scale) for by, image in answers.items()}
+        other = {f"{g} copied" for g, i in prepared.case.images.items() if i.meaning.unit != "HU"}  # no densities
+        drawn_hu = {by: in_units(image, scale) for by, image in answers.items() if by not in other}
         rows += dose_check_rows((case, patient, f.name), drawn_hu, truth, inside, masks, evidence.dose)
     for by, image in answers.items() if unit == "Gy" else ():
         doses = in_units(image, scale), in_units(reference, scale)
