@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from fabrica.contracts import Field, Image
 from fabrica.data import cohort
@@ -37,6 +38,7 @@ def test_without_faults_the_levels_are_the_cts() -> None:
     for low, high, off in ((-50, 50, 25), (600, 800, 90), (-1100, -900, 120)):
         inside = (true[middle] > low) & (true[middle] < high)
         inside &= np.hypot(*(np.indices(true.shape)[1:, middle] - 27.5)) < 22
+        inside = ndimage.binary_erosion(inside, np.ones((1, 3, 3)))  # the panel's pixels blur edges
         assert float(found[middle][inside].mean()) == pytest.approx(float(true[middle][inside].mean()), abs=off)
 
 

@@ -73,7 +73,7 @@ def test_a_narrow_panel_keeps_the_middle() -> None:
     volume = 0.02 * ball(60, shape=(12, 60, 60))
     narrow = Panel(rows=24, columns=36, pixel_mm=4.0)
     found = reconstructed(projected(volume, SPACING, narrow, TURNS), narrow, TURNS, (12, 60, 60), SPACING)
-    assert float(found[6, 24:36, 24:36].mean()) == pytest.approx(0.02, rel=0.15)
+    assert float(found[6, 24:36, 24:36].mean()) == pytest.approx(0.02, rel=0.25)
 
 
 def test_impossible_panels_are_refused() -> None:
