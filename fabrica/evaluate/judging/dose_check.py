@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...contracts import Image
 from ...data.grid import Grid, grid_of, resample
-from ...physics.dose import HU_TO_DENSITY, Beam, aperture, density_of, dose, water_depth
+from ...physics.dose import HU_TO_DENSITY, Beam, aperture, density_of, dose_and_depths
 from ..metrics.dose import gamma_pass_rate
 from ..result import Row
 
@@ -98,7 +98,8 @@ class _OnTruth:
     def compared(self, hounsfield: Array) -> dict[str, tuple[float, str]]:
         """Metric -> value and unit."""
         density = _density(self.truth, hounsfield, self.outside, self.grid, self.check)
-        found = _in_body(dose(density, self.grid.affine, self.beams), self.body)
+        given, depths = dose_and_depths(density, self.grid.affine, self.beams)
+        found = _in_body(given, self.body)
         spacing = self.grid.affine[:3, :3].norm(dim=0).tolist()
         rows: dict[str, tuple[float, str]] = {}
         for percent, mm, local in CRITERIA:
@@ -114,9 +115,7 @@ class _OnTruth:
             "mean dose": (found[inside].mean(), self.dose[inside].mean()),
         }.items():
             rows[f"target {name} off"] = 100 * abs(float(one - true)) / self.check.prescription_gy, "% of prescription"
-        off = [
-            abs(d - t) for d, t in zip(_depths(density, self.grid, self.beams, self.target), self.depths, strict=True)
-        ]
+        off = [abs(d - t) for d, t in zip(_before(depths, self.target), self.depths, strict=True)]
         rows["depth of water off"] = float(np.mean(off)), "mm"
         return rows
 
@@ -141,11 +140,11 @@ def _planned(
         for a in check.gantry_degrees
     ]
     density = _density(truth, truth.data[0].numpy(), ~body, grid, check)
-    plain = dose(density, grid.affine, beams)
+    plain, water = dose_and_depths(density, grid.affine, beams)
     scale = check.prescription_gy / float(plain[inside].mean())
     beams = [replace(beam, weight=scale) for beam in beams]
     given = _in_body(scale * plain, flesh.numpy())
-    depths = _depths(density, grid, beams, inside)
+    depths = _before(water, inside)
     return _OnTruth(truth, ~body, check, grid, flesh.numpy(), inside, beams, given, depths)
 
 
@@ -178,6 +177,6 @@ def _in_body(found: Tensor, body: NDArray[np.bool_]) -> Array:
     return np.where(body, found.numpy(), 0.0)
 
 
-def _depths(density: Tensor, grid: Grid, beams: Sequence[Beam], target: Tensor) -> list[float]:
+def _before(depths: Sequence[Tensor], target: Tensor) -> list[float]:
     """mm of water before the target, a beam each: the mean over its voxels."""
-    return [float(water_depth(density, grid.affine, beam)[target].nanmean()) for beam in beams]
+    return [float(depth[target].nanmean()) for depth in depths]
