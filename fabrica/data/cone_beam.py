@@ -25,7 +25,7 @@ LEAST = 1e-4  # of the light that passes air, where less is left
 
 @dataclass(frozen=True)
 class ConeBeam:
-    """A machine, simulated: `scatter` is its light relative to the primary's mean, `photons` a pixel sees through air,
+    """A machine, simulated: `scatter` to primary behind the thickest tissue, `photons` that a pixel sees through air,
     `cut`: the share of the panel's width that is left, `move_mm`: along the patient, to and fro once in the turn.
     """
 
@@ -115,8 +115,14 @@ def _panel(shape: tuple[int, ...], spacing: tuple[float, float, float], cut: flo
 def _measured(
     light: NDArray[np.float64], machine: ConeBeam, panel: Panel, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Share of the light through air that a machine takes for the primary: with its scatter and its noise."""
+    """Share of the light through air that a machine takes for the primary: with its scatter and its noise.
+
+    Scatter comes from where light is lost and still comes through, p exp(-p), and is smooth (Ohnesorge et al. 1999).
+    """
+    lost = -np.log(np.maximum(light, LEAST))
     wide = BLUR_MM / panel.pixel_mm
-    scatter = machine.scatter * ndimage.gaussian_filter(light, (0, wide, wide), mode="nearest")
-    counts = rng.poisson(machine.photons * (light + scatter))
+    scatter = ndimage.gaussian_filter(lost * light, (0, wide, wide), mode="nearest")
+    thick = lost >= 0.9 * lost.max()
+    share = machine.scatter * float(np.median(light[thick] / np.maximum(scatter[thick], 1e-12)))
+    counts = rng.poisson(machine.photons * (light + share * scatter))
     return np.maximum(counts / machine.photons, LEAST)

@@ -169,9 +169,11 @@ def check_labels(image: Image, classes: int | None) -> None:
 
 def fit(
     cases: Iterable[Case], reference: str, axes: str, spacing_mm: Sequence[float] | None, multiple: int = MULTIPLE,
-    classes: Mapping[str, int] | None = None,
+    classes: Mapping[str, int] | None = None, resample: bool = True,
 ) -> GridPreparation:  # fmt: skip
     """The preparation of a training cohort: its spacing (the median, when patients differ), box, units and scales.
+
+    Without `resample` every case stays on its own voxels, and boxes are counted in them.
 
     Cases are looked at one by one: a cohort may be larger than memory. Raises ValueError where a contrast has several
     units, and for labels that do not fit `classes`.
@@ -199,10 +201,11 @@ def fit(
     chosen: tuple[float, float, float] | None = None
     if spacing_mm is not None:
         chosen = (float(spacing_mm[0]), float(spacing_mm[-2]), float(spacing_mm[-1]))
-    elif float((inner.max(0) / inner.min(0)).max()) > 1.02:
+    elif resample and float((inner.max(0) / inner.min(0)).max()) > 1.02:
         chosen = (float(middle[0]), float(middle[1]), float(middle[2]))
     step = np.array(chosen) if chosen is not None else middle
-    sides = [-(-int(n) // multiple) * multiple for n in np.ceil(np.array(extents_mm).max(0) / step - 0.1)]
+    extents = np.array(extents_mm) / (np.array(spacings) if not resample else step)
+    sides = [-(-int(n) // multiple) * multiple for n in np.ceil(extents.max(0) - 0.1)]
     scales = {n: (float(np.median([o for o, _ in v])), float(np.median([s for _, s in v]))) for n, v in found.items()}
     size = (1 if axes == "yx" else sides[0], sides[1], sides[2])
     learned = (float(step[0]), float(step[1]), float(step[2]))

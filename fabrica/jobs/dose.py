@@ -40,7 +40,7 @@ class Dose(Job):
     """
 
     metrics = ("mae",)
-    competitors = ("mean",)
+    competitors = ("mean", "crude")
     reference = "CT"
 
     def __init__(

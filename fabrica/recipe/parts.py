@@ -74,6 +74,8 @@ def check_prepare(prepare: PreparePlan, axes: str, at: str) -> None:
             raise AtError(
                 f"{at}.{name}", f"prepare.{name} is {list(value)}, expected {wanted[-1]} positive numbers (z, y, x)."
             )
+    if prepare.spacing_mm is not None and not prepare.resample:
+        raise AtError(f"{at}.resample", "prepare names a spacing and says not to resample. Take one of them out")
     if prepare.spacing_mm is not None and not all(0.05 <= s <= 50 for s in prepare.spacing_mm):
         raise AtError(
             f"{at}.spacing_mm",

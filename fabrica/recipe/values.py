@@ -64,9 +64,12 @@ class TrainPlan:
 
 @dataclass(frozen=True)
 class PreparePlan:
-    """The grid that a network sees: spacing in mm (z, y, x) or (y, x); none = as the scans."""
+    """The grid that a network sees: spacing in mm (z, y, x) or (y, x); none = as the scans, where they are alike, else
+    their median. `resample: false`: every scan's own voxels, however they differ.
+    """
 
     spacing_mm: Sequence[float] | None = None
+    resample: bool = True
     size: Sequence[int] | None = None  # of training patches (z, y, x) or (y, x); none = the whole patient
     multiple: int = (
         16  # of which sides are multiples: less wastes fewer voxels on small organs, and suits fewer networks

@@ -175,7 +175,13 @@ def _preparation(
     cases, plan = _aligned(train, [n for n in contrasts if n not in computed], reference, why), stage.prepare
     try:
         return fit_preparation(
-            cases, reference, signature.grid_axes, plan.spacing_mm, plan.multiple, dict(signature.labels)
+            cases,
+            reference,
+            signature.grid_axes,
+            plan.spacing_mm,
+            plan.multiple,
+            dict(signature.labels),
+            plan.resample,
         )
     except ValueError as error:
         raise ValueError(f"{why[0]} {error}" if why else str(error)) from error

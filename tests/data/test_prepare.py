@@ -269,3 +269,25 @@ def test_misregistration_is_measured(make_image: MAKE) -> None:
     assert offset_mm(volume, inverted, image.spacing_mm) == 0
     moved = inverted.roll((2, -3, 4), (0, 1, 2))
     assert offset_mm(volume, moved, image.spacing_mm) == pytest.approx((4.0**2 + 3.0**2 + 6.0**2) ** 0.5)
+
+
+def test_every_scan_may_stay_on_its_own_voxels() -> None:
+    """Two spacings: resampled to one grid unless that is forbidden; then values come back to the last bit."""
+    from fabrica.contracts import Case, Field, Image
+    from fabrica.data.prepare import fit
+
+    cases = []
+    for k, step in enumerate((3.0, 4.0)):
+        affine = torch.tensor([[0, 0, step, 0], [0, step, 0, 0], [2.5, 0, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
+        data = torch.rand(1, 4, 40, 40, generator=torch.Generator().manual_seed(k))
+        cases.append(Case(f"p{k}", {"dose": Image(data, "zyx", affine, Field("dose", "intensity", 1, "Gy"))}, {}))
+    own = fit(cases, "dose", "yx", None, resample=False)
+    one = fit(cases, "dose", "yx", None)
+    assert own.spacing_mm is None
+    assert one.spacing_mm is not None
+    assert own.size[1:] == (48, 48)  # 40 voxels of either, in multiples of 16
+    image = cases[1].images["dose"]
+    tensor, trace = own.forward(image)
+    assert torch.equal(own.back(tensor, trace).data, (image.data / 70) * 70)
+    tensor, trace = one.forward(image)
+    assert not torch.allclose(one.back(tensor, trace).data, image.data, atol=1e-3)
