@@ -36,7 +36,7 @@ def _settled(module: torch.nn.Module) -> torch.nn.Module:
 @pytest.mark.parametrize("tile", [8, 20])
 def test_tiles_give_what_the_whole_gives(axes: int, tile: int) -> None:
     encoder, decoder = _settled(Encoder(axes, 1, 3, SMALL)), _settled(Decoder(axes, 3, 2, SMALL))
-    sides = (96, 44, 40)[:axes]
+    sides = (96, 44) if axes == 2 else (96, 24, 20)
     with torch.no_grad():
         x = torch.randn(2, 1, *sides)
         whole = encoder(x)
