@@ -12,14 +12,16 @@ from ..contracts import Case, Field, Image, Measurement, Trace
 from ..io import UnreadableError
 from ..physics.algebra import Gridded
 from .cohort import Member
-from .grid import Grid, align, offset_mm
+from .grid import Grid, align, coverage, grid_of, inside_of, offset_mm
 from .moving import MOVING
 from .prepare import GridPreparation
 
 LEFT_OUT = "is left out"
+COVERED = "covered"  # a label map: 1 where every image of a case has data; only of cases where one has not everywhere
 
 
 PLANNED = ("mm", "Gy")  # of images that are computed from others: they need not look alike
+WHOLLY = 0.995  # of a grid: what is less is said, and weighed
 FAR_MM = 4.0  # misregistration that is reported: twice the resolution of the check
 
 
@@ -38,14 +40,32 @@ class Prepared:
 
 def load_aligned(member: Member, contrasts: Sequence[str], reference: str) -> tuple[Case, tuple[str, ...]]:
     """The case with all images on the grid of `reference` (or of the first that exists)."""
-    case = member.load(contrasts)
+    case = member.load([name for name in contrasts if name != COVERED])
     if case.measurements and not case.images:
         return case, ()
     if not case.images:
         raise UnreadableError(f"{member.name} has none of {', '.join(contrasts)}.", "See: fabrica inspect DIR.")
     for name, image in case.images.items():
         _check_single(name, image)
-    return align(case, reference if reference in case.images else next(iter(case.images)))
+    aligned, remarks = align(case, reference if reference in case.images else next(iter(case.images)))
+    if COVERED in contrasts and (mask := _covered(case, aligned)) is not None:
+        aligned = replace(aligned, images={**aligned.images, COVERED: mask})
+    return aligned, remarks
+
+
+def _covered(case: Case, aligned: Case) -> Image | None:
+    """Where all images lie that were brought to the others' grid: beyond one's edge it is not known, not dark."""
+    like = next(iter(aligned.images.values()))
+    grid, found = grid_of(like), None
+    for image in case.images.values():
+        if image.meaning.kind == "label" or coverage(image, grid) >= WHOLLY:
+            continue
+        inside = inside_of(image, grid)
+        found = inside if found is None else found & inside
+    if found is None:
+        return None
+    data = found.float().reshape(1, *like.data.shape[1:])
+    return replace(like, data=data, meaning=Field(COVERED, "label", 2, ""))
 
 
 def left_out(member: Member, error: UnreadableError) -> str:

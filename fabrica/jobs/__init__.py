@@ -53,7 +53,7 @@ def layout_of(job: Job, size: tuple[int, int, int], words: Mapping[str, str] | N
             context[field.name] = (field.channels // field.frames - 1) // 2
     fields = (*signature.x, *signature.values)
     return Layout(
-        tuple(dict.fromkeys((*signature.given, *signature.asked, *job.simulates))),
+        tuple(dict.fromkeys((*signature.given, *signature.asked, *job.simulates, *job.weighed_by))),
         signature.grid_axes,
         size,
         context,

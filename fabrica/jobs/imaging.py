@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..contracts import PLACE, POSITION, Batch, Condition, Field, Job, Problem, Signature
+from ..data.cases import COVERED
 from ..data.vocabulary import field_of
 from ..rng import Rng
 from .values import Covariates, Values
@@ -75,6 +76,7 @@ class Translation(Job):
     """
 
     metrics = ("mae", "rmse", "nmse", "psnr", "ssim")
+    weighed_by = (COVERED,)  # a small field of view says nothing of what lies beyond it
 
     def __init__(
         self, source: Sequence[str], x: Sequence[str], *, axes: Axes = "yx", neighbours: int = 0, drop: float = 0.0,
@@ -118,6 +120,9 @@ class Translation(Job):
         condition = self.values.hidden(problem.condition, batch, self.drop, rng)
         target = stack_fields(self.x, self._centred(batch))
         wide = weight.reshape(*weight.shape, *[1] * (target.ndim - 2))
+        if COVERED in batch.images:
+            told = _present(batch, COVERED).reshape(-1, *[1] * (target.ndim - 1))
+            wide = wide * torch.where(told, batch.images[COVERED], torch.ones((), device=target.device))
         return Problem(problem.cases, problem.shape, condition, target=target, weight=wide)
 
     def question(self, batch: Batch, rng: Rng) -> Problem:

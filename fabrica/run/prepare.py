@@ -117,7 +117,7 @@ def prepare_stage(
     job = stage.build_job().fitted(split.parts["train"], run.home(stage), run.recipe.seed, say)
     split = replace(split, parts={part: job.completed(own) for part, own in split.parts.items()})
     signature = job.signature()
-    contrasts = tuple(dict.fromkeys((*signature.given, *signature.asked, *job.simulates)))
+    contrasts = tuple(dict.fromkeys((*signature.given, *signature.asked, *job.simulates, *job.weighed_by)))
     reference = job.reference or (signature.asked or signature.given)[0]
     train = split.parts["train"]
     if fault := wide_covariates(signature.values, [m.values for m in train]) or _beyond(signature, train):
@@ -172,6 +172,7 @@ def _preparation(
         return trained_elsewhere(stage.trained, split)
     why: list[str] = []
     computed = {f.name for f in signature.condition if f.unit in PLANNED}  # on a scale that is known
+    computed |= set(stage.build_job().weighed_by)
     cases, plan = _aligned(train, [n for n in contrasts if n not in computed], reference, why), stage.prepare
     try:
         return fit_preparation(

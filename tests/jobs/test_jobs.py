@@ -15,6 +15,7 @@ from fabrica.jobs import (
     Outcome,
     Progression,
     Reconstruction,
+    Registration,
     Representation,
     Segmentation,
     Synthesis,
@@ -78,6 +79,14 @@ def _filmed() -> Batch:
     return replace(batch, images={"cine": film, "given frames of cine": film[:, ::2]}, present={})
 
 
+def _moved() -> Batch:
+    """Two images and the velocity between them."""
+    batch = _batch("zyx")
+    signature = Registration("T1w").signature()
+    given = {n: torch.rand_like(batch.images["T1w"]) for n in (*signature.given, *signature.asked)}
+    return replace(batch, images=given, present={})
+
+
 def _worded() -> Batch:
     """With what is said of each row."""
     batch = _batch()
@@ -111,6 +120,7 @@ EXAMPLES: list[tuple[Job, Batch]] = [
     (Dose(), _planned()),
     (Progression("T1w"), _followed()),
     (Interpolation(frames=8, every=2), _filmed()),
+    (Registration("T1w"), _moved()),
     (
         Foundation(
             ["T1w", "lesion"],

@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ...contracts import ARBITRARY, Field, Image, Scale
-from ...data.cases import Prepared
+from ...data.cases import COVERED, Prepared
 from ...data.prepare import GridPreparation
 from ...data.store import Store
 from ...registry import NotEvaluated, measure
@@ -235,7 +235,11 @@ def body_mask(
         if image.meaning.unit != "mm" and image.meaning.kind == "intensity" and image.data[0].shape == shape:
             inside |= _scaled(image, preparation) > SMALLEST_BODY
     filled = np.stack([ndimage.binary_fill_holes(plane) for plane in inside])
-    return filled if filled.any() else np.ones(shape, bool)
+    found = filled if filled.any() else np.ones(shape, bool)
+    covered = prepared.case.images.get(COVERED)
+    if covered is not None and covered.data[0].shape == shape:
+        found = found & (covered.data[0].numpy() > 0.5)
+    return found
 
 
 def _scaled(image: Image, preparation: GridPreparation) -> Array:
