@@ -195,7 +195,7 @@ def test_codecs_give_back_and_know_chances_by_windows_too(tmp_path: Path, monkey
 
     monkeypatch.setattr("fabrica.networks.tiled.by_tiles", listening)
     found = {}
-    for window in (None, [16, 16]):
+    for window in (None, [32, 32]):
         tiles.clear()
         plan = {"draws": 1, "realism": 0, "likelihood": 1, **({"window": window} if window else {})}
         result = run_recipe(from_plain({**recipe, "evaluate": plan}), tmp_path / str(window), say=lambda text: None)
@@ -205,8 +205,8 @@ def test_codecs_give_back_and_know_chances_by_windows_too(tmp_path: Path, monkey
         (share,) = [m.value for m in codec.figures if m.name.startswith("share")]
         (nats,) = [m.value for m in words.figures if m.name.startswith("surprise")]
         found[str(window)] = (error, share, nats)
-    assert found["None"][:2] == pytest.approx(found["[16, 16]"][:2], rel=1e-4)
-    assert math.isfinite(found["[16, 16]"][2])
+    assert found["None"][:2] == pytest.approx(found["[32, 32]"][:2], rel=1e-4)
+    assert math.isfinite(found["[32, 32]"][2])
 
 
 def test_drawing_by_windows_changes_little(tmp_path: Path) -> None:
