@@ -33,6 +33,9 @@ class Anatomy:
     possible: Mask  # where there can be dose
     affine: NDArray[np.float64]
     levels: Mapping[str, float]  # target -> Gy
+    stated: bool = (
+        True  # somebody said where dose is possible; else it is told from the body, and where there is a dose
+    )
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:

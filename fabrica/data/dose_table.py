@@ -170,9 +170,16 @@ def _tissue(anatomy: Anatomy, body: NDArray[np.bool_]) -> list[NDArray[np.float3
     at = [(np.arange(n) - m) * s for n, m, s in zip(body.shape, middle, spacing, strict=True)]
     return [
         clipped, ndimage.gaussian_filter(clipped, [NEAR_MM / s for s in spacing]),
-        signed_distance(~body, spacing), signed_distance(~anatomy.possible, spacing),
+        signed_distance(~body, spacing), _edge(anatomy),
         *(np.broadcast_to(at[k].reshape([-1 if a == k else 1 for a in range(3)]), body.shape) for k in (1, 2)),
     ]  # fmt: skip
+
+
+def _edge(anatomy: Anatomy) -> NDArray[np.float32]:
+    """How deep a voxel lies where dose is possible; not known where a new patient's could not be told."""
+    if not anatomy.stated:
+        return np.full(anatomy.possible.shape, np.nan, np.float32)
+    return signed_distance(~anatomy.possible, anatomy.spacing_mm)
 
 
 def _seen(

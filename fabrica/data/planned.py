@@ -109,7 +109,8 @@ class _Planned(Derived):
         else:
             possible = inside_body(ct.data[0].numpy())
         levels = {n: self._level(n) for n in self.prescriptions}
-        found = Anatomy(ct.data[0].numpy(), masks, possible, ct.affine.numpy(), levels)
+        stated = POSSIBLE in case.images
+        found = Anatomy(ct.data[0].numpy(), masks, possible, ct.affine.numpy(), levels, stated)
         return found, None if dose is None else _on(dose, grid).data[0].numpy()
 
     def _guesses(self, table: DoseTable) -> dict[str, Image]:

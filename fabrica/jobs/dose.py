@@ -85,7 +85,7 @@ class Dose(Job):
         if table is None:
             if not members:
                 raise ValueError(
-                    f"{home} holds no table. Runs of before had none: write job: {{table: false}} in its recipe."
+                    f"{home} holds no table. Runs of before had none: write job: {{table: 0}} in its recipe."
                 )
             say(f"A table of trees is fitted to {len(members)} patients.")
             anatomies = functools.partial(self._anatomies, members, say)
