@@ -35,6 +35,7 @@ def deliver(
     evidence: Annotated[
         bool, typer.Option(help="A structured report of what was measured of the model goes with each series.")
     ] = False,
+    structures: Annotated[bool, typer.Option(help="Label maps go as an RT Structure Set, too: contours.")] = False,
     unreviewed: Annotated[bool, typer.Option(help="Send what nobody has accepted; it stays RESEARCH.")] = False,
     store: Store = None,
 ) -> None:
@@ -50,8 +51,9 @@ def deliver(
         known = {s.uid: s for s in outbox.series()}
         if path is not None:
             made = hand_over(
-                drawn_in(path, stage), outbox, which=draw, identity=identity, source=source, evidence=evidence, say=echo
-            )
+                drawn_in(path, stage), outbox, which=draw, identity=identity, source=source, evidence=evidence,
+                structures=structures, say=echo,
+            )  # fmt: skip
             known = {s.uid: s for s in outbox.series() if s.uid in made}
         outbox.sign()
         if place is None:

@@ -21,6 +21,7 @@ from ..deliver.objects.parametric_map import spread_map
 from ..deliver.objects.report import evidence_report
 from ..deliver.objects.segmentation import segmentation
 from ..deliver.objects.source import read_headers
+from ..deliver.objects.structure_set import structure_set
 from ..deliver.outbox import Outbox
 from ..deliver.record import Drawn, Record, check_drawn, check_sources
 
@@ -35,14 +36,14 @@ def default_store() -> Path:
 
 def hand_over(
     record: Record, outbox: Outbox, *, which: str = "mean", identity: Path | None = None, source: Path | None = None,
-    evidence: bool = False, say: Say = print,
+    evidence: bool = False, structures: bool = False, say: Say = print,
 ) -> list[str]:  # fmt: skip
     """UIDs of the series that a record's draws became, in the outbox; those that were there stay as they are.
 
     `which`: mean, all, or the number of a draw; with the mean of several goes a map of their spread. `identity`: a
     DICOM file that says whose draws of other files are; `source`: where the files lie now that draws were made from.
-    `evidence`: a report of what was measured of the model goes with each. Raises ValueError for what cannot be
-    delivered.
+    `evidence`: a report of what was measured of the model goes with each; `structures`: label maps as contours, too.
+    Raises ValueError for what cannot be delivered.
     """
     if record.audit.startswith("REFUSED"):
         raise ValueError(
@@ -62,6 +63,9 @@ def hand_over(
                 series = _object(making, image)
             if spread is not None and drawn.kind != "label" and drawn.unit != "Gy":
                 parts.append(spread_map(replace(making, which="spread"), spread, series))
+            if structures and drawn.kind == "label":
+                labels, affine = image.data[0].numpy(), image.affine.numpy()
+                parts.append(structure_set(making, labels, affine, classes=drawn.classes))
             if evidence:
                 parts.append(evidence_report(making, series))
             event = _told(making, series)

@@ -113,3 +113,46 @@ def _corners(points: Points) -> Points:
     before, after = points - np.roll(points, 1, 0), np.roll(points, -1, 0) - points
     turning = np.abs(before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]) > 1e-9
     return points[turning]
+
+
+def keyholed(lines: Sequence[Points]) -> list[Points]:
+    """Contours (N, 3) without holes of their own: each hole is joined to what it lies in by a cut of no width.
+
+    Systems differ in what a contour within another means, not in this (PS3.3 C.8.8.6.3).
+    """
+    found: list[Points] = []
+    planes: dict[float, list[Points]] = {}
+    for line in lines:
+        planes.setdefault(round(float(line[0, 0]), 6), []).append(line)
+    for own in planes.values():
+        around = [[k for k, other in enumerate(own) if k != i and _within(line, other)] for i, line in enumerate(own)]
+        holes: dict[int, list[Points]] = {}
+        for i, line in enumerate(own):
+            if len(around[i]) % 2:  # in an odd number of others: a hole of the one that lies deepest
+                holes.setdefault(max(around[i], key=lambda k: len(around[k])), []).append(line)
+        for i, line in enumerate(own):
+            if len(around[i]) % 2 == 0:
+                found.append(_joined(line, holes.get(i, [])))
+    return found
+
+
+def _within(line: Points, other: Points) -> bool:
+    """Whether a contour lies in another; contours do not cross."""
+    y, x = line[0, 1:]
+    ys, xs = other[:, 1], other[:, 2]
+    ys_next, xs_next = np.roll(ys, -1), np.roll(xs, -1)
+    crossed = (ys <= y) != (ys_next <= y)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        at = xs + (y - ys) / (ys_next - ys) * (xs_next - xs)
+    return bool(np.sum(crossed & (at > x)) % 2)
+
+
+def _joined(outer: Points, holes: Sequence[Points]) -> Points:
+    """One line: out along the outer one, over to each hole at the nearest points, around it and back."""
+    line = outer
+    for hole in holes:
+        apart = ((line[:, None, 1:] - hole[None, :, 1:]) ** 2).sum(-1)
+        i, j = np.unravel_index(int(apart.argmin()), apart.shape)
+        turned = np.roll(hole, -int(j), axis=0)
+        line = np.concatenate([line[: i + 1], turned, turned[:1], line[i:]])
+    return line

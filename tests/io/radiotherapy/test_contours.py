@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 from skimage.draw import polygon2mask
 
-from fabrica.io.radiotherapy.contours import filled, outlines, voxels
+from fabrica.io.radiotherapy.contours import filled, keyholed, outlines, voxels
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -93,3 +93,18 @@ def test_a_contour_that_is_there_twice_counts_once() -> None:
     once, twice = (voxels(n, (30, 40, 40), (1, 1, 1)) for n in (lines, lines * 2))
     assert once.any()
     np.testing.assert_array_equal(once, twice)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_keyholes_hold_the_same_volume(seed: int) -> None:
+    """Holes, islands in holes and holes of those: no contour lies in another any more."""
+    rng = np.random.default_rng(seed)
+    mask = ndimage.gaussian_filter(rng.standard_normal((5, 60, 57)), (0.5, 2, 2)) > -0.03
+    mask[2, 10:50, 10:50] = True
+    mask[2, 15:45, 15:45] = False
+    mask[2, 20:40, 20:40] = True
+    mask[2, 25:35, 25:35] = False
+    lines = outlines(mask)
+    joined = keyholed(lines)
+    assert len(joined) < len(lines)
+    np.testing.assert_array_equal(voxels(joined, mask.shape, (1, 1, 1)), mask)
