@@ -32,7 +32,8 @@ class Trees:
         whole = np.ascontiguousarray(features, np.float32)
         with in_threads(torch.get_num_threads()):
             found: NDArray[np.float32] = summed(
-                whole, self.root, self.feature, self.threshold, self.missing_left, self.left, self.right, self.value,
+                whole, self.root,
+                (self.feature, self.threshold, self.missing_left, self.left, self.right, self.value),
                 float(self.start[0]),
             )  # fmt: skip
         return found

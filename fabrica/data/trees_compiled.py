@@ -12,12 +12,12 @@ ROWS = 256  # that walk through one tree before the next
 
 
 @numba.njit(cache=True, parallel=True)
-def summed(
-    features: NDArray[np.float32], root: NDArray[np.int32], feature: NDArray[np.int32],
-    threshold: NDArray[np.float64], missing_left: NDArray[np.bool_], left: NDArray[np.int32],
-    right: NDArray[np.int32], value: NDArray[np.float64], start: float,
-) -> Any:  # fmt: skip
-    """(N,): the leaf of every tree that a row falls into, added up. A leaf is its own left and right."""
+def summed(features: NDArray[np.float32], root: NDArray[np.int32], nodes: Any, start: float) -> Any:
+    """(N,): the leaf of every tree that a row falls into, added up. A leaf is its own left and right.
+
+    `nodes`: feature, threshold, missing_left, left, right and value of all of them.
+    """
+    feature, threshold, missing_left, left, right, value = nodes
     found = np.empty(len(features), np.float32)
     for block in numba.prange((len(features) + ROWS - 1) // ROWS):
         first, last = block * ROWS, min((block + 1) * ROWS, len(features))

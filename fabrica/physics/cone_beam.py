@@ -61,7 +61,7 @@ def projected(
     with in_threads(torch.get_num_threads()):
         found: Volume = summed(
             np.ascontiguousarray(attenuation, np.float32), np.asarray(spacing_mm, np.float64), np.asarray(turns), moved,
-            panel.rows, panel.columns, panel.pixel_mm, panel.source_mm, panel.panel_mm, step,
+            (panel.rows, panel.columns), (panel.pixel_mm, panel.source_mm, panel.panel_mm), step,
         )  # fmt: skip
     return found
 

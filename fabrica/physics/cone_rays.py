@@ -13,9 +13,14 @@ from numpy.typing import NDArray
 @numba.njit(cache=True, parallel=True)
 def summed(
     volume: NDArray[np.float32], spacing: NDArray[np.float64], turns: NDArray[np.float64], moved: NDArray[np.float64],
-    rows: int, columns: int, pixel: float, source: float, panel: float, step: float,
+    sides: tuple[int, int], geometry: tuple[float, float, float], step: float,
 ) -> Any:  # fmt: skip
-    """(views, rows, columns): mm x value of trilinear samples, `step` mm apart, along each ray."""
+    """(views, rows, columns): mm x value of trilinear samples, `step` mm apart, along each ray.
+
+    `sides`: rows and columns; `geometry`: mm of a pixel, from the source to the axis, and to the panel.
+    """
+    rows, columns = sides
+    pixel, source, panel = geometry
     depth, height, width = volume.shape
     found = np.zeros((len(turns), rows, columns), np.float32)
     reach = 0.5 * math.sqrt((height * spacing[1]) ** 2 + (width * spacing[2]) ** 2) + 2 * step

@@ -16,7 +16,7 @@ _FORM = re.compile(
     r"(?P<way><=|>=) (?P<limit>[\d.]+) (?P<unit>Gy|%)$"
 )
 EXAMPLE = "SpinalCord D0.1cc <= 45 Gy"
-Dose = NDArray[np.floating]
+Gray = NDArray[np.floating]  # of a dose
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Constraint:
             raise ValueError(f"{text!r} has a limit in {unit}, expected {right}.")
         return Constraint(found[0], found["structure"], figure, found["way"] == "<=", float(found["limit"]), unit)
 
-    def value(self, dose_gy: Dose, inside: NDArray[np.bool_], voxel_mm: Sequence[float]) -> float:
+    def value(self, dose_gy: Gray, inside: NDArray[np.bool_], voxel_mm: Sequence[float]) -> float:
         """In the constraint's unit. The hottest 0.1 cm3 are as many whole voxels, at least one."""
         own = dose_gy[inside]
         if self.figure == "mean":
@@ -61,7 +61,7 @@ class Constraint:
 
 
 def constraint_rows(
-    case: tuple[str, str, str], by: str, dose_gy: Dose, truth_gy: Dose, masks: Mapping[str, NDArray[np.bool_]],
+    case: tuple[str, str, str], by: str, dose_gy: Gray, truth_gy: Gray, masks: Mapping[str, NDArray[np.bool_]],
     spacing_mm: Sequence[float], constraints: Sequence[Constraint],
 ) -> list[Row]:  # fmt: skip
     """Of one answer: each figure, how far it is off, and whether the constraint is kept as it is in the true dose.

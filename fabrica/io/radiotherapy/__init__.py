@@ -92,7 +92,7 @@ def _of_patient(
         if plan.structure_set in sets:
             sets[plan.structure_set] = [_prescribed(s, plan) for s in sets[plan.structure_set]]
         else:
-            odd.append(Oddity(str(path), _alone(plan), "Give the structure set that it was made for.", "warning"))
+            odd.append(Oddity(str(path), _alone(plan), "Give the structure set that it was made for."))
     return [s for own in sets.values() for s in own] + scans, odd
 
 
