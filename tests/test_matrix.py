@@ -96,13 +96,18 @@ def _short(recipe: dict) -> dict:
     raw = any("acquisition" in stage["job"] for stage in recipe.get("stages", {"model": recipe}).values())
     for plan in recipe["cohorts"].values() if raw else ():  # each slice is solved by every classical solver
         plan["virtual"] |= {"patients": 2, "planes": [16, 18]}
+    for plan in recipe["cohorts"].values():
+        if "plans" in plan:  # nine beams each time that a case is read
+            plan["virtual"] |= {"patients": 2}
+    if "dose" in recipe.get("evaluate", {}):
+        recipe["evaluate"]["dose"] |= {"gantry_degrees": [0]}
     for stage in recipe.get("stages", {"model": recipe}).values():
         if "prior" in stage["family"]:  # which ships, and is used as it is
             stage["sampler"]["steps"] = 3
             continue
         stage["train"] = {"steps": 2, "batch": 2, "precision": "fp32"}
-        if stage["job"]["name"] == "dose":
-            stage["job"]["table"] = 10
+        fewer = {"dose": {"table": 10}, "registration": {"pairs": 1}}
+        stage["job"] |= fewer.get(stage["job"]["name"], {})
         network = stage["family"].get("network", {})
         width = 48 if network.get("kind", "unet") != "unet" else 8  # tokens have heads of 48 channels
         stage["family"]["network"] = {**network, "channels": [width] * len(network.get("channels", [8])), "blocks": 1}

@@ -134,7 +134,9 @@ def read(scan: Scan) -> Image:
 
 def _header(path: Path, oddities: list[Oddity]) -> Any:
     """The data set without pixels; raises UnreadableError for what can never be an image."""
-    header = explicit.header(path) or _parsed_header(path, oddities)
+    header = explicit.header(path)  # which knows what images need, and no more
+    if header is None or radiotherapy.kind_of(header):
+        header = _parsed_header(path, oddities)
     kind = str(header.get("SOPClassUID") or "")
     if kind == _DIRECTORY:
         raise UnreadableError("is a DICOM directory.", "Nothing to do: the files themselves are read.")

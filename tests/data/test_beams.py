@@ -6,7 +6,7 @@ import torch
 
 from fabrica.contracts import Field, Image
 from fabrica.data.beams import ANGLES, Anatomy, check_axial, met, nested
-from fabrica.data.beams_compiled import along
+from fabrica.data.beams_compiled import _swept, along
 from fabrica.io import UnreadableError
 
 AFFINE = np.array([[0, 0, 3.0, 0], [0, 3.0, 0, 0], [2.5, 0, 0, 0], [0, 0, 0, 1]])  # z up, y back, x left
@@ -84,3 +84,11 @@ def test_slices_along_the_patient_are_refused() -> None:
     sagittal = torch.tensor(AFFINE[:, [2, 1, 0, 3]])
     with pytest.raises(UnreadableError, match="do not lie across the patient"):
         check_axial(Image(torch.zeros(1, 4, 4, 4), "zyx", sagittal, Field("CT", "intensity", 1, "HU")))
+
+
+@pytest.mark.parametrize("down", [0.9, -0.9])
+def test_the_compiled_sweep_is_the_one_that_is_written(down: float) -> None:
+    fields = np.random.default_rng(0).random((2, 2, 7, 9)).astype(np.float32)
+    across = float(np.sqrt(1 - down**2))
+    plain = _swept.py_func(fields, down, across, 3.0, 2.0)
+    np.testing.assert_allclose(plain, _swept(fields, down, across, 3.0, 2.0), rtol=1e-5)

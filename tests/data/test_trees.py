@@ -5,6 +5,7 @@ import pytest
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 from fabrica.data.trees import Trees, fitted
+from fabrica.data.trees_compiled import summed
 
 
 def _data() -> tuple[np.ndarray, np.ndarray]:
@@ -37,3 +38,11 @@ def test_nodes_that_are_not_there_are_refused() -> None:
         Trees.of({**arrays, "left": arrays["left"] + 10_000})
     with pytest.raises(ValueError, match="point at nodes"):
         Trees.of({**arrays, "value": arrays["value"][:-1]})
+
+
+def test_the_compiled_walk_is_the_one_that_is_written() -> None:
+    x, y = _data()
+    trees = fitted(x, y, trees=5, leaves=7, rate=0.1, seed=0)
+    nodes = (trees.feature, trees.threshold, trees.missing_left, trees.left, trees.right, trees.value)
+    plain = summed.py_func(x[:300], trees.root, nodes, float(trees.start[0]))
+    np.testing.assert_allclose(plain, trees.answer(x[:300]), rtol=1e-6)

@@ -287,3 +287,16 @@ def test_plans_in_dicom_go_from_files_to_a_dose(tmp_path: Path) -> None:
     assert not known[:, :, -1].any()  # beyond the grid of the dose
     assert not known[case.images["CT"].data[0] < -600].any()
     assert known.any()
+
+
+def test_a_table_that_is_not_there_or_of_other_structures_is_said(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected a number of trees up to 5000"):
+        Dose(table=-1)
+    with pytest.raises(ValueError, match=r"holds no table. Runs of before had none: write job: {table: 0}"):
+        Dose().fitted((), tmp_path, 0, print)
+    assert Dose(table=0).fitted((), tmp_path, 0, print).table is None
+    home = finished / "run" / "stages" / "model"
+    with pytest.raises(ValueError, match="holds a table of PTV70"):
+        Dose(organs=["SpinalCord"]).fitted((), home, 0, print)
+    known = Dose().fitted((), home, 0, print)
+    assert known.table is not None

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fabrica.physics import cone_rays
 from fabrica.physics.cone_beam import Panel, angles, projected, reconstructed
 
 SPACING = (3.0, 3.0, 3.0)
@@ -79,3 +80,16 @@ def test_a_narrow_panel_keeps_the_middle() -> None:
 def test_impossible_panels_are_refused() -> None:
     with pytest.raises(ValueError, match="behind the axis"):
         Panel(panel_mm=900)
+
+
+def test_the_compiled_rays_are_those_that_are_written() -> None:
+    rng = np.random.default_rng(0)
+    volume, spacing = rng.random((4, 7, 6)).astype(np.float32), np.array([3.0, 3.0, 2.5])
+    turns, moved = np.array([0.0, 2.0]), np.array([[0.0, 0, 0], [1.0, -2, 0.5]])
+    told = (volume, spacing, turns, moved, (8, 9), (4.0, 1000.0, 1536.0), 1.5)
+    plain = cone_rays.summed.py_func(*told)
+    np.testing.assert_allclose(plain, cone_rays.summed(*told), rtol=1e-4, atol=1e-5)
+    for place in ((1.2, 3.4, 2.2), (-0.5, 0.0, 5.5), (3.9, 6.6, -0.3)):
+        assert cone_rays._sample.py_func(volume, *place) == pytest.approx(cone_rays._sample(volume, *place))
+    back = (rng.random((2, 8, 9)).astype(np.float32), turns, np.array([4, 7, 6]), spacing, 2.6, 1000.0)
+    np.testing.assert_allclose(cone_rays.brought_back.py_func(*back), cone_rays.brought_back(*back), rtol=1e-4)

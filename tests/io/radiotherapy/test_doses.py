@@ -136,3 +136,34 @@ def test_histograms_of_the_planning_system_are_ours(tmp_path: Path) -> None:
     for h in found:
         at = np.interp(h.dose_gy, ours["dose_gy"], ours["volume_percent"])
         np.testing.assert_allclose(h.volume[:-1], at[:-1], atol=4)
+
+
+def test_files_that_break_are_one_line(tmp_path: Path) -> None:
+    """Without a place, without a scaling, with a histogram of odd length; one plane alone is read."""
+    import pydicom
+
+    def said(name: str, change: Any) -> str:
+        place = tmp_path / name
+        write_dose(place / "rd.dcm", ramp())
+        ds = pydicom.dcmread(place / "rd.dcm")
+        change(ds)
+        ds.save_as(place / "rd.dcm")
+        found = io.scan_folder(place)
+        if found.oddities:
+            return str(found.oddities[0])
+        with pytest.raises(io.UnreadableError) as error:
+            io.read(found.scans[0])
+        return str(error.value)
+
+    assert "does not say where its planes lie" in said("place", lambda ds: delattr(ds, "PixelSpacing"))
+    assert "has a dose that cannot be decoded" in said("scaling", lambda ds: delattr(ds, "DoseGridScaling"))
+    assert "holds doses below 0" in said("negative", lambda ds: setattr(ds, "DoseGridScaling", "-1"))
+    one = Dataset()
+    one.DVHType, one.DoseUnits, one.DVHData = "CUMULATIVE", "GY", [1, 2, 3]
+    write_dose(tmp_path / "odd.dcm", ramp(), more={"DVHSequence": [one]})
+    with pytest.raises(io.UnreadableError, match="a histogram of 3 numbers"):
+        stated_histograms(tmp_path / "odd.dcm")
+    write_dose(tmp_path / "single" / "rd.dcm", ramp((1, 8, 10)), more={"SliceThickness": 5})
+    image = io.read(_one(tmp_path / "single"))
+    assert image.data.shape == (1, 1, 8, 10)
+    assert float(image.affine[2, 0]) == 5
