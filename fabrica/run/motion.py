@@ -101,7 +101,7 @@ def _pictures(motion: Motion, velocity: Tensor) -> dict[str, Beside]:
     reach = float((motion.fixed - motion.moving).abs().max().clamp(min=1e-3))
     size = motion.field(velocity).norm(dim=1)
     return {
-        "brought onto the fixed image": Beside(brought[0]),
+        "brought onto the fixed image": Beside(brought[0], 0.0, 1.0, "grey"),
         "difference before": Beside((motion.fixed - motion.moving)[0].abs(), 0.0, reach, "heat"),
         "difference after": Beside((motion.fixed - brought)[0].abs(), 0.0, reach, "heat"),
         "moved by (mm)": Beside(size, 0.0, float(size.max().clamp(min=1.0)), "heat"),
