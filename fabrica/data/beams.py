@@ -33,9 +33,7 @@ class Anatomy:
     possible: Mask  # where there can be dose
     affine: NDArray[np.float64]
     levels: Mapping[str, float]  # target -> Gy
-    stated: bool = (
-        True  # somebody said where dose is possible; else it is told from the body, and where there is a dose
-    )
+    stated: bool = True  # where dose is possible; else it is told from the body, and from where a dose was computed
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -76,8 +74,8 @@ def check_axial(image: Image) -> None:
 
 
 def nested(anatomy: Anatomy) -> list[tuple[float, Mask]]:
-    """Level in Gy -> all targets of at least that level, from the highest down. A level that the patient lacks is as
-    the next below it; above all that there is, as the highest.
+    """Level in Gy -> all targets of at least that level, from the highest down. A level that the patient lacks has the
+    targets above it; above all that there is, it is the highest that there is, and as high.
     """
     found: list[tuple[float, Mask]] = []
     held: Mask | None = None
@@ -85,10 +83,10 @@ def nested(anatomy: Anatomy) -> list[tuple[float, Mask]]:
         if name in anatomy.masks:
             held = anatomy.masks[name] if held is None else held | anatomy.masks[name]
         found.append((anatomy.levels[name], np.zeros_like(anatomy.possible) if held is None else held))
-    highest = next((mask for _, mask in found if mask.any()), None)
+    highest = next((one for one in found if one[1].any()), None)
     if highest is None:
         return []
-    return [(level, mask if mask.any() else highest) for level, mask in found]
+    return [one if one[1].any() else highest for one in found]
 
 
 @dataclass(frozen=True)

@@ -166,13 +166,23 @@ def _tissue(anatomy: Anatomy, body: NDArray[np.bool_]) -> list[NDArray[np.float3
     """What a voxel is made of, how deep it lies, and where in its body."""
     spacing = anatomy.spacing_mm
     clipped = anatomy.hounsfield.clip(-1000, 1500)
-    middle = np.argwhere(body).mean(0) if body.any() else np.zeros(3)
-    at = [(np.arange(n) - m) * s for n, m, s in zip(body.shape, middle, spacing, strict=True)]
     return [
         clipped, ndimage.gaussian_filter(clipped, [NEAR_MM / s for s in spacing]),
-        signed_distance(~body, spacing), _edge(anatomy),
-        *(np.broadcast_to(at[k].reshape([-1 if a == k else 1 for a in range(3)]), body.shape) for k in (1, 2)),
+        signed_distance(~body, spacing), _edge(anatomy), *_beside(anatomy, body),
     ]  # fmt: skip
+
+
+def _beside(anatomy: Anatomy, mask: NDArray[np.bool_]) -> list[NDArray[np.float32]]:
+    """How far behind and to the left of a region's middle each voxel lies, in mm along the patient, not the array."""
+    middle = np.argwhere(mask).mean(0) if mask.any() else np.zeros(3)
+    found = []
+    for row in (1, 0):  # of LPS: back, left
+        place = np.zeros(mask.shape, np.float32)
+        for axis, count in enumerate(mask.shape):
+            line = (np.arange(count) - middle[axis]) * anatomy.affine[row, axis]
+            place += line.reshape([-1 if a == axis else 1 for a in range(3)]).astype(np.float32)
+        found.append(place)
+    return found
 
 
 def _edge(anatomy: Anatomy) -> NDArray[np.float32]:
@@ -190,22 +200,21 @@ def _seen(
     found: list[NDArray[np.float32]] = []
     litre = float(np.prod(spacing)) / 1000
     for k, (_, mask) in enumerate(targets):
-        slices = np.flatnonzero(mask.any((1, 2)))
-        z = np.arange(shape[0])[:, None, None]
+        height = np.arange(shape[0]) * anatomy.affine[2, 0]
+        own = height[mask.any((1, 2))]
         found += [
             beams.open_[k], beams.hits[k], beams.thick[k], signed_distance(mask, spacing),
-            np.broadcast_to((z - slices[-1]) * spacing[0], shape), np.broadcast_to((slices[0] - z) * spacing[0], shape),
+            np.broadcast_to((height - own.max())[:, None, None], shape),
+            np.broadcast_to((own.min() - height)[:, None, None], shape),
             np.broadcast_to(np.float32(np.log1p(mask.sum() * litre)), shape),
             np.broadcast_to((mask.sum((1, 2)) * spacing[1] * spacing[2] / 100)[:, None, None], shape),
         ]  # fmt: skip
     wanted = np.zeros(shape, np.float32)
     for level, mask in reversed(targets):
         wanted[mask] = level
-    middle = np.argwhere(targets[-1][1]).mean(0)
-    at = [(np.arange(n) - m) * s for n, m, s in zip(shape, middle, spacing, strict=True)]
     guess = beams.guess_gy
     smooth = [ndimage.gaussian_filter(guess, [mm / s for s in spacing]) for mm in (NEAR_MM, AROUND_MM)]
     return [
         *found, guess, *smooth, wanted, ndimage.gaussian_filter(wanted, [NEAR_MM / s for s in spacing]),
-        *(np.broadcast_to(at[k].reshape([-1 if a == k else 1 for a in range(3)]), shape) for k in (1, 2)),
+        *_beside(anatomy, targets[-1][1]),
     ]  # fmt: skip

@@ -89,11 +89,14 @@ class _Planned(Derived):
             for name in targets:
                 _check_covered(case.images["dose"], case.images[name], name)
             images[POSSIBLE] = known_dose(case.images["dose"], case.images["CT"])
-        if self.table is not None and {*_GUESSES} & {*wanted} and "CT" in self.inner.contrasts():
+        if self.table is not None and {*_GUESSES} & {*wanted}:
             images |= self._guesses(self.table)
         return replace(case, images=images)
 
     def anatomy(self, names: tuple[str, ...]) -> tuple[Anatomy, NDArray[np.float32] | None]:
+        """Raises UnreadableError for a case without a CT, and for slices that do not lie across the patient."""
+        if "CT" not in self.inner.contrasts():
+            raise UnreadableError("has no CT to guess a dose on.", "Give its CT, or write job: {table: 0}.", self.name)
         case = self.inner.load(["CT", POSSIBLE, "dose", *dict.fromkeys((*names, *self.prescriptions))])
         ct = case.images["CT"]
         check_axial(ct)

@@ -74,8 +74,7 @@ class Dose(Job):
         return self._inner.signature()
 
     def gathered(self, members: Sequence[Any], new: bool = False) -> tuple[Any, ...]:
-        kept = [m for m in members if new or not self.with_table or "CT" in m.contrasts()]
-        return tuple(planned(member, self.prescription, self.table) for member in kept)
+        return tuple(planned(member, self.prescription, self.table) for member in members)
 
     def fitted(self, members: Sequence[Any], home: Path, seed: int, say: Callable[[str], None]) -> Dose:
         """With the table that lies in `home`, fitted to these where there is none yet."""

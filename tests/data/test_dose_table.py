@@ -91,6 +91,23 @@ def test_where_dose_was_computed_is_no_feature_of_a_new_patient() -> None:
     assert np.isnan(untold[:, differs]).all()
 
 
+@pytest.mark.parametrize("stored", ["columns first", "from the head down"])
+def test_features_follow_the_patient_not_the_array(stored: str) -> None:
+    """The same patient stored in another order: what is told of each voxel is the same."""
+    a = anatomy()
+    if stored == "columns first":
+        order, affine = lambda v: v.transpose(0, 2, 1), a.affine[:, [0, 2, 1, 3]]
+    else:
+        flip = np.diag([-1.0, 1, 1, 1])
+        flip[0, 3] = a.possible.shape[0] - 1
+        order, affine = lambda v: v[::-1], a.affine @ flip
+    masks = {n: order(m) for n, m in a.masks.items()}
+    b = replace(a, hounsfield=order(a.hounsfield), masks=masks, possible=order(a.possible), affine=affine)
+    one, other = (features_of(k, NAMES)[0] for k in (a, b))
+    back = order(np.arange(a.possible.size).reshape(a.possible.shape))[order(a.possible)]
+    np.testing.assert_allclose(other[np.argsort(back)], one, atol=0.05)
+
+
 def test_nobody_to_learn_from_is_said() -> None:
     with pytest.raises(ValueError, match="No training patient has a CT, a target and a dose"):
         fit_table(["a"], lambda: iter([]), NAMES, 10, 0)
