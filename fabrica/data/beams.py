@@ -60,7 +60,13 @@ class Anatomy:
 
 def inside_body(hounsfield: Volume) -> Mask:
     """A CT (z, y, x) without the air around the patient, airways included, slice by slice."""
-    return np.stack([ndimage.binary_fill_holes(plane) for plane in hounsfield > BODY_HU])
+    return filled(hounsfield > BODY_HU)
+
+
+def filled(inside: Mask) -> Mask:
+    """(..., y, x) with the holes of every plane."""
+    planes = [ndimage.binary_fill_holes(plane) for plane in inside.reshape(-1, *inside.shape[-2:])]
+    return np.stack(planes).reshape(inside.shape)
 
 
 def check_axial(image: Image) -> None:

@@ -7,7 +7,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -205,6 +205,12 @@ def _with_days(members: Sequence[ScannedMember]) -> tuple[ScannedMember, ...]:
         else m
         for m in members
     )
+
+
+def with_added(cohort: Cohort, of: str, made: str, make: Callable[[Member], Member]) -> Cohort:
+    """Every case that has an image `of` but none called `made` as `make` has it; others as they are."""
+    members = (make(m) if of in m.contrasts() and made not in m.contrasts() else m for m in cohort.members)
+    return replace(cohort, members=tuple(members))
 
 
 def write_table(cohort: Cohort, path: Path, folder: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -15,7 +14,8 @@ from ..contracts import Case, Image
 from ..io import Scan, UnreadableError
 from ..physics.cone_beam import Panel, angles, projected, reconstructed
 from ..physics.ct import WATER_PER_MM
-from .cohort import Cohort, Derived, Member, origin
+from ..rng import derive
+from .cohort import Cohort, Derived, Member, origin, with_added
 
 NAME, OF = "CBCT", "CT"
 GRID_MM = 3.0  # on which rays are summed; what comes back is on the CT's own grid
@@ -43,11 +43,7 @@ class ConeBeam:
 
     def added_to(self, cohort: Cohort) -> Cohort:
         """Every case that has a CT gets the CBCT of it; those that have one of their own keep it."""
-        members = tuple(
-            _Turned(*origin(m), m, self) if OF in m.contrasts() and NAME not in m.contrasts() else m
-            for m in cohort.members
-        )
-        return replace(cohort, members=members)
+        return with_added(cohort, OF, NAME, lambda member: _Turned(*origin(member), member, self))
 
 
 @dataclass(frozen=True)
@@ -66,8 +62,8 @@ class _Turned(Derived):
         case = self.inner.load(dict.fromkeys([OF if n == NAME else n for n in wanted]))
         images = {n: i for n, i in case.images.items() if n in wanted}
         if NAME in wanted and OF in case.images:
-            digest = hashlib.sha256(f"{self.patient}/{self.visit}".encode()).digest()
-            images[NAME] = cone_beam(case.images[OF], self.machine, np.random.default_rng(list(digest[:8])))
+            chance = np.random.default_rng(derive(0, "cone beam", self.patient, self.visit))
+            images[NAME] = cone_beam(case.images[OF], self.machine, chance)
         return replace(case, images=images)
 
 

@@ -6,7 +6,6 @@ guessed by trees that have not seen them; everybody else by all of them together
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,8 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from scipy import ndimage
 
+from ..rng import derive
 from .beams import ANGLES, Anatomy, Met, met, nested
 from .signed import signed_distance
+from .split import patient_hash
 from .trees import Trees, fitted
 
 FOLDS = 3
@@ -50,7 +51,7 @@ class DoseTable:
     def guess(self, patient: str, anatomy: Anatomy) -> Guess:
         """What nobody who has seen the patient says of the dose; 0 where none is possible."""
         features, even = features_of(anatomy, self.names)
-        own = self.fold_of.get(_hash(patient))
+        own = self.fold_of.get(patient_hash(patient))
         asked = self.folds if own is None else (self.folds[own],)
         table = np.zeros(anatomy.possible.shape, np.float32)
         if anatomy.possible.any():
@@ -94,17 +95,17 @@ def fit_table(
     With one patient there are no others: its own dose is remembered, and whoever starts from it learns nothing. Raises
     ValueError where no patient can be used.
     """
-    order = sorted(set(patients), key=_hash)
+    order = sorted(set(patients), key=patient_hash)
     count = min(FOLDS, len(order))
-    fold_of = {_hash(p): k % count for k, p in enumerate(order)}
+    fold_of = {patient_hash(p): k % count for k, p in enumerate(order)}
     most = min(MOST_A_PATIENT, VOXELS // max(len(order), 1))
     rows, doses, whose = [], [], []
     for patient, anatomy, dose in anatomies():
         features, _ = features_of(anatomy, names)
-        chosen = np.random.default_rng([seed, int(_hash(patient), 16)]).permutation(len(features))[:most]
+        chosen = np.random.default_rng(derive(seed, "table", patient)).permutation(len(features))[:most]
         rows.append(features[chosen])
         doses.append(dose[anatomy.possible][chosen])
-        whose.append(np.full(len(chosen), fold_of[_hash(patient)]))
+        whose.append(np.full(len(chosen), fold_of[patient_hash(patient)]))
     if not rows:
         raise ValueError("No training patient has a CT, a target and a dose. See: fabrica inspect DIR")
     x, y, fold = np.concatenate(rows), np.concatenate(doses), np.concatenate(whose)
@@ -118,10 +119,6 @@ def fit_table(
 
 def _fit(x: Features, y: NDArray[np.float32], trees: int, seed: int) -> Trees:
     return fitted(x, y, trees=trees, leaves=LEAVES, rate=RATE, seed=seed % 2**31)
-
-
-def _hash(patient: str) -> str:
-    return hashlib.sha256(patient.encode()).hexdigest()[:16]
 
 
 def features_of(anatomy: Anatomy, names: Sequence[str]) -> tuple[Features, NDArray[np.float32]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 from ..contracts import Case, Field, Image
 from ..io import Scan, UnreadableError
 from ..physics.warp import exponential, moved, smooth_velocity
+from ..rng import Rng, derive
 from .cohort import Derived, Member, origin
 
 FIXED, MOVING = "fixed ", "moving "  # before the name of a contrast
@@ -80,13 +80,11 @@ class _Simulated(Derived):
 
     def _velocity(self, image: Image) -> Tensor:
         """(1, 3, z, y, x) in mm along the image's axes; the same for a patient, a number and a grid."""
-        digest = hashlib.sha256(f"{self.patient}/{self.inner.visit}/{self.number}".encode()).digest()
-        chance = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        chance = Rng([derive(0, "motion", self.patient, self.inner.visit, self.number)])
         shape = image.data.shape[1:]
         coarse = [max(2, math.ceil(n * s / COARSE_MM)) for n, s in zip(shape, image.spacing_mm, strict=True)]
-        largest = LEAST_MM + (self.largest_mm - LEAST_MM) * float(torch.rand((), generator=chance))
-        noise = torch.randn(1, 3, *coarse, generator=chance)
-        velocity = smooth_velocity(noise, [COARSE_MM] * 3, WIDTH_MM, largest)
+        largest = LEAST_MM + (self.largest_mm - LEAST_MM) * float(chance.child("size").uniform())
+        velocity = smooth_velocity(chance.child("field").normal(3, *coarse), [COARSE_MM] * 3, WIDTH_MM, largest)
         return F.interpolate(velocity, shape, mode="trilinear", align_corners=True)
 
 

@@ -5,7 +5,6 @@ For whoever has no plans to learn from, and for tests: beams are conformal and e
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -17,8 +16,9 @@ from ..contracts import Case, Field, Image
 from ..io import Scan
 from ..io.planning import POSSIBLE
 from ..physics.dose import Beam, aperture, density_of, dose
+from ..rng import derive
 from .beams import ANGLES, inside_body
-from .cohort import Cohort, Derived, Member, origin
+from .cohort import Cohort, Derived, Member, origin, with_added
 
 LEVELS = {"PTV70": 70.0, "PTV56": 56.0}  # Gy
 ORGANS = ("Brainstem", "SpinalCord")
@@ -38,11 +38,7 @@ class SimulatedPlans:
 
     def added_to(self, cohort: Cohort) -> Cohort:
         """Every case that has a CT and no dose gets a plan."""
-        members = tuple(
-            _Irradiated(*origin(m), m, self) if "CT" in m.contrasts() and "dose" not in m.contrasts() else m
-            for m in cohort.members
-        )
-        return replace(cohort, members=members)
+        return with_added(cohort, "CT", "dose", lambda member: _Irradiated(*origin(member), member, self))
 
 
 @dataclass(frozen=True)
@@ -78,14 +74,14 @@ class _Irradiated(Derived):
 
 def drawn(ct: Image, body: Mask, patient: str) -> dict[str, Mask]:
     """Targets at a place of the patient's own, the wider around the narrower; organs behind the middle."""
-    rng = np.random.default_rng(list(hashlib.sha256(patient.encode()).digest()[:8]))
+    rng = np.random.default_rng(derive(0, "plan", patient))
     affine = ct.affine.double().numpy()
     index = np.stack(np.meshgrid(*[np.arange(n) for n in body.shape], indexing="ij"), -1)
     lps = index @ affine[:3, :3].T + affine[:3, 3]
     middle = lps[body].mean(0) if body.any() else lps.reshape(-1, 3).mean(0)
     place = middle + rng.uniform(-1, 1, 3) * np.array([30.0, 30.0, 15.0])
     sides = rng.uniform(12, 20, 3)
-    wider = sides + rng.uniform(6, 14)
+    wider = sides + rng.uniform(10, 18)  # what lies between is beyond the reach of the narrow field's margin
 
     def ball(centre: NDArray[np.float64], radii: NDArray[np.float64] | tuple[float, float, float]) -> Mask:
         inside: Mask = (((lps - centre) / np.asarray(radii)) ** 2).sum(-1) < 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,11 @@ def split_cohort(cohort: Cohort, plan: Mapping[str, object], seed: int = 0, more
             )
     used = {m.patient for own in parts.values() for m in own}
     return Split(parts, frozenset(cohort.patients) - used)
+
+
+def patient_hash(patient: str) -> str:
+    """Enough to recognise a patient in another run, and no name in a checkpoint that travels."""
+    return hashlib.sha256(patient.encode()).hexdigest()[:16]
 
 
 def may_train(plan: Mapping[str, object], patient: str) -> bool:

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from ..contracts import Batch, Job, Problem, Signature
-from ..data.beams import BODY_HU, Anatomy
+from ..data.beams import BODY_HU, Anatomy, filled
 from ..data.dose_table import DoseTable, fit_table
 from ..data.planned import DISTANCE, EVEN, PRESCRIPTION, TABLE, anatomy_of, planned
 from ..data.vocabulary import field_of
@@ -147,12 +146,6 @@ class Dose(Job):
         known = problem.condition.present.get(POSSIBLE)
         if known is None or bool(known.all()):
             return mask
-        body = _filled(ct[:, self.neighbours : self.neighbours + 1] > (BODY_HU - scale.offset) / scale.width)
+        bright = ct[:, self.neighbours : self.neighbours + 1] > (BODY_HU - scale.offset) / scale.width
+        body = torch.from_numpy(filled(bright.cpu().numpy())).to(mask)  # airways get dose too
         return torch.where(known.reshape(-1, *[1] * (mask.ndim - 1)), mask, body)
-
-
-def _filled(inside: Tensor) -> Tensor:
-    """(B, 1, *axes) with the air within the body, slice by slice: airways get dose too."""
-    planes = inside.reshape(-1, *inside.shape[-2:]).cpu().numpy()
-    found = np.stack([ndimage.binary_fill_holes(plane) for plane in planes])
-    return torch.from_numpy(found).reshape(inside.shape).float().to(inside.device)

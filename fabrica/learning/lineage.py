@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..data.prepare import GridPreparation
-from ..data.split import LeakError, Split
+from ..data.split import LeakError, Split, patient_hash
 from ..recipe.values import Recipe, Stage, TrainedPlan
 from .facts import facts_of
-
-
-def patient_hash(patient: str) -> str:
-    """Enough to recognise a patient in another run, and no name in a checkpoint that travels."""
-    return hashlib.sha256(patient.encode()).hexdigest()[:16]
 
 
 def trained_elsewhere(trained: TrainedPlan, split: Split) -> GridPreparation:

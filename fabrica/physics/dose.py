@@ -1,4 +1,4 @@
-"""Dose of photon beams by pencil beams on radiological depth (Ahnesjö, Saxner and Trepp 1992): independent of networks.
+"""Dose of photons by pencil beams on radiological depth (Ahnesjö, Saxner and Trepp 1992): independent of networks.
 
 A beam is a fluence in the plane of the isocentre, spread by a kernel whose lateral shape is a sum of exp(-m r) / r,
 which Fourier space knows in closed form. Depth is counted in water: what lies beside the ray changes nothing, so that
@@ -60,8 +60,8 @@ class Beam:
     def axes(self) -> tuple[Tensor, Tensor, Tensor]:
         """Along the beam, u and v, in LPS."""
         s, c = math.sin(math.radians(self.gantry_degrees)), math.cos(math.radians(self.gantry_degrees))
-        along, u = (-s, c, 0.0), (c, s, 0.0)
-        return tuple(torch.tensor(a, dtype=torch.float64) for a in (along, u, (0.0, 0.0, 1.0)))  # type: ignore[return-value]
+        along, u, v = (torch.tensor(a, dtype=torch.float64) for a in ((-s, c, 0.0), (c, s, 0.0), (0.0, 0.0, 1.0)))
+        return along, u, v
 
     def source(self) -> Tensor:
         """Where the source is, in LPS mm."""
@@ -113,8 +113,19 @@ def density_of(hounsfield: Tensor, points: Sequence[tuple[float, float]] = HU_TO
     return torch.from_numpy(found.astype(np.float32))
 
 
+def dose(density: Tensor, affine: Tensor, beams: Sequence[Beam]) -> Tensor:
+    """Gy (z, y, x) of beams on a volume of electron density relative to water; affine: index -> LPS mm.
+
+    A beam of weight 1 gives 1 Gy at a depth of 100 mm in the isocentre of a square field of 100 mm. Raises ValueError
+    for a source inside the volume.
+    """
+    return dose_and_depths(density, affine, beams)[0]
+
+
 def dose_and_depths(density: Tensor, affine: Tensor, beams: Sequence[Beam]) -> tuple[Tensor, list[Tensor]]:
-    """What `dose` gives, and for each beam what `water_depth` gives, at little more than the price of the dose."""
+    """What `dose` gives, and for each beam mm of water (z, y, x) between its source and a voxel; NaN beyond its field
+    and what surrounds it.
+    """
     total, depths = torch.zeros(density.shape, dtype=torch.float32), []
     places = _places(density.shape, affine)
     for beam in beams:
@@ -125,31 +136,6 @@ def dose_and_depths(density: Tensor, affine: Tensor, beams: Sequence[Beam]) -> t
         total += given.reshape(density.shape).float()
         depths.append(_sampled(water, grid, seen).reshape(density.shape).float())
     return total, depths
-
-
-def dose(density: Tensor, affine: Tensor, beams: Sequence[Beam]) -> Tensor:
-    """Gy (z, y, x) of beams on a volume of electron density relative to water; affine: index -> LPS mm.
-
-    A beam of weight 1 gives 1 Gy at a depth of 100 mm in the isocentre of a square field of 100 mm. Raises ValueError
-    for a source inside the volume.
-    """
-    total = torch.zeros(density.shape, dtype=torch.float32)
-    places = _places(density.shape, affine)
-    for beam in beams:
-        seen = _seen(beam, places)
-        grid = _grid(beam, seen)
-        given = _of_beam(beam, grid, seen, _radiological(density, affine, beam, grid))
-        total += (beam.weight / _reference() * given).reshape(density.shape).float()
-    return total
-
-
-def water_depth(density: Tensor, affine: Tensor, beam: Beam) -> Tensor:
-    """mm of water (z, y, x) between the source and each voxel of a beam's field and its surroundings; NaN elsewhere."""
-    places = _places(density.shape, affine)
-    seen = _seen(beam, places)
-    grid = _grid(beam, seen)
-    found = _sampled(_radiological(density, affine, beam, grid), grid, seen)
-    return found.reshape(density.shape).float()
 
 
 def _places(shape: Sequence[int], affine: Tensor) -> Tensor:

@@ -124,7 +124,8 @@ def prepare_stage(
         raise ValueError(fault)
     if run.recipe.evaluate.coverage is not None and any(f.kind == "intensity" for f in signature.x):
         check_enough(len({m.patient for m in split.parts["validate"]}), run.recipe.evaluate.coverage)
-    preparation = _preparation(stage, signature, train, contrasts, reference, split)
+    read = [name for name in contrasts if name not in job.weighed_by]
+    preparation = _preparation(stage, signature, train, read, reference, split)
     store, remarks = build_store(place / stage.name, train, contrasts, reference, preparation)
     preparation = _with_words(preparation, job, store)
     used = (*contrasts, *job.judged_with, *signature.measurements, "lesion", run.recipe.evaluate.mask or "lesion")
@@ -172,18 +173,12 @@ def _preparation(
         return trained_elsewhere(stage.trained, split)
     why: list[str] = []
     computed = {f.name for f in signature.condition if f.unit in PLANNED}  # on a scale that is known
-    computed |= set(stage.build_job().weighed_by)
     cases, plan = _aligned(train, [n for n in contrasts if n not in computed], reference, why), stage.prepare
     try:
         return fit_preparation(
-            cases,
-            reference,
-            signature.grid_axes,
-            plan.spacing_mm,
-            plan.multiple,
-            dict(signature.labels),
+            cases, reference, signature.grid_axes, plan.spacing_mm, plan.multiple, dict(signature.labels),
             plan.resample,
-        )
+        )  # fmt: skip
     except ValueError as error:
         raise ValueError(f"{why[0]} {error}" if why else str(error)) from error
 

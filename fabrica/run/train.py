@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from ..contracts import Family
 from ..data.prepare import plain_preparation
+from ..data.split import patient_hash
 from ..data.store import Loader, Store, to_device
 from ..evaluate.report.pictures import paint
 from ..families import Equalised, Latent
 from ..learning.checkpoint import FORMAT
 from ..learning.facts import Facts
-from ..learning.lineage import check_codec, check_start, patient_hash, trained_before
+from ..learning.lineage import check_codec, check_start, trained_before
 from ..learning.loop import Progress, Trained, fit
 from ..networks.soundness import in_float32
 from ..rng import Rng, derive

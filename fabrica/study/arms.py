@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..data import cohort as cohorts
-from ..data.split import LeakError
+from ..data.split import LeakError, patient_hash
 from ..evaluate.honesty import endpoints
 from ..evaluate.result import Row
 from ..generate.patients import TABLE
-from ..learning.lineage import patient_hash
 from ..recipe.checks import from_plain
 from ..recipe.values import Recipe
 from ..run.folder import RunFolder

@@ -14,9 +14,9 @@ from fabrica.physics.dose import (
     aperture,
     density_of,
     dose,
+    dose_and_depths,
     kernel,
     rectangle,
-    water_depth,
 )
 
 # index (z, y, x): z to the head, y from the surface backwards, x to the left; 5 x 4 x 5 mm
@@ -105,7 +105,7 @@ def test_a_slab_counts_as_its_water() -> None:
     density[:, 10:35] = 0.25  # 40 to 140 mm
     density[:, 50:60] = 1.5  # 200 to 240 mm
     beam = Beam(0.0, (0.0, 0.0, 0.0), rectangle(100, 100))
-    depth = water_depth(density, AFFINE, beam)[50, :, 50].numpy()
+    depth = dose_and_depths(density, AFFINE, [beam])[1][0][50, :, 50].numpy()
     expected = DEPTHS - 75 * np.clip((DEPTHS - 40) / 100, 0, 1) + 20 * np.clip((DEPTHS - 200) / 40, 0, 1)
     np.testing.assert_allclose(depth, expected, atol=2.0)
     behind = dose(density, AFFINE, [beam])[50, :, 50].numpy()
