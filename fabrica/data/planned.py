@@ -64,8 +64,8 @@ class _Planned(Derived):
         wanted = tuple(contrasts)
         guessing = bool({*_GUESSES} & {*wanted})
         targets = self.prescriptions if PRESCRIPTION in wanted or guessing else ()
-        asked = self.table.names if self.table is not None and guessing else ()
-        return self.inner.scans_of([*(n.removeprefix(DISTANCE) for n in wanted), *targets, *asked, *["CT"][:guessing]])
+        asked = (*self.table.names, "CT") if self.table is not None and guessing else ()
+        return self.inner.scans_of([*(n.removeprefix(DISTANCE) for n in wanted), *targets, *asked])
 
     def _level(self, target: str) -> float:
         """Gy: what the patient's plan says wins."""
@@ -74,11 +74,13 @@ class _Planned(Derived):
 
     def load(self, contrasts: Iterable[str]) -> Case:
         wanted = tuple(contrasts)
+        table = self.table if {*_GUESSES} & {*wanted} else None
         far = [name.removeprefix(DISTANCE) for name in wanted if name.startswith(DISTANCE)]
         mine = [n for n in self.prescriptions if n in self.inner.contrasts()]
         covering = POSSIBLE in wanted and self._computes_possible()
         targets = mine if PRESCRIPTION in wanted or covering else []
-        case = self.inner.load(dict.fromkeys((*wanted, *far, *targets, *(("CT", "dose") if covering else ()))))
+        more = self._asked(table.names) if table is not None else ("CT", "dose") if covering else ()
+        case = self.inner.load(dict.fromkeys((*wanted, *far, *targets, *more)))
         images = {n: i for n, i in case.images.items() if n in wanted}
         for name in far:
             if name in case.images:
@@ -89,22 +91,29 @@ class _Planned(Derived):
             for name in targets:
                 _check_covered(case.images["dose"], case.images[name], name)
             images[POSSIBLE] = known_dose(case.images["dose"], case.images["CT"])
-        if self.table is not None and {*_GUESSES} & {*wanted}:
-            images |= self._guesses(self.table)
+        if table is not None:
+            anatomy, _ = self._anatomy(case, table.names)
+            guess, ct = table.guess(self.patient, anatomy), case.images["CT"]
+            for name, values in ((TABLE, guess.table), (EVEN, guess.even)):
+                field = Field(name, "intensity", 1, "Gy")
+                images[name] = replace(ct, data=torch.from_numpy(values)[None], meaning=field)
         return replace(case, images=images)
 
+    def _asked(self, names: Iterable[str]) -> tuple[str, ...]:
+        """What a table has to see of a case that it guesses."""
+        return ("CT", POSSIBLE, "dose", *names, *self.prescriptions)
+
     def anatomy(self, names: tuple[str, ...]) -> tuple[Anatomy, NDArray[np.float32] | None]:
+        return self._anatomy(self.inner.load(dict.fromkeys(self._asked(names))), names)
+
+    def _anatomy(self, case: Case, names: Iterable[str]) -> tuple[Anatomy, NDArray[np.float32] | None]:
         """Raises UnreadableError for a case without a CT, and for slices that do not lie across the patient."""
-        if "CT" not in self.inner.contrasts():
+        if (ct := case.images.get("CT")) is None:
             raise UnreadableError("has no CT to guess a dose on.", "Give its CT, or write job: {table: 0}.", self.name)
-        case = self.inner.load(["CT", POSSIBLE, "dose", *dict.fromkeys((*names, *self.prescriptions))])
-        ct = case.images["CT"]
         check_axial(ct)
         grid, dose = grid_of(ct), case.images.get("dose")
-        masks = {
-            n: _on(i, grid).data[0].numpy() > 0.5
-            for n, i in case.images.items() if n in names or n in self.prescriptions
-        }  # fmt: skip
+        drawn = {*names, *self.prescriptions} & {*case.images}
+        masks = {n: _on(case.images[n], grid).data[0].numpy() > 0.5 for n in drawn}
         if POSSIBLE in case.images:
             possible = _on(case.images[POSSIBLE], grid).data[0].numpy() > 0.5
         elif dose is not None:
@@ -115,15 +124,6 @@ class _Planned(Derived):
         stated = POSSIBLE in case.images
         found = Anatomy(ct.data[0].numpy(), masks, possible, ct.affine.numpy(), levels, stated)
         return found, None if dose is None else _on(dose, grid).data[0].numpy()
-
-    def _guesses(self, table: DoseTable) -> dict[str, Image]:
-        anatomy, _ = self.anatomy(table.names)
-        guess = table.guess(self.patient, anatomy)
-        like = self.inner.load(["CT"]).images["CT"]
-        return {
-            name: replace(like, data=torch.from_numpy(values)[None], meaning=Field(name, "intensity", 1, "Gy"))
-            for name, values in ((TABLE, guess.table), (EVEN, guess.even))
-        }
 
 
 def _on(image: Image, grid: Grid) -> Image:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .images import check_plane, frame_of, place_plane, written
-from .marking import FIRST_NUMBER, MARK, Making, Series, file_meta, mark, reference, uid_of
+from .images import check_plane, place_plane, written
+from .marking import FIRST_NUMBER, Making, Series, file_meta, reference
 from .planes import directions
-from .source import taken_over
+from .therapy import begun
 
 RT_DOSE = "1.2.840.10008.5.1.4.1.1.481.2"  # SOP class
 NUMBER = FIRST_NUMBER + 700
@@ -39,14 +39,7 @@ def planned_dose(making: Making, dose: NDArray[np.float32], affine: NDArray[np.f
         **making.known(), "dose": hashlib.sha256(pixels.tobytes()).hexdigest(), "scaling": scaling,
         "affine": np.round(affine, 5).tolist(),
     }  # fmt: skip
-    ds = taken_over(making.template)
-    ds.SOPClassUID, ds.SOPInstanceUID, ds.Modality = RT_DOSE, uid_of({**known, "instance": 1}), "RTDOSE"
-    ds.SeriesInstanceUID, ds.SeriesNumber, ds.InstanceNumber = uid_of(known), NUMBER + number, 1
-    ds.SeriesDescription = f"{MARK} {making.drawn.contrast} from {making.given}"[:64]
-    ds.FrameOfReferenceUID = frame_of(making.template)
-    ds.PositionReferenceIndicator = making.template.get("PositionReferenceIndicator", "")
-    mark(ds, making)
-    ds.OperatorsName = ""
+    ds = begun(making, known, (RT_DOSE, "RTDOSE"), NUMBER + number, making.drawn.contrast)
     place_plane(ds, affine, 0)
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
     ds.Rows, ds.Columns = pixels.shape[1:]

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...io.radiotherapy.contours import keyholed, outlines
-from .images import check_plane, frame_of
-from .marking import FIRST_NUMBER, MARK, Making, Series, file_meta, mark, uid_of
+from .images import check_plane
+from .marking import FIRST_NUMBER, MARK, Making, Series, file_meta
 from .planes import directions
-from .source import taken_over
+from .therapy import begun
 
 RT_STRUCTURES = "1.2.840.10008.5.1.4.1.1.481.3"  # SOP class
 STUDIES = "1.2.840.10008.3.1.2.3.1"  # of the study component that the sequence refers to, retired and still required
@@ -41,17 +41,12 @@ def structure_set(
         **making.known(), "regions": hashlib.sha256(whole.tobytes()).hexdigest(),
         "affine": np.round(affine, 5).tolist(),
     }  # fmt: skip
-    ds = taken_over(making.template)
-    ds.SOPClassUID, ds.SOPInstanceUID, ds.Modality = RT_STRUCTURES, uid_of({**known, "instance": 1}), "RTSTRUCT"
-    ds.SeriesInstanceUID, ds.SeriesNumber, ds.InstanceNumber = uid_of(known), NUMBER + number, 1
-    ds.SeriesDescription = f"{MARK} {making.drawn.contrast} contours from {making.given}"[:64]
-    mark(ds, making)
-    ds.OperatorsName, ds.ApprovalStatus = "", "UNAPPROVED"
+    ds = begun(making, known, (RT_STRUCTURES, "RTSTRUCT"), NUMBER + number, f"{making.drawn.contrast} contours")
+    ds.ApprovalStatus = "UNAPPROVED"
     ds.StructureSetLabel, ds.StructureSetName = "AI DRAWN", f"{MARK} {making.drawn.contrast}"[:64]
     ds.StructureSetDescription = making.told()
     ds.StructureSetDate, ds.StructureSetTime = ds.ContentDate, ds.ContentTime
-    frame = frame_of(making.template)
-    ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = frame, making.template.get("PositionReferenceIndicator", "")
+    frame = str(ds.FrameOfReferenceUID)
     ds.ReferencedFrameOfReferenceSequence = [_referenced(frame, source)]
     ds.StructureSetROISequence, ds.ROIContourSequence, ds.RTROIObservationsSequence = [], [], []
     for k in range(1, classes):

@@ -43,7 +43,9 @@ class Constraint:
         return Constraint(found[0], found["structure"], figure, found["way"] == "<=", float(found["limit"]), unit)
 
     def value(self, dose_gy: Gray, inside: NDArray[np.bool_], voxel_mm: Sequence[float]) -> float:
-        """In the constraint's unit. The hottest 0.1 cm3 are as many whole voxels, at least one."""
+        """In the constraint's unit. D0.1cc is what the hottest whole voxels of 0.1 cm3, at least one, receive at
+        least; the challenge's D_0.1cc (`metrics.dose`) is a percentile, a little lower.
+        """
         own = dose_gy[inside]
         if self.figure == "mean":
             return float(own.mean())

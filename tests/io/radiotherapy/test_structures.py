@@ -9,6 +9,7 @@ import torch
 from fabrica import io
 from fabrica.data import cohort
 from fabrica.data.inspection import lines
+from fabrica.io.radiotherapy.plans import plan_of
 
 from .made import (
     ORIGIN,
@@ -157,6 +158,16 @@ def test_a_plan_alone_and_one_in_cgy(tmp_path: Path) -> None:
     assert not scans["PTV70"].values
     assert "prescribes 7000 to '1' and calls it Gy: it must be cGy" in "\n".join(odd)
     assert "is a plan (70 Gy to region 1) whose structure set is not here" in "\n".join(odd)
+
+
+def test_a_plan_says_its_beams_and_how_often(tmp_path: Path) -> None:
+    import pydicom
+
+    write_plan(tmp_path / "rp.dcm", {1: 70.0, 2: 56.0})
+    plan = plan_of(pydicom.dcmread(tmp_path / "rp.dcm"))
+    assert (plan.structure_set, plan.fractions, dict(plan.levels_gy)) == (SET, 35, {1: 70.0, 2: 56.0})
+    (beam,) = plan.beams
+    assert (beam.radiation, beam.energy_mv, beam.gantry_degrees, beam.isocentre_mm) == ("PHOTON", 6, 40, (1, 2, 3))
 
 
 def test_dose_and_plan_of_real_exports_are_answered(real_data: Path) -> None:
