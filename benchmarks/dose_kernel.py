@@ -4,6 +4,7 @@
     ENV/bin/python benchmarks/dose_kernel.py kernel --histories 2e7 --out kernel.npz
     ENV/bin/python benchmarks/dose_kernel.py field --side 40 --histories 2e7 --out field_40.npz
     python benchmarks/dose_kernel.py fit --kernel kernel.npz --out fabrica/physics/kernel_6mv.json
+    python benchmarks/dose_kernel.py compare --out FOLDER        # of field_40.npz, field_100.npz and field_200.npz
 
 The spectrum is that of a Varian 6 MV beam in Ali and Rogers (2012), Phys. Med. Biol. 57, 31. A pencil of it enters water and
 its dose is scored in rings; fields diverge from a point 100 cm before the surface. They are witnesses, not fitted.
@@ -26,13 +27,13 @@ SEED = 7
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("kernel", "field", "fit"))
+    parser.add_argument("what", choices=("kernel", "field", "fit", "compare"))
     parser.add_argument("--histories", type=float, default=2e7)
     parser.add_argument("--side", type=float, default=100, help="mm of a square field at the surface")
     parser.add_argument("--kernel", type=Path, default=Path("kernel.npz"))
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
-    {"kernel": _kernel, "field": _field, "fit": _fit}[asked.what](asked)
+    {"kernel": _kernel, "field": _field, "fit": _fit, "compare": _compare}[asked.what](asked)
 
 
 def _engine():  # type: ignore[no-untyped-def]
@@ -97,6 +98,31 @@ def _fit(asked: argparse.Namespace) -> None:
     }  # fmt: skip
     asked.out.write_text(json.dumps(plain) + "\n")
     print(f"{len(depth)} depths; what lies within a radius is off by at most {off[depth > 15].max():.2%} beyond 15 mm")
+
+
+def _compare(asked: argparse.Namespace) -> None:
+    """The engine and Monte Carlo in the inner half of each field, relative to 100 mm; then the engine's depth doses."""
+    import torch
+
+    from fabrica.physics.dose import Beam, dose, rectangle
+
+    affine = torch.tensor([[0, 0, 5.0, -250], [0, 4.0, 0, 2], [5.0, 0, 0, -250], [0, 0, 0, 1]], dtype=torch.float64)
+    water, depth, x = torch.ones(101, 90, 101), 2 + 4.0 * np.arange(90), np.arange(101) * 5.0 - 250
+    for side in (40.0, 100.0, 200.0):
+        kept = np.load(asked.out / f"field_{side:g}.npz")
+        deep, wide = np.arange(100) * 4 + 2, (np.arange(124) + 0.5) * 5 - 310
+        given = dose(water, affine, [Beam(0.0, (0.0, 0.0, 0.0), rectangle(side, side))]).numpy()
+        ours = given[np.abs(x) <= side / 4].mean(0)[:, np.abs(x) <= side / 4].mean(1)
+        theirs = kept["dose"][np.abs(wide) <= side / 4].mean(0)
+        near = [(np.abs(depth - d) <= 10, np.abs(deep - d) <= 10) for d in (100, 20, 50, 150, 200, 300)]
+        one, other = ([float(a[m[k]].mean()) for m in near] for k, a in enumerate((ours, theirs)))
+        told = [f"{d} mm: {a / one[0]:.3f} / {b / other[0]:.3f}"
+                for d, a, b in zip((20, 50, 150, 200, 300), one[1:], other[1:], strict=True)]  # fmt: skip
+        print(f"| {side / 10:g} x {side / 10:g} cm | {', '.join(told)} |")
+        if side == 100:
+            axis = given[50, :, 50] / given[50, :, 50].max()
+            shares = ", ".join(f"{100 * np.interp(d, depth, axis):.1f} % at {d / 10:g} cm" for d in (50, 100, 200))
+    print(f"10 x 10 cm: {shares}")
 
 
 if __name__ == "__main__":
