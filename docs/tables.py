@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from fabrica.computations import COMPUTATIONS
 from fabrica.contracts import Reconstructor
 from fabrica.evaluate import METRICS
 from fabrica.families import FAMILIES, RUNTIME
@@ -111,6 +112,7 @@ def text() -> str:
     lines = ["# Reference", "", "Everything that a recipe can name. Written by `make docs`; a test keeps it true.", ""]
     lines += (
         section(JOBS, ())
+        + section(COMPUTATIONS, ())
         + section(FAMILIES, RUNTIME)
         + section(SAMPLERS, ("prior", "problem", "rng"))
         + section(METRICS, ())

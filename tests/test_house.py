@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import fabrica
+from fabrica.computations import COMPUTATIONS
 from fabrica.contracts import Codec, Decoder, Denoiser, Density, Family, Reconstructor, Speaker
 from fabrica.evaluate import METRICS
 from fabrica.families import FAMILIES
@@ -18,7 +19,7 @@ ROOT = Path(fabrica.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
     ("rng", "machine"), ("contracts",), ("registry",), ("io", "networks", "physics"), ("data", "sampling", "deliver"),
-    ("families", "jobs", "evaluate"), ("recipe",), ("learning",), ("safeguards",), ("run", "testing"),
+    ("families", "jobs", "computations", "evaluate"), ("recipe",), ("learning",), ("safeguards",), ("run", "testing"),
     ("generate",), ("study", "serve"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
@@ -133,7 +134,7 @@ def test_classes_are_abstract_or_final() -> None:
         )
 
 
-@pytest.mark.parametrize("table", [FAMILIES, JOBS, SAMPLERS, METRICS], ids=lambda t: t.noun)
+@pytest.mark.parametrize("table", [FAMILIES, JOBS, COMPUTATIONS, SAMPLERS, METRICS], ids=lambda t: t.noun)
 def test_every_registered_name_says_what_it_is(table: object) -> None:
     for name in table.names():
         member = table.find(name)

@@ -46,7 +46,9 @@ def run(
         checked = config.load(file, settings or [], data or [], fixed(unit, "--unit PET=SUV"))
         if dry_run:
             echo(yaml.safe_dump(checked.plain(), sort_keys=False), nl=False)
-            echo(f"# stages: {', '.join(f'{s.name} ({s.family.name})' for s in checked.stages)}")
+            known = [f"{s.name} ({s.family.name})" for s in checked.stages]
+            known += [f"{s.name} (computes {s.computation.name})" for s in checked.computed]
+            echo(f"# stages: {', '.join(known)}")
             return
         if existing:
             RunFolder.open(recipe).check_settings(checked)
@@ -83,12 +85,19 @@ def generate(
 ) -> None:
     """Apply a trained run to new scans; NIfTI on the grid of each scan."""
     from ..data.cohort import Source
+    from ..generate.daily import generate_days, gives_days
     from ..generate.parts import Wanted, generate_parts, gives_parts
     from ..generate.scans import generate_images
     from ..machine.executors import executor as named
 
     with errors():
         source, by = Source(data, fixed(unit, "--unit PET=SUV")), named(executor, scheduler, workers, device)
+        if gives_days(run, stage):
+            if executor != "local" or value:
+                fail("Days are computed by this process alone so far, and ask for no values. Leave both out.")
+            written = generate_days(run, source, out, draws, stage, echo, device)
+            echo(f"{len(written)} files in {out}")
+            return
         if given or ask or gives_parts(run, stage):
             if executor != "local":
                 fail("A model of any parts is asked by this process alone so far. Leave --executor out.")

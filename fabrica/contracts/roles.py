@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..rng import Rng
 from .measured import Measurement, Noise, Operator
-from .values import Batch, Image, Signature, Trace
+from .values import Batch, Case, Field, Image, Signature, Trace
 
 
 class Preparation(ABC):
@@ -153,6 +153,34 @@ class Job(ABC):
 
         The same rng gives the same y, whatever the batch.
         """
+
+
+class Computation(ABC):
+    """What is computed of a case by rules and learned from nobody: what moved, contours of the day, doses.
+
+    `answer`: what its results are judged as. `exact`: of true inputs its result is the truth. `looks_back`: it is shown
+    the days of the patient before the one that is asked about, too.
+    """
+
+    answer: Literal["motion", "contours", "dose"]
+    exact: bool = False
+    looks_back: bool = False
+
+    @abstractmethod
+    def reads(self) -> tuple[str, ...]:
+        """Names of the images that it can use of a day."""
+
+    @abstractmethod
+    def makes(self) -> tuple[Field, ...]:
+        """What it can make; of a case that lacks some of what it reads, perhaps less."""
+
+    @abstractmethod
+    def compute(self, days: Sequence[Case]) -> dict[str, Image]:
+        """Of the last of these days, which holds what `reads` says; raises UnreadableError where it cannot."""
+
+    def words(self) -> str:
+        """What a reader of its results has to know."""
+        return ""
 
 
 class Backbone(nn.Module, ABC):

@@ -196,15 +196,23 @@ def _with_days(members: Sequence[ScannedMember]) -> tuple[ScannedMember, ...]:
     """Visits that are dates say how far apart they are, where nothing else does."""
     dates: dict[str, list[date]] = {m.patient: [] for m in members}
     for m in members:
-        if m.visit.isdigit() and len(m.visit) == 8 and (when := day_of(m.visit)) is not None:
+        if (when := _dated(m.visit)) is not None:
             dates[m.patient].append(when)
     first = {patient: min(found) for patient, found in dates.items() if found}
     return tuple(
         replace(m, days=float((when - first[m.patient]).days))
-        if m.days == 0 and m.patient in first and (when := day_of(m.visit)) is not None
+        if m.days == 0 and m.patient in first and (when := _dated(m.visit) or day_of(m.visit)) is not None
         else m
         for m in members
     )
+
+
+def _dated(visit: str) -> date | None:
+    """The day of a visit that is a date, 20261102, or of one in a folder today/: today-2026-11-02."""
+    bare = visit.removeprefix("today-")
+    if bare != visit:
+        return day_of(bare)
+    return day_of(visit) if visit.isdigit() and len(visit) == 8 else None
 
 
 def with_added(cohort: Cohort, of: str, made: str, make: Callable[[Member], Member]) -> Cohort:

@@ -29,6 +29,17 @@ def grid_of(image: Image) -> Grid:
     return Grid(image.affine, (1, *shape) if len(shape) == 2 else shape)  # type: ignore[arg-type]
 
 
+def coarser(grid: Grid, step_mm: float) -> Grid:
+    """As far as a grid reaches with voxels of at least `step_mm`; itself where its own are no finer."""
+    step = (step_mm / grid.affine[:3, :3].norm(dim=0)).clamp(min=1.0).double()
+    if bool((step == 1).all()):
+        return grid
+    affine = grid.affine.clone().double()
+    affine[:3, :3] *= step
+    z, y, x = (int(np.ceil(n / float(s))) for n, s in zip(grid.shape, step, strict=True))
+    return Grid(affine, (z, y, x))
+
+
 def same_grid(one: Grid, other: Grid, tolerance_mm: float = 0.01) -> bool:
     """Do two grids put every corner at the same place?"""
     if one.shape != other.shape:

@@ -15,10 +15,12 @@ import torch
 
 from .. import io
 from ..io import RAW, Scan, UnreadableError
+from ..io.radiotherapy.names import known_as
 from . import vocabulary
 
 EQUAL = 0.6  # of neighbours inside: regions of a label map are of one number, intensities are not
 FEW = 12  # numbers of a label map whose name says nothing
+PLANS = ("planning", "structures")  # folders whose masks are structures: PTV70, and not ptv70
 SMALL = 8_000_000  # bytes of a file that is opened to see whether it is one: masks pack well
 _BRATS = re.compile(r"^(BraTS-[A-Za-z]+-\d+)-(\d{3})\b")
 _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
@@ -74,6 +76,8 @@ def _row(scan: Scan, base: Path, raw: Mapping[Path, set[str]]) -> Row:
         told = vocabulary.contrast_of(words)[0]
         inside = any(not _is_plain(f) for f in folders)
         contrast = "_".join(words) if inside and not told else "label"
+    if scan.kind == "label" and any(f.lower() in PLANS for f in folders):
+        contrast = known_as(_bare(scan.files[0])) or contrast
     contrast = scan.modality if scan.format in RAW else contrast or scan.modality or "image"
     if scan.format == "raster":
         return _picture(scan, folders, stem, contrast)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +15,7 @@ from ..io import Scan, UnreadableError
 from ..physics.warp import exponential, moved, smooth_velocity
 from ..rng import Rng, derive
 from .cohort import Derived, Member, origin
+from .grid import Grid, resample
 
 FIXED, MOVING = "fixed ", "moving "  # before the name of a contrast
 MOTION = ("motion z", "motion y", "motion x")  # a velocity in mm, its parts along LPS
@@ -33,15 +34,22 @@ def pairs_of(members: Sequence[Member], contrast: str, pairs: int, largest_mm: f
 
 def visits_of(members: Sequence[Member], contrast: str) -> tuple[Member, ...]:
     """Each later visit of a patient as the fixed image, the first (or the one called planning) as the moving one."""
+    able = [member for member in members if contrast in member.contrasts()]
+    return tuple(
+        _Visited(*origin(member), first, member, contrast) for first, later in courses_of(able) for member in later
+    )
+
+
+def courses_of(members: Sequence[Member]) -> list[tuple[Member, list[Member]]]:
+    """Of each patient the visit called planning, else the first; and the others in their order."""
     by_patient: dict[str, list[Member]] = {}
     for member in members:
-        if contrast in member.contrasts():
-            by_patient.setdefault(member.patient, []).append(member)
-    found: list[Member] = []
+        by_patient.setdefault(member.patient, []).append(member)
+    found = []
     for visits in by_patient.values():
         first, *later = sorted(visits, key=lambda m: (m.visit.lower() != PLANNING, m.days, m.visit))
-        found += [_Visited(*origin(member), first, member, contrast) for member in later]
-    return tuple(found)
+        found.append((first, later))
+    return found
 
 
 def _named(member: Member, visit: str) -> tuple[str, str, str, float, dict[str, float | str]]:
@@ -67,25 +75,39 @@ class _Simulated(Derived):
         case = self.inner.load([self.contrast])
         image = case.images[self.contrast]
         check_volume(image)
-        velocity = self._velocity(image)
+        velocity = known_velocity(image, (self.patient, self.inner.visit, self.number), self.largest_mm)
         found = {MOVING + self.contrast: renamed(image, MOVING + self.contrast)}
         field = exponential(velocity, image.spacing_mm)
         data = moved(image.data[None].float(), field, image.spacing_mm)[0]
         found[FIXED + self.contrast] = renamed(replace(image, data=data), FIXED + self.contrast)
-        world = along_patient(velocity[0], image.affine)
-        for part, name in zip(world, MOTION, strict=True):
-            found[name] = replace(image, data=part[None], meaning=Field(name, "intensity", 1, "mm"))
+        found |= as_images(velocity, image)
         images = {name: one for name, one in found.items() if name in wanted}
         return Case(self.patient, images, self.values, self.visit, self.days, self.site)
 
-    def _velocity(self, image: Image) -> Tensor:
-        """(1, 3, z, y, x) in mm along the image's axes; the same for a patient, a number and a grid."""
-        chance = Rng([derive(0, "motion", self.patient, self.inner.visit, self.number)])
-        shape = image.data.shape[1:]
-        coarse = [max(2, math.ceil(n * s / COARSE_MM)) for n, s in zip(shape, image.spacing_mm, strict=True)]
-        largest = LEAST_MM + (self.largest_mm - LEAST_MM) * float(chance.child("size").uniform())
-        velocity = smooth_velocity(chance.child("field").normal(3, *coarse), [COARSE_MM] * 3, WIDTH_MM, largest)
-        return F.interpolate(velocity, shape, mode="trilinear", align_corners=True)
+
+def known_velocity(image: Image, whose: Sequence[str | int], largest_mm: float) -> Tensor:
+    """(1, 3, z, y, x) in mm along the image's axes; the same for the same words and grid."""
+    chance = Rng([derive(0, "motion", *whose)])
+    shape = image.data.shape[1:]
+    coarse = [max(2, math.ceil(n * s / COARSE_MM)) for n, s in zip(shape, image.spacing_mm, strict=True)]
+    largest = LEAST_MM + (largest_mm - LEAST_MM) * float(chance.child("size").uniform())
+    velocity = smooth_velocity(chance.child("field").normal(3, *coarse), [COARSE_MM] * 3, WIDTH_MM, largest)
+    return F.interpolate(velocity, shape, mode="trilinear", align_corners=True)
+
+
+def as_images(velocity: Tensor, like: Image) -> dict[str, Image]:
+    """A velocity (1, 3, z, y, x) along the axes of an image's grid as three images along LPS."""
+    world = along_patient(velocity[0], like.affine)
+    return {
+        name: replace(like, data=part[None], meaning=Field(name, "intensity", 1, "mm"))
+        for part, name in zip(world, MOTION, strict=True)
+    }
+
+
+def velocity_on(images: Mapping[str, Image], grid: Grid) -> Tensor:
+    """What `as_images` made, brought to a grid: (1, 3, z, y, x) in mm along its axes; beyond them nothing moves."""
+    parts = torch.cat([resample(images[name], grid, 0.0).data for name in MOTION]).float()
+    return along_axes(parts, grid.affine)[None]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from ..contracts import Case, Field, Image
 from ..io import Scan
 from ..io.planning import POSSIBLE
 from ..physics.dose import Beam, aperture, density_of, dose
+from ..physics.plan import middle_of
 from ..rng import derive
 from .beams import ANGLES, inside_body
 from .cohort import Cohort, Derived, Member, origin, with_added
@@ -102,9 +103,7 @@ def irradiated(ct: Image, body: Mask, masks: Mapping[str, Mask], margin_mm: floa
     if not bool(target.any()):
         return torch.zeros(body.shape)
     affine = ct.affine.double()
-    centre = target.nonzero().double().mean(0)
-    place = (affine[:3, :3] @ centre + affine[:3, 3]).tolist()
-    isocentre = (place[0], place[1], place[2])
+    isocentre = middle_of(target, affine)
     beams = [Beam(float(a), isocentre, _fluence(masks, affine, float(a), isocentre, margin_mm)) for a in ANGLES]
     plain = dose(density, affine, beams)
     return plain * (LEVELS["PTV70"] / float(plain[target].mean())) * torch.from_numpy(body)

@@ -19,6 +19,7 @@ from ..jobs import JOBS, job_options
 from ..registry import build, check_options, check_type, refusal, unknown
 from ..sampling import SAMPLERS
 from .borrowed import family_of, trained_plan
+from .computed import computed_stages, computes
 from .parts import (
     check_multiple,
     check_name,
@@ -34,6 +35,7 @@ from .stages import check_window, in_order, unmade, words
 from .strict import AtError, ancestors, dataclass_of, guard, known_keys, mapping, named, need, whole
 from .text import RecipeError, override, parse
 from .values import (
+    ComputedStage,
     EvaluatePlan,
     GuidancePlan,
     InputPlan,
@@ -92,16 +94,16 @@ def _recipe(plain: Mapping[str, Any]) -> Recipe:
     cohorts = {name: cohort_plan(value, f"cohorts.{name}") for name, value in mapping(plain, "", "cohorts").items()}
     stages = {"model": {k: plain[k] for k in _FLAT if k in plain}} if flat else mapping(plain, "", "stages")
     prefix = "" if flat else "stages."
-    built = [_stage(name, value, tuple(cohorts), "" if flat else f"{prefix}{name}") for name, value in stages.items()]
-    if not built:
-        raise AtError("stages", "there is no stage. Write: stages: {model: {job: ..., family: ...}}")
+    learning = {name: value for name, value in stages.items() if not computes(value)}
+    built = [_stage(name, value, tuple(cohorts), "" if flat else f"{prefix}{name}") for name, value in learning.items()]
     built = in_order(built)
+    computed = computed_stages({name: value for name, value in stages.items() if computes(value)}, built)
     baseline = plain.get("baseline", "regression")
     if baseline not in ("regression", "none"):
         raise AtError("baseline", f"baseline is {baseline!r}. Write: baseline: regression, or baseline: none")
     if baseline == "regression":
         built += _baselines(built) if as_written is plain else _of_whole(_baselines(built), built, as_written)
-    evaluate = _evaluate(plain.get("evaluate", {}), built)
+    evaluate = _evaluate(plain.get("evaluate", {}), built, computed)
     for name in evaluate.metrics:
         guard("evaluate.metrics", lambda name=name: METRICS.find(name))
     whole(evaluate.draws, "evaluate.draws")
@@ -118,7 +120,7 @@ def _recipe(plain: Mapping[str, Any]) -> Recipe:
     guard("seed", lambda: check_type("seed", seed, int))
     shares = {"test": 1.0} if all(stage.trained for stage in built) else {"train": 0.8, "test": 0.2}
     split = split_plan(plain.get("split", shares), list(cohorts))
-    return Recipe(cohorts, split, tuple(built), evaluate, seed, as_written)
+    return Recipe(cohorts, split, tuple(built), evaluate, seed, as_written, computed)
 
 
 def _baselines(stages: Sequence[Stage]) -> list[Stage]:
@@ -311,11 +313,11 @@ def _check_sampler(sampler: Named | None, family: type[Family], job: Job, at: st
         raise AtError(at, f"{reason} Leave the sampler out, or write: family: {{name: flow}}")
 
 
-def _evaluate(value: Any, stages: Sequence[Stage]) -> EvaluatePlan:
+def _evaluate(value: Any, stages: Sequence[Stage], computed: Sequence[ComputedStage]) -> EvaluatePlan:
     """With the lesions that it asks for, which need a y that is made from images, and the dose, which needs a CT."""
     own = {k: v for k, v in value.items() if k not in ("lesions", "dose")} if isinstance(value, Mapping) else value
     plan: EvaluatePlan = dataclass_of(EvaluatePlan, own, "evaluate", tuples=("metrics", "evaluations", "constraints"))
-    _check_constraints(plan.constraints, stages)
+    _check_constraints(plan.constraints, stages, computed)
     if isinstance(value, Mapping) and value.get("dose") is not None:
         plan = replace(plan, dose=_dose_check(value["dose"], stages))
     if not isinstance(value, Mapping) or value.get("lesions") is None:
@@ -336,11 +338,12 @@ def _evaluate(value: Any, stages: Sequence[Stage]) -> EvaluatePlan:
     return replace(plan, lesions=lesions)
 
 
-def _check_constraints(constraints: Sequence[str], stages: Sequence[Stage]) -> None:
+def _check_constraints(constraints: Sequence[str], stages: Sequence[Stage], computed: Sequence[ComputedStage]) -> None:
     at = "evaluate.constraints"
     for text in constraints:
         guard(at, lambda text=text: Constraint.of(text))
-    if constraints and not any(f.unit == "Gy" for stage in stages for f in stage.build_job().signature().x):
+    doses = any(f.unit == "Gy" for stage in stages for f in stage.build_job().signature().x)
+    if constraints and not doses and not any(stage.build().answer == "dose" for stage in computed):
         raise AtError(at, "they are told of doses, and no job here asks for one. Take constraints out")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..contracts import Family
 from ..data.cone_beam import ConeBeam
+from ..data.simulated_days import SimulatedDays
 from ..data.simulated_plans import SimulatedPlans
 from ..data.units import check_unit
 from ..data.virtual import VirtualCohort, VirtualHearts
@@ -102,7 +103,9 @@ def check_multiple(prepare: PreparePlan, family: Family, axes: int, at: str) -> 
         )
 
 
-ADDED: Mapping[str, type[Any]] = {"cone_beam": ConeBeam, "plans": SimulatedPlans}  # what is simulated of a cohort's CTs
+ADDED: Mapping[str, type[Any]] = {  # what is simulated of a cohort's CTs
+    "cone_beam": ConeBeam, "plans": SimulatedPlans, "days": SimulatedDays,
+}  # fmt: skip
 
 
 def cohort_plan(value: Any, at: str) -> CohortPlan:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..contracts import Job, Reconstructor
+from ..computations import COMPUTATIONS
+from ..contracts import Computation, Job, Reconstructor
 from ..data.cohort import Cohort, find
 from ..data.cone_beam import ConeBeam
+from ..data.simulated_days import SimulatedDays
 from ..data.simulated_plans import SimulatedPlans
 from ..data.virtual import VirtualCohort, VirtualHearts
 from ..evaluate.judging.dose_check import DoseCheck
@@ -34,11 +36,12 @@ class CohortPlan:
     )  # contrast -> unit, where somebody knows better than the files
     cone_beam: ConeBeam | None = None  # a machine that makes a CBCT of every CT
     plans: SimulatedPlans | None = None  # targets, organs and a dose for every CT that has none
+    days: SimulatedDays | None = None  # visits after that of the plan, moved, for whoever has none
 
     def find(self) -> Cohort:
         """Its patients; raises UnreadableError for a folder that is none."""
         found = self.virtual.cohort() if self.virtual else find(self.path or Path(), self.table, self.units)
-        for added in (self.cone_beam, self.plans):
+        for added in (self.plans, self.days, self.cone_beam):
             found = found if added is None else added.added_to(found)
         return found
 
@@ -150,6 +153,25 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class ComputedStage:
+    """A stage that computes and learns nothing; `inputs`: image -> the stage whose draws stand for it. Where none does,
+    it is the patient's own.
+    """
+
+    name: str
+    computation: Named
+    inputs: Mapping[str, InputPlan] = field(default_factory=dict)
+
+    def build(self) -> Computation:
+        named = self.computation
+        return build(f"compute {named.name!r}", COMPUTATIONS.find(named.name), named.options)
+
+    def stands_for(self, name: str) -> tuple[str, ...]:
+        """The images that an input is: itself, or its parts (`motion` is motion z, motion y and motion x)."""
+        return tuple(n for n in self.build().reads() if n == name or n.startswith(f"{name} "))
+
+
+@dataclass(frozen=True)
 class LesionPlan:
     """Known lesions that are put into what is measured of so many slices: how wide, and how much brighter or darker."""
 
@@ -188,6 +210,7 @@ class Recipe:
     evaluate: EvaluatePlan
     seed: int
     source: Mapping[str, Any]  # the resolved plain data
+    computed: tuple[ComputedStage, ...] = ()  # after those that learn, each after those that it builds on
 
     def stage(self, name: str) -> Stage:
         """Raises ValueError when there is none of this name."""

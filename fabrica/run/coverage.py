@@ -16,6 +16,7 @@ from ..evaluate.result import Figure, Result, Row
 from ..evaluate.statistics import interval
 from ..io import UnreadableError
 from ..safeguards.uncertainty import Intervals, calibrated, ratios_of, write_intervals
+from .dose_bands import DoseBands
 from .draw import draw
 from .question import Asked, Shown, questions, without
 from .stage import PreparedStage, draws_of
@@ -32,14 +33,18 @@ class Coverage:
         self.ready, self.level = ready, ready.evaluate.coverage
         self.found: list[tuple[str, Mapping[str, object], float]] = []
         self.intervals: dict[str, Intervals] = {}
+        self.doses = DoseBands(ready)
         if self.level is None or not any(f.kind == "intensity" for f in ready.signature.x):
             return
-        self.intervals = _calibrated(ready, family, self.level, say)
+        self.intervals = _calibrated(ready, family, self.level, say, self.doses)
+        self.doses.calibrate(self.level, say)
         write_intervals(ready.home, self.intervals)
 
     def rows(self, asked: Asked, x: Tensor) -> list[Row]:
-        """Of one test case, x (draws, C, z, y, x): the share of its voxels inside, in lesions too, and how wide."""
-        rows, start, case = list[Row](), 0, asked.case
+        """Of one test case, x (draws, C, z, y, x): the share of its voxels inside, in lesions too, and how wide; of
+        doses the same of their figures.
+        """
+        rows, start, case = self.doses.rows(asked.case, x), 0, asked.case
         for f in self.ready.signature.x:
             part = x[:, start].numpy()
             start += f.channels
@@ -62,7 +67,7 @@ class Coverage:
     def figures(self) -> list[Figure]:
         """Over patients: mean coverage beside what was promised, the worst patient, and groups of them."""
         if not self.found or self.level is None:
-            return []
+            return self.doses.figures()
         name, own = self.ready.name, next(iter(self.intervals.values()))
         how = (
             f"promised {self.level:.0%}, at most {own.slack:.0%} above; calibrated on {own.patients} patients, "
@@ -80,7 +85,7 @@ class Coverage:
                 some = [(p, s) for p, v, s in self.found if str(v.get(value)) == group]
                 found = interval([s for _, s in some], [p for p, _ in some])
                 figures.append(self._figure(f"mean coverage, {value} {group}", found, "not promised by group"))
-        return figures
+        return figures + self.doses.figures()
 
     def _figure(self, what: str, found: Result, how: str) -> Figure:
         return Figure(self.ready.name, "model", what, found.value, found.interval, found.n, how)
@@ -101,7 +106,8 @@ def _moments(part: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np
     return part.mean(0), part.std(0, ddof=1) if len(part) > 1 else np.zeros_like(part[0])
 
 
-def _calibrated(ready: PreparedStage, family: Family, level: float, say: Say) -> dict[str, Intervals]:
+def _calibrated(ready: PreparedStage, family: Family, level: float, say: Say, doses: DoseBands) -> dict[str, Intervals]:
+    """By validation patients, who are shown to `doses` too."""
     count, ratios = draws_of(ready, family), dict[str, dict[str, list[NDArray[np.floating]]]]()
     for member in ready.split.parts["validate"]:
         try:
@@ -111,6 +117,7 @@ def _calibrated(ready: PreparedStage, family: Family, level: float, say: Say) ->
         for hidden in questions(ready.job, cases[0]):
             shown = [Shown(without(cases[k % len(cases)], hidden), k) for k in range(count)]
             x = torch.stack(draw(family, ready.job, shown, ready.layout, ready.seed, say, ready.evaluate.window))
+            doses.add(cases[0], x)
             for name, found in _ratios(ready, cases[0], x, hidden).items():
                 ratios.setdefault(name, {}).setdefault(member.patient, []).append(found)
     names = [f.name for f in ready.signature.x if f.kind == "intensity"]

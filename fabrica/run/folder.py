@@ -91,15 +91,19 @@ class RunFolder:
 
     def draws(self, stage: Stage, case: str, wanted: Sequence[str]) -> list[dict[str, Image]]:
         """What a stage has drawn of a case; raises ValueError when there is nothing."""
-        fields = {f.name: f for f in stage.build_job().signature().x if f.name in wanted}
-        drawn: list[dict[str, Image]] = []
-        while all(self.draw_file(stage, case, len(drawn), name).is_file() for name in fields):
-            files = {name: self.draw_file(stage, case, len(drawn), name) for name in fields}
-            drawn.append({name: _as(io.read_image(path), fields[name]) for name, path in files.items()})
-        if not drawn:
+        if not (drawn := self.drawn(stage, case, wanted)):
             raise ValueError(
                 f"Stage {stage.name} has not drawn {case} yet. Type: fabrica run {self.path} --only {stage.name}"
             )
+        return drawn
+
+    def drawn(self, stage: Stage, case: str, wanted: Sequence[str]) -> list[dict[str, Image]]:
+        """As `draws`; nothing where there is nothing."""
+        fields = {f.name: f for f in stage.build_job().signature().x if f.name in wanted}
+        drawn: list[dict[str, Image]] = []
+        while fields and all(self.draw_file(stage, case, len(drawn), name).is_file() for name in fields):
+            files = {name: self.draw_file(stage, case, len(drawn), name) for name in fields}
+            drawn.append({name: _as(io.read_image(path), fields[name]) for name, path in files.items()})
         return drawn
 
     def shown(self, stage: Stage, member: Member) -> list[Member]:

@@ -132,6 +132,7 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
             result.cases += data.rows
             pictures.add(a.name, a.case, x, ready.signature.x, ready.signature.given, a.hidden, data.crude, data.shown)
             result.cases += coverage.rows(a, x)
+            pictures.append(a.name, coverage.doses.table(a.case, x))
             given_back.add(a.case)
             chances.add(a, say)
             _hang(gallery, ready, a, x)

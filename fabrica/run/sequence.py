@@ -24,6 +24,7 @@ from .family import drawer
 from .folder import RunFolder, common_folder
 from .forecast import foretell_time, refuse_early
 from .judge import judge_stage
+from .judge_computed import judge_computed
 from .prepare import prepare_stage
 from .stage import PreparedStage
 from .train import Watch, train_stage
@@ -82,6 +83,8 @@ def _run_stages(
         if processes.first:
             report.stages.append(judge_stage(ready, trained, _told(ready, trained, say, report), say, report))
         processes.wait()
+    if processes.first:
+        report.stages += judge_computed(run, found_cohorts(run.recipe), only, device, say, report)
     conclude(report)
     return report
 
@@ -89,14 +92,15 @@ def _run_stages(
 def _prepared(run: RunFolder, only: str | None, say: Say, report: Report, processes: Processes) -> list[PreparedStage]:
     """Every stage that is asked for; a model and its baseline share what was prepared."""
     recipe = run.recipe
-    data = {name: find_cohort(recipe, name) for name in recipe.cohorts}
+    data = found_cohorts(recipe)
     for name, cohort in data.items():
         report.add_cohort(name, cohort)
         for line in unreadable(cohort):
             say(line)
     asked = [s for s in recipe.stages if only in (None, s.name)]
-    if not asked:
-        raise ValueError(f"There is no stage {only!r}. Stages: {', '.join(s.name for s in recipe.stages)}.")
+    if not asked and not any(only in (None, s.name) for s in recipe.computed):
+        known = ", ".join([*(s.name for s in recipe.stages), *(s.name for s in recipe.computed)])
+        raise ValueError(f"There is no stage {only!r}. Stages: {known}.")
     store = run.path / "store" if processes.first else run.path / "store" / f"process-{processes.rank}"
     found: list[PreparedStage] = []
     for stage in asked:
@@ -126,6 +130,11 @@ def _same_preparation(one: Stage, other: Stage) -> bool:
 def continue_run(folder: Path, **options: Any) -> RunResult:
     """Go on with a run where it stopped; raises ValueError when the folder is not a run."""
     return run_recipe(RunFolder.open(folder).recipe, folder, **options)
+
+
+def found_cohorts(recipe: Recipe) -> dict[str, Cohort]:
+    """Every cohort of a recipe by its name."""
+    return {name: find_cohort(recipe, name) for name in recipe.cohorts}
 
 
 def find_cohort(recipe: Recipe, name: str) -> Cohort:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...contracts import Image
-from ...data.grid import Grid, grid_of, resample
-from ...physics.dose import HU_TO_DENSITY, Beam, aperture, density_of, dose_and_depths
+from ...data.grid import Grid, coarser, grid_of, resample
+from ...physics.dose import HU_TO_DENSITY, Beam, density_of, dose_and_depths
+from ...physics.plan import conformal
 from ..metrics.dose import gamma_pass_rate
 from ..result import Row
 
@@ -123,7 +124,7 @@ class _OnTruth:
 def _planned(
     truth: Image, body: NDArray[np.bool_], target: NDArray[np.bool_] | None, check: DoseCheck
 ) -> _OnTruth | None:
-    grid = _coarse(truth)
+    grid = coarser(grid_of(truth), GRID_MM)
     flesh = resample(replace(truth, data=torch.from_numpy(body.astype(np.float32))[None]), grid, 0.0).data[0] > 0.5
     if target is not None and target.any():
         like = replace(truth, data=torch.from_numpy(target.astype(np.float32))[None])
@@ -132,31 +133,13 @@ def _planned(
         inside = _ball(flesh, grid, check.diameter_mm) & flesh
     if not bool(inside.any()) or bool((flesh & ~inside).sum() < inside.sum()):
         return None
-    places = inside.nonzero().double().mean(0)
-    middle = (grid.affine[:3, :3].double() @ places + grid.affine[:3, 3].double()).tolist()
-    isocentre = (middle[0], middle[1], middle[2])
-    beams = [
-        Beam(float(a), isocentre, aperture(inside, grid.affine, float(a), isocentre, check.margin_mm))
-        for a in check.gantry_degrees
-    ]
     density = _density(truth, truth.data[0].numpy(), ~body, grid, check)
-    plain, water = dose_and_depths(density, grid.affine, beams)
-    scale = check.prescription_gy / float(plain[inside].mean())
-    beams = [replace(beam, weight=scale) for beam in beams]
-    given = _in_body(scale * plain, flesh.numpy())
-    depths = _before(water, inside)
-    return _OnTruth(truth, ~body, check, grid, flesh.numpy(), inside, beams, given, depths)
-
-
-def _coarse(image: Image) -> Grid:
-    """The image's own grid, or one of GRID_MM where that is finer."""
-    grid = grid_of(image)
-    spacing = grid.affine[:3, :3].norm(dim=0)
-    step = (GRID_MM / spacing).clamp(min=1.0)
-    affine = grid.affine.clone().double()
-    affine[:3, :3] *= step
-    shape = tuple(int(np.ceil(n / float(s))) for n, s in zip(grid.shape, step, strict=True))
-    return Grid(affine, (shape[0], shape[1], shape[2]))
+    plan = conformal(
+        density, grid.affine, inside, gantry_degrees=check.gantry_degrees, margin_mm=check.margin_mm,
+        prescription_gy=check.prescription_gy,
+    )  # fmt: skip
+    given, depths = _in_body(plan.dose, flesh.numpy()), _before(plan.depths, inside)
+    return _OnTruth(truth, ~body, check, grid, flesh.numpy(), inside, plan.beams, given, depths)
 
 
 def _ball(body: Tensor, grid: Grid, diameter_mm: float) -> Tensor:

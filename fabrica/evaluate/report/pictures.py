@@ -59,7 +59,7 @@ class Pictures:
                 continue
             truth = prepared.tensors.get(f.name)
             if f.kind != "label":
-                panels += [_panel(name, y[start - f.channels, z].numpy(), f.unit) for name, y in crude.items()]
+                panels += [panel_of(name, y[start - f.channels, z].numpy(), f.unit) for name, y in crude.items()]
             panels += (
                 _label_panels(f, part, truth, z)
                 if f.kind == "label"
@@ -69,8 +69,13 @@ class Pictures:
                 ]
             )
         for title, one in more.items():
-            panels.append(_panel(title, one.values[0, z].nan_to_num().numpy(), "", one.low, one.high, one.colour))
+            panels.append(panel_of(title, one.values[0, z].nan_to_num().numpy(), "", one.low, one.high, one.colour))
         self.rows.append({"case": case, "slice": z, "panels": panels, "drawing": _planned(prepared, x, fields)})
+
+    def append(self, case: str, drawing: str) -> None:
+        """More (HTML) below a case, where it is shown."""
+        if drawing and self.rows and self.rows[-1]["case"] == case:
+            self.rows[-1]["drawing"] += drawing
 
     @staticmethod
     def _slice(prepared: Prepared, x: Tensor) -> int:
@@ -86,10 +91,10 @@ SPREAD, ERROR = 0.3, 0.4
 WASHED = 0.1  # of a dose's window: less is not coloured
 
 
-def _panel(
+def panel_of(
     title: str, pixels: Array, unit: str = "", low: float = 0.0, high: float = 1.0, colour: str = "grey"
 ) -> dict[str, Any]:
-    """Pixels on the network's scale; in units that have a constant the caption says the window in the unit."""
+    """Pixels (y, x) on the network's scale; in units that have a constant the caption says the window in the unit."""
     scale = SCALES.get(unit)
     if scale is None:
         shown = f"{low:g} to {high:g}"
@@ -127,7 +132,12 @@ def _washed(panel: dict[str, Any], prepared: Prepared, z: int, unit: str) -> dic
     ct = prepared.tensors.get("CT")
     if unit != "Gy" or ct is None or panel["colour"] != "grey":
         return panel
-    return {**panel, "colour": "wash", "under": _panel("", ct[0, z].numpy(), "HU")}
+    return washed(panel, ct[0, z].numpy())
+
+
+def washed(panel: dict[str, Any], ct: Array) -> dict[str, Any]:
+    """A panel of a dose in colours over a slice (y, x) of its CT, on the network's scale."""
+    return {**panel, "colour": "wash", "under": panel_of("", ct, "HU")}
 
 
 def _given_panel(name: str, prepared: Prepared, z: int) -> dict[str, Any]:
@@ -135,7 +145,7 @@ def _given_panel(name: str, prepared: Prepared, z: int) -> dict[str, Any]:
     whole, pixels = prepared.tensors[name], prepared.tensors[name][0, z].numpy()
     classes = bool((whole == whole.round()).all())
     high = max(1.0, float(whole.max())) if classes else 1.0
-    return _panel(f"{name} (given)", pixels, prepared.traces[name].like.meaning.unit, 0.0, high)
+    return panel_of(f"{name} (given)", pixels, prepared.traces[name].like.meaning.unit, 0.0, high)
 
 
 def _intensity_panels(f: Field, part: Tensor, truth: Tensor | None, z: int, paired: bool) -> list[dict[str, Any]]:
@@ -143,17 +153,19 @@ def _intensity_panels(f: Field, part: Tensor, truth: Tensor | None, z: int, pair
     panels, (spread, error) = [], _differences(f.unit)
     if truth is not None:
         panels.append(
-            _panel(f"{f.name} (true)" if paired else f"{f.name} (a real patient)", truth[0, z].numpy(), f.unit)
+            panel_of(f"{f.name} (true)" if paired else f"{f.name} (a real patient)", truth[0, z].numpy(), f.unit)
         )
-    panels.append(_panel(f"{f.name} (one draw)" if len(part) > 1 else f"{f.name} (model)", part[0, 0].numpy(), f.unit))
+    panels.append(
+        panel_of(f"{f.name} (one draw)" if len(part) > 1 else f"{f.name} (model)", part[0, 0].numpy(), f.unit)
+    )
     if not paired:
-        return panels + [_panel(f"draw {i + 1}", p[0].numpy(), f.unit) for i, p in enumerate(part[1:4], 1)]
+        return panels + [panel_of(f"draw {i + 1}", p[0].numpy(), f.unit) for i, p in enumerate(part[1:4], 1)]
     if len(part) > 1:
-        panels.append(_panel("mean of draws", mean, f.unit))
-        panels.append(_panel("spread of draws", part.std(0)[0].numpy(), f.unit, 0.0, spread, "heat"))
+        panels.append(panel_of("mean of draws", mean, f.unit))
+        panels.append(panel_of("spread of draws", part.std(0)[0].numpy(), f.unit, 0.0, spread, "heat"))
     if truth is not None:
         panels.append(
-            _panel(
+            panel_of(
                 "error of the mean" if len(part) > 1 else "error",
                 mean - truth[0, z].numpy(),
                 f.unit,
@@ -167,9 +179,9 @@ def _intensity_panels(f: Field, part: Tensor, truth: Tensor | None, z: int, pair
 
 def _label_panels(f: Field, part: Tensor, truth: Tensor | None, z: int) -> list[dict[str, Any]]:
     top = float(max(1, f.channels - 1))
-    panels = [_panel(f"{f.name} (one draw)", part[0].argmax(0).float().numpy(), "", 0.0, top)]
+    panels = [panel_of(f"{f.name} (one draw)", part[0].argmax(0).float().numpy(), "", 0.0, top)]
     if truth is not None:
-        panels.insert(0, _panel(f"{f.name} (real)", truth[0, z].numpy(), "", 0.0, top))
+        panels.insert(0, panel_of(f"{f.name} (real)", truth[0, z].numpy(), "", 0.0, top))
     return panels
 
 
