@@ -4,6 +4,9 @@
     python benchmarks/planning.py dose RUN
     fabrica run recipes/synthetic_ct.yaml
     python benchmarks/planning.py synthetic_ct RUN
+    fabrica run recipes/adaptive.yaml
+    python benchmarks/planning.py adaptive RUN
+    python benchmarks/planning.py split openkbp    # every fifth training patient validates: --set "split=$(...)"
 
 Differences are paired over patients, with the project's own interval of a mean.
 """
@@ -26,12 +29,43 @@ Values = dict[tuple[str, str, str], dict[str, float]]  # (stage, by, metric) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("dose", "synthetic_ct"))
+    parser.add_argument("what", choices=("dose", "synthetic_ct", "adaptive", "split"))
     parser.add_argument("run", type=Path)
     asked = parser.parse_args()
+    if asked.what == "split":
+        print(json.dumps(_split(asked.run)))
+        return
+    if asked.what == "adaptive":
+        _adaptive(asked.run / "report" / "cases.csv")
+        return
     report = json.loads((asked.run / "report" / "report.json").read_text())
     values = _values(asked.run / "report" / "cases.csv")
     _dose(report, values) if asked.what == "dose" else _synthetic(values)
+
+
+def _split(folder: Path) -> dict[str, list[str]]:
+    """Names of OpenKBP's patients: every fifth of those who train validates, the challenge's validation is tested."""
+    train, test = (sorted(p.stem for p in (folder / part).glob("pt_*.npz")) for part in ("train", "valid"))
+    held = train[::5]
+    return {"train": [p for p in train if p not in held], "validate": held, "test": test}
+
+
+def _adaptive(path: Path) -> None:
+    """Means over patients of what each computed stage reached, by stage, image, answer and metric."""
+    found: dict[tuple[str, str, str, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            try:
+                value = float(row["value"])
+            except ValueError:
+                continue
+            key = row["stage"], row["contrast"], row["by"], row["metric"], row["unit"]
+            found[key][row["patient"]].append(value)
+    print("| stage | of | answer | figure | mean over patients |\n|---|---|---|---|---|")
+    for (stage, contrast, by, metric, unit), own in found.items():
+        over = interval([sum(values) / len(values) for values in own.values()], list(own))
+        value = f"{over.value:.3g}{_ends(over.interval, 2)} {unit}, {over.n}"
+        print(f"| {stage} | {contrast} | {by} | {metric} | {value} |")
 
 
 def _values(path: Path) -> Values:
@@ -68,6 +102,9 @@ def _dose(report: dict, values: Values) -> None:  # type: ignore[type-arg]
     ):
         own = values[key]
         print(f"{key[1]}, {key[2]}: {sum(own.values()) / len(own):.2f} of {len(own)}")
+    for (_, what), f in figures.items():
+        if what.startswith("coverage of"):
+            print(f"{what}: {f['value']:.3f}{_ends(f['interval'], 3)} over {f['n']}; {f['convention']}")
 
 
 def _synthetic(values: Values) -> None:

@@ -59,10 +59,14 @@ class Problem:
     held_out: Measurement | None = None  # what x is compared with where no target exists
     beside: Mapping[str, Tensor] = field(default_factory=dict)  # targets on no grid: (B, length) words, else (B,)
     wanted: Mapping[str, Tensor] = field(default_factory=dict)  # bool (B,): rows in which they are asked for
+    regions: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # bool (B, 1, *axes): where what values there are counts
+    ground: Tensor | None = None  # (B, C, *axes): what x is added to, on its scale; None = nothing
 
     def rows(self, index: Tensor) -> Problem:
         """Some rows, in any order and number: (0, 0, 1, 1) asks for two draws of each of two."""
-        some: dict[str, Any] = {n: getattr(self, n) for n in ("target", "weight", "paired")}
+        some: dict[str, Any] = {n: getattr(self, n) for n in ("target", "weight", "paired", "ground")}
         optional: dict[str, Any] = {n: t if t is None else t[index] for n, t in some.items()}
         return replace(
             self,
@@ -72,6 +76,7 @@ class Problem:
             held_out=self.held_out.rows(index) if self.held_out else None,
             beside={name: t[index] for name, t in self.beside.items()},
             wanted={name: t[index] for name, t in self.wanted.items()},
+            regions={name: t[index] for name, t in self.regions.items()},
             **optional,
         )
 
@@ -98,6 +103,7 @@ class Job(ABC):
     competitors: tuple[str, ...] = ("copied", "histogram", "mean", "crude")  # trivial answers that make sense for it
     names: tuple[str, ...] = ()  # of all its parts, where any can be given and any asked for
     directions: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()  # names given and asked, where it has several
+    regional: bool = False  # whether its problems name regions, in which losses may compare values
     moves: tuple[str, str] | None = None  # the fixed and the moving image, where x is the velocity between them
 
     @property

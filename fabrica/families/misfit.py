@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..contracts import Field, Problem
 from ..registry import unknown
-from .losses import PAIRED, robust_distance
+from .losses import PAIRED, REGIONAL, robust_distance
 from .precondition import wide
 
 
@@ -39,8 +39,8 @@ def check_losses(losses: Mapping[str, float]) -> dict[str, float]:
     weights.
     """
     for name, weight in losses.items():
-        if name not in PAIRED:
-            raise unknown("loss", name, list(PAIRED))
+        if name not in PAIRED and name not in REGIONAL:
+            raise unknown("loss", name, [*PAIRED, *REGIONAL])
         if not weight >= 0:
             raise ValueError(f"The loss {name} has the weight {weight}, expected 0 or more.")
     return dict(losses)
@@ -56,7 +56,21 @@ def added_terms(
         return {}
     target, weight = _known(problem)
     x, y = answer(output, fields).float() * weight, target * weight
-    return {name: share * PAIRED[name](x, y) for name, share in losses.items()}
+    found = {name: share * PAIRED[name](x, y) for name, share in losses.items() if name in PAIRED}
+    for name in losses.keys() & REGIONAL.keys():
+        found[name] = losses[name] * _regional(problem, x, y, name)
+    return found
+
+
+def _regional(problem: Problem, x: Tensor, y: Tensor, name: str) -> Tensor:
+    """(B,): a loss over the regions of a problem, a mean over those that a row has. Raises ValueError without any."""
+    if not problem.regions:
+        raise ValueError(f"The loss {name} compares values in structures, and this job has none. Take it out.")
+    ground = 0 if problem.ground is None else problem.ground
+    there = torch.stack([inside.flatten(1).any(1) for inside in problem.regions.values()]).float()
+    each = torch.stack([REGIONAL[name](x + ground, y + ground, inside) for inside in problem.regions.values()])
+    total: Tensor = (each * there).sum(0) / there.sum(0).clamp(min=1)
+    return total
 
 
 def squared(problem: Problem, output: Tensor, scale: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ class Dose(Job):
     metrics = ("mae",)
     competitors = ("mean", "crude")
     reference = "CT"
+    regional = True
 
     def __init__(
         self,
@@ -122,10 +123,22 @@ class Dose(Job):
     def problem(self, batch: Batch, rng: Rng) -> Problem:
         asked = self._inner.problem(batch, rng)
         weight = self._possible(asked)
-        target = asked.target
+        target, ground = asked.target, None
         if self.with_table and target is not None:
-            target = (target - self._guess(asked)) * LOUDER
-        return replace(asked, target=target, weight=weight if asked.weight is None else asked.weight * weight)
+            target, ground = (target - self._guess(asked)) * LOUDER, self._guess(asked) * LOUDER
+        weight = weight if asked.weight is None else asked.weight * weight
+        return replace(asked, target=target, weight=weight, regions=self._regions(asked, weight), ground=ground)
+
+    def _regions(self, asked: Problem, weight: Tensor) -> dict[str, Tensor]:
+        """Where each structure lies that a row has."""
+        found = {}
+        for name in self.structures:
+            inside = asked.condition.values[DISTANCE + name][:, self.neighbours : self.neighbours + 1] < 0
+            known = asked.condition.present.get(DISTANCE + name)
+            if known is not None:
+                inside = inside & known.reshape(-1, *[1] * (inside.ndim - 1))
+            found[name] = inside & (weight > 0)
+        return found
 
     def question(self, batch: Batch, rng: Rng) -> Problem:
         """Raises UnreadableError for a case without a CT, which no table can guess."""

@@ -15,6 +15,7 @@ from ..evaluate import METRICS
 from ..evaluate.judging.constraints import Constraint
 from ..evaluate.judging.dose_check import DoseCheck
 from ..families import FAMILIES, can_be_guided
+from ..families.losses import REGIONAL
 from ..jobs import JOBS, job_options
 from ..registry import build, check_options, check_type, refusal, unknown
 from ..sampling import SAMPLERS
@@ -178,6 +179,11 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
         )
     if equalised:
         _check_equalised(made, f"{dot}family.in")
+    if (lost := {*family.options.get("losses", {})} & {*REGIONAL}) and not made.regional:
+        raise AtError(
+            f"{dot}family.losses",
+            f"{', '.join(lost)} compares values in structures, and {job.name} has none. Take it out",
+        )
     paired = is_paired(value.get("pairing", "patient"), kind, f"{dot}pairing")
     blank = None
     if not trained and codec is None:

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fabrica.contracts import Condition, Problem
+from fabrica.contracts import Condition, Field, Problem
 from fabrica.families import FAMILIES, losses
 from fabrica.families.losses import ADVERSARIAL, LOSSES, PAIRED
+from fabrica.families.misfit import added_terms
 from fabrica.recipe.checks import from_plain
 from fabrica.recipe.text import RecipeError
 from fabrica.rng import Rng
@@ -60,6 +61,7 @@ VALUES = {  # loss -> what it gives, what it has to be
     "edge agreement": (lambda: losses.edge_agreement(STEP, LATER), 4 / 3),  # correlation -1/3: a quarter each, apart
     "contrastive": (lambda: losses.contrastive(torch.eye(4), torch.eye(4))[0], math.log1p(3 * math.exp(-10))),
     "feature matching": (lambda: losses.feature_matching([DARK], [STEP]), 1.0),
+    "histogram": (lambda: losses.histogram(DARK, STEP, DARK == 0), 1.0),  # 0 0 0 0 beside 0 0 2 2 in every row
 }  # fmt: skip
 
 
@@ -221,3 +223,45 @@ def test_losses_that_cannot_be_are_refused(family: dict, job: dict, words: str) 
         {**plain, "job": {"name": "synthesis", "x": ["T1w"]}, "family": {"name": "gan", "adversarial": "wasserstein"}}
     )
     assert good.stages[0].family.options == {"adversarial": "wasserstein"}
+
+
+def test_histograms_by_hand() -> None:
+    """Where values lie in a region does not matter, how far their order lies apart does."""
+    x = torch.tensor([[[[1.0, 2.0], [3.0, 9.0]]], [[[5.0, 5.0], [5.0, 5.0]]]])
+    inside = torch.tensor([[[[True, True], [True, False]]], [[[False, False], [False, False]]]])
+    turned = torch.tensor([[[[3.0, 1.0], [2.0, 0.0]]], [[[0.0, 0.0], [0.0, 0.0]]]])
+    assert losses.histogram(x, turned, inside).tolist() == [0, 0]
+    assert losses.histogram(x + 1, turned, inside).tolist() == pytest.approx([1, 0])
+    wide = torch.tensor([[[[0.0, 2.0], [4.0, 9.0]]], [[[0.0, 0.0], [0.0, 0.0]]]])
+    assert losses.histogram(wide, x, inside).tolist() == pytest.approx([2 / 3, 0])
+    leaf = x.clone().requires_grad_()
+    losses.histogram(leaf, turned + 2, inside).sum().backward()
+    assert leaf.grad is not None
+    assert leaf.grad[0, 0].tolist() == [[pytest.approx(-1 / 3)] * 2, [pytest.approx(-1 / 3), 0.0]]
+    assert not leaf.grad[1].any()
+
+
+def test_histograms_are_of_what_is_added_to_the_ground() -> None:
+    regions = {"a": torch.ones(2, 1, 2, 2, dtype=torch.bool), "b": torch.zeros(2, 1, 2, 2, dtype=torch.bool)}
+    regions["b"][0, 0, 0, 0] = True
+    ground = torch.tensor([[[[10.0, 0.0], [0.0, 0.0]]]]).expand(2, 1, 2, 2)
+    target = torch.zeros(2, 1, 2, 2)
+    problem = Problem(("a", "b"), (1, 2, 2), target=target, regions=regions, ground=ground)
+    moved = torch.tensor([[[[0.0, 8.0], [0.0, 0.0]]]]).expand(2, 1, 2, 2)  # in order: 0 0 8 10 beside 0 0 0 10
+    fields = (Field("dose", "intensity", 1, "Gy"),)
+    found = added_terms(problem, moved, fields, {"histogram": 0.5})["histogram"]
+    assert found.tolist() == pytest.approx([0.5 * (2 + 0) / 2, 0.5 * 2])
+    some = problem.rows(torch.tensor([1]))
+    assert added_terms(some, moved[1:], fields, {"histogram": 1.0})["histogram"].tolist() == pytest.approx([2])
+    with pytest.raises(ValueError, match="this job has none"):
+        added_terms(Problem(("a", "b"), (1, 2, 2), target=target), moved, fields, {"histogram": 1.0})
+
+
+def test_a_job_without_structures_is_refused_histograms() -> None:
+    plain = {
+        "cohorts": {"all": {"path": "x"}}, "job": {"name": "translation", "from": ["T1w"], "x": ["T2w"]},
+        "family": {"name": "regression", "losses": {"histogram": 1.0}}, "train": {"steps": 1},
+    }  # fmt: skip
+    with pytest.raises(RecipeError, match="histogram compares values in structures, and translation has none"):
+        from_plain(plain)
+    from_plain({**plain, "job": {"name": "dose"}})

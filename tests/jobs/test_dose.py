@@ -51,6 +51,22 @@ def test_the_job_keeps_the_laws() -> None:
         Dose({"PTV70": 7000.0})
 
 
+def test_structures_are_regions_of_the_whole_dose() -> None:
+    job, batch = Dose(), _batch()
+    batch.images["dose"][0, 0, 0, 0] = 0.5
+    batch.images[DISTANCE + "SpinalCord"] -= 0.5  # negative inside
+    absent = {DISTANCE + "SpinalCord": torch.tensor([True, False])}
+    problem = job.problem(Batch(batch.cases, batch.images, batch.affine, batch.values, absent), Rng(range(2)))
+    possible = batch.images["possible_dose"] > 0
+    inside = (batch.images[DISTANCE + "SpinalCord"] < 0) & possible
+    assert torch.equal(problem.regions["SpinalCord"][0], inside[0])
+    assert not problem.regions["SpinalCord"][1].any()
+    assert problem.target is not None
+    assert problem.ground is not None
+    torch.testing.assert_close((problem.target + problem.ground) / 16, batch.images["dose"])
+    assert Dose(table=0).problem(batch, Rng(range(2))).ground is None
+
+
 def test_an_answer_is_never_negative_nor_where_no_dose_can_be() -> None:
     job, batch = Dose(table=0), _batch()
     problem = job.question(batch, Rng(range(2)))
