@@ -12,16 +12,20 @@ from torch.nn import functional as F
 
 from ..contracts import Case, Field, Image
 from ..io import Scan, UnreadableError
+from ..physics.registration import registered
 from ..physics.warp import exponential, moved, smooth_velocity
 from ..rng import Rng, derive
 from .cohort import Derived, Member, origin
-from .grid import Grid, resample
+from .grid import Grid, coarser, grid_of, resample
 
 FIXED, MOVING = "fixed ", "moving "  # before the name of a contrast
+START = ("motion start z", "motion start y", "motion start x")  # the same, told without learning
 MOTION = ("motion z", "motion y", "motion x")  # a velocity in mm, its parts along LPS
 PLANNING = "planning"  # the visit that moves, whatever its day
 COARSE_MM, WIDTH_MM = 4.0, 18.0  # of the grid that velocities are drawn on; over which they are smooth
 LEAST_MM = 2.0
+START_MM = 3.0  # no finer voxels are registered to start from
+KEPT_VOXELS = 1_000_000
 
 
 def pairs_of(members: Sequence[Member], contrast: str, pairs: int, largest_mm: float) -> tuple[Member, ...]:
@@ -95,13 +99,59 @@ def known_velocity(image: Image, whose: Sequence[str | int], largest_mm: float) 
     return F.interpolate(velocity, shape, mode="trilinear", align_corners=True)
 
 
-def as_images(velocity: Tensor, like: Image) -> dict[str, Image]:
+def as_images(velocity: Tensor, like: Image, names: Sequence[str] = MOTION) -> dict[str, Image]:
     """A velocity (1, 3, z, y, x) along the axes of an image's grid as three images along LPS."""
     world = along_patient(velocity[0], like.affine)
     return {
         name: replace(like, data=part[None], meaning=Field(name, "intensity", 1, "mm"))
-        for part, name in zip(world, MOTION, strict=True)
+        for part, name in zip(world, names, strict=True)
     }
+
+
+def started(member: Member, contrast: str) -> Member:
+    """A pair of images with the velocity that registration without learning tells of it."""
+    return _Started(*origin(member), member, contrast, {})
+
+
+@dataclass(frozen=True)
+class _Started(Derived):
+    inner: Member
+    contrast: str
+    kept: dict[str, Image]  # what was told before, of pairs that are not large
+
+    def contrasts(self) -> tuple[str, ...]:
+        return (*self.inner.contrasts(), *START)
+
+    def _pair(self) -> tuple[str, str]:
+        return FIXED + self.contrast, MOVING + self.contrast
+
+    def scans_of(self, contrasts: Iterable[str]) -> tuple[Scan, ...]:
+        wanted = list(contrasts)
+        more = self._pair() if {*START} & {*wanted} else ()
+        return self.inner.scans_of(dict.fromkeys([*(n for n in wanted if n not in START), *more]))
+
+    def load(self, contrasts: Iterable[str]) -> Case:
+        wanted = tuple(contrasts)
+        asked = [n for n in START if n in wanted]
+        more = self._pair() if asked and not self.kept else ()
+        case = self.inner.load(dict.fromkeys([*(n for n in wanted if n not in START), *more]))
+        images = {n: i for n, i in case.images.items() if n in wanted}
+        if asked:
+            told = self.kept or self._told(case)
+            images |= {name: told[name] for name in asked}
+        return replace(case, images=images)
+
+    def _told(self, case: Case) -> dict[str, Image]:
+        fixed, moving = (case.images[name] for name in self._pair())
+        grid = coarser(grid_of(fixed), START_MM)
+        pair = [resample(i, grid).data[None].float() for i in (fixed, moving)]
+        like = replace(fixed, data=pair[0][0], affine=grid.affine)
+        spacing = grid.affine[:3, :3].norm(dim=0).tolist()
+        coarse = as_images(registered(pair[0], pair[1], spacing), like, START)
+        found = {name: resample(image, grid_of(fixed), 0.0) for name, image in coarse.items()}
+        if fixed.data.numel() <= KEPT_VOXELS:
+            self.kept.update(found)
+        return found
 
 
 def velocity_on(images: Mapping[str, Image], grid: Grid) -> Tensor:

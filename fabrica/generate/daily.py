@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from .. import io
+from ..computations import ACCUMULATED, AT_PLANNING
 from ..contracts import Image
 from ..data.cases import left_out
 from ..data.cohort import Member, Source, unreadable
 from ..data.daily import PLANNED
 from ..data.moving import MOTION
+from ..deliver.record import Drawn, Record, hash_of
 from ..evaluate.judging.constraints import Constraint
 from ..evaluate.judging.daily import Factors, Reading
 from ..io import UnreadableError
@@ -22,6 +25,7 @@ from ..run.computing import Chain, Say
 from ..run.daily import Calibrated, read_factors, readings_of
 from ..run.folder import RunFolder
 from .motion import write_motion
+from .record import Files, record_of, sources_of
 
 TABLE = "constraints.csv"
 COLUMNS = ("case", "constraint", "unit", "at planning", "moment", "value", "low", "high", "light")
@@ -57,9 +61,12 @@ def generate_days(
     constraints = [Constraint.of(text) for text in opened.recipe.evaluate.constraints]
     written: list[Path] = []
     lines: list[list[str]] = []
+    recorded: list[tuple[Member, Files]] = []
     for day in chain.days:
         try:
-            written += _write_day(chain, day, stage, draws, out)
+            files = _write_day(chain, day, stage, draws, out)
+            written += [path for own in files.values() for path in own]
+            recorded.append((day, files))
             readings = readings_of(chain, day, constraints, draws) if stage is None else []
         except UnreadableError as error:
             say(left_out(day, error))
@@ -73,7 +80,36 @@ def generate_days(
         raise ValueError(f"No day in {source.folder} could be computed. See: fabrica inspect {source.folder}")
     if lines:
         written.append(_write_table(out / TABLE, lines))
+    if (record := _record(chain, recorded, out)) is not None:
+        record.write()
     return written
+
+
+def _record(chain: Chain, recorded: Sequence[tuple[Member, Files]], out: Path) -> Record | None:
+    """What can be handed over: drawn images of the day, with contours and doses computed of them, which lie on its
+    image. What lies on planning stays here. None where nothing was drawn: there are no weights to name.
+    """
+    learned = [s for s in chain.run.recipe.stages if s.name in _stages(chain)]
+    if len(learned) != 1:
+        return None
+    (stage,) = learned
+    asked = {f.name for f in stage.build_job().signature().x}
+    record = record_of(
+        chain.run, stage, out, [(d, {n: f for n, f in own.items() if n in asked}) for d, own in recorded]
+    )
+    made, given = {f.name: f for one in chain.computations.values() for f in one.makes()}, stage.build_job().signature()
+    images = list(record.images)
+    for day, own in recorded:
+        shown = tuple(n for n in given.given if n in day.contrasts())
+        sources = sources_of(day, shown)
+        for name, paths in own.items():
+            field = made.get(name)
+            if field is None or name in (AT_PLANNING, ACCUMULATED, *MOTION):
+                continue
+            names, hashes = tuple(str(p.relative_to(out)) for p in paths), tuple(map(hash_of, paths))
+            classes = field.channels if field.kind == "label" else 0
+            images.append(Drawn(day.name, name, field.unit, field.kind, names, hashes, shown, sources, classes))
+    return replace(record, images=tuple(images)) if images else None
 
 
 def _calibrated(run: RunFolder, draws: int, say: Say) -> Calibrated | None:
@@ -88,12 +124,13 @@ def _calibrated(run: RunFolder, draws: int, say: Say) -> Calibrated | None:
     return known
 
 
-def _write_day(chain: Chain, day: Member, stage: str | None, draws: int, out: Path) -> list[Path]:
-    written: list[Path] = []
-    named = [stage] if stage else _stages(chain)
-    for name in named:
+def _write_day(chain: Chain, day: Member, stage: str | None, draws: int, out: Path) -> Files:
+    """Name -> a file each draw."""
+    written: dict[str, list[Path]] = {}
+    for name in [stage] if stage else _stages(chain):
         for number, images in enumerate(chain.draws(name, day, draws)):
-            written += _write(images, day, out / day.name, number)
+            for what, path in _write(images, day, out / day.name, number).items():
+                written.setdefault(what, []).append(path)
     return written
 
 
@@ -103,17 +140,16 @@ def _stages(chain: Chain) -> list[str]:
     return [*(s.name for s in chain.run.recipe.stages if s.name in needed), *chain.stages]
 
 
-def _write(images: Mapping[str, Image], day: Member, folder: Path, number: int) -> list[Path]:
+def _write(images: Mapping[str, Image], day: Member, folder: Path, number: int) -> dict[str, Path]:
     """A motion as a displacement field with the planning CT where it brings it; everything else as it is."""
-    written = []
+    written = {}
     if all(name in images for name in MOTION):
         found, _ = write_motion(images, day, ("CT", PLANNED + "CT"), folder, number)
-        written += found
+        written = dict(zip(("displacement", "moved"), found, strict=True))
     for name, image in images.items():
         if name not in MOTION:
-            path = folder / f"{name}-{number}.nii.gz"
-            io.write_nifti(image, path)
-            written.append(path)
+            written[name] = folder / f"{name}-{number}.nii.gz"
+            io.write_nifti(image, written[name])
     return written
 
 

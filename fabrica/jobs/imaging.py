@@ -41,8 +41,8 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
 
 
 def varied(value: Tensor, field: Field, spread: float, rng: Rng) -> Tensor:
-    """A random gain and gamma per row, for intensities: scanners differ in both."""
-    if not spread or field.kind != "intensity":
+    """A random gain and gamma per row, for intensities: scanners differ in both. Millimetres are no intensity."""
+    if not spread or field.kind != "intensity" or field.unit == "mm":
         return value
     draws = rng.child("vary", field.name).normal(2).to(value.device).clamp(-2, 2) * spread
     wide = [1] * (value.ndim - 1)

@@ -11,7 +11,17 @@ from scipy import ndimage
 
 from fabrica.contracts import Batch
 from fabrica.data import cohort
-from fabrica.data.moving import FIXED, MOTION, MOVING, along_axes, along_patient, pairs_of, visits_of
+from fabrica.data.moving import (
+    FIXED,
+    MOTION,
+    MOVING,
+    START,
+    along_axes,
+    along_patient,
+    pairs_of,
+    started,
+    visits_of,
+)
 from fabrica.generate.scans import generate_images
 from fabrica.io import UnreadableError
 from fabrica.jobs import Registration
@@ -44,7 +54,39 @@ def test_the_job_keeps_the_laws() -> None:
     images = {n: rng.child(n).uniform(1, 8, 8, 8) for n in (*job.signature().given, *MOTION)}
     check_job(job, Batch(("a/0", "b/0"), images, torch.eye(4).expand(2, 4, 4), {}))
     assert [f.unit for f in job.signature().x] == ["mm"] * 3
-    assert job.signature().given == (FIXED + "T1w", MOVING + "T1w")
+    assert job.signature().given == (FIXED + "T1w", MOVING + "T1w", *START)
+    assert Registration("T1w", start=False).signature().given == (FIXED + "T1w", MOVING + "T1w")
+
+
+def test_an_answer_is_the_start_and_what_was_learned_of_it() -> None:
+    rng, job = Rng(range(2)), Registration("T1w", vary=0.5)
+    images = {n: rng.child(n).uniform(1, 8, 8, 8) for n in (*job.signature().given, *MOTION)}
+    problem = job.problem(Batch(("a/0", "b/0"), images, torch.eye(4).expand(2, 4, 4), {}), rng)
+    assert problem.target is not None
+    truth = torch.cat([images[n] for n in MOTION], 1)
+    torch.testing.assert_close(job.finished(problem.target, problem), truth)
+    torch.testing.assert_close(job.finished(0 * truth, problem), torch.cat([images[n] for n in START], 1))
+    plain = Registration("T1w", start=False)
+    torch.testing.assert_close(
+        plain.finished(truth, plain.problem(Batch(("a/0", "b/0"), images, torch.eye(4).expand(2, 4, 4), {}), rng)),
+        truth,
+    )
+
+
+def test_the_start_is_what_the_solver_tells(tmp_path: Path) -> None:
+    _write(tmp_path / "p1" / "T1w.nii.gz", 0)
+    (pair,) = pairs_of(cohort.find(tmp_path).members, "T1w", 1, 10.0)
+    one = started(pair, "T1w")
+    case = one.load([START[0], *MOTION])
+    assert list(case.images) == [*MOTION, START[0]]
+    assert case.images[START[0]].meaning.unit == "mm"
+    whole = one.load([FIXED + "T1w", MOVING + "T1w", *START])
+    assert torch.equal(whole.images[START[0]].data, case.images[START[0]].data)
+    fixed, moving = whole.images[FIXED + "T1w"], whole.images[MOVING + "T1w"]
+    velocity = along_axes(torch.cat([whole.images[n].data for n in START]), fixed.affine)[None]
+    brought = moved(moving.data[None], exponential(velocity, fixed.spacing_mm), fixed.spacing_mm)[0]
+    assert float((brought - fixed.data).abs().mean()) < 0.5 * float((moving.data - fixed.data).abs().mean())
+    assert one.scans_of([START[0]]) == pair.scans_of([FIXED + "T1w"])
 
 
 @pytest.mark.parametrize("told", [{"axes": "yx"}, {"pairs": 0}, {"largest_mm": 500.0}])

@@ -8,6 +8,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from typer.testing import CliRunner
 
@@ -16,13 +17,18 @@ from fabrica.data.daily import days_of
 from fabrica.data.simulated_days import SimulatedDays
 from fabrica.data.simulated_plans import SimulatedPlans
 from fabrica.data.virtual import VirtualCohort
+from fabrica.deliver.outbox import Outbox
 from fabrica.generate.daily import TABLE, generate_days, gives_days
+from fabrica.generate.handover import hand_over
+from fabrica.generate.record import drawn_in
 from fabrica.io import write_nifti
 from fabrica.recipe.checks import from_plain
 from fabrica.run.computing import Chain
 from fabrica.run.daily import read_factors
 from fabrica.run.folder import RunFolder
 from fabrica.run.sequence import run_recipe
+
+from ..io.radiotherapy import made
 
 SAID = ["PTV70 D95% >= 66 Gy", "Brainstem max <= 54 Gy"]
 
@@ -199,3 +205,42 @@ def test_repeated_cts_need_nothing_learned(tmp_path: Path) -> None:
     assert (
         rows["motion", "model", "target registration error"] < rows["motion", "no motion", "target registration error"]
     )
+
+
+def _as_dicom(folder: Path) -> None:
+    """A planned cylinder of water with structures, and a cone-beam CT of it a week later, in one frame of reference."""
+    made.write_ct(folder / "planning", made.body())
+    rings = {
+        name: [made.circle(radius, made.slice_z(k)) for k in range(first, last)]
+        for name, radius, first, last in (("PTV70", 14, 6, 13), ("Brainstem", 8, 3, 6))
+    }
+    made.write_structures(folder / "planning" / "structures.dcm", rings)
+    made.write_ct(folder / "later", np.where(made.body() > -500, 40.0, -1000.0))
+    for k, path in enumerate(sorted((folder / "later").glob("*.dcm"))):
+        ds = pydicom.dcmread(path)
+        ds.StudyDate, ds.StudyInstanceUID, ds.SeriesInstanceUID = "20240109", "1.2.826.0.9.2", "1.2.826.0.9.3"
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.826.0.9.3.{k + 1}"
+        ds.SeriesDescription = "CBCT"
+        for name in ("AccessionNumber", "ReferringPhysicianName", "StudyID", "StudyTime", "Manufacturer"):
+            setattr(ds, name, "")
+        ds.save_as(path)
+
+
+def test_what_was_computed_of_dicom_can_be_handed_over(finished: Path, tmp_path: Path) -> None:
+    _as_dicom(tmp_path / "new")
+    out = tmp_path / "out"
+    written = generate_days(finished, tmp_path / "new", out, 2, say=lambda text: None)
+    (case,) = {p.parent.name for p in written if p.name.startswith("dose-")}
+    record = drawn_in(out)
+    assert {(i.contrast, i.unit, i.kind) for i in record.images} == {
+        ("CT", "HU", "intensity"), ("dose", "Gy", "intensity"), ("PTV70", "", "label"), ("Brainstem", "", "label"),
+    }  # fmt: skip
+    assert all(i.case == case and i.given == ("CBCT",) and len(i.sources) == made.SHAPE[0] for i in record.images)
+    outbox = Outbox(tmp_path / "store")
+    hand_over(record, outbox, structures=True, say=lambda text: None)
+    found = [pydicom.dcmread(p, stop_before_pixels=True) for p in sorted((tmp_path / "store").rglob("*.dcm"))]
+    kinds = {ds.Modality for ds in found}
+    assert {"RTDOSE", "RTSTRUCT", "SEG", "CT"} <= kinds
+    dose = next(ds for ds in found if ds.Modality == "RTDOSE")
+    assert dose.FrameOfReferenceUID == made.FRAME
+    assert dose.DoseSummationType != "PLAN"
