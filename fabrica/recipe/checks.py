@@ -32,14 +32,13 @@ from .parts import (
     split_plan,
 )
 from .short_form import written_out
-from .stages import check_window, in_order, unmade, words
+from .stages import check_window, in_order, input_plans, unmade, words
 from .strict import AtError, ancestors, dataclass_of, guard, known_keys, mapping, named, need, whole
 from .text import RecipeError, override, parse
 from .values import (
     ComputedStage,
     EvaluatePlan,
     GuidancePlan,
-    InputPlan,
     LesionPlan,
     Named,
     PreparePlan,
@@ -50,7 +49,7 @@ from .values import (
 
 _TOP = ("cohorts", "split", "stages", "evaluate", "seed", "baseline")
 _FLAT = ("job", "pairing", "family", "sampler", "guidance", "train", "prepare")
-_STAGE = (*_FLAT, "cohorts", "input")
+_STAGE = (*_FLAT, "cohorts", "input", "inputs")
 
 
 def load(
@@ -201,7 +200,7 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
     check_prepare(prepare, made.signature().grid_axes, f"{dot}prepare")
     if blank is not None:
         check_multiple(prepare, blank, len(made.signature().grid_axes), f"{dot}prepare")
-    given = dataclass_of(InputPlan, value["input"], f"{dot}input") if "input" in value else None
+    given = input_plans(value, dot)
     guidance = _guidance(value["guidance"], made, kind, f"{dot}guidance") if "guidance" in value else None
     return Stage(
         name,

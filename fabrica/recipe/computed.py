@@ -8,8 +8,9 @@ from typing import Any
 from ..computations import COMPUTATIONS
 from ..registry import check_options, unknown
 from .parts import check_name
-from .strict import AtError, dataclass_of, guard, known_keys, named
-from .values import ComputedStage, InputPlan, Stage
+from .stages import input_plans
+from .strict import AtError, guard, known_keys, named
+from .values import ComputedStage, Stage
 
 _KEYS = ("compute", "inputs")
 
@@ -45,18 +46,9 @@ def _stage(name: str, value: Mapping[str, Any]) -> ComputedStage:
     computation = named(value["compute"], f"{at}.compute")
     kind = guard(f"{at}.compute.name", lambda: COMPUTATIONS.find(computation.name))
     guard(f"{at}.compute", lambda: check_options(f"compute {computation.name!r}", kind, computation.options, ()))
-    inputs = value.get("inputs", {})
-    if not isinstance(inputs, Mapping):
-        raise AtError(f"{at}.inputs", f"inputs is {inputs!r}. Write: inputs: {{CT: {{stage: synthetic_ct}}}}")
-    plans = {str(n): dataclass_of(InputPlan, _plan(v), f"{at}.inputs.{n}") for n, v in inputs.items()}
-    made = ComputedStage(name, computation, plans)
+    made = ComputedStage(name, computation, input_plans(value, f"{at}."))
     guard(f"{at}.compute", made.build)
     return made
-
-
-def _plan(value: Any) -> Any:
-    """`CT: synthetic_ct` is short for `CT: {stage: synthetic_ct}`."""
-    return {"stage": value} if isinstance(value, str) else value
 
 
 def _check_inputs(stage: ComputedStage, kinds: Mapping[str, Mapping[str, str]]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,8 +17,10 @@ from ..data.prepare import MULTIPLE
 from ..families import FAMILIES, Fsq, Latent, latent_signature
 from ..networks.unet import UNetShape
 from ..registry import build, unknown
-from .strict import AtError, guard
+from .strict import AtError, dataclass_of, guard
 from .values import InputPlan, Named, Stage
+
+EVERYTHING = ""  # an input of all that a stage makes and another is given
 
 
 def in_order(stages: Sequence[Stage]) -> list[Stage]:
@@ -25,9 +28,9 @@ def in_order(stages: Sequence[Stage]) -> list[Stage]:
     refused.
     """
     known = {s.name: s for s in stages}
+    known = {name: replace(s, inputs=_checked_inputs(s, known)) for name, s in known.items()}
+    stages = list(known.values())
     for stage in stages:
-        if stage.input is not None:
-            _check_input(stage, stage.input, known)
         if stage.codec is not None:
             _check_codec(stage, known)
         _check_alone(stage, stages)
@@ -37,7 +40,7 @@ def in_order(stages: Sequence[Stage]) -> list[Stage]:
         if not ready:
             circle = " and ".join(s.name for s in waiting)
             raise AtError(
-                f"stages.{waiting[0].name}.input",
+                f"stages.{waiting[0].name}",
                 f"{circle} wait for each other. Take the input out of one of them.",
             )
         placed.append(ready[0])
@@ -46,24 +49,42 @@ def in_order(stages: Sequence[Stage]) -> list[Stage]:
 
 def _needs(stage: Stage) -> list[str]:
     """Stages that have to be trained before."""
-    return [*([stage.input.stage] if stage.input else []), *([stage.codec] if stage.codec else [])]
+    return [*dict.fromkeys(plan.stage for plan in stage.inputs.values()), *([stage.codec] if stage.codec else [])]
 
 
-def _check_input(stage: Stage, plan: InputPlan, known: Mapping[str, Stage]) -> None:
-    at = f"stages.{stage.name}.input"
-    if plan.stage not in known:
-        raise AtError(f"{at}.stage", str(unknown("stage", plan.stage, list(known))))
-    made = known[plan.stage].build_job().signature().x
+def input_plans(value: Mapping[str, Any], dot: str) -> dict[str, InputPlan]:
+    """`inputs: {CT: {stage: a}}` image by image; `input: {stage: a}`, whatever that stage makes, under EVERYTHING."""
+    if "input" in value and "inputs" in value:
+        raise AtError(f"{dot}input", "input and inputs are both there. Keep one: inputs: {CT: {stage: ...}}")
+    if "input" in value:
+        return {EVERYTHING: dataclass_of(InputPlan, value["input"], f"{dot}input")}
+    several = value.get("inputs", {})
+    if not isinstance(several, Mapping):
+        raise AtError(f"{dot}inputs", f"inputs is {several!r}. Write: inputs: {{CT: {{stage: synthetic_ct}}}}")
+    plain = {str(n): {"stage": v} if isinstance(v, str) else v for n, v in several.items()}
+    return {name: dataclass_of(InputPlan, one, f"{dot}inputs.{name}") for name, one in plain.items()}
+
+
+def _checked_inputs(stage: Stage, known: Mapping[str, Stage]) -> dict[str, InputPlan]:
+    """Image by image; raises AtError for stages that are none, and for images that are not made or not used."""
+    found: dict[str, InputPlan] = {}
     used = stage.build_job().signature().given
-    names = [f.name for f in made if f.name in used]
-    if not names:
-        raise AtError(
-            at,
-            f"{plan.stage} makes {', '.join(f.name for f in made)}, but {stage.name} is given "
-            f"{', '.join(used) or 'nothing'}. Write: job: {{name: translation, from: [{made[0].name}], x: [...]}}",
-        )
-    if plan.draws == "mean" and any(f.kind == "label" for f in made if f.name in names):
-        raise AtError(f"{at}.draws", "labels have no mean. Write: draws: all, or draws: one")
+    for asked, plan in stage.inputs.items():
+        at = f"stages.{stage.name}.{f'inputs.{asked}' if asked else 'input'}"
+        if plan.stage not in known:
+            raise AtError(f"{at}.stage", str(unknown("stage", plan.stage, list(known))))
+        made = known[plan.stage].build_job().signature().x
+        names = [f.name for f in made if f.name in used and asked in (EVERYTHING, f.name)]
+        if not names:
+            raise AtError(
+                at,
+                f"{plan.stage} makes {', '.join(f.name for f in made)}, but {stage.name} is given "
+                f"{', '.join(used) or 'nothing'}. Write: job: {{name: translation, from: [{made[0].name}], x: [...]}}",
+            )
+        if plan.draws == "mean" and any(f.kind == "label" for f in made if f.name in names):
+            raise AtError(f"{at}.draws", "labels have no mean. Write: draws: all, or draws: one")
+        found |= dict.fromkeys(names, plan)
+    return found
 
 
 def _check_codec(stage: Stage, known: Mapping[str, Stage]) -> None:

@@ -130,7 +130,7 @@ class Stage:
     prepare: PreparePlan
     network: UNetShape
     cohorts: tuple[str, ...]
-    input: InputPlan | None = None
+    inputs: Mapping[str, InputPlan] = field(default_factory=dict)  # image -> the stage whose draws stand for it
     trained: TrainedPlan | None = None
     guidance: GuidancePlan | None = None
     codec: str | None = None  # an earlier stage in whose codes this one works

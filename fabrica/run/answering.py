@@ -42,11 +42,12 @@ class Answering:
         drawn_by = chosen_by(drawer(stage, trained_family(run, stage, facts)), kept_choice(run.home(stage)))
         self.family, self.layout = drawn_by.to(device), layout_of(self.job, facts.size, known.words)
         self.unfinished = "" if facts.finished else _unfinished(run, stage, facts)
-        self.earlier = Answering(run, run.recipe.stage(stage.input.stage), device) if stage.input else None
+        before = dict.fromkeys(plan.stage for plan in stage.inputs.values())
+        self.earlier = {name: Answering(run, run.recipe.stage(name), device) for name in before}
 
     def given(self, member: Member) -> list[str]:
-        """Which of the images that this stage reads a case has, or will have from the earlier stage."""
-        made = {f.name for f in self.earlier.signature.x} if self.earlier and self.earlier.can(member) else set()
+        """Which of the images that this stage reads a case has, or will have from earlier stages."""
+        made = {name for name, plan in self.stage.inputs.items() if self.earlier[plan.stage].can(member)}
         known = dict.fromkeys((*self.signature.given, *self.job.simulates, *self.signature.measurements))
         return [n for n in known if n in member.contrasts() or n in made]
 
@@ -57,7 +58,7 @@ class Answering:
         return (measured or simulated) and (bool(given) or not self.signature.given)
 
     def draws(self, member: Member, count: int, say: Callable[[str], None]) -> list[dict[str, Image]]:
-        """`count` draws as images on the case's own grid; draw k is made from draw k of the earlier stage."""
+        """`count` draws as images on the case's own grid; draw k is made from draw k of each earlier stage."""
         prepared, x = self._drawn(member, count, say)
         where = f"{self.run.name}/{self.stage.name}/{member.name}"
         fields = self.signature.x
@@ -70,10 +71,11 @@ class Answering:
 
     def _drawn(self, member: Member, count: int, say: Callable[[str], None]) -> tuple[Prepared, Tensor]:
         shown = [member]
-        if self.earlier and self.stage.input:
-            made = self.earlier.draws(member, count if self.stage.input.draws != "one" else 1, say)
-            used = [{n: i for n, i in images.items() if n in self.signature.given} for images in made]
-            shown = versions(member, used, self.stage.input.draws)
+        if self.earlier:
+            alone = {s: all(p.draws == "one" for p in self.stage.inputs.values() if p.stage == s) for s in self.earlier}
+            made = {s: one.draws(member, 1 if alone[s] else count, say) for s, one in self.earlier.items()}
+            drawn = {name: [images[name] for images in made[p.stage]] for name, p in self.stage.inputs.items()}
+            shown = versions(member, drawn, self.stage.inputs)
         given, asked = self.given(member), {f.name for f in self.signature.x}
         images = [n for n in given if n not in self.signature.measurements]
         anchor = next((n for n in images if n not in asked), images[0] if images else self.reference)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-
-import torch
 
 from ..contracts import Case, Image
 from ..data.cohort import Member
 from ..data.daily import days_of
-from ..recipe.values import ComputedStage, InputPlan
+from ..recipe.values import ComputedStage
 from .answering import Answering
-from .folder import RunFolder
+from .folder import RunFolder, chosen
 
 Images = dict[str, Image]
 Say = Callable[[str], None]
@@ -114,28 +111,17 @@ class Chain:
 
     def _shown(self, stage: ComputedStage, day: Member, count: int, reads: Sequence[str]) -> list[Case]:
         """The day as a stage is shown it, once for each draw of what it builds on."""
-        inputs = {
-            name: _chosen(self.draws(plan.stage, day, count), plan, stage.stands_for(name))
-            for name, plan in stage.inputs.items()
-        }
-        drawn = {n for own in inputs.values() for n in own[0]}
-        base = self.images(day, [n for n in reads if n not in drawn])
+        inputs: dict[str, list[Image]] = {}
+        for wanted, plan in stage.inputs.items():
+            made = self.draws(plan.stage, day, count)
+            for name in (n for n in stage.stands_for(wanted) if n in made[0]):
+                inputs[name] = chosen([images[name] for images in made], plan)
+        base = self.images(day, [n for n in reads if n not in inputs])
         return [
-            _case_of(day, {**base, **{n: i for own in inputs.values() for n, i in own[k % len(own)].items()}})
-            for k in range(max([len(own) for own in inputs.values()], default=1))
+            _case_of(day, {**base, **{name: own[k % len(own)] for name, own in inputs.items()}})
+            for k in range(max(map(len, inputs.values()), default=1))
         ]
 
 
 def _case_of(day: Member, images: Mapping[str, Image]) -> Case:
     return Case(day.patient, dict(images), day.values, day.visit, day.days, day.site)
-
-
-def _chosen(drawn: Sequence[Images], plan: InputPlan, names: Sequence[str]) -> list[Images]:
-    """All draws, their mean, or the first, of these images."""
-    found = [{n: images[n] for n in names if n in images} for images in drawn]
-    if plan.draws == "one":
-        return found[:1]
-    if plan.draws == "all" or len(found) == 1:
-        return found
-    data = {n: torch.stack([images[n].data for images in found]).mean(0) for n in found[0]}
-    return [{n: replace(found[0][n], data=own) for n, own in data.items()}]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import nn
 
 from .. import io
 from ..contracts import Field, Image
@@ -23,7 +23,7 @@ from ..learning.facts import Facts, facts_of
 from ..machine.device import writing
 from ..machine.processes import Processes
 from ..recipe.checks import from_plain
-from ..recipe.values import Recipe, Stage
+from ..recipe.values import InputPlan, Recipe, Stage
 
 RECIPE = "recipe.yaml"
 
@@ -74,7 +74,7 @@ class RunFolder:
     def last_stage(self, name: str | None) -> Stage:
         """The stage named, or the only one that no other stage builds on; baselines are chosen by name alone."""
         stages = self.recipe.stages
-        used = {s.input.stage for s in stages if s.input} | {s.codec for s in stages if s.codec}
+        used = {p.stage for s in stages for p in s.inputs.values()} | {s.codec for s in stages if s.codec}
         ends = [s for s in stages if s.name not in used and not s.name.endswith("-baseline")]
         found = [s for s in (stages if name else ends) if name in (None, s.name)]
         if len(found) != 1:
@@ -107,12 +107,14 @@ class RunFolder:
         return drawn
 
     def shown(self, stage: Stage, member: Member) -> list[Member]:
-        """The case as a stage is shown it: itself, or with what the earlier stage has drawn of it."""
-        if stage.input is None:
+        """The case as a stage is shown it: itself, or with what earlier stages have drawn of it."""
+        if not stage.inputs:
             return [member]
-        earlier = self.recipe.stage(stage.input.stage)
-        drawn = self.draws(earlier, member.name, stage.build_job().signature().given)
-        return versions(member, drawn, stage.input.draws)
+        drawn = {
+            name: [images[name] for images in self.draws(self.recipe.stage(plan.stage), member.name, [name])]
+            for name, plan in stage.inputs.items()
+        }
+        return versions(member, drawn, stage.inputs)
 
     def check_settings(self, changed: Recipe) -> None:
         """Refuse a recipe that differs from the run's where nothing would follow it; what is only judged may change.
@@ -171,18 +173,22 @@ def _as(image: Image, field: Field) -> Image:
     return replace(image, meaning=replace(field, channels=1, unit="" if field.kind == "label" else unit))
 
 
-def versions(member: Member, drawn: Sequence[Mapping[str, Image]], how: str) -> list[Member]:
-    """The case as the next stage is shown it: with each draw, with their mean, or with the first alone."""
-    if how == "all":
-        return [overlaid(member, images) for images in drawn]
-    if how == "one":
-        return [overlaid(member, drawn[0])]
+def versions(member: Member, drawn: Mapping[str, Sequence[Image]], plans: Mapping[str, InputPlan]) -> list[Member]:
+    """The case as the next stage is shown it: with draw k of everything, with means, or with first draws, as each image
+    is to be taken; `drawn`: its draws.
+    """
+    taken = {name: chosen(own, plans[name]) for name, own in drawn.items()}
+    count = max(map(len, taken.values()))
+    return [overlaid(member, {name: own[k % len(own)] for name, own in taken.items()}) for k in range(count)]
 
-    def mean_of(name: str) -> Tensor:
-        return torch.stack([images[name].data for images in drawn]).mean(0)
 
-    mean = {name: replace(image, data=mean_of(name)) for name, image in drawn[0].items()}
-    return [overlaid(member, mean)]
+def chosen(drawn: Sequence[Image], plan: InputPlan) -> list[Image]:
+    """All draws of an image, their mean, or the first."""
+    if plan.draws == "one":
+        return [drawn[0]]
+    if plan.draws == "all" or len(drawn) == 1:
+        return list(drawn)
+    return [replace(drawn[0], data=torch.stack([image.data for image in drawn]).mean(0))]
 
 
 def common_folder(runs: Path, processes: Processes) -> Path:

@@ -268,7 +268,8 @@ def _asked(ready: PreparedStage, draws: int, extra: Sequence[str]) -> Iterator[A
     stage = ready.stage
     for member in ready.test:
         cases = ready.shown(member, extra)
-        count = max(draws, len(cases)) if stage.input and stage.input.draws == "all" else draws
+        every = any(plan.draws == "all" for plan in stage.inputs.values())
+        count = max(draws, len(cases)) if every else draws
         for hidden in questions(ready.job, cases[0]):
             shown = [without(c, hidden) for c in cases]
             name = f"{member.name}{'-' + hidden if hidden else ''}"

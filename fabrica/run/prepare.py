@@ -54,7 +54,7 @@ def split_stage(recipe: Recipe, stage: Stage, data: Mapping[str, Cohort]) -> Spl
     measured = set(signature.measurements)
     wanted = {n for n in asked if n not in given}
     usable = replace(merged, members=tuple(m for m in merged.members if _can_be_used(m, wanted, measured)))
-    if stage.input is None:
+    if not stage.inputs:
         usable = replace(usable, members=tuple(m for m in usable.members if not given or given & set(m.contrasts())))
     if usable.members and not any(has_values(signature, m.values) for m in usable.members):
         raise ValueError(_no_values(job, usable))
@@ -65,7 +65,8 @@ def split_stage(recipe: Recipe, stage: Stage, data: Mapping[str, Cohort]) -> Spl
             f"No patient has {', '.join(n for n in asked if n not in given) or ', '.join(asked)}; found {have}. "
             f"Name what there is: --write-table files.csv, then table: files.csv."
         )
-    before = [n for n in (stage.input.stage if stage.input else None, stage.codec) if n is not None]
+    sources = dict.fromkeys(plan.stage for plan in stage.inputs.values())
+    before = [n for n in (*sources, stage.codec) if n is not None]
     if not before:
         free = replace(usable, members=tuple(m for m in usable.members if id(m) not in trainers))
         more = [m for m in usable.members if id(m) in trainers]
@@ -195,10 +196,9 @@ def _patch(stage: Stage, preparation: GridPreparation) -> tuple[int, int, int]:
 def _say_prepared(stage: Stage, split: Split, size: Sequence[int], seconds: float, say: Say, report: Report) -> None:
     counts = ", ".join(f"{len({m.patient for m in split.parts[p]})} {p}" for p in PARTS if split.parts[p])
     say(f"{stage.name}: {counts} patients; grid {' x '.join(map(str, size))}; prepared in {seconds:.0f} s.")
-    if stage.input:
-        report.remark(
-            f"{stage.name} was trained on the images of its cohort and judged on those that {stage.input.stage} drew."
-        )
+    if stage.inputs:
+        others = " and ".join(dict.fromkeys(plan.stage for plan in stage.inputs.values()))
+        report.remark(f"{stage.name} was trained on the images of its cohort and judged on those that {others} drew.")
     if split.empty:
         report.remark(f"Parts of the split without patients: {', '.join(split.empty)}.")
 

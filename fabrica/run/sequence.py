@@ -123,7 +123,7 @@ def _told(ready: PreparedStage, trained: Trained, say: Say, report: Report) -> F
 
 def _same_preparation(one: Stage, other: Stage) -> bool:
     """A model and its baseline see the same patients on the same grid: prepared once."""
-    parts = [(s.job, s.cohorts, s.prepare, s.input, s.trained) for s in (one, other)]
+    parts = [(s.job, s.cohorts, s.prepare, s.inputs, s.trained) for s in (one, other)]
     return parts[0] == parts[1]
 
 

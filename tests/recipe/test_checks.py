@@ -155,9 +155,7 @@ stages:
 def test_stages_run_after_what_they_take_their_input_from(tmp_path: Path) -> None:
     recipe = _load(tmp_path, CHAIN)
     assert [s.name for s in recipe.stages] == ["make", "find", "make-baseline"]
-    plan = recipe.stage("find").input
-    assert plan is not None
-    assert (plan.stage, plan.draws) == ("make", "all")
+    assert {n: (p.stage, p.draws) for n, p in recipe.stage("find").inputs.items()} == {"FLAIR": ("make", "all")}
     with pytest.raises(ValueError, match="Unknown stage 'mak'. Did you mean 'make'"):
         recipe.stage("mak")
 
@@ -182,6 +180,22 @@ def test_chains_that_cannot_be_are_refused(tmp_path: Path, old: str, new: str, m
     assert old in CHAIN
     with pytest.raises(RecipeError, match=message):
         _load(tmp_path, CHAIN.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ("input: {stage: make}, inputs: {FLAIR: make}", r"input and inputs are both there. Keep one"),
+        ("inputs: [make]", r"Write: inputs: \{CT"),
+        ("inputs: {T2w: make}", r"make makes FLAIR, but find is given FLAIR"),
+        ("inputs: {FLAIR: {stage: mak}}", r"Unknown stage 'mak'. Did you mean 'make'"),
+    ],
+)
+def test_inputs_that_cannot_be_are_refused(tmp_path: Path, told: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        _load(tmp_path, CHAIN.replace("input: {stage: make}", told))
+    found = _load(tmp_path, CHAIN.replace("input: {stage: make}", "inputs: {FLAIR: {stage: make, draws: one}}"))
+    assert found.stage("find").inputs["FLAIR"].draws == "one"
 
 
 def test_labels_have_no_mean(tmp_path: Path) -> None:

@@ -609,6 +609,36 @@ def test_the_draws_of_one_stage_are_the_input_of_the_next(chained: Path, tmp_pat
     assert any("judged on those that make drew" in remark for remark in report["remarks"])
 
 
+def test_a_stage_takes_inputs_from_several(tmp_path: Path, make_image: MAKE) -> None:
+    """FLAIR of all draws of one stage, T2w of the first of another: the second is the same beside both."""
+    plain = _chain()
+    other = {
+        "job": {"name": "translation", "from": ["T1w"], "x": ["T2w"]}, "train": {"steps": 2, "batch": 2},
+        "family": {"name": "regression", "network": NETWORK},
+    }  # fmt: skip
+    second = plain["stages"]["second"]
+    second["job"]["from"] = ["FLAIR", "T2w"]
+    del second["input"]
+    second["inputs"] = {"FLAIR": {"stage": "make"}, "T2w": {"stage": "other", "draws": "one"}}
+    plain["stages"]["other"] = other
+    run_recipe(from_plain({**plain, "split": {"train": 0.75, "test": 0.25}}), tmp_path / "run", say=lambda _: None)
+    run = RunFolder.open(tmp_path / "run")
+    (case,) = (tmp_path / "run" / "stages" / "second" / "draws").iterdir()
+    member = next(m for m in run.recipe.cohorts["simulated"].find().members if m.name == case.name)
+    one, two = (m.load(["FLAIR", "T2w"]).images for m in run.shown(run.recipe.stage("second"), member))
+    assert not torch.equal(one["FLAIR"].data, two["FLAIR"].data)
+    assert torch.equal(one["T2w"].data, two["T2w"].data)
+    assert not torch.equal(one["T2w"].data, member.load(["T2w"]).images["T2w"].data)
+    assert len(_voxels(tmp_path / "run", "second")) == 2
+    remarks = json.loads((tmp_path / "run" / "report" / "report.json").read_text())["remarks"]
+    assert any("judged on those that make and other drew" in remark for remark in remarks)
+    for name in ("T1w", "T2w"):
+        io.write_nifti(make_image((9, 40, 36), (4.0, 4.0, 4.0), name=name), tmp_path / "new" / "p9" / f"{name}.nii.gz")
+    written = fabrica.generate_images(tmp_path / "run", tmp_path / "new", tmp_path / "out", 2, say=lambda _: None)
+    assert [p.name for p in written] == ["PDw-0.nii.gz", "PDw-1.nii.gz"]
+    assert not np.array_equal(*(nibabel.load(p).get_fdata() for p in written))
+
+
 def test_a_missing_input_is_said(chained: Path, tmp_path: Path) -> None:
     shutil.copytree(chained, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "stages" / "make" / "draws")
