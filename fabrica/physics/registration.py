@@ -18,7 +18,7 @@ from .warp import SQUARINGS, blurred, exponential, moved
 LEVELS = (4, 2, 1)  # by how much sides are shrunk
 STEPS = (60, 40, 15)  # at each level
 REACH = 3  # voxels on each side that are correlated
-SMOOTH = 1.3  # voxels over which the velocity is smoothed at each level
+SMOOTH = 2.0  # voxels over which the velocity is smoothed at each level
 FIRST_STEP = 0.125  # voxels
 PACE = 0.5  # voxels of a level that the fastest point moves in a step
 

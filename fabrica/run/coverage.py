@@ -111,7 +111,7 @@ def _calibrated(ready: PreparedStage, family: Family, level: float, say: Say, do
     count, ratios = draws_of(ready, family), dict[str, dict[str, list[NDArray[np.floating]]]]()
     for member in ready.split.parts["validate"]:
         try:
-            cases = ready.shown(member)
+            cases = ready.shown(member, ready.job.judged_with)
         except UnreadableError:
             continue  # said where the split was made
         for hidden in questions(ready.job, cases[0]):
