@@ -22,7 +22,7 @@ from torch import Tensor
 from fabrica.contracts import Image
 from fabrica.data.cohort import Member
 from fabrica.data.grid import foreground
-from fabrica.data.moving import FIXED, MOTION, MOVING, along_axes, pairs_of
+from fabrica.data.moving import FIXED, MOTION, MOVING, along_axes, pairs_of, started
 from fabrica.data.virtual import VirtualCohort
 from fabrica.evaluate.statistics import interval
 from fabrica.physics.registration import registered
@@ -70,7 +70,8 @@ def _ways(answering: Answering | None, member: Member) -> dict[str, Callable[[Im
         "SimpleITK B-spline, mutual information": _splines,
     }
     if answering is not None:
-        ways["learned"] = lambda fixed, moving: _learned(answering, member, fixed)
+        pair = started(member, "T1w")  # its start counts into its time
+        ways["learned from our start"] = lambda fixed, moving: _learned(answering, pair, fixed)
     return ways
 
 

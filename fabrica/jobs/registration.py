@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..contracts import Batch, Job, Problem, Signature
 from ..data.moving import FIXED, LEAST_MM, MOTION, MOVING, START, pairs_of, started, visits_of
+from ..io import UnreadableError
 from ..rng import Rng
 from .imaging import Axes, Translation
 
@@ -69,4 +70,9 @@ class Registration(Job):
         return _start(problem).to(x) + x / LOUDER if self.start else x
 
     def question(self, batch: Batch, rng: Rng) -> Problem:
+        """Raises UnreadableError for a pair that comes without what it starts from."""
+        known = batch.present.get(START[0])
+        if self.start and known is not None and not bool(known.all()):
+            name = batch.cases[0].partition("/")[0]
+            raise UnreadableError(f"{name} comes without a start.", "Ask job.gathered(members, True) for pairs.")
         return self._inner.question(batch, rng)

@@ -73,6 +73,14 @@ def test_an_answer_is_the_start_and_what_was_learned_of_it() -> None:
     )
 
 
+def test_a_pair_without_a_start_is_refused() -> None:
+    rng, job = Rng(range(2)), Registration("T1w")
+    images = {n: rng.child(n).uniform(1, 8, 8, 8) for n in job.signature().given}
+    absent = {START[0]: torch.tensor([True, False])}
+    with pytest.raises(UnreadableError, match="comes without a start"):
+        job.question(Batch(("a/0", "b/0"), images, torch.eye(4).expand(2, 4, 4), {}, absent), rng)
+
+
 def test_the_start_is_what_the_solver_tells(tmp_path: Path) -> None:
     _write(tmp_path / "p1" / "T1w.nii.gz", 0)
     (pair,) = pairs_of(cohort.find(tmp_path).members, "T1w", 1, 10.0)
