@@ -62,8 +62,9 @@ class _Judged:
 def judge_computed(
     run: RunFolder, data: Mapping[str, Cohort], only: str | None, device: str, say: Say, report: Report
 ) -> list[StageResult]:
-    """Every computed stage, or the one named, on the days of test patients; calibrated on those of validation patients
-    where the recipe asks for coverage. Writes what they make beside the draws of learned stages.
+    """Every computed stage, or the one named, on the days of test patients. Writes what they make beside the draws of
+    learned stages. Of all of them together what became of the plan, calibrated on the days of validation patients where
+    the recipe asks for coverage.
     """
     stages = [s for s in run.recipe.computed if only in (None, s.name)]
     if not stages:
@@ -73,8 +74,9 @@ def judge_computed(
     _say_what(stages, say, report)
     plan = run.recipe.evaluate
     judged = _Judged(
-        chain, [Constraint.of(text) for text in plan.constraints], plan.draws, {s.name: _blank(s) for s in stages}
-    )
+        chain, [Constraint.of(text) for text in plan.constraints if only is None], plan.draws,
+        {s.name: _blank(s) for s in stages},
+    )  # fmt: skip
     factors = _calibrated(judged, [d for d in chain.days if parts.get(d.patient) == "validate"], say, report)
     days = [d for d in chain.days if parts.get(d.patient) == "test"]
     if not days:
@@ -160,14 +162,15 @@ def _judge_day(judged: _Judged, stages: Sequence[ComputedStage], day: Member, fa
                 io.write_nifti(
                     image, chain.run.path / "stages" / stage.name / "draws" / day.name / f"{number}-{name}.nii.gz"
                 )
-        judged.results[stage.name].cases += _rows(chain, stage, day, drawn)
+        judged.results[stage.name].cases += _rows(judged, stage, day, drawn)
     readings = readings_of(chain, day, judged.constraints, judged.draws)
     judged.results[stages[-1].name].cases += reading_rows((day.name, day.patient), readings, factors)
     judged.pictures.add(chain, day, judged.draws, readings, factors)
     say(f"{day.name}: {', '.join(s.name for s in stages)} computed.")
 
 
-def _rows(chain: Chain, stage: ComputedStage, day: Member, drawn: Sequence[Mapping[str, Image]]) -> list[Row]:
+def _rows(judged: _Judged, stage: ComputedStage, day: Member, drawn: Sequence[Mapping[str, Image]]) -> list[Row]:
+    chain = judged.chain
     truth, kind = chain.truth(stage.name, day), chain.computations[stage.name].answer
     if kind == "motion":
         return _motion_rows(chain, day, drawn, truth)
@@ -175,7 +178,7 @@ def _rows(chain: Chain, stage: ComputedStage, day: Member, drawn: Sequence[Mappi
         return []
     if kind == "contours":
         return _contour_rows(chain, day, drawn, truth)
-    return _dose_rows(chain, stage, day, drawn, truth)
+    return _dose_rows(judged, day, drawn, truth)
 
 
 def _motion_rows(
@@ -227,7 +230,7 @@ def _contour_rows(
 
 
 def _dose_rows(
-    chain: Chain, stage: ComputedStage, day: Member, drawn: Sequence[Mapping[str, Image]], truth: Mapping[str, Image]
+    judged: _Judged, day: Member, drawn: Sequence[Mapping[str, Image]], truth: Mapping[str, Image]
 ) -> list[Row]:
     name = ACCUMULATED if ACCUMULATED in drawn[0] else "dose"
     moment = SO_FAR if name == ACCUMULATED else TODAY
@@ -237,9 +240,9 @@ def _dose_rows(
     mean = torch.stack([images[name].data for images in drawn]).mean(0)
     by = "model: mean of draws" if len(drawn) > 1 else "model"
     answers = {by: gray_of(resample(replace(drawn[0][name], data=mean), grid, 0.0))}
-    before = planned_dose(chain, day, len(drawn))
+    before = planned_dose(judged.chain, day, judged.draws)
     if before is not None:
-        plan = resample(before if moment == TODAY else as_added(chain, before), grid, 0.0)
+        plan = resample(before if moment == TODAY else as_added(judged.chain, before), grid, 0.0)
         answers[AS_IT_WAS] = gray_of(plan)
     own = (day.name, day.patient, moment)
     return [row for by, gray in answers.items() for row in same_dose_rows(own, by, gray, true, spacing)]
