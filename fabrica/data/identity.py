@@ -20,7 +20,7 @@ from . import vocabulary
 
 EQUAL = 0.6  # of neighbours inside: regions of a label map are of one number, intensities are not
 FEW = 12  # numbers of a label map whose name says nothing
-PLANS = ("planning", "structures")  # folders whose masks are structures: PTV70, and not ptv70
+PLANS = ("planning",)  # folders whose masks are structures: PTV70, and not ptv70
 SMALL = 8_000_000  # bytes of a file that is opened to see whether it is one: masks pack well
 _BRATS = re.compile(r"^(BraTS-[A-Za-z]+-\d+)-(\d{3})\b")
 _CHANNEL = re.compile(r"^(.+)_(\d{4})$")

@@ -169,20 +169,9 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
     kind = FAMILIES.find(family.name)
     if codec is None:
         _check_kinds(made, kind, f"{dot}family")
-    if made.signature().beside and (codec or equalised):
-        raise AtError(f"{dot}family.in", "codes cannot learn what lies beside images as they are. Leave in out")
-    if kind.unpaired and (codec or equalised):
-        raise AtError(
-            f"{dot}family.in",
-            f"{kind.__name__} compares with images as they are, so it needs x as they are. Leave in out",
-        )
-    if equalised:
-        _check_equalised(made, f"{dot}family.in")
-    if (lost := {*family.options.get("losses", {})} & {*REGIONAL}) and not made.regional:
-        raise AtError(
-            f"{dot}family.losses",
-            f"{', '.join(lost)} compares values in structures, and {job.name} has none. Take it out",
-        )
+    if codec or equalised:
+        _check_within(made, kind, equalised, f"{dot}family.in")
+    _check_regional(family, job, made, f"{dot}family.losses")
     paired = is_paired(value.get("pairing", "patient"), kind, f"{dot}pairing")
     blank = None
     if not trained and codec is None:
@@ -218,6 +207,25 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
         paired,
         equalised,
     )
+
+
+def _check_within(job: Job, family: type[Family], equalised: float, at: str) -> None:
+    """Refused where a family cannot work in codes or on equalised intensities."""
+    if job.signature().beside:
+        raise AtError(at, "codes cannot learn what lies beside images as they are. Leave in out")
+    if family.unpaired:
+        raise AtError(
+            at, f"{family.__name__} compares with images as they are, so it needs x as they are. Leave in out"
+        )
+    if equalised:
+        _check_equalised(job, at)
+
+
+def _check_regional(family: Named, named_job: Named, job: Job, at: str) -> None:
+    """Losses that compare values in structures need a job that has some."""
+    if (lost := {*family.options.get("losses", {})} & {*REGIONAL}) and not job.regional:
+        text = f"{', '.join(lost)} compares values in structures, and {named_job.name} has none. Take it out"
+        raise AtError(at, text)
 
 
 def _job(value: Any, at: str) -> tuple[Named, Job]:
