@@ -93,8 +93,8 @@ def generate(
     with errors():
         source, by = Source(data, fixed(unit, "--unit PET=SUV")), named(executor, scheduler, workers, device)
         if gives_days(run, stage):
-            if executor != "local" or value:
-                fail("Days are computed by this process alone so far, and ask for no values. Leave both out.")
+            if executor != "local" or value or given or ask:
+                fail("Days are computed by this process alone: leave --executor, --value, --given and --ask out.")
             written = generate_days(run, source, out, draws, stage, echo, device)
             echo(f"{len(written)} files in {out}")
             return

@@ -2,7 +2,7 @@
 
 from ..contracts import Computation
 from ..registry import Table
-from .accumulation import ACCUMULATED, Accumulate
+from .accumulation import ACCUMULATED, EQD2, Accumulate
 from .contours import Warp
 from .doses import AT_PLANNING, Deliver
 from .motion import Register
@@ -11,4 +11,4 @@ COMPUTATIONS: Table[type[Computation]] = Table(
     "computation", {"accumulate": Accumulate, "dose": Deliver, "register": Register, "warp": Warp}
 )
 
-__all__ = ["ACCUMULATED", "AT_PLANNING", "COMPUTATIONS", "Accumulate", "Deliver", "Register", "Warp"]
+__all__ = ["ACCUMULATED", "AT_PLANNING", "COMPUTATIONS", "EQD2", "Accumulate", "Deliver", "Register", "Warp"]

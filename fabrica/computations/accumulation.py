@@ -12,17 +12,17 @@ from ..contracts import Case, Computation, Field, Image
 from ..data.daily import PLANNED
 from ..data.grid import Grid, coarser, grid_of, resample
 from ..data.moving import MOTION, velocity_on
-from ..physics.plan import accumulated
+from ..physics.plan import accumulated, eqd2
 from ..physics.warp import carried, exponential
 
-ACCUMULATED = "accumulated dose"
+ACCUMULATED, EQD2 = "accumulated dose", "accumulated EQD2"
 
 
 class Accumulate(Computation):
     """Doses of the days so far, carried back to planning against each day's motion and added up, Gy.
 
     Every day that was seen stands for an equal share of the `fractions`. `alpha_beta_gy`: as EQD2, day by day; left
-    out: physical dose. `carry`: point (a point's dose goes with it) or energy (kept: where space grows, dose falls).
+    out: physical dose. Results bear the name of their measure: accumulated dose, or accumulated EQD2. `carry`: point (a point's dose goes with it) or energy (kept: where space grows, dose falls).
     """
 
     answer = "dose"
@@ -40,6 +40,8 @@ class Accumulate(Computation):
         if not 0.5 <= grid_mm <= 20:
             raise ValueError(f"accumulate.grid_mm is {grid_mm:g}, expected 0.5 to 20.")
         self.fractions, self.alpha_beta_gy, self.carry, self.grid_mm = fractions, alpha_beta_gy, carry, grid_mm
+        self.name = ACCUMULATED if alpha_beta_gy is None else EQD2
+        self.on_planning = (self.name,)
 
     def words(self) -> str:
         """What a reader of its doses has to know."""
@@ -54,20 +56,23 @@ class Accumulate(Computation):
         return ("dose", *MOTION, PLANNED + "CT")
 
     def makes(self) -> tuple[Field, ...]:
-        return (Field(ACCUMULATED, "intensity", 1, "Gy"),)
+        return (Field(self.name, "intensity", 1, "Gy"),)
+
+    def measured(self, image: Image) -> Image:
+        if self.alpha_beta_gy is None:
+            return image
+        return replace(image, data=eqd2(image.data, self.fractions, self.alpha_beta_gy))
 
     def compute(self, days: Sequence[Case]) -> dict[str, Image]:
         first = days[-1].images[PLANNED + "CT"]
         grid = coarser(grid_of(first), self.grid_mm)
         total = accumulated([self._carried(day, grid) for day in days], self.fractions, self.alpha_beta_gy)
-        meaning = Field(ACCUMULATED, "intensity", 1, "Gy")
-        coarse = replace(first, data=total[None], affine=grid.affine, meaning=meaning)
-        return {ACCUMULATED: resample(coarse, grid_of(first), 0.0)}
+        coarse = replace(first, data=total[None], affine=grid.affine, meaning=self.makes()[0])
+        return {self.name: resample(coarse, grid_of(first), 0.0)}
 
     def _carried(self, day: Case, grid: Grid) -> Tensor:
         """(z, y, x) in Gy on the planning grid: a velocity turned round leads back."""
-        spacing = grid.affine[:3, :3].norm(dim=0).tolist()
-        back = exponential(-velocity_on(day.images, grid), spacing)
+        back = exponential(-velocity_on(day.images, grid), grid.spacing_mm)
         there = resample(day.images["dose"], grid, 0.0).data[None].float()
-        found: Tensor = carried(there, back, spacing, energy=self.carry == "energy")[0, 0]
+        found: Tensor = carried(there, back, grid.spacing_mm, energy=self.carry == "energy")[0, 0]
         return found

@@ -44,8 +44,7 @@ class Warp(Computation):
         like = images[MOTION[0]]
         check_volume(like)
         whole, grid = grid_of(like), coarser(grid_of(like), self.grid_mm)
-        spacing = grid.affine[:3, :3].norm(dim=0).tolist()
-        field = exponential(velocity_on(images, grid), spacing)
+        field = exponential(velocity_on(images, grid), grid.spacing_mm)
         parts = replace(like, data=field[0], affine=grid.affine, meaning=Field("displacement", "intensity", 3, "mm"))
         fine = resample(parts, whole, 0.0).data[None]  # the axes of both grids point the same way
         return {name: _brought(images[PLANNED + name], name, like, fine) for name in known}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,12 +14,24 @@ from ..data.daily import PLANNED
 from ..data.grid import Grid, coarser, grid_of, resample
 from ..data.moving import check_volume
 from ..io import UnreadableError
-from ..physics.dose import HU_TO_DENSITY, density_of, dose
-from ..physics.plan import Plan, conformal
+from ..physics.dose import GANTRY_DEGREES, HU_TO_DENSITY, Beam, curve_in_words, curve_of, density_of, dose
+from ..physics.plan import conformal
 
 AIR_HU = -1000.0
-GANTRY_DEGREES = (0.0, 72.0, 144.0, 216.0, 288.0)
 AT_PLANNING = "dose at planning"
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """The beams of a plan and what they give, with the CT and the target that they were made of."""
+
+    ct: Image
+    target: Image
+    beams: Sequence[Beam]
+    dose: Image
+
+    def is_of(self, ct: Image, target: Image) -> bool:
+        return torch.equal(self.ct.data, ct.data) and torch.equal(self.target.data, target.data)
 
 
 class Deliver(Computation):
@@ -30,6 +42,7 @@ class Deliver(Computation):
 
     answer = "dose"
     exact = True
+    on_planning = (AT_PLANNING,)
 
     def __init__(
         self, target: str, prescription_gy: float, *, gantry_degrees: Sequence[float] = GANTRY_DEGREES,
@@ -37,26 +50,20 @@ class Deliver(Computation):
     ) -> None:  # fmt: skip
         if not gantry_degrees or not 0 < prescription_gy < 200 or not 0 <= margin_mm <= 50:
             raise ValueError("expected a gantry angle at least, a prescription up to 200 Gy, a margin of 0 to 50 mm.")
-        if any(len(point) != 2 for point in hu_to_density):
-            raise ValueError("hu_to_density: expected pairs of HU and density, such as [[-1000, 0], [0, 1]].")
         if not 1 <= grid_mm <= 10:
             raise ValueError(f"dose.grid_mm is {grid_mm:g}, expected 1 to 10.")
         self.target, self.prescription_gy, self.margin_mm, self.grid_mm = target, prescription_gy, margin_mm, grid_mm
         self.gantry_degrees = tuple(float(a) for a in gantry_degrees)
-        self.points = [(float(hu), float(density)) for hu, density in hu_to_density]
-        density_of(torch.zeros(1), self.points)
-        self._planned: tuple[Tensor, Tensor, Plan, Grid] | None = None  # the last plan, with what it was made of
+        self.points = curve_of(hu_to_density)
+        self._last: _Planned | None = None
 
     def words(self) -> str:
         """What a reader of its doses has to know."""
-        turns, curve = (
-            ", ".join(f"{a:g}" for a in self.gantry_degrees),
-            ", ".join(f"{h:g}: {d:g}" for h, d in self.points),
-        )
+        turns = ", ".join(f"{a:g}" for a in self.gantry_degrees)
         return (
             f"doses of the day are of even beams from {turns} degrees at {self.target}, {self.margin_mm:g} mm wider,"
             f" scaled to {self.prescription_gy:g} Gy on the planning CT, and not of the patient's own plan; 6 MV pencil"
-            f" beams; HU to electron density {curve}."
+            f" beams; {curve_in_words(self.points)}."
         )
 
     def reads(self) -> tuple[str, ...]:
@@ -76,25 +83,18 @@ class Deliver(Computation):
             check_volume(image)
             if image.meaning.unit != "HU":
                 raise UnreadableError("is in no HU, and dose needs them.", "Write: --unit CT=HU.", image.source or "")
-        plan, grid = self._plan(first, target)
-        mine = coarser(grid_of(today), self.grid_mm)
-        density, body = self._density(today, mine)
-        given = dose(density, mine.affine, plan.beams) * body
-        return {
-            "dose": _as_image(given, mine, today, "dose"),
-            AT_PLANNING: _as_image(plan.dose * self._density(first, grid)[1], grid, first, AT_PLANNING),
-        }
+        planned, grid = self._planned(first, target), coarser(grid_of(today), self.grid_mm)
+        density, body = self._density(today, grid)
+        given = dose(density, grid.affine, planned.beams) * body
+        return {"dose": _as_image(given, grid, today, "dose"), AT_PLANNING: planned.dose}
 
-    def _plan(self, first: Image, target: Image) -> tuple[Plan, Grid]:
+    def _planned(self, first: Image, target: Image) -> _Planned:
         """Made once for all days and draws of a patient."""
-        last = self._planned
-        if last is not None and torch.equal(last[0], first.data) and torch.equal(last[1], target.data):
-            return last[2], last[3]
-        plan, grid = self._made(first, target)
-        self._planned = first.data, target.data, plan, grid
-        return plan, grid
+        if self._last is None or not self._last.is_of(first, target):
+            self._last = self._made(first, target)
+        return self._last
 
-    def _made(self, first: Image, target: Image) -> tuple[Plan, Grid]:
+    def _made(self, first: Image, target: Image) -> _Planned:
         grid = coarser(grid_of(first), self.grid_mm)
         soft = replace(target, data=(target.data > 0.5).float(), meaning=Field(self.target, "intensity", 1, ""))
         inside = resample(soft, grid, 0.0).data[0] > 0.5
@@ -103,11 +103,12 @@ class Deliver(Computation):
                 f"its planning {self.target} is empty, or smaller than a voxel of {self.grid_mm:g} mm.",
                 "Name another target in the recipe's dose stage.", target.source or "",
             )  # fmt: skip
+        density, body = self._density(first, grid)
         plan = conformal(
-            self._density(first, grid)[0], grid.affine, inside, gantry_degrees=self.gantry_degrees,
-            margin_mm=self.margin_mm, prescription_gy=self.prescription_gy,
+            density, grid.affine, inside, gantry_degrees=self.gantry_degrees, margin_mm=self.margin_mm,
+            prescription_gy=self.prescription_gy,
         )  # fmt: skip
-        return plan, grid
+        return _Planned(first, target, plan.beams, _as_image(plan.dose * body, grid, first, AT_PLANNING))
 
     def _density(self, ct: Image, grid: Grid) -> tuple[Tensor, Tensor]:
         """Electron density on a grid, with air around the patient; and where the patient is."""

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from ..contracts import Case, Computation, Field, Image
 from ..data.daily import PLANNED
-from ..data.grid import coarser, grid_of, resample
-from ..data.moving import MOTION, as_images, check_volume
-from ..physics.registration import registered
-
-HOUNSFIELD = (-200.0, 300.0)  # of a CT: inside soft tissue there is something to hold on to; bone and air are edges
+from ..data.moving import MOTION, solved
 
 
 class Register(Computation):
@@ -35,22 +29,4 @@ class Register(Computation):
 
     def compute(self, days: Sequence[Case]) -> dict[str, Image]:
         today, planning = (days[-1].images[name] for name in self.reads())
-        for image in (today, planning):
-            check_volume(image)
-        grid = coarser(grid_of(today), self.grid_mm)
-        fixed, moving = (_scaled(resample(image, grid)) for image in (today, planning))
-        spacing = grid.affine[:3, :3].norm(dim=0).tolist()
-        like = Image(fixed, "zyx", grid.affine, today.meaning, frame_of_reference=today.frame_of_reference)
-        found = as_images(registered(fixed[None], moving[None], spacing), like)
-        return {name: resample(image, grid_of(today), 0.0) for name, image in found.items()}
-
-
-def _scaled(image: Image) -> torch.Tensor:
-    """(1, z, y, x) from 0 to 1."""
-    data = image.data.float()
-    if image.meaning.unit == "HU":
-        low, high = HOUNSFIELD
-    else:
-        seen = data.flatten()[:: max(1, data.numel() // 10**6)]
-        low, high = float(data.min()), float(seen.quantile(0.995))
-    return ((data - low) / max(high - low, 1e-6)).clamp(0, 1)
+        return solved(today, planning, self.grid_mm)

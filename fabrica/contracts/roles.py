@@ -165,12 +165,14 @@ class Computation(ABC):
     """What is computed of a case by rules and learned from nobody: what moved, contours of the day, doses.
 
     `answer`: what its results are judged as. `exact`: of true inputs its result is the truth. `looks_back`: it is shown
-    the days of the patient before the one that is asked about, too.
+    the days of the patient before the one that is asked about, too. `on_planning`: which results lie on the images of
+    planning, and not of the day.
     """
 
     answer: Literal["motion", "contours", "dose"]
     exact: bool = False
     looks_back: bool = False
+    on_planning: tuple[str, ...] = ()
 
     @abstractmethod
     def reads(self) -> tuple[str, ...]:
@@ -187,6 +189,10 @@ class Computation(ABC):
     def words(self) -> str:
         """What a reader of its results has to know."""
         return ""
+
+    def measured(self, image: Image) -> Image:
+        """An image of planning in the measure of its results."""
+        return image
 
 
 class Backbone(nn.Module, ABC):

@@ -136,7 +136,7 @@ def _misregistered(case: Case, tensors: Mapping[str, Tensor], grid: Grid) -> tup
         n for n, i in case.images.items()
         if i.meaning.kind == "intensity" and i.meaning.unit not in PLANNED and not n.startswith(MOVING)
     ]  # fmt: skip
-    spacing = grid.affine[:3, :3].norm(dim=0).tolist()
+    spacing = grid.spacing_mm
     remarks = []
     for name in images[1:]:
         off = offset_mm(tensors[images[0]][0], tensors[name][0], spacing)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..contracts import Case
-from ..io import Scan, UnreadableError
+from ..io import Scan
 from .cohort import Derived, Member, origin
-from .moving import courses_of, renamed
+from .moving import check_one_frame, courses_of, renamed
 
 PLANNED = "planning "  # before the name of an image that the plan was made on
 
@@ -35,12 +35,7 @@ class _Day(Derived):
         today = self.today.load(own)
         first = self.planning.load(planned).images if planned else {}
         images = {**today.images, **{PLANNED + n: renamed(i, PLANNED + n) for n, i in first.items()}}
-        frames = {i.frame_of_reference for i in images.values() if i.frame_of_reference}
-        if len(frames) > 1:
-            raise UnreadableError(
-                "its planning images lie in another frame of reference than those of the day.",
-                "Align them rigidly first, and write both in one frame.", self.name,
-            )  # fmt: skip
+        check_one_frame(images, self.name)
         return replace(today, images=images)
 
 

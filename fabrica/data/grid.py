@@ -23,6 +23,12 @@ class Grid:
     affine: Tensor
     shape: tuple[int, int, int]
 
+    @property
+    def spacing_mm(self) -> list[float]:
+        """Of its axes."""
+        spacing: list[float] = self.affine[:3, :3].norm(dim=0).tolist()
+        return spacing
+
 
 def grid_of(image: Image) -> Grid:
     shape = tuple(image.data.shape[-2:]) if image.axes[-3:] != "zyx" else tuple(image.data.shape[-3:])

@@ -24,6 +24,7 @@ MOTION = ("motion z", "motion y", "motion x")  # a velocity in mm, its parts alo
 PLANNING = "planning"  # the visit that moves, whatever its day
 COARSE_MM, WIDTH_MM = 4.0, 18.0  # of the grid that velocities are drawn on; over which they are smooth
 LEAST_MM = 2.0
+HELD_HU = (-200.0, 300.0)  # of a CT that is registered
 START_MM = 3.0  # no finer voxels are registered to start from
 KEPT_VOXELS = 1_000_000
 
@@ -108,6 +109,25 @@ def as_images(velocity: Tensor, like: Image, names: Sequence[str] = MOTION) -> d
     }
 
 
+def solved(fixed: Image, moving: Image, grid_mm: float, names: Sequence[str] = MOTION) -> dict[str, Image]:
+    """The velocity that registration without learning tells, on voxels of at least `grid_mm`, as images on the grid of
+    the fixed one. Raises UnreadableError for what is no volume.
+    """
+    for image in (fixed, moving):
+        check_volume(image)
+    grid = coarser(grid_of(fixed), grid_mm)
+    one, other = (_held(resample(image, grid)) for image in (fixed, moving))
+    like = replace(fixed, data=one[0], affine=grid.affine)
+    coarse = as_images(registered(one, other, grid.spacing_mm), like, names)
+    return {name: resample(image, grid_of(fixed), 0.0) for name, image in coarse.items()}
+
+
+def _held(image: Image) -> Tensor:
+    """(1, 1, z, y, x) to be correlated: of a CT soft tissue, to whose edges air and bone belong."""
+    data = image.data[None].float()
+    return data.clamp(*HELD_HU) if image.meaning.unit == "HU" else data
+
+
 def started(member: Member, contrast: str) -> Member:
     """A pair of images with the velocity that registration without learning tells of it."""
     return _Started(*origin(member), member, contrast, {})
@@ -143,12 +163,7 @@ class _Started(Derived):
 
     def _told(self, case: Case) -> dict[str, Image]:
         fixed, moving = (case.images[name] for name in self._pair())
-        grid = coarser(grid_of(fixed), START_MM)
-        pair = [resample(i, grid).data[None].float() for i in (fixed, moving)]
-        like = replace(fixed, data=pair[0][0], affine=grid.affine)
-        spacing = grid.affine[:3, :3].norm(dim=0).tolist()
-        coarse = as_images(registered(pair[0], pair[1], spacing), like, START)
-        found = {name: resample(image, grid_of(fixed), 0.0) for name, image in coarse.items()}
+        found = solved(fixed, moving, START_MM, START)
         if fixed.data.numel() <= KEPT_VOXELS:
             self.kept.update(found)
         return found
@@ -181,17 +196,21 @@ class _Visited(Derived):
                 image = member.load([self.contrast]).images[self.contrast]
                 check_volume(image)
                 images[mark + self.contrast] = renamed(image, mark + self.contrast)
-        one, other = (i.frame_of_reference for i in images.values()) if len(images) == 2 else (None, None)
-        if one and other and one != other:
-            raise UnreadableError(
-                "its two visits lie in different frames of reference.",
-                "Align them rigidly first, and write both in one frame.", self.name,
-            )  # fmt: skip
+        check_one_frame(images, self.name)
         return Case(self.patient, images, self.values, self.visit, self.days, self.site)
 
 
 def renamed(image: Image, name: str) -> Image:
     return replace(image, meaning=replace(image.meaning, name=name))
+
+
+def check_one_frame(images: Mapping[str, Image], case: str) -> None:
+    """Raises UnreadableError for visits whose coordinates mean different places."""
+    if len({i.frame_of_reference for i in images.values() if i.frame_of_reference}) > 1:
+        raise UnreadableError(
+            "its visits lie in different frames of reference.",
+            "Align them rigidly first, and write both in one frame.", case,
+        )  # fmt: skip
 
 
 def check_volume(image: Image) -> None:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from .. import io
-from ..computations import ACCUMULATED, AT_PLANNING
 from ..contracts import Image
 from ..data.cases import left_out
 from ..data.cohort import Member, Source, unreadable
@@ -97,14 +96,14 @@ def _record(chain: Chain, recorded: Sequence[tuple[Member, Files]], out: Path) -
     record = record_of(
         chain.run, stage, out, [(d, {n: f for n, f in own.items() if n in asked}) for d, own in recorded]
     )
-    made, given = {f.name: f for one in chain.computations.values() for f in one.makes()}, stage.build_job().signature()
+    stays = {*MOTION, *(name for one in chain.computations.values() for name in one.on_planning)}
+    made = {f.name: f for one in chain.computations.values() for f in one.makes() if f.name not in stays}
     images = list(record.images)
     for day, own in recorded:
-        shown = tuple(n for n in given.given if n in day.contrasts())
+        shown = tuple(n for n in stage.build_job().signature().given if n in day.contrasts())
         sources = sources_of(day, shown)
         for name, paths in own.items():
-            field = made.get(name)
-            if field is None or name in (AT_PLANNING, ACCUMULATED, *MOTION):
+            if (field := made.get(name)) is None:
                 continue
             names, hashes = tuple(str(p.relative_to(out)) for p in paths), tuple(map(hash_of, paths))
             classes = field.channels if field.kind == "label" else 0

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 SOURCE_MM = 1000.0  # from the source to the isocentre
 REFERENCE = (100.0, 100.0)  # mm: side of the square field and depth, at the isocentre, where weight 1 gives 1 Gy
+GANTRY_DEGREES = (0.0, 72.0, 144.0, 216.0, 288.0)  # of beams where nobody says other ones
 HU_TO_DENSITY = ((-1000.0, 0.0), (0.0, 1.0), (1000.0, 1.55), (3000.0, 2.65))  # electrons relative to water
 STEP_MM = 2.5  # of the grid in the beam's eye view
 TAIL_MM = 120.0  # how far beyond a field its scatter is followed
@@ -102,6 +103,19 @@ def _seen(beam: Beam, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     away = places - beam.source()
     depth = away @ along
     return depth, away @ across * SOURCE_MM / depth, away @ up * SOURCE_MM / depth
+
+
+def curve_of(points: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+    """HU to density as a recipe writes it: pairs, rising in HU. Raises ValueError for what is none."""
+    if any(len(point) != 2 for point in points):
+        raise ValueError("hu_to_density: expected pairs of HU and density, such as [[-1000, 0], [0, 1]].")
+    curve = [(float(hu), float(density)) for hu, density in points]
+    density_of(torch.zeros(1), curve)
+    return curve
+
+
+def curve_in_words(curve: Sequence[tuple[float, float]]) -> str:
+    return "HU to electron density " + ", ".join(f"{hu:g}: {density:g}" for hu, density in curve)
 
 
 def density_of(hounsfield: Tensor, points: Sequence[tuple[float, float]] = HU_TO_DENSITY) -> Tensor:

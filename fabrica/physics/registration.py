@@ -94,11 +94,16 @@ def similarity(one: Tensor, other: Tensor, reach: int = REACH) -> Tensor:
     a, b = _mean(one, reach), _mean(other, reach)
     cross = _mean(one * other, reach) - a * b
     var_a, var_b = _mean(one * one, reach) - a * a, _mean(other * other, reach) - b * b
-    flat = 1e-4 * one.detach().flatten(1).var(1).clamp(min=1e-8).reshape(-1, *[1] * (one.ndim - 1))
-    found = cross * cross / ((var_a + flat) * (var_b + flat))
-    weight = (var_a.detach() > 10 * flat).float() + 1e-6
+    flat_a, flat_b = _flat(one), _flat(other)  # each image by its own scale
+    found = cross * cross / ((var_a + flat_a) * (var_b + flat_b))
+    weight = (var_a.detach() > 10 * flat_a).float() + 1e-6
     result: Tensor = (found * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)
     return result
+
+
+def _flat(image: Tensor) -> Tensor:
+    """(B, 1, ...): variance of a neighbourhood below which nothing is seen in it."""
+    return 1e-4 * image.detach().flatten(1).var(1).clamp(min=1e-12).reshape(-1, *[1] * (image.ndim - 1))
 
 
 def _mean(x: Tensor, reach: int) -> Tensor:

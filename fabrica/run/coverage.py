@@ -40,11 +40,12 @@ class Coverage:
         self.doses.calibrate(self.level, say)
         write_intervals(ready.home, self.intervals)
 
-    def rows(self, asked: Asked, x: Tensor) -> list[Row]:
+    def judged(self, asked: Asked, x: Tensor) -> tuple[list[Row], str]:
         """Of one test case, x (draws, C, z, y, x): the share of its voxels inside, in lesions too, and how wide; of
-        doses the same of their figures.
+        doses the same of their figures, and what is to be shown of them (HTML).
         """
-        rows, start, case = self.doses.rows(asked.case, x), 0, asked.case
+        rows, shown = self.doses.judged(asked.case, x)
+        start, case = 0, asked.case
         for f in self.ready.signature.x:
             part = x[:, start].numpy()
             start += f.channels
@@ -62,7 +63,7 @@ class Coverage:
             if ill is not None and ill.any():
                 rows.append(Row(*name, "coverage in lesions", float(held[ill].mean())))
             self.found.append((case.case.patient, case.case.values, share))
-        return rows
+        return rows, shown
 
     def figures(self) -> list[Figure]:
         """Over patients: mean coverage beside what was promised, the worst patient, and groups of them."""

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..computations import ACCUMULATED, AT_PLANNING
+from ..computations import AT_PLANNING
 from ..contracts import Image
 from ..data.cohort import Member
 from ..data.daily import PLANNED
 from ..data.grid import grid_of, resample
 from ..evaluate.judging.constraints import Constraint
-from ..evaluate.judging.daily import SO_FAR, TODAY, Factors, Reading, read
+from ..evaluate.judging.daily import TODAY, Factors, Reading, read
 from ..machine.device import writing
-from ..physics.plan import eqd2
 from ..recipe.values import ComputedStage
 from .computing import Chain
 
@@ -86,7 +85,7 @@ def readings_of(chain: Chain, day: Member, constraints: Sequence[Constraint], dr
 def _today(
     chain: Chain, day: Member, constraint: Constraint, planned: tuple[Image, Image], draws: int
 ) -> Iterable[Reading]:
-    stage, contours = dose_stage(chain, TODAY), stage_of(chain, constraint.structure)
+    stage, contours = dose_stage(chain), stage_of(chain, constraint.structure)
     if stage is None:
         return []
     name = constraint.structure
@@ -108,16 +107,17 @@ def _today(
 def _so_far(
     chain: Chain, day: Member, constraint: Constraint, planned: tuple[Image, Image], draws: int
 ) -> Iterable[Reading]:
-    stage = dose_stage(chain, SO_FAR)
+    stage = dose_stage(chain, so_far=True)
     if stage is None:
         return []
-    doses = [images[ACCUMULATED] for images in chain.draws(stage.name, day, draws)]
+    (name,) = (f.name for f in chain.computations[stage.name].makes())
+    doses = [images[name] for images in chain.draws(stage.name, day, draws)]
     inside = mask_of(brought_to(planned[1], doses[0]))
-    true = chain.truth(stage.name, day).get(ACCUMULATED)
+    true = chain.truth(stage.name, day).get(name)
     truth = None if true is None else (gray_of(true), inside)
-    before = as_added(chain, planned[0])
+    before = chain.computations[stage.name].measured(planned[0])
     one = read(
-        constraint, SO_FAR, _with_structure(before, planned[1]), [(gray_of(d), inside) for d in doses], truth,
+        constraint, name, _with_structure(before, planned[1]), [(gray_of(d), inside) for d in doses], truth,
         (before.spacing_mm, doses[0].spacing_mm),
     )  # fmt: skip
     return [] if one is None else [one]
@@ -131,24 +131,21 @@ def brought_to(mask: Image, like: Image) -> Image:
     return resample(mask, grid_of(like), 0.0)
 
 
-def dose_stage(chain: Chain, moment: str) -> ComputedStage | None:
-    """The stage whose doses are of a moment."""
-    return stage_of(chain, ACCUMULATED if moment == SO_FAR else "dose")
+def dose_stage(chain: Chain, so_far: bool = False) -> ComputedStage | None:
+    """The stage whose doses are of the day, or of the days so far."""
+    kinds = chain.computations
+    return next(
+        (s for n, s in chain.stages.items() if (kinds[n].answer, kinds[n].looks_back) == ("dose", so_far)), None
+    )
 
 
 def stage_of(chain: Chain, name: str) -> ComputedStage | None:
     """The computed stage that makes an image of this name."""
-    return next((s for s in chain.stages.values() if name in {f.name for f in s.build().makes()}), None)
+    return next(
+        (s for s in chain.stages.values() if name in {f.name for f in chain.computations[s.name].makes()}), None
+    )
 
 
 def planned_dose(chain: Chain, day: Member, draws: int) -> Image | None:
-    stage = dose_stage(chain, TODAY)
+    stage = dose_stage(chain)
     return None if stage is None else chain.draws(stage.name, day, draws)[0][AT_PLANNING]
-
-
-def as_added(chain: Chain, dose: Image) -> Image:
-    """A dose of planning in the measure in which days are added up."""
-    stage = dose_stage(chain, SO_FAR)
-    options = stage.computation.options if stage else {}
-    ratio = options.get("alpha_beta_gy")
-    return dose if ratio is None else replace(dose, data=eqd2(dose.data, options["fractions"], ratio))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..contracts import SCALES, Image
 from ..data.cohort import Member
 from ..data.daily import PLANNED
-from ..evaluate.judging.daily import TODAY, Factors, Reading, table
+from ..evaluate.judging.daily import Factors, Reading, table
 from ..evaluate.report.histogram import drawing
 from ..evaluate.report.pictures import panel_of, washed
 from .computing import Chain
@@ -32,7 +32,7 @@ class DailyPictures:
 
     def add(self, chain: Chain, day: Member, draws: int, readings: Sequence[Reading], factors: Factors) -> None:
         """One more, where there is room and the run computes doses."""
-        stage = dose_stage(chain, TODAY)
+        stage = dose_stage(chain)
         if stage is None or len(self.rows) >= self.most:
             return
         before = planned_dose(chain, day, draws)
@@ -91,7 +91,7 @@ def _histogram(chain: Chain, day: Member, draws: int, structures: Sequence[str],
         found = chain.draws(stage.name, day, draws)[0].get(name) if stage else chain.images(day, [name]).get(name)
         if found is not None:
             masks[name] = mask_of(brought_to(found, doses[0]))
-    stage = dose_stage(chain, TODAY)
+    stage = dose_stage(chain)
     true = chain.truth(stage.name, day).get("dose") if stage else None
     draws_gy = [gray_of(d) for d in doses]
     return drawing(np.mean(draws_gy, 0), None if true is None else gray_of(true), masks, draws_gy)

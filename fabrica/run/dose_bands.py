@@ -51,10 +51,19 @@ class DoseBands:
                 f" {len(self.known)} validation patients."
             )
 
-    def rows(self, case: Prepared, x: Tensor) -> list[Row]:
-        """Of a test patient: which true figures lie inside, and how wide the intervals are."""
+    def judged(self, case: Prepared, x: Tensor) -> tuple[list[Row], str]:
+        """Of a test patient: which true figures lie inside and how wide the intervals are; and the recipe's constraints
+        with their lights (HTML, '' where there are none).
+        """
+        if not self.factors:
+            return [], ""
+        readings, texts = self._readings(case, x), {c.text for c in self.asked}
+        asked = [one for one in readings if one.constraint.text in texts]
+        return self._rows(case, readings), table(asked, self.factors) if asked else ""
+
+    def _rows(self, case: Prepared, readings: Sequence[Reading]) -> list[Row]:
         rows = []
-        for one in self._readings(case, x) if self.factors else ():
+        for one in readings:
             ends = one.interval(self.factors)
             if ends is None or one.truth is None:
                 continue
@@ -81,18 +90,11 @@ class DoseBands:
             )
         return found
 
-    def table(self, case: Prepared, x: Tensor) -> str:
-        """HTML: the recipe's constraints with their intervals and lights; '' where there are none."""
-        if not self.factors or not self.asked:
-            return ""
-        texts = {c.text for c in self.asked}
-        return table([one for one in self._readings(case, x) if one.constraint.text in texts], self.factors)
-
     def _readings(self, case: Prepared, x: Tensor) -> list[Reading]:
         width, truth = SCALES["Gy"].width, case.tensors.get(self.ready.signature.x[0].name)
         doses = [width * one[0].double().numpy() for one in x]
         true = None if truth is None else width * truth[0].double().numpy()
-        spacing = case.grid.affine[:3, :3].norm(dim=0).tolist()
+        spacing = case.grid.spacing_mm
         found = []
         for name, tensor in case.tensors.items():
             if case.traces[name].like.meaning.kind != "label" or name == POSSIBLE:

@@ -131,8 +131,9 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
             result.cases += evaluate_case(evidence, a.name, a.case, answer, competitors, ready.preparation)
             result.cases += data.rows
             pictures.add(a.name, a.case, x, ready.signature.x, ready.signature.given, a.hidden, data.crude, data.shown)
-            result.cases += coverage.rows(a, x)
-            pictures.append(a.name, coverage.doses.table(a.case, x))
+            rows, shown_too = coverage.judged(a, x)
+            result.cases += rows
+            pictures.append(a.name, shown_too)
             given_back.add(a.case)
             chances.add(a, say)
             _hang(gallery, ready, a, x)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from .. import io
-from ..computations import ACCUMULATED
 from ..contracts import Image
 from ..data.beams import inside_body
 from ..data.cases import left_out
@@ -19,11 +18,10 @@ from ..data.cohort import Cohort, Member
 from ..data.daily import PLANNED
 from ..data.grid import coarser, grid_of, resample
 from ..data.moving import MOTION, velocity_on
-from ..data.split import PARTS
+from ..data.split import PARTS, split_cohort
 from ..evaluate.judging.constraints import Constraint
 from ..evaluate.judging.daily import (
     AS_IT_WAS,
-    SO_FAR,
     TODAY,
     Factors,
     Reading,
@@ -38,7 +36,7 @@ from ..io import UnreadableError
 from ..physics.warp import exponential, folded
 from ..recipe.values import ComputedStage, Recipe
 from .computing import Chain, Say
-from .daily import Calibrated, as_added, gray_of, mask_of, planned_dose, readings_of, write_factors
+from .daily import Calibrated, gray_of, mask_of, planned_dose, readings_of, write_factors
 from .daily_pictures import DailyPictures
 from .folder import RunFolder
 from .prepare import split_stage
@@ -105,17 +103,17 @@ def _blank(stage: ComputedStage) -> StageResult:
 
 
 def _parts(recipe: Recipe, data: Mapping[str, Cohort]) -> tuple[dict[str, str], list[Member]]:
-    """Patient -> part, as in the learned stages that are built on, and all members. Whoever trained one of them only
-    trains; where nothing was learned everybody is tested.
+    """Patient -> part, as in the learned stages that are built on, or as the recipe says where there are none; and all
+    members. Whoever trained one of them only trains.
     """
     members = [m for cohort in data.values() for m in cohort.members]
     needed = {plan.stage for stage in recipe.computed for plan in stage.inputs.values()}
     learned = [s for s in recipe.stages if s.name in needed]
+    splits = [split_stage(recipe, stage, data) for stage in learned]
     if not learned:
-        return {m.patient: "test" for m in members}, members
+        splits = [split_cohort(Cohort(tuple(members)), recipe.split, recipe.split.get("seed", recipe.seed))]
     part_of: dict[str, str] = {}
-    for stage in learned:
-        split = split_stage(recipe, stage, data)
+    for split in splits:
         for part in reversed(PARTS):
             for m in split.parts[part]:
                 part_of[m.patient] = "train" if "train" in (part, part_of.get(m.patient, part)) else part
@@ -178,14 +176,14 @@ def _rows(judged: _Judged, stage: ComputedStage, day: Member, drawn: Sequence[Ma
         return []
     if kind == "contours":
         return _contour_rows(chain, day, drawn, truth)
-    return _dose_rows(judged, day, drawn, truth)
+    return _dose_rows(judged, stage, day, drawn, truth)
 
 
 def _motion_rows(
     chain: Chain, day: Member, drawn: Sequence[Mapping[str, Image]], truth: Mapping[str, Image]
 ) -> list[Row]:
     grid = coarser(grid_of(drawn[0][MOTION[0]]), GRID_MM)
-    spacing = grid.affine[:3, :3].norm(dim=0).tolist()
+    spacing = grid.spacing_mm
     own, rows = (day.name, day.patient, "motion"), []
     fields = [exponential(velocity_on(images, grid), spacing) for images in drawn]
     rows.append(Row(*own, "model", "folded voxels", float(np.mean([100 * folded(f, spacing) for f in fields])), "%"))
@@ -230,19 +228,22 @@ def _contour_rows(
 
 
 def _dose_rows(
-    judged: _Judged, day: Member, drawn: Sequence[Mapping[str, Image]], truth: Mapping[str, Image]
+    judged: _Judged,
+    stage: ComputedStage,
+    day: Member,
+    drawn: Sequence[Mapping[str, Image]],
+    truth: Mapping[str, Image],
 ) -> list[Row]:
-    name = ACCUMULATED if ACCUMULATED in drawn[0] else "dose"
-    moment = SO_FAR if name == ACCUMULATED else TODAY
+    computation = judged.chain.computations[stage.name]
+    name = computation.makes()[0].name
     grid = coarser(grid_of(truth[name]), GRID_MM)
-    spacing = grid.affine[:3, :3].norm(dim=0).tolist()
+    spacing = grid.spacing_mm
     true = gray_of(resample(truth[name], grid, 0.0))
     mean = torch.stack([images[name].data for images in drawn]).mean(0)
     by = "model: mean of draws" if len(drawn) > 1 else "model"
     answers = {by: gray_of(resample(replace(drawn[0][name], data=mean), grid, 0.0))}
     before = planned_dose(judged.chain, day, judged.draws)
     if before is not None:
-        plan = resample(before if moment == TODAY else as_added(judged.chain, before), grid, 0.0)
-        answers[AS_IT_WAS] = gray_of(plan)
-    own = (day.name, day.patient, moment)
+        answers[AS_IT_WAS] = gray_of(resample(computation.measured(before), grid, 0.0))
+    own = (day.name, day.patient, name if computation.looks_back else TODAY)
     return [row for by, gray in answers.items() for row in same_dose_rows(own, by, gray, true, spacing)]

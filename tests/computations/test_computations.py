@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fabrica.computations import ACCUMULATED, AT_PLANNING, COMPUTATIONS, Accumulate, Deliver, Register, Warp
+from fabrica.computations import ACCUMULATED, AT_PLANNING, COMPUTATIONS, EQD2, Accumulate, Deliver, Register, Warp
 from fabrica.contracts import Case, Image
 from fabrica.data.daily import PLANNED, days_of
 from fabrica.data.grid import grid_of, resample
@@ -88,7 +88,10 @@ def test_doses_add_up_on_the_planning_anatomy(day: Case) -> None:
     flat = replace(day.images["CT"], data=torch.full_like(day.images["CT"].data, 60.0))
     even = [replace(day, images={**day.images, **still, "dose": flat})] * 2
     assert float(Accumulate(30).compute(even)[ACCUMULATED].data.mean()) == pytest.approx(60, abs=1e-3)
-    done = Accumulate(20, alpha_beta_gy=3.0).compute(even)[ACCUMULATED].data
+    effective = Accumulate(20, alpha_beta_gy=3.0)
+    done = effective.compute(even)[EQD2].data
+    assert torch.allclose(effective.measured(flat).data, done, atol=1e-3)
+    assert Accumulate(20).measured(flat) is flat
     assert float(done.mean()) == pytest.approx(float(eqd2(torch.tensor(60.0), 20, 3.0)), abs=1e-3)
 
 

@@ -86,5 +86,5 @@ def test_two_frames_of_reference_are_refused(seen: Cohort) -> None:
     first = replace(case.images["CT"], frame_of_reference="1.2.4")
     planned = cohort.overlaid(seen.members[0], {"CT": first})
     today = cohort.overlaid(seen.members[1], {"CT": other})
-    with pytest.raises(UnreadableError, match="another frame of reference"):
+    with pytest.raises(UnreadableError, match="lie in different frames of reference"):
         days_of([planned, today])[0].load(["CT", PLANNED + "CT"])

@@ -7,7 +7,6 @@ from fabrica.evaluate.judging.constraints import Constraint
 from fabrica.evaluate.judging.daily import (
     AS_IT_WAS,
     FLOOR,
-    SO_FAR,
     TODAY,
     Reading,
     factors_of,
@@ -17,6 +16,7 @@ from fabrica.evaluate.judging.daily import (
     table,
 )
 
+SO_FAR = "accumulated EQD2"
 CORD = Constraint.of("SpinalCord D0.1cc <= 45 Gy")
 TARGET = Constraint.of("PTV70 D95% >= 66 Gy")
 
@@ -92,6 +92,9 @@ def test_the_table_shows_lights_where_there_are_intervals() -> None:
     assert shown.count("broken") == 1
     assert shown.count("no interval") == 1
     assert "&lt;= 45 Gy" in shown
+    assert "at planning <" not in shown
+    other = [Reading(CORD, TODAY, 40.0, (42.0,)), Reading(CORD, SO_FAR, 38.5, (41.0,))]  # another measure
+    assert "41.0 Gy, 38.5 at planning" in table(other, {})
     assert shown.count("<tr>") == 3
 
 

@@ -83,25 +83,25 @@ def test_the_report_tells_before_today_and_so_far(finished: Path) -> None:
     assert rows["motion", "motion", "model", "folded voxels"]["value"] == 0
     assert ("contours", "PTV70", "contours as they were", "dice") in rows
     assert ("today", "today", "the plan as it was", "gamma 2 %/2 mm local") in rows
-    for moment in ("today", "accumulated"):
+    for moment in ("today", "accumulated EQD2"):
         assert rows["so_far", moment, "model: mean of draws", "PTV70 D95% off"]["unit"] == "Gy"
         assert ("so_far", moment, "model: interval", "share of true figures inside") in rows
     assert rows["so_far", "today", "the plan as it was", "PTV70 D95%"]["value"] > 60
     assert {r["case"] for s in report["stages"][1:] for r in s["cases"]} == {"virtual0002_day1", "virtual0002_day2"}
     page = (finished / "report" / "index.html").read_text()
-    assert "<th>at planning</th><th>today</th><th>accumulated</th>" in page
+    assert "<th>at planning</th><th>today</th><th>accumulated EQD2</th>" in page
     assert "EQD2 with alpha/beta 3 Gy of 35 fractions" in page
     assert "own plan; 6 MV pencil" in page
     assert page.count("dose today") >= 2
     known = read_factors(finished)
     assert known is not None
     assert (known.level, known.draws, known.patients) == (0.5, 2, 1)
-    assert set(known.factors) == {(m, text) for m in ("today", "accumulated") for text in SAID}
+    assert set(known.factors) == {(m, text) for m in ("today", "accumulated EQD2") for text in SAID}
 
 
 def test_what_was_computed_lies_beside_what_was_drawn(finished: Path) -> None:
     folder = finished / "stages"
-    for stage, name in (("today", "dose"), ("so_far", "accumulated dose"), ("motion", "motion z")):
+    for stage, name in (("today", "dose"), ("so_far", "accumulated EQD2"), ("motion", "motion z")):
         case = folder / stage / "draws" / "virtual0002_day1"
         assert (case / f"0-{name}.nii.gz").is_file()
     assert (folder / "today" / "draws" / "virtual0002_day1" / "1-dose.nii.gz").is_file()
@@ -126,7 +126,7 @@ def test_a_true_chain_is_the_truth(finished: Path) -> None:
     assert set(chain.truth("motion", day)) == {"motion z", "motion y", "motion x"}
     assert set(chain.truth("contours", day)) == {"PTV70", "Brainstem"}
     assert float(chain.truth("today", day)["dose"].data.max()) > 60
-    assert set(chain.truth("so_far", day)) == {"accumulated dose"}
+    assert set(chain.truth("so_far", day)) == {"accumulated EQD2"}
     assert set(chain.truth("drawn", day)) == {"CT"}
 
 
@@ -148,7 +148,7 @@ def test_new_patients_get_contours_doses_and_a_table(finished: Path, tmp_path: P
     assert told.exit_code == 0, told.output
     for case in ("p01_today-2026-11-02", "p01_today-2026-11-09"):
         files = {p.name for p in (out / case).iterdir()}
-        assert {"CT-0.nii.gz", "CT-1.nii.gz", "dose-1.nii.gz", "PTV70-0.nii.gz", "accumulated dose-1.nii.gz"} <= files
+        assert {"CT-0.nii.gz", "CT-1.nii.gz", "dose-1.nii.gz", "PTV70-0.nii.gz", "accumulated EQD2-1.nii.gz"} <= files
         assert {"displacement-0.nii.gz", "moved-0.nii.gz", "dose at planning-0.nii.gz"} <= files
     field = nibabel.load(out / "p01_today-2026-11-02" / "displacement-0.nii.gz")
     assert field.shape[3:] == (1, 3)

@@ -17,7 +17,7 @@ from .constraints import Constraint
 
 Array = NDArray[np.floating]
 Mask = NDArray[np.bool_]
-AT_PLANNING, TODAY, SO_FAR = "at planning", "today", "accumulated"
+AT_PLANNING, TODAY = "at planning", "today"
 AS_IT_WAS = "the plan as it was"
 Light = Literal["kept", "broken", "open", "no interval"]
 CUTOFF_PERCENT, STEPS = 10.0, 5
@@ -165,15 +165,17 @@ def table(readings: Sequence[Reading], factors: Factors) -> str:
         cells = [f"<td>{escape(text)}</td>"]
         if first.planned is not None:
             cells.append(f"<td>{first.planned:.1f} {first.constraint.unit}</td>")
-        cells += [_cell(by_moment.get(m), factors) for m in moments]
+        cells += [_cell(by_moment.get(m), first.planned, factors) for m in moments]
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return f'<table class="daily"><tr>{head}</tr>{"".join(lines)}</table>'
 
 
-def _cell(one: Reading | None, factors: Factors) -> str:
+def _cell(one: Reading | None, planned: float | None, factors: Factors) -> str:
+    """`planned`: what stands in the first column; where planning has another figure in this measure, it is said."""
     if one is None:
         return "<td></td>"
     ends, light = one.interval(factors), one.light(factors)
     apart = f" ({max(ends[0], 0.0):.1f} to {ends[1]:.1f})" if ends else ""
     dot = f'<span style="color:{_COLOURS[light]}">&#9679;</span> {light}'
-    return f"<td>{one.mean:.1f} {one.constraint.unit}{apart} {dot}</td>"
+    other = f", {one.planned:.1f} {AT_PLANNING}" if one.planned is not None and one.planned != planned else ""
+    return f"<td>{one.mean:.1f} {one.constraint.unit}{apart}{other} {dot}</td>"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...contracts import Image
 from ...data.grid import Grid, coarser, grid_of, resample
-from ...physics.dose import HU_TO_DENSITY, Beam, density_of, dose_and_depths
+from ...physics.dose import GANTRY_DEGREES, HU_TO_DENSITY, Beam, curve_in_words, curve_of, density_of, dose_and_depths
 from ...physics.plan import conformal
 from ..metrics.dose import gamma_pass_rate
 from ..result import Row
@@ -33,7 +33,7 @@ class DoseCheck:
     `target`: a label of the case; without one a ball of `diameter_mm` in the middle of the body.
     """
 
-    gantry_degrees: Sequence[float] = (0.0, 72.0, 144.0, 216.0, 288.0)
+    gantry_degrees: Sequence[float] = GANTRY_DEGREES
     prescription_gy: float = 60.0
     target: str | None = None
     diameter_mm: float = 40.0
@@ -43,23 +43,20 @@ class DoseCheck:
     def __post_init__(self) -> None:
         if not self.gantry_degrees or not 0 < self.prescription_gy < 200 or self.diameter_mm <= 0 or self.margin_mm < 0:
             raise ValueError("expected a gantry angle at least, Gy up to 200, a diameter above 0 and a margin.")
-        if any(len(point) != 2 for point in self.hu_to_density):
-            raise ValueError("hu_to_density: expected pairs of HU and density, such as [[-1000, 0], [0, 1]].")
-        density_of(torch.zeros(1), self.points)
+        curve_of(self.hu_to_density)
 
     def words(self) -> str:
         """What a reader of figures has to know."""
         turns = ", ".join(f"{a:g}" for a in self.gantry_degrees)
-        curve = ", ".join(f"{hu:g}: {density:g}" for hu, density in self.points)
         target = self.target or f"a ball of {self.diameter_mm:g} mm in the middle of the body"
         return (
             f"doses on drawn CTs are of beams from {turns} degrees at {target}, {self.margin_mm:g} mm wider, scaled to "
-            f"{self.prescription_gy:g} Gy on the true CT; 6 MV pencil beams; HU to electron density {curve}."
+            f"{self.prescription_gy:g} Gy on the true CT; 6 MV pencil beams; {curve_in_words(self.points)}."
         )
 
     @property
     def points(self) -> list[tuple[float, float]]:
-        return [(float(hu), float(density)) for hu, density in self.hu_to_density]
+        return curve_of(self.hu_to_density)
 
 
 def dose_check_rows(
@@ -101,7 +98,7 @@ class _OnTruth:
         density = _density(self.truth, hounsfield, self.outside, self.grid, self.check)
         given, depths = dose_and_depths(density, self.grid.affine, self.beams)
         found = _in_body(given, self.body)
-        spacing = self.grid.affine[:3, :3].norm(dim=0).tolist()
+        spacing = self.grid.spacing_mm
         rows: dict[str, tuple[float, str]] = {}
         for percent, mm, local in CRITERIA:
             name = f"gamma {percent:g} %/{mm:g} mm{' local' if local else ''}"
