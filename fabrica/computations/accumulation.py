@@ -22,7 +22,8 @@ class Accumulate(Computation):
     """Doses of the days so far, carried back to planning against each day's motion and added up, Gy.
 
     Every day that was seen stands for an equal share of the `fractions`. `alpha_beta_gy`: as EQD2, day by day; left
-    out: physical dose. Results bear the name of their measure: accumulated dose, or accumulated EQD2. `carry`: point (a point's dose goes with it) or energy (kept: where space grows, dose falls).
+    out: physical dose. Results bear the name of their measure: accumulated dose, or accumulated EQD2. `carry`: point
+    (a point's dose goes with it) or energy (kept: where space grows, dose falls).
     """
 
     answer = "dose"

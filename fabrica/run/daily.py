@@ -133,17 +133,18 @@ def brought_to(mask: Image, like: Image) -> Image:
 
 def dose_stage(chain: Chain, so_far: bool = False) -> ComputedStage | None:
     """The stage whose doses are of the day, or of the days so far."""
-    kinds = chain.computations
-    return next(
-        (s for n, s in chain.stages.items() if (kinds[n].answer, kinds[n].looks_back) == ("dose", so_far)), None
-    )
+    for name, computation in chain.computations.items():
+        if computation.answer == "dose" and computation.looks_back == so_far:
+            return chain.stages[name]
+    return None
 
 
-def stage_of(chain: Chain, name: str) -> ComputedStage | None:
+def stage_of(chain: Chain, image: str) -> ComputedStage | None:
     """The computed stage that makes an image of this name."""
-    return next(
-        (s for s in chain.stages.values() if name in {f.name for f in chain.computations[s.name].makes()}), None
-    )
+    for name, computation in chain.computations.items():
+        if image in {f.name for f in computation.makes()}:
+            return chain.stages[name]
+    return None
 
 
 def planned_dose(chain: Chain, day: Member, draws: int) -> Image | None:
