@@ -148,20 +148,23 @@ def _given_panel(name: str, prepared: Prepared, z: int) -> dict[str, Any]:
     return panel_of(f"{name} (given)", pixels, prepared.traces[name].like.meaning.unit, 0.0, high)
 
 
+def _valued(title: str, pixels: Array, unit: str) -> dict[str, Any]:
+    """A panel of an image; of motion, which goes both ways, in two colours."""
+    return panel_of(title, pixels, unit, -1.0, 1.0, "diverging") if unit == "mm" else panel_of(title, pixels, unit)
+
+
 def _intensity_panels(f: Field, part: Tensor, truth: Tensor | None, z: int, paired: bool) -> list[dict[str, Any]]:
     mean = part.mean(0)[0].numpy()
     panels, (spread, error) = [], _differences(f.unit)
     if truth is not None:
         panels.append(
-            panel_of(f"{f.name} (true)" if paired else f"{f.name} (a real patient)", truth[0, z].numpy(), f.unit)
+            _valued(f"{f.name} (true)" if paired else f"{f.name} (a real patient)", truth[0, z].numpy(), f.unit)
         )
-    panels.append(
-        panel_of(f"{f.name} (one draw)" if len(part) > 1 else f"{f.name} (model)", part[0, 0].numpy(), f.unit)
-    )
+    panels.append(_valued(f"{f.name} (one draw)" if len(part) > 1 else f"{f.name} (model)", part[0, 0].numpy(), f.unit))
     if not paired:
-        return panels + [panel_of(f"draw {i + 1}", p[0].numpy(), f.unit) for i, p in enumerate(part[1:4], 1)]
+        return panels + [_valued(f"draw {i + 1}", p[0].numpy(), f.unit) for i, p in enumerate(part[1:4], 1)]
     if len(part) > 1:
-        panels.append(panel_of("mean of draws", mean, f.unit))
+        panels.append(_valued("mean of draws", mean, f.unit))
         panels.append(panel_of("spread of draws", part.std(0)[0].numpy(), f.unit, 0.0, spread, "heat"))
     if truth is not None:
         panels.append(
