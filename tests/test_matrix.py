@@ -38,6 +38,8 @@ def _batch(axes: str, job: Job) -> Batch:
             images[f.name] = (values_of > 0.5).float() if f.kind == "label" else values_of
     values = {"position": torch.linspace(-1, 1, 3), "age": torch.tensor([30.0, 50, 70])}
     values |= {n: torch.full((3,), 2.0) for n in ("years ahead", "years apart")}
+    values |= {f.name: torch.tensor([1.0, 0.0, 1.0]) for f in job.recorded}
+    values["ejection_fraction"] = torch.tensor([30.0, 45, 60])
     return Batch(("a", "b", "c"), images, torch.eye(4).expand(3, 4, 4), values)
 
 
@@ -96,9 +98,13 @@ def _short(recipe: dict) -> dict:
             **({"cone_beam": {**plan["cone_beam"], "views": 16}} if "cone_beam" in plan else {}),
             **({"plans": plan["plans"]} if "plans" in plan else {}),
             **({"days": {**plan["days"], "count": 1}} if "days" in plan else {}),
+            **({"events": {**plan["events"], "yearly": 3.0}} if "events" in plan else {}),
         }
         for name, plan in recipe["cohorts"].items()
     }
+    for plan in recipe["cohorts"].values():
+        if "events" in plan:  # ten of those who train
+            plan["virtual"] |= {"patients": 24}
     raw = any("acquisition" in stage["job"] for stage in _learning(recipe))
     for plan in recipe["cohorts"].values() if raw else ():  # each slice is solved by every classical solver
         plan["virtual"] |= {"patients": 2, "planes": [16, 18]}
@@ -123,6 +129,10 @@ def _short(recipe: dict) -> dict:
     if "window" in recipe["evaluate"]:  # smaller than any grid, so that it bites
         axes = len(recipe["evaluate"]["window"])
         recipe["evaluate"]["window"] = [48 - 16 * (axes - 1)] * axes
+    if "by" in recipe.get("split", {}):  # somebody healthy trains, somebody validates
+        for plan in recipe["cohorts"].values():
+            plan["virtual"] |= {"patients": 8 if plan["virtual"]["disease"] == "none" else 2}
+        return recipe
     if any("train" in stage for stage in _learning(recipe)):
         recipe["split"] = {"train": 0.5, "test": 0.5}
     return recipe

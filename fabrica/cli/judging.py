@@ -147,6 +147,24 @@ def downstream(
 
 
 @app.command()
+def freeze(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
+    study: Annotated[Path, typer.Option(metavar="FILE", help="study.yaml: claim, patients, exclusions, looks.")],
+    out: Annotated[Path, typer.Option(metavar="STUDY", help="A new folder, to be given to: fabrica run STUDY.")],
+    stage: Annotated[str | None, typer.Option(help="Which stage; the last when left out.")] = None,
+) -> None:
+    """Declare a study before its data: weights, claim, sample size and looks are fixed by one hash."""
+    from ..deliver.files import plain_yaml
+    from ..study.prospective import Plan
+    from ..study.prospective import freeze as frozen
+
+    with errors():
+        plan = Plan.of(plain_yaml(study, "Write claim: {...}, patients: 60, exclusions: [...], looks: 1"))
+        frozen(run, plan, out, echo, stage)
+        echo(f"When the patients have come: fabrica run {out} --data DIR")
+
+
+@app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs on the same patients.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the report is written.")],

@@ -15,7 +15,8 @@ from .terminal import INTERRUPTED, bars, echo, errors, fail
 @app.command()
 def run(
     recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE|RUN", help="A recipe to start, or a run folder to go on with.")
+        Path,
+        typer.Argument(metavar="RECIPE|RUN|STUDY", help="A recipe to start, a run to go on with, or a frozen study."),
     ],
     data: Data = None,
     only: Annotated[str | None, typer.Option(metavar="STAGE", help="Run this stage only.")] = None,
@@ -38,6 +39,9 @@ def run(
     from ..run.folder import RunFolder, common_folder
     from ..run.sequence import run_recipe
 
+    if (recipe / "study.json").is_file():
+        _look(recipe, data or [], bool(only or settings or dry_run or unit), device)
+        return
     with errors(), joined() as processes:
         existing = recipe.is_dir()
         file = recipe / "recipe.yaml" if existing else recipe
@@ -63,6 +67,18 @@ def run(
             raise typer.Exit(INTERRUPTED) from error
         if processes.first:
             echo(f"Report: {result.page}")
+
+
+def _look(study: Path, data: list[str], more: bool, device: str) -> None:
+    """A frozen study meets its patients."""
+    from ..machine.device import find_device
+    from ..study.prospective import look
+
+    with errors():
+        if len(data) != 1 or "=" in data[0] or more:
+            fail(f"A frozen study takes patients and nothing else. Type: fabrica run {study} --data DIR")
+        look(study, Path(data[0]), echo, find_device(device))
+        echo(f"Reports: {study / 'looks'}")
 
 
 @app.command()

@@ -4,9 +4,9 @@ Shapes: B rows, C channels, *axes a grid in the order t z y x. x is ONE tensor (
 explained by `Field`s. Numbers (risk, ejection fraction) are x without axes, (B, C). What a job asks for beside images
 (words, classes, numbers) is no part of that tensor: `Signature.beside` names it, `Problem.beside` holds it."""
 
+from .clinical import Course, Health
 from .measured import Measured, Measurement, Noise, Operator, Rowwise, Scattered
 from .roles import (
-    Answer,
     Backbone,
     Codec,
     Computation,
@@ -29,6 +29,7 @@ from .values import (
     POSITION,
     SCALES,
     VALUES,
+    Answer,
     Batch,
     Case,
     Field,
@@ -53,11 +54,13 @@ __all__ = [
     "Codec",
     "Computation",
     "Condition",
+    "Course",
     "Decoder",
     "Denoiser",
     "Density",
     "Family",
     "Field",
+    "Health",
     "Image",
     "Job",
     "Kind",

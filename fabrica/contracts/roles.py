@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..rng import Rng
+from .clinical import Course, Health
 from .measured import Measurement, Noise, Operator
-from .values import Batch, Case, Field, Image, Signature, Trace
+from .values import Answer, Batch, Case, Field, Image, Signature, Trace
 
 
 class Preparation(ABC):
@@ -59,9 +60,7 @@ class Problem:
     held_out: Measurement | None = None  # what x is compared with where no target exists
     beside: Mapping[str, Tensor] = field(default_factory=dict)  # targets on no grid: (B, length) words, else (B,)
     wanted: Mapping[str, Tensor] = field(default_factory=dict)  # bool (B,): rows in which they are asked for
-    regions: Mapping[str, Tensor] = field(
-        default_factory=dict
-    )  # bool (B, 1, *axes): where what values there are counts
+    regions: Mapping[str, Tensor] = field(default_factory=dict)  # bool (B, 1, *axes): where its values are compared
     ground: Tensor | None = None  # (B, C, *axes): what x is added to, on its scale; None = nothing
 
     def rows(self, index: Tensor) -> Problem:
@@ -81,9 +80,6 @@ class Problem:
         )
 
 
-Answer = Literal["image", "film", "value", "features", "parts"]  # what a job answers with; features have no truth
-
-
 class Job(ABC):
     """Turns a batch of cases into a Problem, on the device of the batch, and declares what others need to know of it.
 
@@ -98,12 +94,15 @@ class Job(ABC):
     asked_frames: tuple[int, ...] = ()  # of a film: those that nothing gives
     reference: str = ""  # on whose grid and box cases are prepared; the first that is asked for where none is named
     judged_with: tuple[str, ...] = ()  # images that judging needs, where a case has them
+    recorded: tuple[Field, ...] = ()  # values of a case that its answer is told from, where x is none of them
     weighed_by: tuple[str, ...] = ()  # label maps that say where training may compare, where a case has them
     described: Mapping[str, str] = MappingProxyType({})  # text -> label map of the same grid that it is written from
     competitors: tuple[str, ...] = ("copied", "histogram", "mean", "crude")  # trivial answers that make sense for it
     names: tuple[str, ...] = ()  # of all its parts, where any can be given and any asked for
     directions: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()  # names given and asked, where it has several
     regional: bool = False  # whether its problems name regions, in which losses may compare values
+    course: Course | None = None  # until an event, where x is one
+    health: Health | None = None  # who is healthy, where x is a healthy twin of what is given
     moves: tuple[str, str] | None = None  # the fixed and the moving image, where x is the velocity between them
 
     @property
@@ -286,6 +285,7 @@ class Sampler:
     noise: type[Noise] | None = None
     order: int = 1  # of convergence in the step size, proven in the tests; 0 for a stochastic sampler
     needs_gradient: bool = False  # of the network's answer with respect to x: drawing opens one for it
+    deterministic: bool = False  # its draws are all the same: one is enough
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,14 @@ from torch import Tensor
 
 from .measured import Measured, Measurement
 
-Kind = Literal["intensity", "complex", "label", "displacement", "coordinates", "number", "class", "token", "embedding"]
+Kind = Literal[
+    "intensity", "complex", "label", "displacement", "coordinates", "number", "class", "token", "embedding", "event"
+]
 
 
-VALUES = ("number", "class", "embedding", "token")  # kinds that are no images
+# what a job answers with: features have no truth, a twin is what is given as it would be if it were healthy
+Answer = Literal["image", "film", "value", "course", "twin", "features", "parts"]
+VALUES = ("number", "class", "embedding", "token", "event")  # kinds that are no images
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +48,11 @@ class Field:
 
     name: str  # "T1w", "lesion", "age"
     kind: Kind = "intensity"
-    channels: int = 1  # number of classes for "class", "label", "token"; width for "embedding"
+    channels: int = 1  # number of classes for "class", "label", "token"; width for "embedding"; intervals for "event"
     unit: str = "a.u."  # "HU", "SUV", "Gy", "mm", "year", "grey" (0 to 255); "a.u." = arbitrary, as in most MR
     classes: tuple[str, ...] = ()  # of a class, as tables write them
     frames: int = 1  # of its channels: moments of one image, where it is a film
+    moments: tuple[int, ...] = ()  # which frames of a longer film they are; none = all of it
     length: int = 1  # of a text: how many subwords it has at most ("token", whose channels are its vocabulary)
     stated: Scale | None = None  # of a number, where the recipe says it
 

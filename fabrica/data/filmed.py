@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 
@@ -12,15 +13,16 @@ from ..io import Scan, UnreadableError
 from .cohort import Derived, Member, origin
 
 GIVEN = "given frames of "  # before the name of a film
+EJECTED = "ejection_fraction"  # a value: percent of the largest volume
 UNEVEN = 0.1  # of the usual step between two frames
 
 
-def filmed(member: Member, film: str, frames: int, every: int, new: bool) -> Member:
-    """The same case with its film as one image of `frames` channels, and each `every`-th of them as another.
+def filmed(member: Member, film: str, frames: int, given: Sequence[int], new: bool) -> Member:
+    """The same case with its film as one image of `frames` channels, and the `given` ones of them as another.
 
-    `new`: its film holds the given frames alone.
+    `new`: its film holds the given frames alone; of a single one it may be a plain image.
     """
-    return _Filmed(*origin(member), member, film, frames, every, new)
+    return _Filmed(*origin(member), member, film, frames, tuple(given), new)
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class _Filmed(Derived):
     inner: Member
     film: str
     frames: int
-    every: int
+    given: tuple[int, ...]
     new: bool
 
     def contrasts(self) -> tuple[str, ...]:
@@ -52,24 +54,38 @@ class _Filmed(Derived):
         return replace(case, images=images)
 
     def _parts(self, image: Image) -> dict[str, Image]:
-        moments = moments_of(image)
-        given = -(-self.frames // self.every)
-        wanted = given if self.new else self.frames
+        alone = self.new and len(self.given) == 1 and "t" not in image.axes
+        moments = _still(image) if alone else moments_of(image, even=not self.new or is_even(self.given))
+        wanted = len(self.given) if self.new else self.frames
         if len(moments.data) != wanted:
             raise UnreadableError(
                 f"its {self.film} has {len(moments.data)} frames, expected {wanted}.",
-                f"Write in the recipe: frames: {len(moments.data) * (self.every if self.new else 1)}",
+                "Give the frames that the run was given." if self.new else f"Write: frames: {len(moments.data)}",
                 image.source or "",
             )
         if self.new:
-            return {GIVEN + self.film: _named(moments, GIVEN + self.film)}
-        times = None if moments.times is None else moments.times[:: self.every]
-        some = replace(moments, data=moments.data[:: self.every], times=times)
-        return {self.film: _named(moments, self.film), GIVEN + self.film: _named(some, GIVEN + self.film)}
+            return {GIVEN + self.film: _named(moments, GIVEN + self.film, self.given)}
+        times = None if moments.times is None else moments.times[list(self.given)]
+        some = replace(moments, data=moments.data[list(self.given)], times=times)
+        return {self.film: _named(moments, self.film), GIVEN + self.film: _named(some, GIVEN + self.film, self.given)}
 
 
-def moments_of(image: Image) -> Image:
-    """(t, z, y, x) as channels of one image; raises UnreadableError where frames are not evenly spaced in time."""
+def is_even(frames: Sequence[int]) -> bool:
+    """Whether the frames lie equally far apart."""
+    return len({b - a for a, b in pairwise(frames)}) <= 1
+
+
+def _still(image: Image) -> Image:
+    """One image as a film of one frame."""
+    if len(image.data) != 1:
+        raise UnreadableError("is an image in colour, expected one channel.", "Save it in grey.", image.source or "")
+    return replace(image, data=image.data if "z" in image.axes else image.data[:, None], axes="zyx")
+
+
+def moments_of(image: Image, even: bool = True) -> Image:
+    """(t, z, y, x) as channels of one image; raises UnreadableError where frames are out of order, or not evenly
+    spaced in time though they should be.
+    """
     if "t" not in image.axes:
         raise UnreadableError("is one image, expected a film.", "Give its frames as one file.", image.source or "")
     if len(image.data) != 1:
@@ -81,7 +97,7 @@ def moments_of(image: Image) -> Image:
             raise UnreadableError(
                 "has frames that are out of order or doubled in time.", "Export it again.", image.source or ""
             )
-        if float((steps - usual).abs().max()) > UNEVEN * usual:
+        if even and float((steps - usual).abs().max()) > UNEVEN * usual:
             raise UnreadableError(
                 f"its frames are {float(steps.min()):.3g} to {float(steps.max()):.3g} s apart, expected even steps.",
                 "Bring them to even times first.", image.source or "",
@@ -90,9 +106,9 @@ def moments_of(image: Image) -> Image:
     return replace(image, data=data, axes="zyx")
 
 
-def _named(image: Image, name: str) -> Image:
+def _named(image: Image, name: str, moments: tuple[int, ...] = ()) -> Image:
     count = len(image.data)
-    return replace(image, meaning=replace(image.meaning, name=name, channels=count, frames=count))
+    return replace(image, meaning=replace(image.meaning, name=name, channels=count, frames=count, moments=moments))
 
 
 def film_of(image: Image, times: torch.Tensor | None) -> Image:

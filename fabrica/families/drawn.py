@@ -23,6 +23,7 @@ class Drawn(Reconstructor):
     def __init__(self, prior: Family, sampler: Sampler, options: Mapping[str, Any]) -> None:
         super().__init__()
         self.prior, self.sampler, self.options = prior, sampler, dict(options)
+        self.deterministic = sampler.deterministic
 
     def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
         return {}

@@ -1,4 +1,6 @@
-"""How far an answer is from its target, by the kind of each field: robust distance, or cross-entropy with soft Dice."""
+"""How far an answer is from its target, by the kind of each field: robust distance, cross-entropy with soft Dice, or
+how likely a course was.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from .precondition import wide
 def field_terms(
     problem: Problem, output: Tensor, fields: Sequence[Field], robust: float = 0.01
 ) -> Mapping[str, Tensor]:
-    """Named terms, (B,) each: Charbonnier distance for intensities, cross-entropy + (1 - soft Dice) for labels.
+    """Named terms, (B,) each: Charbonnier distance for intensities, cross-entropy + (1 - soft Dice) for labels, and of
+    events the negative logarithm of their likelihood.
 
     `output` holds intensities and, for label and class channels, logits. Unknown targets count by `problem.weight`.
     """
@@ -29,6 +32,8 @@ def field_terms(
         start += field.channels
         if field.kind in ("label", "class"):
             terms[field.name] = _label_term(output[:, part], target[:, part], weight[:, part])
+        elif field.kind == "event":
+            terms[field.name] = _course_term(output[:, part], target[:, part], weight[:, part])
         else:
             terms[field.name] = _mean(robust_distance(output[:, part], target[:, part], robust), weight[:, part])
     return terms
@@ -87,12 +92,16 @@ def distance(problem: Problem, output: Tensor, wanted: Tensor, scale: Tensor, ro
 
 
 def answer(output: Tensor, fields: Sequence[Field]) -> Tensor:
-    """Logits of label channels become probabilities; intensities stay."""
+    """Logits of label channels and of hazards become probabilities; intensities stay."""
     parts, start = [], 0
     for field in fields:
         part = output[:, start : start + field.channels]
         start += field.channels
-        parts.append(part.softmax(1) if field.kind in ("label", "class") else part)
+        if field.kind in ("label", "class"):
+            part = part.softmax(1)
+        elif field.kind == "event" and field.channels > 1:
+            part = part.sigmoid()
+        parts.append(part)
     return torch.cat(parts, 1)
 
 
@@ -107,6 +116,18 @@ def _known(problem: Problem) -> tuple[Tensor, Tensor]:
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
     return (values * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp(min=1.0)
+
+
+def _course_term(output: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Of hazards: cross-entropy in every interval that a row was followed through. Of one log-risk: the partial
+    likelihood among the rows of the batch (Cox 1972, ties by Breslow); its target is the time, negative where censored.
+    """
+    if output.shape[1] > 1:
+        return (F.binary_cross_entropy_with_logits(output, target, reduction="none") * weight).sum(1)
+    time, risk = target[:, 0].abs(), output[:, 0].float()
+    at_risk = time[None, :] >= time[:, None]
+    among = torch.where(at_risk, risk[None, :], -torch.inf).logsumexp(1)
+    return (among - risk) * (target[:, 0] > 0) * weight[:, 0]
 
 
 def _label_term(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:

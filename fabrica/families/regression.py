@@ -16,13 +16,15 @@ from .misfit import added_terms, answer, check_losses, field_terms
 
 
 class Regression(Family):
-    """The plain baseline: x = network(condition), robust distance per intensity, cross-entropy and Dice per label.
+    """The plain baseline: x = network(condition), robust distance per intensity, cross-entropy and Dice per label, and
+    the likelihood of events.
 
     `losses` adds others of the table by weight: {structural: 0.5, gradient difference: 1}. Its draws are all the same:
     the spread of an ensemble of draws is zero, and the report says so.
     """
 
     deterministic = True
+    learns = (*Family.learns, "event")
 
     def __init__(
         self, signature: Signature, network: UNetShape, precision: str, *, losses: Mapping[str, float] | None = None

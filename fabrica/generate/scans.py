@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..data.cases import left_out
 from ..data.cohort import Member, Source, unreadable
@@ -16,6 +18,7 @@ from ..io import UnreadableError
 from ..jobs.values import said
 from ..machine.executors import Executor, Local, SetAside
 from ..run.answering import Answering
+from ..run.judge_courses import foretold
 from ..run.sequence import Say
 from .record import record_of
 from .tasks import DRAW, answering_of, done_before, key_of, state_of
@@ -48,7 +51,7 @@ def generate_images(
     said(answering.signature.values, values or {})  # refuses what the run does not know
     if answering.unfinished:
         say(answering.unfinished)
-    if job.answer == "value":
+    if job.answer in ("value", "course"):
         return [
             _write_answers(
                 answering, job.gathered(_found(source, say), True), source.folder, out / "answers.csv", draws, say
@@ -127,11 +130,21 @@ def _found(source: Source, say: Say) -> tuple[Member, ...]:
     return cohort.members
 
 
+def _answered(answering: Answering) -> tuple[list[str], Callable[[NDArray[np.float64]], NDArray[np.float64]]]:
+    """What an answer's numbers are called, and how they leave the network's scale."""
+    job, (field,) = answering.job, answering.signature.x
+    if (course := job.course) is not None:
+        heads = [f"chance of {course.event} within {h:g} {course.unit}" for h in course.horizons]
+        home = answering.run.home(answering.stage)
+        return heads, lambda x: 1 - foretold(course, x[None], home).survival(np.array(course.horizons))[0]
+    return [f"chance of {c}" for c in field.classes] or [f"{field.name} {field.unit}".strip()], field.in_unit
+
+
 def _write_answers(
     answering: Answering, members: Sequence[Member], data: Path, path: Path, draws: int, say: Say
 ) -> Path:
-    """A row per case: the chance of each class, or the number."""
-    (field,) = answering.signature.x
+    """A row per case: the chance of each class, the number, or the chance of an event within each horizon."""
+    heads, told = _answered(answering)
     found = [m for m in members if answering.can(m)]
     if not found:
         raise ValueError(
@@ -140,13 +153,11 @@ def _write_answers(
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(
-            ["case", *([f"chance of {c}" for c in field.classes] or [f"{field.name} {field.unit}".strip()])]
-        )
+        writer.writerow(["case", *heads])
         count = 0
         for member in found:
             try:
-                values = field.in_unit(answering.values(member, draws, say).double().numpy())
+                values = told(answering.values(member, draws, say).double().numpy())
             except UnreadableError as error:
                 say(left_out(member, error))
                 continue

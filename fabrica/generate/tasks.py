@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import __version__, io
 from ..contracts import Image
 from ..data import cohort as cohorts
-from ..data.cases import left_out
+from ..data.cases import Prepared, left_out
 from ..data.cohort import Member, Source
 from ..deliver.files import write_whole
 from ..deliver.record import check_inside, hash_of
@@ -25,6 +26,8 @@ from ..machine.device import find_device
 from ..run.answering import Answering
 from ..run.costs import CHOICE
 from ..run.folder import RECIPE, RunFolder
+from ..run.judge_anomalies import FILE as ANOMALIES
+from ..run.judge_anomalies import Told, looked_at, maps_of
 from ..safeguards.uncertainty import FILE as INTERVALS
 from ..safeguards.uncertainty import read_intervals
 from .motion import write_motion
@@ -74,7 +77,8 @@ def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
             f" {missing[0]}=..."
         )
     try:
-        drawn = answering.draws(member, task["draws"], lines.append)
+        prepared, x = answering.drawn(member, task["draws"], lines.append)
+        drawn = answering.images(member, prepared, x)
     except UnreadableError as error:
         return {"files": {}, "said": [*lines, left_out(member, error)]}
     files: dict[str, list[str]] = {}
@@ -90,6 +94,8 @@ def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
             files.setdefault(name, []).append(str(path.relative_to(out)))
     lines.append(f"{member.name}: {task['draws']} draw{'s' * (task['draws'] > 1)} written.")
     beside += _write_intervals(answering, drawn, out / member.name, lines)
+    if answering.job.answer == "twin":
+        beside += _write_anomaly(answering, prepared, x, out / member.name, lines)
     result = {"files": files, "said": lines, "beside": [str(path.relative_to(out)) for path in beside]}
     _note(out, member.name, task["key"], result)
     return result
@@ -119,11 +125,24 @@ def _write_intervals(
     return written
 
 
+def _write_anomaly(answering: Answering, prepared: Prepared, x: Tensor, folder: Path, lines: list[str]) -> list[Path]:
+    """anomaly.nii.gz and anomaly-mask.nii.gz, by the threshold that healthy validation patients told."""
+    told = Told.read(answering.run.home(answering.stage))
+    if told.draws != len(x):
+        lines.append(f"No anomaly map: its threshold holds for {told.draws} draws. Type: --draws {told.draws}")
+        return []
+    written = []
+    for name, image in maps_of(looked_at(prepared, x, [f.name for f in answering.signature.x]), told).items():
+        io.write_nifti(image, folder / f"{name}.nii.gz")
+        written.append(folder / f"{name}.nii.gz")
+    return written
+
+
 def state_of(run: RunFolder) -> str:
     """sha256 of a run as it draws: its recipe, the checkpoints of all its stages, and their numbers of evaluations."""
     files = [run.path / RECIPE]
     for stage in run.recipe.stages:
-        files += [run.home(stage) / name for name in ("checkpoint.json", CHOICE, INTERVALS)]
+        files += [run.home(stage) / name for name in ("checkpoint.json", CHOICE, INTERVALS, ANOMALIES)]
     known = [hash_of(file) if file.is_file() else "" for file in files]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 

@@ -7,6 +7,8 @@ from ..contracts import PLACE, Job
 from ..data.store import Layout
 from ..data.subwords import Subwords
 from ..registry import Table
+from .anomaly import Anomaly
+from .cine import Cine
 from .dose import Dose
 from .enhancement import Enhancement
 from .foundation import Foundation
@@ -17,10 +19,13 @@ from .progression import Progression
 from .reconstruction import Reconstruction
 from .registration import Registration
 from .representation import Representation
+from .survival import Survival
 
 JOBS: Table[type[Job]] = Table(
     "job",
     {
+        "anomaly": Anomaly,
+        "cine": Cine,
         "dose": Dose,
         "enhancement": Enhancement,
         "foundation": Foundation,
@@ -31,6 +36,7 @@ JOBS: Table[type[Job]] = Table(
         "registration": Registration,
         "representation": Representation,
         "segmentation": Segmentation,
+        "survival": Survival,
         "synthesis": Synthesis,
         "translation": Translation,
     },
@@ -51,7 +57,7 @@ def layout_of(job: Job, size: tuple[int, int, int], words: Mapping[str, str] | N
     for field in signature.condition:
         if field.name in signature.given and signature.grid_axes == "yx" and field.kind == "intensity":
             context[field.name] = (field.channels // field.frames - 1) // 2
-    fields = (*signature.x, *signature.values)
+    fields = (*signature.x, *signature.values, *job.recorded)
     return Layout(
         tuple(dict.fromkeys((*signature.given, *signature.asked, *job.simulates, *job.weighed_by))),
         signature.grid_axes,
@@ -72,6 +78,8 @@ def layout_of(job: Job, size: tuple[int, int, int], words: Mapping[str, str] | N
 
 __all__ = [
     "JOBS",
+    "Anomaly",
+    "Cine",
     "Dose",
     "Enhancement",
     "Foundation",
@@ -81,6 +89,7 @@ __all__ = [
     "Reconstruction",
     "Registration",
     "Segmentation",
+    "Survival",
     "Synthesis",
     "Translation",
     "job_options",

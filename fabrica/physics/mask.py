@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..contracts import Measurement
 from .algebra import LinearOperator
+from .noise import Exact
 
 
 class Mask(LinearOperator):
@@ -39,8 +41,8 @@ class Mask(LinearOperator):
         return whole
 
 
-def settled(operator: object, rows: int) -> Tensor:
-    """bool (B,): rows that an operator leaves nothing to be drawn of; none for any but a mask."""
-    if not isinstance(operator, Mask):
+def settled(measured: Measurement, rows: int) -> Tensor:
+    """bool (B,): rows of which nothing is left to be drawn; none but of what a mask shows exactly."""
+    if not isinstance(measured.operator, Mask) or not isinstance(measured.noise, Exact):
         return torch.zeros(rows, dtype=torch.bool)
-    return operator.settled().cpu().expand(rows)
+    return measured.operator.settled().cpu().expand(rows)

@@ -11,6 +11,7 @@ from typing import Any
 from ..contracts import Family
 from ..data.cone_beam import ConeBeam
 from ..data.simulated_days import SimulatedDays
+from ..data.simulated_events import SimulatedEvents
 from ..data.simulated_plans import SimulatedPlans
 from ..data.units import check_unit
 from ..data.virtual import VirtualCohort, VirtualHearts
@@ -103,8 +104,8 @@ def check_multiple(prepare: PreparePlan, family: Family, axes: int, at: str) -> 
         )
 
 
-ADDED: Mapping[str, type[Any]] = {  # what is simulated of a cohort's CTs
-    "cone_beam": ConeBeam, "plans": SimulatedPlans, "days": SimulatedDays,
+ADDED: Mapping[str, type[Any]] = {  # what is simulated of a cohort's patients
+    "cone_beam": ConeBeam, "plans": SimulatedPlans, "days": SimulatedDays, "events": SimulatedEvents,
 }  # fmt: skip
 
 

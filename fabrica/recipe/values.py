@@ -12,6 +12,7 @@ from ..contracts import Computation, Job, Reconstructor
 from ..data.cohort import Cohort, find
 from ..data.cone_beam import ConeBeam
 from ..data.simulated_days import SimulatedDays
+from ..data.simulated_events import SimulatedEvents
 from ..data.simulated_plans import SimulatedPlans
 from ..data.virtual import VirtualCohort, VirtualHearts
 from ..evaluate.judging.dose_check import DoseCheck
@@ -36,12 +37,13 @@ class CohortPlan:
     )  # contrast -> unit, where somebody knows better than the files
     cone_beam: ConeBeam | None = None  # a machine that makes a CBCT of every CT
     plans: SimulatedPlans | None = None  # targets, organs and a dose for every CT that has none
+    events: SimulatedEvents | None = None  # when it happens to simulated patients, and until when they are followed
     days: SimulatedDays | None = None  # visits after that of the plan, moved, for whoever has none
 
     def find(self) -> Cohort:
         """Its patients; raises UnreadableError for a folder that is none."""
         found = self.virtual.cohort() if self.virtual else find(self.path or Path(), self.table, self.units)
-        for added in (self.plans, self.days, self.cone_beam):
+        for added in (self.events, self.plans, self.days, self.cone_beam):
             found = found if added is None else added.added_to(found)
         return found
 

@@ -59,17 +59,21 @@ class Answering:
 
     def draws(self, member: Member, count: int, say: Callable[[str], None]) -> list[dict[str, Image]]:
         """`count` draws as images on the case's own grid; draw k is made from draw k of each earlier stage."""
-        prepared, x = self._drawn(member, count, say)
+        return self.images(member, *self.drawn(member, count, say))
+
+    def images(self, member: Member, prepared: Prepared, x: Tensor) -> list[dict[str, Image]]:
+        """What was drawn, as images on the case's own grid."""
         where = f"{self.run.name}/{self.stage.name}/{member.name}"
         fields = self.signature.x
         return [images_of(one, fields, prepared, self.preparation, f"{where}/{k}") for k, one in enumerate(x)]
 
     def values(self, member: Member, count: int, say: Callable[[str], None]) -> Tensor:
         """(C,), the mean of `count` draws of a job that asks for values: chances of its classes, or its number."""
-        _, x = self._drawn(member, count, say)
+        _, x = self.drawn(member, count, say)
         return x.mean(0)
 
-    def _drawn(self, member: Member, count: int, say: Callable[[str], None]) -> tuple[Prepared, Tensor]:
+    def drawn(self, member: Member, count: int, say: Callable[[str], None]) -> tuple[Prepared, Tensor]:
+        """The case as it was asked about, and `count` draws (count, C, z, y, x) on its prepared grid."""
         shown = [member]
         if self.earlier:
             alone = {s: all(p.draws == "one" for p in self.stage.inputs.values() if p.stage == s) for s in self.earlier}

@@ -58,7 +58,7 @@ def rows_drawn(
     x = background(job.signature().x, problem)
     done = nothing_given(job, problem)
     for measured in problem.measurements.values():
-        whole = settled(measured.operator, len(done))
+        whole = settled(measured, len(done))
         if bool(whole.any()):
             x[whole], done = measured.value[whole.to(device)].float().cpu(), done | whole
     filled = (~done).nonzero().flatten().cpu()
@@ -96,12 +96,12 @@ def images_of(
 
 def _times(prepared: Prepared, frames: int) -> Tensor | None:
     """Seconds of a film's frames, even between those of the case; None where it states none."""
-    known = next((i.times for i in prepared.case.images.values() if i.times is not None and len(i.times) > 1), None)
-    if known is None:
-        return None
-    given = next(len(i.data) for i in prepared.case.images.values() if i.times is known)
-    step = float(known[1] - known[0]) * (given / frames if given < frames else 1)
-    return torch.arange(frames).double() * step
+    for image in prepared.case.images.values():
+        if image.times is not None and len(image.times) > 1:
+            first, second = image.meaning.moments[:2] or (0, 1)
+            step = float(image.times[1] - image.times[0]) / (second - first)
+            return torch.arange(frames).double() * step
+    return None
 
 
 def image_of(part: Tensor, field: Field, prepared: Prepared, preparation: GridPreparation) -> Image:

@@ -10,15 +10,20 @@ from torch import Tensor
 
 from .. import io
 from ..contracts import Family
-from ..evaluate.judging.films import film_rows
+from ..data.cohort import overlaid
+from ..data.filmed import EJECTED
+from ..data.virtual.heart import CAVITY
+from ..evaluate.judging.films import asked_figures, ejection_fraction, film_rows
 from ..evaluate.report.film import moving
 from ..evaluate.report.results import StageResult
-from ..evaluate.result import Row
+from ..evaluate.result import Figure, Row
 from .draw import draw, images_of
 from .question import Shown, whole_answer
 from .stage import PreparedStage, draws_of
 
 FILMS = 3  # cases that the report shows
+FRACTIONS = (25.0, 40.0, 55.0)  # percent, asked of the first patients whatever their own
+SWEPT = 12
 
 
 def judge_films(ready: PreparedStage, family: Family, result: StageResult, say: Callable[[str], None]) -> StageResult:
@@ -45,7 +50,7 @@ def judge_films(ready: PreparedStage, family: Family, result: StageResult, say: 
                 Row(case.name, member.patient, field.name, "model", "psnr", "not evaluated: needs the film")
             )
             continue
-        mask = case.tensors.get("ventricle")
+        mask = case.tensors.get(CAVITY)
         cavity = None if mask is None else mask[0].numpy() > 0.5
         asked = np.array(ready.job.asked_frames)
         for by, film in answers.items():
@@ -53,8 +58,27 @@ def judge_films(ready: PreparedStage, family: Family, result: StageResult, say: 
             result.cases += film_rows(own, by, film.numpy(), truth.numpy(), asked, cavity)
         if len(result.pictures) < FILMS:
             result.pictures.append(_shown(case.name, {"true": truth, **answers}))
+    result.figures += _as_asked(ready, family, say)
     say(f"{ready.name}: {len(ready.test)} films drawn {count} times.")
     return result
+
+
+def _as_asked(ready: PreparedStage, family: Family, say: Callable[[str], None]) -> list[Figure]:
+    """Of jobs that are told how much a heart ejects: other fractions asked of the same patients."""
+    if EJECTED not in {f.name for f in ready.signature.values}:
+        return []
+    asked, measured = list[float](), list[float]()
+    people = ready.test[:SWEPT]
+    for member in people:
+        for percent in FRACTIONS:
+            case = ready.case(overlaid(member, {}, {EJECTED: percent}), ready.job.judged_with)
+            if CAVITY not in case.tensors or not bool((case.tensors[CAVITY] > 0.5).any()):
+                continue
+            (x,) = draw(family, ready.job, [Shown(case)], ready.layout, ready.seed, say, ready.evaluate.window)
+            cavity = case.tensors[CAVITY][0].numpy() > 0.5
+            measured.append(ejection_fraction(x.numpy(), x[0].numpy(), cavity))
+            asked.append(percent)
+    return asked_figures(ready.name, asked, measured, len(people)) if asked else []
 
 
 def _shown(name: str, films: dict[str, Tensor]) -> dict[str, object]:

@@ -30,6 +30,8 @@ from ..safeguards.agreement import shared_detail
 from .coverage import Coverage
 from .draw import draw, images_of
 from .films import judge_films
+from .judge_anomalies import judge_anomalies
+from .judge_courses import judge_courses
 from .judge_directions import judge_directions
 from .known import Chances, GivenBack
 from .lesion_test import lesion_figures
@@ -68,6 +70,10 @@ def judge_stage(ready: PreparedStage, trained: Trained, drawn_by: Family, say: S
     report.ledger = ledger
     if ready.job.answer == "value":
         return _judge_values(ready, trained, drawn_by, say)
+    if ready.job.answer == "course":
+        return judge_courses(ready, drawn_by, _blank(ready, trained), say, report)
+    if ready.job.answer == "twin":
+        return judge_anomalies(ready, drawn_by, _blank(ready, trained), say, report)
     if ready.job.answer == "parts":
         return judge_directions(ready, drawn_by, _blank(ready, trained), say)
     if ready.job.answer == "film":

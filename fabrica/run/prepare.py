@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contracts import Case, Job, Signature
+from ..contracts import Case, Field, Job, Signature
 from ..data.cases import LEFT_OUT, PLANNED, left_out, load_aligned, prepare_case
 from ..data.cohort import Cohort, Member
 from ..data.prepare import GridPreparation
@@ -56,9 +56,9 @@ def split_stage(recipe: Recipe, stage: Stage, data: Mapping[str, Cohort]) -> Spl
     usable = replace(merged, members=tuple(m for m in merged.members if _can_be_used(m, wanted, measured)))
     if not stage.inputs:
         usable = replace(usable, members=tuple(m for m in usable.members if not given or given & set(m.contrasts())))
-    if usable.members and not any(has_values(signature, m.values) for m in usable.members):
+    if usable.members and not any(has_values(job, m.values) for m in usable.members):
         raise ValueError(_no_values(job, usable))
-    usable = replace(usable, members=tuple(m for m in usable.members if has_values(signature, m.values)))
+    usable = replace(usable, members=tuple(m for m in usable.members if has_values(job, m.values)))
     if not usable.members:
         have = ", ".join(sorted({c for m in merged.members for c in m.contrasts()})) or "no images"
         raise ValueError(
@@ -89,10 +89,14 @@ def split_stage(recipe: Recipe, stage: Stage, data: Mapping[str, Cohort]) -> Spl
     return Split(parts, frozenset(left))
 
 
-def has_values(signature: Signature, values: Mapping[str, Any]) -> bool:
+def _values_asked(job: Job) -> list[Field]:
+    """Values of a case that training and judging compare with."""
+    return [*(f for f in job.signature().x if f.kind in ("number", "class")), *job.recorded]
+
+
+def has_values(job: Job, values: Mapping[str, Any]) -> bool:
     """Whether a case says the values that are asked for, as one of its classes where it has classes."""
-    asked = [f for f in signature.x if f.kind in ("number", "class")]
-    return all(f.name in values and f.says(values[f.name]) for f in asked)
+    return all(f.name in values and f.says(values[f.name]) for f in _values_asked(job))
 
 
 def _can_be_used(member: Member, wanted: Set[str], measured: Set[str]) -> bool:
@@ -102,7 +106,7 @@ def _can_be_used(member: Member, wanted: Set[str], measured: Set[str]) -> bool:
 
 
 def _no_values(job: Job, cohort: Cohort) -> str:
-    asked = job.signature().x[0]
+    asked = _values_asked(job)[0]
     found = sorted({f"{k} {v}" for m in cohort.members for k, v in m.values.items()})[:8]
     return (
         f"No case says its {asked.name} as the job wants it; found {', '.join(found) or 'no values'}. "

@@ -1,11 +1,11 @@
 """How to walk from noise to an image: plain functions of a denoiser, and the table of samplers."""
 
-from ..contracts import Denoiser, Sampler, Scattered
+from ..contracts import Codec, Denoiser, Sampler, Scattered
 from ..physics import Exact, Mask
 from ..physics.algebra import LinearOperator
 from ..registry import Table
 from . import solvers
-from .restorers import posterior, repaint
+from .restorers import posterior, repaint, round_trip
 
 SAMPLERS: Table[Sampler] = Table(
     "sampler",
@@ -17,5 +17,6 @@ SAMPLERS: Table[Sampler] = Table(
         "ancestral": Sampler(solvers.ancestral, Denoiser, order=0),
         "posterior": Sampler(posterior, Denoiser, LinearOperator, Scattered, order=0),
         "repaint": Sampler(repaint, Denoiser, Mask, Exact, order=0),
+        "round_trip": Sampler(round_trip, Codec, Mask, Scattered, order=0, deterministic=True),
     },
 )

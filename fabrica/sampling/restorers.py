@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..contracts import Denoiser, Measurement, Problem, Scattered
+from ..contracts import Codec, Denoiser, Measurement, Problem, Scattered
 from ..physics import Mask
 from ..physics.algebra import LinearOperator
 from ..physics.consistency import INNER, Data
@@ -46,6 +46,12 @@ def repaint(
             if turn < turns - 1:  # back to the noise level before
                 x = x + (now**2 - after**2) ** 0.5 * rng.child("again", i, turn).normal(*problem.shape).to(x)
     return x
+
+
+def round_trip(prior: Codec, problem: Problem, rng: Rng) -> Tensor:
+    """What was measured of x itself, passed through a codec: what its codes cannot say does not come back."""
+    (measured,) = problem.measurements.values()
+    return prior.decode(prior.encode(measured.value), problem.condition)
 
 
 SPREAD = 0.3  # deviation of prepared images, as families take it to be

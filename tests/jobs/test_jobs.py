@@ -8,6 +8,8 @@ import torch
 from fabrica.contracts import Batch, Job
 from fabrica.jobs import (
     JOBS,
+    Anomaly,
+    Cine,
     Dose,
     Enhancement,
     Foundation,
@@ -18,6 +20,7 @@ from fabrica.jobs import (
     Registration,
     Representation,
     Segmentation,
+    Survival,
     Synthesis,
     Translation,
     job_options,
@@ -43,6 +46,8 @@ def _batch(axes: str = "yx", depth: int = 1, **extra: torch.Tensor) -> Batch:
     values = {
         "position": torch.linspace(-1, 1, ROWS),
         "age": torch.tensor([20.0, 40, 60, 80]),
+        "years": torch.tensor([1.0, 2.0, 3.0, 9.0]),
+        "event": torch.tensor([1.0, 0.0, 1.0, 0.0]),
         "class": torch.tensor([0.0, 1, 2, 0]),
         "report": rng.child("report").normal(16),
     }
@@ -77,6 +82,14 @@ def _filmed() -> Batch:
     batch = _batch()
     film = torch.rand(len(batch.cases), 8, *batch.images["T1w"].shape[2:])
     return replace(batch, images={"cine": film, "given frames of cine": film[:, ::2]}, present={})
+
+
+def _beating(given: int) -> Batch:
+    """A cycle of eight frames with how much it ejects."""
+    batch = _filmed()
+    values = {**batch.values, "ejection_fraction": torch.tensor([30.0, 40, 50, 60])}
+    film = batch.images["cine"]
+    return replace(batch, images={"cine": film, "given frames of cine": film[:, :given]}, values=values)
 
 
 def _moved() -> Batch:
@@ -117,6 +130,13 @@ EXAMPLES: list[tuple[Job, Batch]] = [
     (Outcome(["T1w", "lesion"], "age", width=20.0, axes="zyx"), _batch("zyx")),
     (Reconstruction("FLAIR", acquisition={"name": "mr", "coils": 2, "calibration": 12}), _wide(_batch())),
     (Enhancement("FLAIR", factor=[2, 2]), _wide(_batch())),
+    (Survival(["T1w"], values={"covariates": ["age"]}), _batch()),
+    (Survival(["T1w", "lesion"], form="proportional", axes="zyx"), _batch("zyx")),
+    (Anomaly(["T1w", "T2w"], {"disease": ["none"]}), _batch()),
+    (Anomaly(["T2w"], {"disease": ["none"]}, source=["T1w"], way="predicted"), _batch()),
+    (Cine(frames=8, given=[0, 3]), _beating(2)),
+    (Cine(frames=8, given=[0, 3], ejection=False), _beating(2)),
+    (Cine(frames=8), _beating(1)),
     (Dose(), _planned()),
     (Progression("T1w"), _followed()),
     (Interpolation(frames=8, every=2), _filmed()),

@@ -68,8 +68,8 @@ def test_a_corner_is_a_small_problem_of_the_same_kind() -> None:
 def test_rows_of_which_all_is_known_are_settled() -> None:
     known = torch.zeros(3, 1, 2, 2)
     known[1] = 1
-    assert settled(Mask(known), 3).tolist() == [False, True, False]
-    assert settled(Gaussian(1.0), 2).tolist() == [False, False]
+    assert settled(Measurement(torch.zeros(3), Mask(known), Exact()), 3).tolist() == [False, True, False]
+    assert settled(Measurement(torch.zeros(2), Mask(known), Gaussian(1.0)), 2).tolist() == [False, False]
 
 
 def test_tables() -> None:

@@ -354,6 +354,7 @@ def test_a_signal_ends_the_node_in_order(number: signal.Signals, rules: Path, tm
         os.kill(os.getpid(), number)
 
     before = signal.getsignal(signal.SIGTERM)
+    own = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever is started in the background ignores it
     thread = threading.Thread(target=ended)
     thread.start()
     try:
@@ -361,6 +362,7 @@ def test_a_signal_ends_the_node_in_order(number: signal.Signals, rules: Path, tm
             run_node(rules, Door("FABRICA", 0, ["SCANNER"]), tmp_path / "store", 0, 1.0, said.append)
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, own)
         thread.join()
     assert said[-1].startswith("Stopping")
     assert any("1 rules." in line for line in said)

@@ -34,6 +34,8 @@ class VirtualCohort:
     skull: bool = False  # False: brain only, as brain-extracted scans are
     scanners: Sequence[str] = ("A", "B")
     first: int = 0  # number of the first patient: cohorts of one recipe are other people by other numbers
+    severity: Sequence[float] = (1.0, 1.0)  # of atrophy, between which each patient's lies
+    lesion_ml: Sequence[float] | None = None  # between which the volume of each patient's lesions lies; none = as drawn
     planes: Sequence[int] | None = None  # [first, last) along z in voxels: a thin stack costs less to train on
 
     def cohort(self) -> Cohort:
@@ -44,6 +46,9 @@ class VirtualCohort:
                 f"A virtual cohort of {self.patients} patients, {self.visits} visits, disease {self.disease!r} is "
                 f"impossible; expected at least 1 and 1, disease mixed or one of {', '.join(diseases)}."
             )
+        for name, ends in (("severity", self.severity), ("lesion_ml", self.lesion_ml)):
+            if ends is not None and (len(ends) != 2 or not 0 < ends[0] <= ends[-1] <= 100):
+                raise ValueError(f"virtual.{name} is {list(ends)}, expected its lowest and highest, above 0.")
         scan.check_request(self.scanners[0], [], self.spacing_mm)
         members: list[Member] = []
         for number in range(self.first, self.first + self.patients):
@@ -62,12 +67,18 @@ class VirtualCohort:
             sex="F" if u[3] < 0.5 else "M",
             disease=disease,
             years=visit * self.years_between,
+            severity=_between(self.severity, rng.child("severity")),
+            lesion_volume_ml=None if self.lesion_ml is None else _between(self.lesion_ml, rng.child("lesion volume")),
         )
         name = f"virtual{number:04d}"
         return VirtualMember(
             name, f"visit{visit}" if self.visits > 1 else "", site, 365.25 * patient.years, patient, self.spacing_mm,
             self.skull, tuple(self.planes) if self.planes else None,
         )  # fmt: skip
+
+
+def _between(ends: Sequence[float], rng: Rng) -> float:
+    return ends[0] if ends[0] == ends[-1] else ends[0] + (ends[-1] - ends[0]) * float(rng.uniform())
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ from scipy import ndimage
 
 from ..metrics.pixel import psnr
 from ..metrics.structure import ssim_map
-from ..result import Row
+from ..metrics.temporal import METRICS
+from ..result import Figure, Row
 
 Array = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
+COHERENCE = ("motion_error", "jerkiness")  # in time: whether what moves moves as it should
 REACH = 6  # pixels around the cavity at rest within which it is looked for
 
 
@@ -34,6 +37,9 @@ def film_rows(
         np.mean([ssim_map(film[t, z], truth[t, z], 1.0, True).mean() for z in range(film.shape[1])]) for t in asked
     ]
     rows = [Row(*case, by, "psnr", float(np.mean(gaps)), "dB"), Row(*case, by, "ssim", float(np.mean(alike)), "")]
+    rows += [
+        Row(*case, by, name.replace("_", " "), float(METRICS[name].function(film, truth)), "") for name in COHERENCE
+    ]
     if cavity is not None and cavity.any():
         own, real = (ejection_fraction(f, truth[0], cavity) for f in (film, truth))
         rows.append(Row(*case, by, "ejection fraction error", abs(own - real), "percentage points"))
@@ -41,6 +47,24 @@ def film_rows(
         off = 100 * np.abs(curves[0] - curves[1])[asked].mean() / max(curves[1].max(), 1.0)
         rows.append(Row(*case, by, "volume curve error", float(off), "% of the largest"))
     return rows
+
+
+def asked_figures(stage: str, asked: Sequence[float], measured: Sequence[float], patients: int) -> list[Figure]:
+    """Ejection fractions that were asked for against those of the films that came, over all of both."""
+    wanted, found = np.asarray(asked, np.float64), np.asarray(measured, np.float64)
+    spread = float(((wanted - wanted.mean()) ** 2).sum())
+    told = 1 - float(((found - wanted) ** 2).sum()) / spread
+    slope = float(((wanted - wanted.mean()) * (found - found.mean())).sum()) / spread
+    how = f"{len(np.unique(wanted))} fractions asked of each of {patients} patients"
+    return [
+        Figure(stage, "model", name, value, None, patients, how)
+        for name, value in (
+            ("ejection fraction asked against measured, R2", told),
+            ("ejection fraction asked against measured, slope", slope),
+            ("ejection fraction asked against measured, mean absolute error (percentage points)",
+             float(np.abs(found - wanted).mean())),
+        )
+    ]  # fmt: skip
 
 
 def ejection_fraction(film: Array, first: Array, cavity: Mask) -> float:

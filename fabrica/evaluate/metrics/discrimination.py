@@ -132,22 +132,3 @@ def _chances(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]
     if not ((p >= 0) & (p <= 1)).all() or not np.isin(y, (0, 1)).all():
         raise ValueError("probabilities must lie in [0, 1] and labels be 0 or 1.")
     return p, y
-
-
-def concordance_index(risk: ArrayLike, time: ArrayLike, event: ArrayLike) -> Result:
-    """Harrell's C: of the pairs whose order is known, the share in which the higher risk has the earlier event.
-
-    Equal risks count half. A pair is known when the earlier time is an event, or at equal times when one is an event
-    and the other censored. Raises ValueError for lengths that differ, NaN, or no known pair.
-    """
-    r, t, e = (np.asarray(v, np.float64).ravel() for v in (risk, time, event))
-    if not r.shape == t.shape == e.shape or not np.isfinite(np.concatenate([r, t, e])).all():
-        raise ValueError(f"Got {r.size} risks, {t.size} times, {e.size} events, expected as many, all finite.")
-    right = pairs = 0.0
-    for i in np.flatnonzero(e):
-        later = (t > t[i]) | ((t == t[i]) & (e == 0))
-        pairs += later.sum()
-        right += (r[later] < r[i]).sum() + 0.5 * (r[later] == r[i]).sum()
-    if not pairs:
-        raise ValueError("No pair of cases has a known order: there are no events before another case's time.")
-    return Result(float(right / pairs), len(r), "Harrell", details={"pairs": int(pairs)})

@@ -10,11 +10,12 @@ from scipy import ndimage
 
 from ...contracts import Metric
 from .agreement import bland_altman, concordance_correlation, intraclass_correlation
-from .discrimination import auc_delong, auc_delong_paired, brier, calibration, concordance_index
+from .discrimination import auc_delong, auc_delong_paired, brier, calibration
 from .dose import dose_volume_histogram, gamma_pass_rate, openkbp_scores
 from .observer import hotelling_observer, ideal_observer, laguerre_gauss
 from .overlap import dice, hausdorff95, lesion_detection, normalised_surface_dice
 from .readers import forced_choice, obuchowski_rockette
+from .survival import concordance_index, concordance_uno, integrated_brier, kaplan_meier
 
 __all__ = [
     "METRICS",
@@ -25,6 +26,7 @@ __all__ = [
     "calibration",
     "concordance_correlation",
     "concordance_index",
+    "concordance_uno",
     "csf_volume_error",
     "dice",
     "dose_volume_histogram",
@@ -33,7 +35,9 @@ __all__ = [
     "hausdorff95",
     "hotelling_observer",
     "ideal_observer",
+    "integrated_brier",
     "intraclass_correlation",
+    "kaplan_meier",
     "laguerre_gauss",
     "lesion_contrast",
     "lesion_detection",
