@@ -38,7 +38,7 @@ def section(table: Table[Any], runtime: tuple[str, ...]) -> list[str]:
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "translation": {"from": ["T1w"], "x": ["FLAIR"]}, "synthesis": {"x": ["FLAIR"]},
-    "segmentation": {"from": ["T1w"], "x": ["lesion"]}, "outcome": {"from": ["T1w"], "x": "age", "width": 20.0}, "cine": {}, "survival": {"from": ["T1w"]}, "anomaly": {"x": ["T1w"], "healthy": {"disease": ["none"]}},
+    "segmentation": {"from": ["T1w"], "x": ["lesion"]}, "outcome": {"from": ["T1w"], "x": "age", "width": 20.0}, "counterfactual": {"x": ["T1w"], "change": {"sex": "F"}, "values": {"by": {"sex": ["F", "M"]}}}, "cine": {}, "harmonisation": {}, "survival": {"from": ["T1w"]}, "anomaly": {"x": ["T1w"], "healthy": {"disease": ["none"]}},
     "representation": {"from": ["T1w"], "width": 8}, "reconstruction": {"x": "FLAIR"},
     "enhancement": {"x": "FLAIR"}, "dose": {}, "progression": {"x": "FLAIR"}, "interpolation": {}, "registration": {},
     "foundation": {"x": ["T1w", "FLAIR"], "covariates": ["age"]},

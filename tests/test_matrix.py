@@ -40,6 +40,7 @@ def _batch(axes: str, job: Job) -> Batch:
     values |= {n: torch.full((3,), 2.0) for n in ("years ahead", "years apart")}
     values |= {f.name: torch.tensor([1.0, 0.0, 1.0]) for f in job.recorded}
     values["ejection_fraction"] = torch.tensor([30.0, 45, 60])
+    values["sex"] = torch.tensor([0.0, 1.0, 0.0])
     return Batch(("a", "b", "c"), images, torch.eye(4).expand(3, 4, 4), values)
 
 

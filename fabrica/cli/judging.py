@@ -155,7 +155,7 @@ def freeze(
 ) -> None:
     """Declare a study before its data: weights, claim, sample size and looks are fixed by one hash."""
     from ..deliver.files import plain_yaml
-    from ..study.prospective import Plan
+    from ..study.declared import Plan
     from ..study.prospective import freeze as frozen
 
     with errors():

@@ -98,16 +98,18 @@ class Job(ABC):
     weighed_by: tuple[str, ...] = ()  # label maps that say where training may compare, where a case has them
     described: Mapping[str, str] = MappingProxyType({})  # text -> label map of the same grid that it is written from
     competitors: tuple[str, ...] = ("copied", "histogram", "mean", "crude")  # trivial answers that make sense for it
-    names: tuple[str, ...] = ()  # of all its parts, where any can be given and any asked for
+    names: tuple[str, ...] = ()  # of its parts, where any can be given and any asked for
     directions: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()  # names given and asked, where it has several
-    regional: bool = False  # whether its problems name regions, in which losses may compare values
+    regional: bool = False  # whether its problems name regions, in which losses may compare
+    standardises: tuple[str, str] | None = None  # the image given and the one asked, as one site makes it
     course: Course | None = None  # until an event, where x is one
+    changes: Mapping[str, str] | None = None  # the value that is otherwise, where x is a counterfactual
     health: Health | None = None  # who is healthy, where x is a healthy twin of what is given
     moves: tuple[str, str] | None = None  # the fixed and the moving image, where x is the velocity between them
 
     @property
     def baseline(self) -> bool:
-        """Whether a regression could answer: what is asked has a truth, and images are given to start from."""
+        """Whether a regression could answer: it has a truth, and images are given to start from."""
         return self.answer not in ("features", "parts") and bool(self.signature().given)
 
     @abstractmethod
@@ -115,7 +117,6 @@ class Job(ABC):
 
     def gathered(self, members: Sequence[Any], new: bool = False) -> tuple[Any, ...]:
         """Cases (`data.cohort.Member`) as the job asks about them: with images that it computes, or of several visits.
-
         `new`: cases that are asked about for the first time, without what is asked for.
         """
         return tuple(members)

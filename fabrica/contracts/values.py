@@ -18,7 +18,7 @@ Kind = Literal[
 
 
 # what a job answers with: features have no truth, a twin is what is given as it would be if it were healthy
-Answer = Literal["image", "film", "value", "course", "twin", "features", "parts"]
+Answer = Literal["image", "film", "value", "course", "twin", "change", "features", "parts"]
 VALUES = ("number", "class", "embedding", "token", "event")  # kinds that are no images
 
 

@@ -9,9 +9,11 @@ from ..data.subwords import Subwords
 from ..registry import Table
 from .anomaly import Anomaly
 from .cine import Cine
+from .counterfactual import Counterfactual
 from .dose import Dose
 from .enhancement import Enhancement
 from .foundation import Foundation
+from .harmonisation import Harmonisation
 from .imaging import Segmentation, Synthesis, Translation
 from .interpolation import Interpolation
 from .outcome import Outcome
@@ -26,9 +28,11 @@ JOBS: Table[type[Job]] = Table(
     {
         "anomaly": Anomaly,
         "cine": Cine,
+        "counterfactual": Counterfactual,
         "dose": Dose,
         "enhancement": Enhancement,
         "foundation": Foundation,
+        "harmonisation": Harmonisation,
         "interpolation": Interpolation,
         "outcome": Outcome,
         "progression": Progression,
@@ -80,9 +84,11 @@ __all__ = [
     "JOBS",
     "Anomaly",
     "Cine",
+    "Counterfactual",
     "Dose",
     "Enhancement",
     "Foundation",
+    "Harmonisation",
     "Interpolation",
     "Outcome",
     "Progression",

@@ -31,6 +31,7 @@ from .coverage import Coverage
 from .draw import draw, images_of
 from .films import judge_films
 from .judge_anomalies import judge_anomalies
+from .judge_changes import judge_changes
 from .judge_courses import judge_courses
 from .judge_directions import judge_directions
 from .known import Chances, GivenBack
@@ -51,6 +52,7 @@ from .question import (
     whole_answer,
     without,
 )
+from .sites import Sites
 from .stage import PreparedStage, draws_of, pictured
 
 Say = Callable[[str], None]
@@ -74,6 +76,8 @@ def judge_stage(ready: PreparedStage, trained: Trained, drawn_by: Family, say: S
         return judge_courses(ready, drawn_by, _blank(ready, trained), say, report)
     if ready.job.answer == "twin":
         return judge_anomalies(ready, drawn_by, _blank(ready, trained), say, report)
+    if ready.job.answer == "change":
+        return judge_changes(ready, drawn_by, _blank(ready, trained), say, report)
     if ready.job.answer == "parts":
         return judge_directions(ready, drawn_by, _blank(ready, trained), say)
     if ready.job.answer == "film":
@@ -112,7 +116,7 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
     gallery = Gallery(_fewer(ready, plan.realism), ready.preparation.spacing_mm or (1.0, 1.0, 1.0))
     kept: list[Asked] = []
     given_back, chances, pictures = GivenBack(ready, trained.family), Chances(ready, trained.family), Pictures()
-    coverage = Coverage(ready, family, noted)
+    coverage, sites = Coverage(ready, family, noted), Sites(ready)
     extra = (*FINDINGS, *ready.job.judged_with, *((plan.mask,) if plan.mask else ()))
     for asked in _together(_asked(ready, draws_of(ready, family), extra)):
         started = time.perf_counter()
@@ -141,6 +145,7 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
             result.cases += rows
             pictures.append(a.name, shown_too)
             given_back.add(a.case)
+            sites.add(a, x)
             chances.add(a, say)
             _hang(gallery, ready, a, x)
             if plan.evaluations != () and len(kept) < _fewer(ready, COST_PICTURES):
@@ -148,7 +153,7 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
         names = f"{asked[0].name} to {asked[-1].name}" if len(asked) > 1 else asked[0].name
         say(f"{ready.name}: {names} drawn {len(asked[0].shown)} times, {seconds:.1f} s a draw.")
     result.pictures = pictures.rows
-    result.figures = given_back.figures() + chances.figures() + coverage.figures()
+    result.figures = given_back.figures() + chances.figures() + coverage.figures() + sites.figures()
     result.figures += pooled(ready.name, result.cases)
     lesions = lesion_figures(ready, family, say)
     if plan.lesions is not None and not lesions:

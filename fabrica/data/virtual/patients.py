@@ -33,6 +33,7 @@ class VirtualCohort:
     years_between: float = 1.0
     skull: bool = False  # False: brain only, as brain-extracted scans are
     scanners: Sequence[str] = ("A", "B")
+    travelling: bool = False  # every patient is scanned at every scanner, on one day
     first: int = 0  # number of the first patient: cohorts of one recipe are other people by other numbers
     severity: Sequence[float] = (1.0, 1.0)  # of atrophy, between which each patient's lies
     lesion_ml: Sequence[float] | None = None  # between which the volume of each patient's lesions lies; none = as drawn
@@ -53,8 +54,14 @@ class VirtualCohort:
         members: list[Member] = []
         for number in range(self.first, self.first + self.patients):
             for visit in range(self.visits):
-                members.append(self._member(number, visit))
+                member = self._member(number, visit)
+                members += self._everywhere(member) if self.travelling else [member]
         return Cohort(tuple(members))
+
+    def _everywhere(self, member: VirtualMember) -> list[VirtualMember]:
+        """The same head at each scanner, as visits of one day that are named by it."""
+        names = [f"{member.visit}-{site}" if member.visit else site for site in self.scanners]
+        return [replace(member, visit=name, site=site) for name, site in zip(names, self.scanners, strict=True)]
 
     def _member(self, number: int, visit: int) -> VirtualMember:
         rng = Rng([self.seed]).child("patient", number)
