@@ -101,6 +101,7 @@ class Job(ABC):
     names: tuple[str, ...] = ()  # of its parts, where any can be given and any asked for
     directions: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()  # names given and asked, where it has several
     regional: bool = False  # whether its problems name regions, in which losses may compare
+    treated: str = ""  # a value: the share of the time ahead under treatment, where it is told of one
     standardises: tuple[str, str] | None = None  # the image given and the one asked, as one site makes it
     course: Course | None = None  # until an event, where x is one
     changes: Mapping[str, str] | None = None  # the value that is otherwise, where x is a counterfactual
@@ -144,7 +145,6 @@ class Job(ABC):
         self, images: Mapping[str, Image], grid: Tensor, shape: Sequence[int], preparation: Preparation
     ) -> Mapping[str, Measurement]:
         """What the images of a new case measured of x, for jobs whose y is an image: a row for each slice of the grid.
-
         grid (4, 4): index (z, y, x, 1) -> LPS mm of x. Nothing for other jobs.
         """
         return {}

@@ -54,6 +54,7 @@ from .question import (
 )
 from .sites import Sites
 from .stage import PreparedStage, draws_of, pictured
+from .treatment import treatment_figures
 
 Say = Callable[[str], None]
 SIMULATED = (  # check 15
@@ -154,6 +155,7 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
         say(f"{ready.name}: {names} drawn {len(asked[0].shown)} times, {seconds:.1f} s a draw.")
     result.pictures = pictures.rows
     result.figures = given_back.figures() + chances.figures() + coverage.figures() + sites.figures()
+    result.figures += treatment_figures(ready, family, say)
     result.figures += pooled(ready.name, result.cases)
     lesions = lesion_figures(ready, family, say)
     if plan.lesions is not None and not lesions:

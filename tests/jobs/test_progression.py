@@ -1,5 +1,6 @@
 """The next visit from two earlier ones: which visits make a case, rivals in closed form, runs and new patients."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from fabrica.contracts import Field, Image
 from fabrica.data import cohort
 from fabrica.data.followed import AHEAD, APART, BEFORE, LAST, followed
 from fabrica.data.virtual import VirtualCohort
+from fabrica.data.virtual.courses import Course, Courses
 from fabrica.evaluate.metrics.task import csf_volume_error
 from fabrica.generate.scans import generate_images
 from fabrica.jobs import Progression
@@ -130,3 +132,74 @@ def test_new_patients_are_asked_about_the_visit_to_come(finished: Path) -> None:
     drawn: Image = io.read_image(path)
     assert drawn.data.shape == image.data.shape
     assert len(cohort.find(finished / "new").members) == 2
+
+
+COURSES = {"gap_years": [0.5, 5], "treated": 0.5, "effect": 0.6, "speeds_up": 0.5}
+
+
+def test_courses_bend_and_pass_at_their_own_pace() -> None:
+    course = Course((0.0, 2.0, 4.0), start=1.0, end=math.inf, effect=0.5, bend=3.0, faster=2.0)
+    assert [course.worn(t) for t in (1.0, 3.0, 4.0)] == [1.0, 2.0, 3.0]
+    assert [course.treated(t) for t in (0.5, 3.0)] == [0.0, 2.0]
+    assert course.otherwise(2.0, False).worn(4.0) == 1.5 + 1.0 + 2.0
+    assert course.otherwise(2.0, False).worn(2.0) == course.worn(2.0)
+    late = Course((0.0, 2.0, 4.0), start=3.5, end=math.inf, effect=0.5, bend=math.inf, faster=1.0)
+    assert late.otherwise(2.0, True).worn(4.0) == 3.0
+    assert late.otherwise(2.0, False).worn(4.0) == 4.0
+    drawn = [Courses.of(COURSES).drawn(3, Rng([k])) for k in range(200)]
+    gaps = np.diff([c.visits for c in drawn])
+    assert 0.5 <= gaps.min() < 1 < 4.5 < gaps.max() <= 5
+    assert 0.4 < np.mean([c.start < math.inf for c in drawn]) < 0.6
+    for wrong in ({"gaps": 1}, {"effect": 1.5}, {"gap_years": [3, 1]}, {"treated": 2.0}):
+        with pytest.raises(ValueError, match=r"courses|gaps"):
+            Courses.of(wrong)
+
+
+def test_treatment_and_uneven_times_are_known_and_nothing_of_the_answer() -> None:
+    members = VirtualCohort(12, visits=4, spacing_mm=4, disease="none", courses=COURSES).cohort().members
+    cases = followed(members, "T1w", fewest=1, most=3)
+    assert len(cases) == 36
+    first, second, third = cases[:3]
+    assert set(first.contrasts()) & {BEFORE + "T1w"} == set()
+    assert BEFORE + "T1w" in second.contrasts()
+    assert "third last visit's T1w" in third.contrasts()
+    assert APART not in first.values
+    assert "years since the third last" in third.values
+    assert all(0 <= m.values["treated ahead"] <= 1 for m in cases)
+    assert "treated_years" not in first.values
+    own = [m for m in members if m.patient == third.patient]
+    gap = (own[3].days - own[2].days) / 365.25
+    ahead = (own[3].values["treated_years"] - own[2].values["treated_years"]) / gap
+    assert third.values["treated ahead"] == pytest.approx(ahead)
+    odd = [replace(m, course=replace(m.course, start=-9.0)) if m is own[3] else m for m in own]
+    with pytest.raises(ValueError, match="Correct the column treated_years"):
+        followed(odd, "T1w")
+    (coming, *_) = followed(members, "T1w", 2.0, fewest=1, most=3)
+    assert "treated ahead" not in coming.values  # is to be said
+
+
+def test_a_patient_who_was_seen_once_stays_as_he_is() -> None:
+    job, batch = Progression("T1w", least=1), _followed()
+    seen = torch.zeros(len(batch.cases), dtype=torch.bool)
+    found = job.rivals(job.question(replace(batch, present={BEFORE + "T1w": seen}), Rng(range(4))))
+    torch.testing.assert_close(found["the change goes on"], found["nothing changes"])
+
+
+def test_a_change_is_learned_and_given_back() -> None:
+    job, batch = Progression("T1w", form="change"), _followed()
+    rng = Rng(range(len(batch.cases)))
+    target = job.problem(batch, rng).target
+    torch.testing.assert_close(job.finished(target, job.question(batch, rng)), batch.images["T1w"])
+    for wrong in ({"form": "field"}, {"earlier": 5}, {"least": 0}):
+        with pytest.raises(ValueError, match="progression"):
+            Progression(**wrong)
+
+
+def test_a_report_says_what_treatment_changes_and_what_is_true(tmp_path: Path) -> None:
+    cohort_of = {"patients": 6, "visits": 3, "disease": "none", "spacing_mm": 4, "planes": [18, 21], "courses": COURSES}
+    job = {"name": "progression", "x": "T1w", "treatment": True, "earlier": 3, "least": 1, "form": "change"}
+    plain = {**PLAIN, "cohorts": {"all": {"virtual": cohort_of}}, "job": job, "split": {"train": 0.5, "test": 0.5}}
+    result = run_recipe(from_plain(plain), tmp_path / "run", say=lambda _: None)
+    figures = {f.by: f for f in result.report.stages[0].figures if "treatment effect" in f.name}
+    assert set(figures) == {"model", "the truth"}
+    assert figures["the truth"].value < 0  # it spares the brain: less fluid a year

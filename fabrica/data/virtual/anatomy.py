@@ -50,6 +50,7 @@ class Patient:
     disease: str = "none"  # none, ms, tumour, stroke
     severity: float = 1.0  # rate of atrophy relative to normal ageing; 2 to 3 in dementia
     years: float = 0.0  # since the first visit
+    worn: float | None = None  # the same at the pace at which disease and age have gone on; None = as they passed
     lesion_volume_ml: float | None = None  # asked for; None = as the disease draws it
     lesion_contrast: float = 1.0  # 1 = as in the tissue table, 0 = invisible
 
@@ -58,7 +59,12 @@ class Patient:
         """0 at 30 years, 1 at about 80; grows with time, faster in disease."""
         rate = self.severity * (1.6 if self.disease == "ms" else 1.0)
         aged: float = max(0.0, (self.age - 30) / 50) ** 1.3
-        return aged + 0.03 * rate * self.years + 0.15 * (rate - 1)
+        return aged + 0.03 * rate * self.wear + 0.15 * (rate - 1)
+
+    @property
+    def wear(self) -> float:
+        """Years of disease and age since the first visit."""
+        return self.years if self.worn is None else self.worn
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,7 @@ def tumour_place(patient: Patient, rng: Rng) -> tuple[tuple[float, float, float]
     """(template mm, radius mm): inside one hemisphere's white matter."""
     u = rng.child("tumour").uniform(4)[0].tolist()
     side = 1.0 if u[0] < 0.5 else -1.0
-    return (side * (26 + 8 * u[1]), -45 + 65 * u[2], 12 + 22 * u[1]), 9 + 6 * u[3] + 2.0 * patient.years
+    return (side * (26 + 8 * u[1]), -45 + 65 * u[2], 12 + 22 * u[1]), 9 + 6 * u[3] + 2.0 * patient.wear
 
 
 def deep_nuclei(at: Tensor, depth: Tensor, t1: Tensor) -> dict[str, Tensor]:

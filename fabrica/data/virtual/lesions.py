@@ -65,7 +65,7 @@ def _foci(patient: Patient, rng: Rng, head: Anatomy) -> tuple[Tensor, Tensor]:
     candidates = allowed.nonzero()
     inside = torch.full(f["depth"].shape, OUTSIDE)
     ragged = _ragged(head)
-    count = int(16 + 14 * float(rng.child("count").uniform()[0]) + 2.5 * patient.years)
+    count = int(16 + 14 * float(rng.child("count").uniform()[0]) + 2.5 * patient.wear)
     for i in range(count):
         stream = rng.child("focus", i)
         periventricular = i % 3 > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +15,12 @@ from ...contracts import Case, Field, Image
 from ...rng import Rng
 from ..cohort import Cohort, Member
 from . import anatomy, scan
+from .courses import Course, Courses
 
 UNITS = {"CT": "HU", "PET": "SUV"}
 MR_SCALE = 400.0  # white matter in the arbitrary units of a simulated scanner; scanner B has its own gain
 GAIN = {"A": 1.0, "B": 0.62}
+TREATED = "treated_years"  # a value: under treatment, by this visit
 LABELS = ("lesion", "tissue", "brain_mask")
 
 
@@ -31,6 +34,7 @@ class VirtualCohort:
     disease: str = "mixed"  # mixed, none, ms, tumour, stroke
     visits: int = 1
     years_between: float = 1.0
+    courses: Mapping[str, Any] | None = None  # visits at uneven times, treatment: see `Courses`; none = even and plain
     skull: bool = False  # False: brain only, as brain-extracted scans are
     scanners: Sequence[str] = ("A", "B")
     travelling: bool = False  # every patient is scanned at every scanner, on one day
@@ -50,6 +54,8 @@ class VirtualCohort:
         for name, ends in (("severity", self.severity), ("lesion_ml", self.lesion_ml)):
             if ends is not None and (len(ends) != 2 or not 0 < ends[0] <= ends[-1] <= 100):
                 raise ValueError(f"virtual.{name} is {list(ends)}, expected its lowest and highest, above 0.")
+        if self.courses is not None:
+            Courses.of(self.courses)
         scan.check_request(self.scanners[0], [], self.spacing_mm)
         members: list[Member] = []
         for number in range(self.first, self.first + self.patients):
@@ -68,19 +74,22 @@ class VirtualCohort:
         u = rng.uniform(4)[0].tolist()
         disease = ("none", "ms", "ms", "tumour", "stroke")[int(5 * u[1])] if self.disease == "mixed" else self.disease
         site = self.scanners[int(u[2] * len(self.scanners))]
+        course = None if self.courses is None else Courses.of(self.courses).drawn(self.visits, rng.child("course"))
+        years = visit * self.years_between if course is None else course.visits[visit]
         patient = anatomy.Patient(
             seed=rng.child("head").keys[0],
             age=round(20 + 65 * u[0], 1),
             sex="F" if u[3] < 0.5 else "M",
             disease=disease,
-            years=visit * self.years_between,
+            years=years,
+            worn=None if course is None else course.worn(years),
             severity=_between(self.severity, rng.child("severity")),
             lesion_volume_ml=None if self.lesion_ml is None else _between(self.lesion_ml, rng.child("lesion volume")),
         )
         name = f"virtual{number:04d}"
         return VirtualMember(
             name, f"visit{visit}" if self.visits > 1 else "", site, 365.25 * patient.years, patient, self.spacing_mm,
-            self.skull, tuple(self.planes) if self.planes else None,
+            self.skull, tuple(self.planes) if self.planes else None, course,
         )  # fmt: skip
 
 
@@ -100,11 +109,26 @@ class VirtualMember(Member):
     spacing_mm: int
     skull: bool = False
     planes: tuple[int, ...] | None = None
+    course: Course | None = None
 
     @property
     def values(self) -> Mapping[str, float | str]:  # type: ignore[override]
         t = self.truth
-        return {"age": t.age + t.years, "sex": t.sex, "disease": t.disease, "site": self.site, "severity": t.severity}
+        known: dict[str, float | str] = {
+            "age": t.age + t.years,
+            "sex": t.sex,
+            "disease": t.disease,
+            "site": self.site,
+            "severity": t.severity,
+        }
+        return known if self.course is None else {**known, TREATED: self.course.treated(t.years)}
+
+    def otherwise(self, after: float, treated: bool) -> VirtualMember:
+        """The same patient at the same visit, treated or not since `after` years; itself without a course."""
+        if self.course is None:
+            return self
+        other = self.course.otherwise(after, treated)
+        return replace(self, course=other, truth=replace(self.truth, worn=other.worn(self.truth.years)))
 
     def contrasts(self) -> tuple[str, ...]:
         return (*scan.CONTRASTS, *LABELS)
@@ -164,7 +188,7 @@ def _bytes(made: scan.Simulated) -> int:
     return sum(v.nbytes for v in volumes)
 
 
-HEADS = _Heads(most_bytes=2_000_000_000)
+HEADS = _Heads(most_bytes=min(8_000_000_000, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 6))
 
 
 def _tissue(made: scan.Simulated) -> Tensor:

@@ -74,8 +74,14 @@ def csf_volume_error(
     if x.shape != y.shape or inside.shape != y.shape or not inside.any():
         raise ValueError(f"Got {x.shape}, {y.shape} and a brain of {inside.shape}, expected one shape and some brain.")
     limit = 0.5 * float(np.median(y[inside]))
-    counts = [int((image[inside] < limit).sum()) for image in (x, y)]
-    return abs(counts[0] - counts[1]) * float(np.prod(spacing_mm)) / 1000
+    amounts = [fluid_ml(image, inside, limit, spacing_mm) for image in (x, y)]
+    return abs(amounts[0] - amounts[1])
+
+
+def fluid_ml(image: ArrayLike, inside: ArrayLike, limit: float, spacing_mm: Sequence[float]) -> float:
+    """What of a brain is darker than a limit, in ml: of T1-weighted images, fluid."""
+    values = np.asarray(image)[np.asarray(inside).astype(bool)]
+    return int((values < limit).sum()) * float(np.prod(spacing_mm)) / 1000
 
 
 METRICS = {
