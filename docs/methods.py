@@ -24,8 +24,8 @@ TEXT = {  # how words join a job; one answer to a question, or another image, ne
 LATER: Mapping[str, str] = {
     "Image Reconstruction": "critics of restorers, several images at once, films",
     "Super-Resolution": "critics of restorers, and frames between frames",
-    "Treatment Planning and Dynamic Intervention": "breathing over time, video",
-    "Disease Progression Prediction": "survival, lesions that grow",
+    "Treatment Planning and Dynamic Intervention": "breathing over time, video of a scope",
+    "Disease Progression Prediction": "tumours put into images, limits of biology",
     "Foundation Models": "conditions from several modalities at once and pretrained weights",
 }
 FAMILIES: tuple[tuple[str, str], ...] = (  # word in the table -> family here
@@ -60,8 +60,9 @@ CRITICS = frozenset({"adversarial forms", "feature matching"})  # of a codec, by
 
 
 APPLICATIONS: tuple[tuple[str, str], ...] = (  # what a method is for -> the job that does it, where its section does not say
-    ("^radiation dose prediction$", "dose"), ("^4d mri temporal super", "interpolation"),
-    ("^longitudinal mri (generation|prediction)$|alzheimer's disease progression|brain neurodegenerative|^disease progression prediction$",
+    ("^radiation dose prediction$", "dose"), ("^4d mri temporal super|^4d dynamic mri synthesis$", "interpolation"),
+    ("^2dt cardiac mr synthesis$|^echocardiography video", "cine"),
+    ("^longitudinal mri |brain tumor growth|alzheimer's disease progression|brain neurodegenerative|^disease progression prediction$",
      "progression"),
 )  # fmt: skip
 ACQUISITIONS: Mapping[str, str] = {"CT Reconstruction": "ct", "PET Reconstruction": "pet", "MRI reconstruction": "mr"}
@@ -128,6 +129,8 @@ def judge(row: Mapping[str, str]) -> tuple[str, str]:
         family = "vae"
     if family is None:
         return "planned", "its network"
+    if codec and job in ("cine", "interpolation"):
+        return "planned", "codes of films"
     found, without = losses(row["losses"])
     if family == "regression" and "adversarial forms" in found:
         family = "gan"  # whatever its networks are, a critic teaches it

@@ -78,6 +78,7 @@ def _accepted(how: str) -> None:
         "reconstruction": {},
         "dose": {},
         "interpolation": {},
+        "cine": {},
         "progression": {},
     }[job]
     words = {k: named[k] for k in ("text", "values", "acquisition", "factor") if k in named}
