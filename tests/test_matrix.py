@@ -108,7 +108,7 @@ def _short(recipe: dict) -> dict:
             plan["virtual"] |= {"patients": 24}
     raw = any("acquisition" in stage["job"] for stage in _learning(recipe))
     for plan in recipe["cohorts"].values() if raw else ():  # each slice is solved by every classical solver
-        plan["virtual"] |= {"patients": 2, "planes": [16, 18]}
+        plan["virtual"] |= {"patients": 24 if "events" in plan else 2, "planes": [16, 18]}
     for plan in recipe["cohorts"].values():
         if "plans" in plan:  # nine beams each time that a case is read
             plan["virtual"] |= {"patients": 2}
@@ -127,6 +127,8 @@ def _short(recipe: dict) -> dict:
         if "size" in stage.get("prepare", {}):
             stage["prepare"]["size"] = [16] * len(stage["prepare"]["size"])
     recipe["evaluate"] = {k: v for k, v in recipe.get("evaluate", {}).items() if k != "coverage"} | {"draws": 1}
+    if "paths" in recipe["evaluate"]:
+        recipe["evaluate"]["paths"] = 2
     if "window" in recipe["evaluate"]:  # smaller than any grid, so that it bites
         axes = len(recipe["evaluate"]["window"])
         recipe["evaluate"]["window"] = [48 - 16 * (axes - 1)] * axes

@@ -113,6 +113,7 @@ def _recipe(plain: Mapping[str, Any]) -> Recipe:
         )
     _check_likelihood(evaluate.likelihood, built)
     _check_coverage(evaluate.coverage, plain)
+    _check_paths(evaluate.paths, built)
     for count in evaluate.evaluations or ():
         whole(count, "evaluate.evaluations")
     check_window(evaluate.window, built)
@@ -376,6 +377,14 @@ def _check_coverage(level: float | None, plain: Mapping[str, Any]) -> None:
         raise AtError(at, f"{level!r} is no share of voxels to hold. Write: coverage: 0.9")
     if not plain.get("split", {}).get("validate"):
         raise AtError(at, "intervals need validation patients. Write: split: {train: 0.6, validate: 0.2, test: 0.2}")
+
+
+def _check_paths(paths: int, stages: Sequence[Stage]) -> None:
+    at = "evaluate.paths"
+    if type(paths) is not int or paths < 0 or paths == 1:
+        raise AtError(at, f"{paths!r} is no number of paths. Write: paths: 16, or 0 for none")
+    if paths and not any(s.inputs for s in stages):
+        raise AtError(at, "paths are followed through a chain. Write in a stage: input: {stage: NAME, draws: all}")
 
 
 def _check_likelihood(cases: int, stages: Sequence[Stage]) -> None:

@@ -198,6 +198,7 @@ class EvaluatePlan:
     window: Sequence[int] | None = None  # sides that networks draw by; none = the whole grid where memory allows
     coverage: float | None = None  # of intervals calibrated on validation patients, 0.9 for instance; none = none
     lesions: LesionPlan | None = None  # none = none
+    paths: int = 0  # draws that are followed through a whole chain of stages; 0 = none
     constraints: tuple[str, ...] = ()  # that doses are told by, such as "SpinalCord D0.1cc <= 45 Gy"
     dose: DoseCheck | None = None  # of drawn CTs: what a plan made on the true one gives there; none = none
 

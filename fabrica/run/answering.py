@@ -44,6 +44,24 @@ class Answering:
         self.unfinished = "" if facts.finished else _unfinished(run, stage, facts)
         before = dict.fromkeys(plan.stage for plan in stage.inputs.values())
         self.earlier = {name: Answering(run, run.recipe.stage(name), device) for name in before}
+        self.held = False  # whether all its draws have the chance of the first
+
+    def hold(self, name: str) -> None:
+        """Give all draws of the stage of this name the same chance, wherever it stands in the chain; '' for none."""
+        self.held = self.stage.name == name
+        for one in self.earlier.values():
+            one.hold(name)
+
+    def of(self, name: str) -> Answering:
+        """The stage of this name among those that it builds on; raises KeyError where it is none."""
+        for one in self.earlier.values():
+            if one.stage.name == name:
+                return one
+            try:
+                return one.of(name)
+            except KeyError:
+                continue
+        raise KeyError(name)
 
     def given(self, member: Member) -> list[str]:
         """Which of the images that this stage reads a case has, or will have from earlier stages."""
@@ -86,7 +104,7 @@ class Answering:
         prepared = [
             self._measured(prepare_case(m, given or list(m.contrasts())[:1], anchor, self.preparation)) for m in shown
         ]
-        asked_of = [Shown(prepared[k % len(prepared)], k) for k in range(count)]
+        asked_of = [Shown(prepared[k % len(prepared)], 0 if self.held else k) for k in range(count)]
         x = torch.stack(draw(self.family, self.job, asked_of, self.layout, self.seed, say, self.window))
         if self.signature.measurements:
             problem = question_of(self.job, asked_of[:1], self.layout, self.seed, torch.device("cpu"))

@@ -4,7 +4,7 @@ others.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from .evaluations import chosen
 from .family import drawer
 from .folder import RunFolder, common_folder
 from .forecast import foretell_time, refuse_early
+from .journey import follow
 from .judge import judge_stage
 from .judge_computed import judge_computed
 from .prepare import prepare_stage
@@ -78,15 +79,23 @@ def _run_stages(
         run.write_environment({r.name: r.store.digest() for r in prepared})
     refuse_early(prepared, device)
     foretell_time(prepared, device, say)
+    recipe_stages = run.recipe.stages
     for ready in prepared:
         trained = train_stage(ready, say, watch, device)
         if processes.first:
             report.stages.append(judge_stage(ready, trained, _told(ready, trained, say, report), say, report))
+            if not _used(ready.stage, recipe_stages):
+                follow(run, ready.test, ready.stage, report.stages[-1], device, say)
         processes.wait()
     if processes.first:
         report.stages += judge_computed(run, found_cohorts(run.recipe), only, device, say, report)
     conclude(report)
     return report
+
+
+def _used(stage: Stage, stages: Sequence[Stage]) -> bool:
+    """Whether another stage takes what it draws."""
+    return any(plan.stage == stage.name for s in stages for plan in s.inputs.values())
 
 
 def _prepared(run: RunFolder, only: str | None, say: Say, report: Report, processes: Processes) -> list[PreparedStage]:
