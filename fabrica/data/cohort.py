@@ -21,6 +21,7 @@ from . import vocabulary
 from .demographics import Demographics, day_of, find_demographics
 from .identity import Row, guess
 from .measured import measurement_of
+from .stacks import places_of, stacked
 from .tables import Line, lacking, number_of, read_table, value_of
 from .units import check_by_values, check_unit, with_unit
 
@@ -231,10 +232,11 @@ def write_table(cohort: Cohort, path: Path, folder: Path) -> int:
             if not isinstance(member, ScannedMember):
                 continue
             for contrast, scan in member.scans.items():
-                relative = scan.files[0].relative_to(folder) if folder.is_dir() else scan.files[0].name
-                about = [member.patient, member.visit, contrast, member.site, member.days]
-                writer.writerow([relative, scan.member, *about, _stated_unit(scan)])
-                count += 1
+                about = [member.patient, member.visit, contrast, member.site, member.days, _stated_unit(scan)]
+                for one, place in places_of(scan):
+                    relative = one.relative_to(folder) if folder.is_dir() else one.name
+                    writer.writerow([relative, scan.member, *about, *place])
+                    count += 1
     return count
 
 
@@ -263,7 +265,7 @@ def _member(
     return ScannedMember(key[0], key[1], ordered, values, rows[0].site, stated)
 
 
-_COLUMNS = ("file", "member", "patient", "visit", "contrast", "site", "days", "unit")
+_COLUMNS = ("file", "member", "patient", "visit", "contrast", "site", "days", "unit", "slice", "frame")
 
 
 def _from_table(folder: Path, path: Path, scans: Sequence[Scan], oddities: list[Oddity]) -> list[Row]:
@@ -291,7 +293,7 @@ def _from_table(folder: Path, path: Path, scans: Sequence[Scan], oddities: list[
             )
         seen[key] = line.number
         rows.append(_row_of(line, scan))
-    return rows
+    return stacked(rows, table.lines)
 
 
 def _row_of(line: Line, scan: Scan) -> Row:

@@ -9,6 +9,7 @@ import functools
 import io
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,11 @@ def listing(path: Path) -> tuple[list[Scan], list[Oddity]]:
 def read(scan: Scan) -> Image:
     """(C, y, x) with the file's own grey levels; colour with equal channels becomes one channel."""
     path = scan.files[0]
-    if path.suffix.lower() == ".npz":
+    if isinstance(scan.recipe, _Stack):
+        each = np.stack([_pixels(file.read_bytes(), scan.kind == "label") for file in scan.files], 1)
+        data = each.reshape(len(each), scan.recipe.frames, scan.recipe.slices, *each.shape[2:])
+        data = data if scan.recipe.frames > 1 else data[:, 0]
+    elif path.suffix.lower() == ".npz":
         key, index = scan.recipe
         data = _array(path, key)[index] if index is not None else _array(path, key)
         data = np.moveaxis(data, -1, 0) if scan.shape[0] == 3 else data[None]
@@ -57,6 +62,45 @@ def read(scan: Scan) -> Image:
     field = Field(Path(scan.member or path.name).stem, scan.kind, len(tensor), unit)
     affine = torch.from_numpy(scan.affine)
     return Image(tensor, scan.axes, affine, field, source=scan.name, calibrated=False)
+
+
+def stack(pictures: Mapping[tuple[int, int], Scan]) -> Scan:
+    """Pictures by (slice, frame), as a table numbers them, as one volume or film; raises UnreadableError where one is
+    missing, and for pictures of different sizes. Their order is that of the numbers, which need not be consecutive.
+    """
+    slices, frames = (sorted({key[k] for key in pictures}) for k in (0, 1))
+    first = pictures[slices[0], frames[0]] if (slices[0], frames[0]) in pictures else next(iter(pictures.values()))
+    if lost := [(z, t) for t in frames for z in slices if (z, t) not in pictures]:
+        z, t = lost[0]
+        raise UnreadableError(
+            f"lacks frame {t} of slice {z}; {len(lost)} of {len(slices) * len(frames)} pictures are missing.",
+            "Leave slices or frames out that are not whole.", first.name,
+        )  # fmt: skip
+    if odd := next((p for p in pictures.values() if p.shape != first.shape), None):
+        raise UnreadableError(
+            f"is a picture of {odd.shape[1]} x {odd.shape[2]}, {first.name} of {first.shape[1]} x {first.shape[2]}.",
+            "Pictures of one series have one size.", odd.name,
+        )  # fmt: skip
+    channels, *sides = first.shape
+    depth, axes = (len(slices), *sides), "zyx"
+    shape, axes = ((channels, len(frames), *depth), "tzyx") if len(frames) > 1 else ((channels, *depth), axes)
+    ordered = tuple(pictures[z, t].files[0] for t in frames for z in slices)
+    return replace(first, files=ordered, shape=shape, axes=axes, recipe=_Stack(len(frames), len(slices)))
+
+
+def places(scan: Scan) -> list[tuple[int, int]] | None:
+    """(slice, frame) of each file of a stack, numbered from 0; None of any other scan."""
+    if not isinstance(scan.recipe, _Stack):
+        return None
+    return [(z, t) for t in range(scan.recipe.frames) for z in range(scan.recipe.slices)]
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """Files of one series: all slices of a frame, then the next frame."""
+
+    frames: int
+    slices: int
 
 
 def _picture_scan(path: Path, member: str, content: bytes, values: Mapping[str, float | str] | None = None) -> Scan:
