@@ -83,6 +83,10 @@ class Health:
         if not 0 < self.false_positives < 0.5 or not 0 <= self.smooth_mm <= 10:
             raise ValueError("expected false_positives in 0..0.5 and smooth_mm in 0..10.")
 
+    def known(self, values: Mapping[str, Any]) -> bool:
+        """Whether a case says anything of it."""
+        return any(name in values for name in self.columns)
+
     def holds(self, values: Mapping[str, Any]) -> bool:
         """Whether a case is said to be healthy."""
         return any(name in values and class_name(values[name]) in words for name, words in self.columns.items())

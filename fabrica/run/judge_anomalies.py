@@ -110,15 +110,14 @@ def judge_anomalies(ready: PreparedStage, family: Family, result: StageResult, s
                f"{100 * health.false_positives:g} % of the voxels of healthy validation patients lie above")
     )  # fmt: skip
     found, pictures = Anomalies(ready.name, {MODEL: told.threshold, **limits}), Pictures()
-    for member in ready.test:
+    for member in sorted(ready.test, key=lambda m: health.holds(m.values)):  # the first few are shown
         started = time.perf_counter()
         one = _looked(ready, family, member, say)
         map_of = told.anomaly(one.images, one.draws, one.spacing_mm)
         lesion = one.case.tensors.get(health.mask)
         truth = None if lesion is None else lesion[0].numpy() > 0.5
-        seen = Seen(
-            one.case.name, member.patient, health.mask, health.holds(member.values), one.inside, truth, one.spacing_mm
-        )
+        healthy = health.holds(member.values) if health.known(member.values) else None
+        seen = Seen(one.case.name, member.patient, health.mask, healthy, one.inside, truth, one.spacing_mm)
         for by, scores in {MODEL: map_of, **plain.maps(one.images)}.items():
             result.cases += found.judged(by, scores, seen)
         _write(ready, one, told)

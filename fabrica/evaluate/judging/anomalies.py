@@ -34,7 +34,7 @@ class Seen:
     case: str
     patient: str
     mask: str  # what the label map is called
-    healthy: bool
+    healthy: bool | None  # None where nobody says it
     inside: Mask
     lesion: Mask | None  # None where nobody has marked any
     spacing_mm: tuple[float, float, float]
@@ -53,7 +53,9 @@ class Anomalies:
         tally, case = self.tallies.setdefault(by, Tally()), (seen.case, seen.patient, seen.mask)
         marked = (scores > self.thresholds[by]) & seen.inside
         share = float(marked[seen.inside].mean()) if seen.inside.any() else 0.0
-        (tally.healthy if seen.healthy else tally.ill)[seen.patient] = share
+        if seen.healthy is not None:
+            side = tally.healthy if seen.healthy else tally.ill
+            side[seen.patient] = max(share, side.get(seen.patient, 0.0))  # of several visits the one that shows most
         if seen.healthy:
             return [Row(*case, by, "marked of a healthy patient", 100 * share, "%")]
         if seen.lesion is None or not (seen.lesion & seen.inside).any():
