@@ -105,10 +105,10 @@ def _short(recipe: dict) -> dict:
     }
     for plan in recipe["cohorts"].values():
         if "events" in plan:  # ten of those who train
-            plan["virtual"] |= {"patients": 24}
+            plan["virtual"] |= {"patients": 14, "planes": [16, 17]}
     raw = any("acquisition" in stage["job"] for stage in _learning(recipe))
     for plan in recipe["cohorts"].values() if raw else ():  # each slice is solved by every classical solver
-        plan["virtual"] |= {"patients": 24 if "events" in plan else 2, "planes": [16, 18]}
+        plan["virtual"] |= {} if "events" in plan else {"patients": 2, "planes": [16, 18]}
     for plan in recipe["cohorts"].values():
         if "plans" in plan:  # nine beams each time that a case is read
             plan["virtual"] |= {"patients": 2}
@@ -137,7 +137,8 @@ def _short(recipe: dict) -> dict:
             plan["virtual"] |= {"patients": 8 if plan["virtual"]["disease"] == "none" else 2}
         return recipe
     if any("train" in stage for stage in _learning(recipe)):
-        recipe["split"] = {"train": 0.5, "test": 0.5}
+        followed = any("events" in plan for plan in recipe["cohorts"].values())
+        recipe["split"] = {"train": 0.85, "test": 0.15} if followed else {"train": 0.5, "test": 0.5}
     return recipe
 
 
