@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from PIL import Image as Picture
 
 from fabrica.contracts import Batch
+from fabrica.data import cohort
+from fabrica.data.cohort import overlaid
 from fabrica.data.simulated_events import EVENT, TRUE, YEARS, SimulatedEvents
 from fabrica.data.virtual import VirtualCohort, VirtualHearts
 from fabrica.evaluate.metrics.survival import chances, concordance_index, proportional_hazards
@@ -264,3 +267,21 @@ def test_hazards_become_chances() -> None:
     np.testing.assert_allclose(
         chances(x, job.course.until, np.array(job.course.horizons))[0], [0.9, 0.9 * 0.8 * 0.7 * 0.6]
     )
+
+
+SCANS = os.environ.get("FABRICA_TEST_DATA")
+
+
+@pytest.mark.skipif(not SCANS, reason="needs FABRICA_TEST_DATA")
+def test_real_radiographs_without_times_of_censoring_are_refused() -> None:
+    """13 of 90 images say how many days before death they are; of nobody else it is known until when he lived."""
+    members = cohort.find(Path(str(SCANS)) / "longitudinal" / "cxr_covid").members
+    assert len(members) == 90
+    said = [m for m in members if "death_offset" in m.values]
+    assert len(said) == 13
+    job = Survival(["image"], course={"time": "death_offset", "event": "died", "unit": "days"})
+    with pytest.raises(ValueError, match=r"was followed 0.0 days and has no died. Write 1 \(it happened\) or 0"):
+        job.gathered(members)
+    died = [overlaid(m, {}, {"died": "1"}) for m in said if float(m.values["death_offset"]) > 0]
+    with pytest.raises(ValueError, match=r"of 12 training cases|expected 10 at least"):
+        job.fitted(died[:9], Path("x"), 0, print)
