@@ -7,16 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from ..contracts import Batch, Health, Job, Measured, Measurement, Problem, Signature
+from ..contracts import Batch, Health, Job, Problem, Signature
 from ..data.vocabulary import field_of
-from ..physics import Gaussian, Mask
 from ..registry import check_type
 from ..rng import Rng
 from .imaging import Axes, Synthesis, Translation
+from .seen import KIND, as_it_is, check_deviation
 
-SEEN = "image as it is"  # what the measurement is called
 MARKS = {"mask": str, "smooth_mm": float, "false_positives": float}
 Way = Literal["restored", "predicted"]
 
@@ -45,8 +42,7 @@ class Anomaly(Job):
             )
         if set(source) & set(x):
             raise ValueError(f"anomaly is given {', '.join({*source} & {*x})} and asked for it. Take it out of from.")
-        if not 0 < deviation < 2:
-            raise ValueError(f"anomaly.deviation is {deviation:g}, expected above 0 and below 2.")
+        check_deviation("anomaly", deviation)
         for name, value in (marks or {}).items():
             if name not in MARKS:
                 raise ValueError(f"anomaly.marks has {name}; it knows {', '.join(MARKS)}.")
@@ -63,8 +59,7 @@ class Anomaly(Job):
 
     def signature(self) -> Signature:
         inner = self._inner.signature()
-        seen = {SEEN: Measured(Mask, Gaussian)} if self.way == "restored" else {}
-        return Signature(inner.x, inner.axes, inner.condition, seen)
+        return replace(inner, measurements=KIND) if self.way == "restored" else inner
 
     def fitted(self, members: Sequence[Any], home: Path, seed: int, say: Callable[[str], None]) -> Job:
         """Itself. Raises ValueError where somebody trains who is not said to be healthy."""
@@ -84,6 +79,4 @@ class Anomaly(Job):
         asked = self._inner.question(batch, rng)
         if self.way != "restored":
             return asked
-        seen = torch.cat([batch.images[f.name] for f in self.x], 1)
-        known = torch.ones(1, *seen.shape[1:], dtype=torch.bool, device=seen.device)
-        return replace(asked, measurements={SEEN: Measurement(seen, Mask(known), Gaussian(self.deviation))})
+        return replace(asked, measurements=as_it_is(batch, self.simulates, self.deviation))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from ..contracts import POSITION, Batch, Condition, Job, Problem, Signature
-from ..data.filmed import EJECTED, GIVEN, filmed
+from ..contracts import POSITION, Batch, Job, Problem, Signature
+from ..data.filmed import EJECTED
 from ..rng import Rng
 from .films import Frames
 from .imaging import Axes
@@ -48,25 +47,19 @@ class Cine(Job):
         return Signature((film,), "yx", (given, *self.known.fields(), POSITION))
 
     def gathered(self, members: Sequence[Any], new: bool = False) -> tuple[Any, ...]:
-        known = self.frames
-        return tuple(filmed(m, known.film, known.frames, known.given, new) for m in members)
+        return self.frames.gathered(members, new)
 
     def problem(self, batch: Batch, rng: Rng) -> Problem:
-        shown = {**batch.images, GIVEN + self.frames.film: self.frames.seen(batch)}
-        return self.frames.taught(self.question(replace(batch, images=shown), rng), batch.images[self.frames.film])
+        return self.frames.problem(batch, self.known)
 
     def question(self, batch: Batch, rng: Rng) -> Problem:
-        name = GIVEN + self.frames.film
-        given = batch.images[name]
-        values = {name: given, **self.known.given(batch), POSITION.name: batch.values[POSITION.name]}
-        present = {n: batch.present[n] for n in (name, *self.known.names) if n in batch.present}
-        return Problem(batch.cases, (self.frames.frames, *given.shape[2:]), Condition(values, present))
+        return self.frames.question(batch, self.known)
 
     def finished(self, x: Tensor, problem: Problem) -> Tensor:
-        return self.frames.finished(x, problem.condition.values[GIVEN + self.frames.film].to(x))
+        return self.frames.finished(x, problem)
 
     def rivals(self, problem: Problem) -> Mapping[str, Tensor]:
-        given = problem.condition.values[GIVEN + self.frames.film]
+        given = self.frames.shown(problem)
         if len(self.frames.given) == 1:
             return {"nothing moves": self.frames.blended(given)}
         return {"linear blending": self.frames.blended(given), "optical flow": self.frames.flowed(given)}

@@ -8,15 +8,13 @@ from typing import Any
 
 import torch
 
-from ..contracts import Batch, Job, Measured, Measurement, Problem, Signature, class_name
+from ..contracts import Batch, Job, Problem, Signature, class_name
 from ..data.changed import CHANGED, changed_value, with_truths
 from ..data.vocabulary import field_of
-from ..physics import Gaussian, Mask
 from ..rng import Rng
 from .imaging import Axes, Synthesis
+from .seen import KIND, as_it_is, check_deviation
 from .values import Values
-
-SEEN = "image as it is"  # what the measurement is called
 
 
 class Counterfactual(Job):
@@ -46,8 +44,7 @@ class Counterfactual(Job):
         ((name, to),) = self._change.items()
         if name in known.by and to not in known.by[name]:
             raise ValueError(f"counterfactual.change says {name} {to}, which is none of {', '.join(known.by[name])}.")
-        if not 0 < deviation < 2:
-            raise ValueError(f"counterfactual.deviation is {deviation:g}, expected above 0 and below 2.")
+        check_deviation("counterfactual", deviation)
         self.known, self.deviation = known, deviation
         self.simulates = tuple(field_of(n).name for n in x)
         self.judged_with = (mask, *(CHANGED + n for n in self.simulates))
@@ -56,8 +53,7 @@ class Counterfactual(Job):
         self.hidden = self._inner.hidden
 
     def signature(self) -> Signature:
-        inner = self._inner.signature()
-        return replace(inner, measurements={SEEN: Measured(Mask, Gaussian)})
+        return replace(self._inner.signature(), measurements=KIND)
 
     def gathered(self, members: Sequence[Any], new: bool = False) -> tuple[Any, ...]:
         return tuple(members) if new else with_truths(members, self.simulates, self._change)
@@ -73,6 +69,4 @@ class Counterfactual(Job):
         else:
             wanted = torch.tensor([float(changed_value(float(v), to)) for v in said]).to(said)
         asked = self._inner.question(replace(batch, values={**batch.values, name: wanted}), rng)
-        seen = torch.cat([batch.images[n] for n in self.simulates], 1)
-        whole = torch.ones(1, *seen.shape[1:], dtype=torch.bool, device=seen.device)
-        return replace(asked, measurements={SEEN: Measurement(seen, Mask(whole), Gaussian(self.deviation))})
+        return replace(asked, measurements=as_it_is(batch, self.simulates, self.deviation))

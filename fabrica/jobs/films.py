@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..contracts import Batch, Field, Problem
-from ..data.filmed import GIVEN
+from ..contracts import POSITION, Batch, Condition, Field, Problem
+from ..data.cohort import Member
+from ..data.filmed import GIVEN, filmed
+from .values import Values
 
 LOUDER = 4.0  # how much a difference is scaled up: networks expect numbers about as large as images
 PUT_BACK = 0.1  # weight of frames that are put back in the end
@@ -45,19 +47,37 @@ class Frames:
         given = Field(GIVEN + self.film, "intensity", count, frames=count, moments=self.given)
         return Field(self.film, "intensity", self.frames, frames=self.frames), given
 
-    def seen(self, batch: Batch) -> Tensor:
-        """(B, given, y, x): of a batch that holds the film, on the film's scale, which frames stored alone are not."""
-        return batch.images[self.film][:, list(self.given)]
+    def gathered(self, members: Sequence[Member], new: bool) -> tuple[Member, ...]:
+        """Cases with the film and its given frames as images; `new`: with those frames alone."""
+        return tuple(filmed(member, self.film, self.frames, self.given, new) for member in members)
 
-    def taught(self, problem: Problem, film: Tensor) -> Problem:
-        """A question with its target: how the film differs from its blend, louder."""
-        target = (film - self.blended(film[:, list(self.given)])) * LOUDER
+    def question(self, batch: Batch, known: Values) -> Problem:
+        """The given frames, and what else is known."""
+        name = GIVEN + self.film
+        given = batch.images[name]
+        values = {name: given, **known.given(batch), POSITION.name: batch.values[POSITION.name]}
+        present = {n: batch.present[n] for n in (name, *known.names) if n in batch.present}
+        return Problem(batch.cases, (self.frames, *given.shape[2:]), Condition(values, present))
+
+    def problem(self, batch: Batch, known: Values) -> Problem:
+        """A question with its target: how the film differs from its blend, louder. Frames are given on the scale of the
+        film, which those stored alone are not.
+        """
+        film = batch.images[self.film]
+        given = film[:, list(self.given)]
+        problem = self.question(replace(batch, images={**batch.images, GIVEN + self.film: given}), known)
+        target = (film - self.blended(given)) * LOUDER
         weight = torch.ones(1, self.frames, *[1] * (target.ndim - 2), device=target.device)
         weight[:, list(self.given)] = PUT_BACK
         return replace(problem, target=target, weight=weight.expand(len(target), -1, *[-1] * (target.ndim - 2)))
 
-    def finished(self, x: Tensor, given: Tensor) -> Tensor:
+    def shown(self, problem: Problem) -> Tensor:
+        """(B, given, y, x)."""
+        return problem.condition.values[GIVEN + self.film]
+
+    def finished(self, x: Tensor, problem: Problem) -> Tensor:
         """The film that an answer means; given frames as they were."""
+        given = self.shown(problem).to(x)
         whole = self.blended(given) + x / LOUDER
         whole[:, list(self.given)] = given
         return whole

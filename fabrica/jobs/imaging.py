@@ -40,6 +40,13 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
     return F.one_hot(index, classes).movedim(-1, 1).float()
 
 
+def condition_of(fields: Sequence[Field], images: Mapping[str, Tensor], batch: Batch, known: Values) -> Condition:
+    """Images (label maps one-hot) and values of a batch, with what rows lack, for jobs that ask for no image."""
+    given = {f.name: one_hot(images[f.name], f.channels) if f.kind == "label" else images[f.name] for f in fields}
+    names = (*given, *known.names)
+    return Condition({**given, **known.given(batch)}, {n: batch.present[n] for n in names if n in batch.present})
+
+
 def varied(value: Tensor, field: Field, spread: float, rng: Rng) -> Tensor:
     """A random gain and gamma per row, for intensities: scanners differ in both. Millimetres are no intensity."""
     if not spread or field.kind != "intensity" or field.unit == "mm":

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from ..contracts import POSITION, Batch, Condition, Job, Problem, Signature
-from ..data.filmed import GIVEN, filmed
+from ..contracts import POSITION, Batch, Job, Problem, Signature
 from ..rng import Rng
 from .films import Frames
 from .imaging import Axes
+from .values import NONE
 
 
 class Interpolation(Job):
@@ -43,29 +42,20 @@ class Interpolation(Job):
         return Signature((film,), "yx", (given, POSITION))
 
     def gathered(self, members: Sequence[Any], new: bool = False) -> tuple[Any, ...]:
-        known = self.frames
-        return tuple(filmed(m, known.film, known.frames, known.given, new) for m in members)
+        return self.frames.gathered(members, new)
 
     def problem(self, batch: Batch, rng: Rng) -> Problem:
-        shown = {**batch.images, GIVEN + self.frames.film: self.frames.seen(batch)}
-        return self.frames.taught(self.question(replace(batch, images=shown), rng), batch.images[self.frames.film])
+        return self.frames.problem(batch, NONE)
 
     def question(self, batch: Batch, rng: Rng) -> Problem:
-        name = GIVEN + self.frames.film
-        given = batch.images[name]
-        present = {name: batch.present[name]} if name in batch.present else {}
-        condition = Condition({name: given, POSITION.name: batch.values[POSITION.name]}, present)
-        return Problem(batch.cases, (self.frames.frames, *given.shape[2:]), condition)
+        return self.frames.question(batch, NONE)
 
     def finished(self, x: Tensor, problem: Problem) -> Tensor:
-        return self.frames.finished(x, self._given(problem).to(x))
+        return self.frames.finished(x, problem)
 
     def rivals(self, problem: Problem) -> Mapping[str, Tensor]:
-        given, frames = self._given(problem), self.frames
+        given, frames = self.frames.shown(problem), self.frames
         return {
             "linear blending": frames.blended(given), "nearest frame": frames.blended(given, held=True),
             "optical flow": frames.flowed(given),
         }  # fmt: skip
-
-    def _given(self, problem: Problem) -> Tensor:
-        return problem.condition.values[GIVEN + self.frames.film]

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..contracts import Batch, Condition, Field, Job, Problem, Scale, Signature
+from ..contracts import Batch, Field, Job, Problem, Scale, Signature
 from ..data.vocabulary import field_of
 from ..rng import Rng
-from .imaging import Axes, one_hot, varied
+from .imaging import Axes, condition_of, varied
+from .values import NONE
 
 
 class Outcome(Job):
@@ -59,10 +60,7 @@ class Outcome(Job):
         return self._ask(batch, {f.name: batch.images[f.name] for f in self.source})
 
     def _ask(self, batch: Batch, images: dict[str, Tensor]) -> Problem:
-        labels = {f.name: f.channels for f in self.source if f.kind == "label"}
-        given = {n: one_hot(i, labels[n]) if n in labels else i for n, i in images.items()}
-        present = {n: batch.present[n] for n in images if n in batch.present}
-        return Problem(batch.cases, (max(1, len(self.classes)),), Condition(given, present))
+        return Problem(batch.cases, (max(1, len(self.classes)),), condition_of(self.source, images, batch, NONE))
 
     def _scaled(self, value: Tensor) -> Tensor:
         return ((value - self.centre) / self.width)[:, None]

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..contracts import Batch, Condition, Course, Field, Job, Problem, Signature
+from ..contracts import Batch, Course, Field, Job, Problem, Signature
 from ..data.vocabulary import field_of
 from ..rng import Rng
-from .imaging import Axes, one_hot, varied
+from .imaging import Axes, condition_of, varied
 from .values import Values
 
 FEWEST = 10  # events among whoever trains: fewer teach nothing
@@ -82,11 +82,7 @@ class Survival(Job):
         return self._ask(batch, {f.name: batch.images[f.name] for f in self.source})
 
     def _ask(self, batch: Batch, images: dict[str, Tensor]) -> Problem:
-        labels = {f.name: f.channels for f in self.source if f.kind == "label"}
-        given = {n: one_hot(i, labels[n]) if n in labels else i for n, i in images.items()}
-        known = (*images, *self.known.names)
-        present = {n: batch.present[n] for n in known if n in batch.present}
-        return Problem(batch.cases, (self.intervals,), Condition({**given, **self.known.given(batch)}, present))
+        return Problem(batch.cases, (self.intervals,), condition_of(self.source, images, batch, self.known))
 
     def _lived(self, time: Tensor, happened: Tensor) -> tuple[Tensor, Tensor]:
         """(target, weight): an interval counts where it was lived through, or at least half of it by whoever was

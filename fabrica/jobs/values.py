@@ -100,6 +100,9 @@ class Values:
         return Condition(condition.values, {**condition.present, **present})
 
 
+NONE = Values({}, {}, {})  # of jobs that are given images alone
+
+
 def said(fields: Sequence[Field], fixed: Mapping[str, str]) -> dict[str, float | str]:
     """Values as somebody typed them, checked; raises ValueError for a name, class or number that is none."""
     known, found = {f.name: f for f in fields}, dict[str, float | str]()
