@@ -88,5 +88,7 @@ class Health:
         return any(name in values for name in self.columns)
 
     def holds(self, values: Mapping[str, Any]) -> bool:
-        """Whether a case is said to be healthy."""
-        return any(name in values and class_name(values[name]) in words for name, words in self.columns.items())
+        """Whether a case is said to be healthy: by every column that says anything of it."""
+        return self.known(values) and all(
+            class_name(values[name]) in words for name, words in self.columns.items() if name in values
+        )

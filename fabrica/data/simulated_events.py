@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from ..rng import Rng
 from .cohort import Cohort, Member, overlaid
 from .virtual import VirtualMember
+from .virtual.patients import AGES
 
 EVENT, YEARS = "event", "years"  # values of a case
 TRUE = "true log hazard"  # a value that no job is given: what the best of all answers would say
-YEAR = 365.25
-AGES = (20.0, 85.0)  # of simulated patients
 
 
 @dataclass(frozen=True)

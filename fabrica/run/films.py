@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from .. import io
 from ..contracts import Family
 from ..data.cohort import overlaid
 from ..data.filmed import EJECTED
@@ -17,7 +15,8 @@ from ..evaluate.judging.films import asked_figures, ejection_fraction, film_rows
 from ..evaluate.report.film import moving
 from ..evaluate.report.results import StageResult
 from ..evaluate.result import Figure, Row
-from .draw import draw, images_of
+from .cases import drawn_of, write_draws
+from .draw import draw
 from .question import Shown, whole_answer
 from .stage import PreparedStage, draws_of
 
@@ -32,18 +31,13 @@ def judge_films(ready: PreparedStage, family: Family, result: StageResult, say: 
     count = draws_of(ready, family)
     for member in ready.test:
         case = ready.case(member, ready.job.judged_with)
-        shown = [Shown(case, k) for k in range(count)]
-        x = torch.stack(draw(family, ready.job, shown, ready.layout, ready.seed, say, ready.evaluate.window))
+        x = drawn_of(ready, family, case, say)
         problem = ready.question(case)
         answers = {"model: one draw" if count > 1 else "model": x[0]}
         if count > 1:
             answers["model: mean of draws"] = x.mean(0)
         answers |= {n: whole_answer(one.float(), ready.layout) for n, one in ready.job.rivals(problem).items()}
-        for number, one in enumerate(x):
-            images = images_of(
-                one, ready.signature.x, case, ready.preparation, f"{ready.run.name}/{member.name}/{number}"
-            )
-            io.write_nifti(images[field.name], ready.run.draw_file(ready.stage, case.name, number, field.name))
+        write_draws(ready, case.name, case, x)
         truth = case.tensors.get(field.name)
         if truth is None:
             result.cases.append(

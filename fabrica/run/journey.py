@@ -41,11 +41,10 @@ def follow(run: RunFolder, members: Sequence[Member], end: Stage, result: StageR
     answering = Answering(run, end, device)
     for member in members[:MOST]:
         try:
-            for stage in chain:
+            for stage in chain:  # the end comes last
                 own = answering if stage is end else answering.of(stage.name)
-                values, _ = _followed(own, member, paths, say)
+                values, unit = _followed(own, member, paths, say)
                 grown[stage.name].append(_room(values))
-            values, unit = _followed(answering, member, paths, say)
             whole = float(values.var(0).mean())
             for stage in chain:
                 answering.hold(stage.name)

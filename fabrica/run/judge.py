@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import io
 from ..contracts import Family, Field
-from ..data.cohort import Member
 from ..data.store import Store
 from ..evaluate.honesty.ledger import Ledger
 from ..evaluate.judging.constraints import Constraint
@@ -27,8 +25,9 @@ from ..evaluate.result import Row
 from ..evaluate.sets.gallery import Gallery
 from ..learning.loop import Trained
 from ..safeguards.agreement import shared_detail
+from .cases import answers_of, write_draws
 from .coverage import Coverage
-from .draw import draw, images_of
+from .draw import draw
 from .films import judge_films
 from .judge_anomalies import judge_anomalies
 from .judge_changes import judge_changes
@@ -126,7 +125,7 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
         seconds = (time.perf_counter() - started) / len(shown)
         for a in asked:
             x = torch.stack([next(drawn) for _ in a.shown])
-            _write_draws(ready, a, x)
+            write_draws(ready, a.name, a.case, x)
             data = _by_the_data(ready, a, x)
             if ready.job.moves is not None:
                 rows, beside = motion_rows(ready, a.case, x)
@@ -315,36 +314,17 @@ def _judge_values(ready: PreparedStage, trained: Trained, family: Family, say: S
     """The answer of every test case: rows per case, figures over patients."""
     (field,), result = ready.signature.x, _blank(ready, trained)
     question = Question(field.name, field.classes, field.unit, _usual(ready.store, field))
-    found = []
-    for start in range(0, len(ready.test), ROWS):
-        asked = [(m, _answers_asked(ready, family, m)) for m in ready.test[start : start + ROWS]]
-        every = [s for _, shown in asked for s in shown]
-        drawn = iter(draw(family, ready.job, every, ready.layout, ready.seed, say))
-        for member, shown in asked:
-            x = torch.stack([next(drawn) for _ in shown]).mean(0).double().numpy()
-            found.append(
-                Answered(member.name, member.patient, field.encoded(member.values[field.name]), field.in_unit(x))
-            )
+    found = [
+        Answered(m.name, m.patient, field.encoded(m.values[field.name]), field.in_unit(x))
+        for m, x in zip(ready.test, answers_of(ready, family, ready.test, say), strict=True)
+    ]
     result.cases, result.figures = case_rows(question, found), set_figures(ready.name, question, found)
     write_answers(ready.run.path / "answers" / f"{ready.name}.csv", question, found)
     say(f"{ready.name}: {len(found)} cases answered.")
     return result
 
 
-def _answers_asked(ready: PreparedStage, family: Family, member: Member) -> list[Shown]:
-    cases = ready.shown(member)
-    return [Shown(cases[k % len(cases)], k) for k in range(max(draws_of(ready, family), len(cases)))]
-
-
 def _usual(store: Store, field: Field) -> float:
     """The commonest class or the mean number of the training cases."""
     known = [field.encoded(e.values[field.name]) for e in store.entries]
     return float(max(set(known), key=known.count)) if field.classes else float(sum(known) / len(known))
-
-
-def _write_draws(ready: PreparedStage, asked: Asked, x: Tensor) -> None:
-    for number, one in enumerate(x):
-        source = f"{ready.run.name}/{ready.name}/{asked.name}/{number}"
-        images = images_of(one, ready.signature.x, asked.case, ready.preparation, source)
-        for name, image in images.items():
-            io.write_nifti(image, ready.run.draw_file(ready.stage, asked.name, number, name))

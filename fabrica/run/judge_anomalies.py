@@ -26,9 +26,8 @@ from ..evaluate.report.pictures import Beside, Pictures
 from ..evaluate.report.results import Report, StageResult
 from ..evaluate.result import Figure
 from ..machine.device import writing
-from .draw import draw, images_of
-from .question import Shown
-from .stage import PreparedStage, draws_of
+from .cases import drawn_of, write_draws
+from .stage import PreparedStage
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -187,8 +186,7 @@ def _say_odd(stage: str, tops: Mapping[str, float], say: Say, report: Report) ->
 
 def _looked(ready: PreparedStage, family: Family, member: Member, say: Say) -> Looked:
     case = ready.case(member, ready.job.judged_with)
-    shown = [Shown(case, k) for k in range(draws_of(ready, family))]
-    x = torch.stack(draw(family, ready.job, shown, ready.layout, ready.seed, say, ready.evaluate.window))
+    x = drawn_of(ready, family, case, say)
     mask = (
         None
         if ready.evaluate.mask is None
@@ -267,9 +265,6 @@ def _image(case: Prepared, values: NDArray[np.generic], name: str, label: bool) 
 
 def _write(ready: PreparedStage, one: Looked, told: Told) -> None:
     """Draws, and the map and its marks beside them, on the case's own grid."""
-    source = f"{ready.run.name}/{ready.name}/{one.case.name}"
-    for number, x in enumerate(one.x):
-        for name, image in images_of(x, ready.signature.x, one.case, ready.preparation, f"{source}/{number}").items():
-            io.write_nifti(image, ready.run.draw_file(ready.stage, one.case.name, number, name))
+    write_draws(ready, one.case.name, one.case, one.x)
     for name, image in maps_of(one, told).items():
         io.write_nifti(image, ready.home / ANOMALY / one.case.name / f"{name}.nii.gz")

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .. import io
 from ..contracts import Family, Field, class_name
 from ..data.cases import Prepared
 from ..data.changed import CHANGED, changed_value
@@ -19,9 +18,8 @@ from ..evaluate.report.results import Report, StageResult
 from ..evaluate.result import Figure, Row
 from ..evaluate.sets.embedding import Picture
 from ..evaluate.sets.reader import Reader
-from .draw import draw, images_of
-from .question import Shown
-from .stage import PreparedStage, draws_of
+from .cases import drawn_of, write_draws
+from .stage import PreparedStage
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -41,12 +39,8 @@ def judge_changes(ready: PreparedStage, family: Family, result: StageResult, say
     reader, pictures, seen = _reader(ready, field, to), Pictures(), list[_Changed]()
     for member in asked:
         case = ready.case(member, ready.job.judged_with)
-        shown = [Shown(case, k) for k in range(draws_of(ready, family))]
-        x = torch.stack(draw(family, ready.job, shown, ready.layout, ready.seed, say, ready.evaluate.window))
-        for number, one in enumerate(x):
-            source = f"{ready.run.name}/{member.name}/{number}"
-            for contrast, image in images_of(one, ready.signature.x, case, ready.preparation, source).items():
-                io.write_nifti(image, ready.run.draw_file(ready.stage, case.name, number, contrast))
+        x = drawn_of(ready, family, case, say)
+        write_draws(ready, case.name, case, x)
         one_case = _Changed.of(case, ready.signature.x[0].name, x[0, 0].double().numpy())
         seen.append(one_case)
         result.cases += one_case.rows(reader)

@@ -17,9 +17,9 @@ from ..evaluate.metrics.survival import Hazard, breslow, chances, kaplan_meier, 
 from ..evaluate.report.courses import drawing
 from ..evaluate.report.results import Report, StageResult
 from ..machine.device import writing
-from .draw import draw
-from .question import ROWS, Shown
-from .stage import PreparedStage, draws_of
+from .cases import answers_of
+from .question import ROWS
+from .stage import PreparedStage
 
 Array = NDArray[np.float64]
 BASELINE = "baseline.json"  # of a stage that gives log-risks: its cumulated hazard
@@ -36,7 +36,7 @@ def judge_courses(ready: PreparedStage, family: Family, result: StageResult, say
     test = _once(ready.test)
     if len(test) < len(ready.test):
         report.remark(f"{ready.name}: figures are over each patient's first visit.")
-    x = _answers(ready, family, test, say)
+    x = answers_of(ready, family, test, say)
     seen = _seen(course, test)
     model = foretold(course, x, ready.home)
     answers = {BY: model, **_rivals(course, ready.signature.values, ready.split.parts["train"], test)}
@@ -82,21 +82,6 @@ def course_of(course: Course, members: Sequence[Member]) -> tuple[Array, Array]:
     return times, np.array([float(course.has_event(m.values)) for m in members])
 
 
-def _answers(ready: PreparedStage, family: Family, members: Sequence[Member], say: Say) -> Array:
-    """(n, K): the mean of each case's draws."""
-    found: list[Array] = []
-    for start in range(0, len(members), ROWS):
-        asked = []
-        for member in members[start : start + ROWS]:
-            cases = ready.shown(member)
-            count = max(draws_of(ready, family), len(cases))
-            asked.append([Shown(cases[k % len(cases)], k) for k in range(count)])
-        drawn = iter(draw(family, ready.job, [s for own in asked for s in own], ready.layout, ready.seed, say))
-        for own in asked:
-            found.append(np.mean([next(drawn).double().numpy() for _ in own], axis=0))
-    return np.stack(found)
-
-
 def _rivals(
     course: Course, known: Sequence[Field], training: Sequence[Member], test: Sequence[Member]
 ) -> dict[str, Foretold]:
@@ -134,7 +119,7 @@ def _tell_baseline(ready: PreparedStage, family: Family, course: Course, say: Sa
     part = "validate" if len(ready.split.parts["validate"]) >= 2 * ROWS else "train"
     members = _once(ready.split.parts[part])
     time, event = course_of(course, members)
-    hazard = breslow(_answers(ready, family, members, say)[:, 0], time, event)
+    hazard = breslow(answers_of(ready, family, members, say)[:, 0], time, event)
     plain = {"times": hazard.times.tolist(), "cumulated": hazard.cumulated.tolist(), "patients": len(members)}
     with writing(ready.home / BASELINE):
         (ready.home / BASELINE).write_text(json.dumps(plain, allow_nan=False))

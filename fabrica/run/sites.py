@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -65,16 +65,12 @@ class Sites:
         for name in EMBEDDINGS:
             for by in (GIVEN, MATCHED, MODEL):
                 asked[by, f"AUC of the site by {name}"] = partial(self._told, sides[by], name)
-            asked[COMBAT, f"AUC of the site by {name}"] = partial(self._told_after_combat, name)
-        if all(age is not None for age in self.ages) and self.ready.job.standardises == self._of_t1w():
+            asked[COMBAT, f"AUC of the site by {name}"] = partial(self._told, sides[GIVEN], name, combined=True)
+        fluid_is_dark = self.ready.signature.asked == ("T1w",)
+        if fluid_is_dark and all(age is not None for age in self.ages):
             for by, own in sides.items():
                 asked[by, "fluid share per 10 years of age (%)"] = partial(self._of_age, own)
         return [self._figure(by, name, ask) for (by, name), ask in asked.items()]
-
-    def _of_t1w(self) -> tuple[str, str] | None:
-        """Where dark is fluid."""
-        names = self.ready.job.standardises
-        return names if names is not None and names[1] == "T1w" else None
 
     def _figure(self, by: str, name: str, ask: Callable[[], Result]) -> Figure:
         n = len(self.sides[THERE])
@@ -84,22 +80,15 @@ class Sites:
             return Figure(self.ready.name, by, name, f"not evaluated: {error}", None, n, "")
         return Figure(self.ready.name, by, name, float(told), told.interval, told.n, told.convention)
 
-    def _features(self, own: list[Picture], name: str) -> Mapping[str, Array]:
-        return embed({"own": own, "there": self.sides[THERE]}, name)
-
-    def _told(self, own: list[Picture], name: str) -> Result:
-        found = self._features(own, name)
-        patients = [p.patient for p in (*own, *self.sides[THERE])]
-        site = np.array([1] * len(own) + [0] * len(self.sides[THERE]))
-        return site_auc(np.concatenate([found["own"], found["there"]]), site, patients)
-
-    def _told_after_combat(self, name: str) -> Result:
-        found = self._features(self.sides[GIVEN], name)
-        both = np.concatenate([found["own"], found["there"]])
-        site = np.array([1] * len(found["own"]) + [0] * len(found["there"]))
-        ages = None if any(a is None for a in self.ages) else np.array([*self.ages, *self.ages], np.float64)[:, None]
-        patients = [p.patient for p in self.sides[GIVEN]] * 2
-        return site_auc(combat(both, site, ages), site, patients)
+    def _told(self, own: list[Picture], name: str, combined: bool = False) -> Result:
+        """`combined`: after ComBat, which is told of ages where all are known."""
+        there = self.sides[THERE]
+        found = embed({"own": own, "there": there}, name)
+        both, site = np.concatenate([found["own"], found["there"]]), np.array([1] * len(own) + [0] * len(there))
+        if combined:
+            known = None if any(age is None for age in self.ages) else np.array([*self.ages, *self.ages], np.float64)
+            both = combat(both, site, known)
+        return site_auc(both, site, [p.patient for p in (*own, *there)])
 
     def _of_age(self, own: list[Picture]) -> Result:
         shares = [1000 * fluid_share(p.values, p.inside) for p in own]

@@ -22,6 +22,7 @@ from .. import __version__
 from ..data.cohort import Cohort, Member, find
 from ..data.split import LeakError, patient_hash
 from ..deliver.files import alone, write_whole
+from ..deliver.record import hash_of
 from ..evaluate.honesty import endpoints
 from ..evaluate.honesty.claim import Claim, Verdict, judge, refused
 from ..evaluate.report.page import render
@@ -126,7 +127,12 @@ def _check_answerable(claim: Claim, stages: Iterable[Stage], run: RunFolder) -> 
 
 def _hashes(folder: Path) -> dict[str, str]:
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    return {p.relative_to(folder).as_posix(): hash_of(p) for p in files}
+
+
+def _contents(member: Member) -> list[str]:
+    """Of the files of a case: a look that was begun is ended on these, wherever they lie by then."""
+    return [hash_of(file) for scan in member.scans_of(member.contrasts()) for file in scan.files]
 
 
 def _digest(body: Mapping[str, Any]) -> str:
@@ -196,7 +202,7 @@ def look(path: Path, data: Path, say: Say, device: str = "cpu") -> Verdict:
         study = Study.open(path)
         before = study.looks()
         cohort, left_out = _enrolled(study, find(data))
-        whom = _digest({"cases": sorted(m.name for m in cohort.members), "data": str(data.resolve())})
+        whom = _digest({m.name: _contents(m) for m in cohort.members})
         number = _number(study, before, len(cohort.patients), whom)
         if number > len(before):
             begun = datetime.now(UTC).isoformat(timespec="seconds")

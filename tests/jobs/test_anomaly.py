@@ -193,4 +193,6 @@ def test_who_is_healthy() -> None:
     assert health.holds({"class": 0.0})
     assert health.holds({"disease": "none"})
     assert not health.holds({"class": 1.0, "disease": "ms"})
+    assert not health.holds({"class": 0.0, "disease": "ms"})  # one column says that he is not
     assert not health.holds({})
+    assert not health.known({"age": 3})

@@ -88,7 +88,10 @@ def test_a_report_says_how_well_courses_are_foretold(trained: Path) -> None:
         ("model", "AUC within 3 years"),
         ("model", "calibration error within 1 years"),
         ("covariates alone", "concordance"),
+        ("model", "integrated Brier score minus that of covariates alone"),
     } <= set(figures)
+    less = figures["model", "integrated Brier score minus that of Kaplan-Meier of the training part"]
+    assert less["interval"][0] < less["value"] < less["interval"][1]
     scores = {s["by"]: s["value"] for s in report["summaries"] if s["metric"] == "integrated Brier score"}
     # worst of 0.0422 (0.47 of the bound; bf16, 5 seeds); 0.0422 (0.47 of the bound; bf16, 2 threads, 5 seeds); 0.0422 (0.47 of the bound; fp32, 5 seeds); 0.0422 (0.47 of the bound; fp32, 2 threads, 5 seeds)
     above("Brier score less than Kaplan-Meier's", scores["Kaplan-Meier of the training part"] - scores["model"], 0.02)

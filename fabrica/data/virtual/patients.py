@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,15 +11,17 @@ import torch
 from torch import Tensor
 
 from ...contracts import Case, Field, Image
+from ...machine.device import free_bytes
 from ...rng import Rng
 from ..cohort import Cohort, Member
+from ..followed import TREATED_YEARS
 from . import anatomy, scan
 from .courses import Course, Courses
 
 UNITS = {"CT": "HU", "PET": "SUV"}
 MR_SCALE = 400.0  # white matter in the arbitrary units of a simulated scanner; scanner B has its own gain
 GAIN = {"A": 1.0, "B": 0.62}
-TREATED = "treated_years"  # a value: under treatment, by this visit
+AGES = (20.0, 85.0)  # years, evenly
 LABELS = ("lesion", "tissue", "brain_mask")
 
 
@@ -78,7 +79,7 @@ class VirtualCohort:
         years = visit * self.years_between if course is None else course.visits[visit]
         patient = anatomy.Patient(
             seed=rng.child("head").keys[0],
-            age=round(20 + 65 * u[0], 1),
+            age=round(AGES[0] + (AGES[1] - AGES[0]) * u[0], 1),
             sex="F" if u[3] < 0.5 else "M",
             disease=disease,
             years=years,
@@ -121,7 +122,7 @@ class VirtualMember(Member):
             "site": self.site,
             "severity": t.severity,
         }
-        return known if self.course is None else {**known, TREATED: self.course.treated(t.years)}
+        return known if self.course is None else {**known, TREATED_YEARS: self.course.treated(t.years)}
 
     def otherwise(self, after: float, treated: bool) -> VirtualMember:
         """The same patient at the same visit, treated or not since `after` years; itself without a course."""
@@ -188,7 +189,7 @@ def _bytes(made: scan.Simulated) -> int:
     return sum(v.nbytes for v in volumes)
 
 
-HEADS = _Heads(most_bytes=min(8_000_000_000, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 6))
+HEADS = _Heads(most_bytes=min(8_000_000_000, (free_bytes() or 12_000_000_000) // 6))
 
 
 def _tissue(made: scan.Simulated) -> Tensor:

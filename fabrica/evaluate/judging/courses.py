@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..metrics import survival
 from ..result import Figure, Result, Row
+from ..statistics import interval
 
 Array = NDArray[np.float64]
 GRID = 100  # times that an integral is a sum over
@@ -66,10 +67,8 @@ def score_rows(seen: Courses, answers: Mapping[str, Foretold]) -> list[Row]:
         return [Row(c, p, seen.name, BY, SCORE, seen.able) for c, p in zip(seen.cases, seen.patients, strict=True)]
     found = []
     for by, answer in answers.items():
-        scores = survival.integrated_brier(answer.survival(seen.grid), seen.grid, seen.time, seen.event)
-        found += [
-            Row(c, p, seen.name, by, SCORE, float(s)) for c, p, s in zip(seen.cases, seen.patients, scores, strict=True)
-        ]
+        scores = zip(seen.cases, seen.patients, _patient_scores(seen, answer), strict=True)
+        found += [Row(case, patient, seen.name, by, SCORE, float(score)) for case, patient, score in scores]
     return found
 
 
@@ -99,7 +98,24 @@ def set_figures(stage: str, seen: Courses, answers: Mapping[str, Foretold]) -> l
         if by != BY and np.ptp(answer.risk):
             ask = partial(survival.concordance_paired, model.risk, answer.risk, time, event)
             found.append(_figure(stage, BY, f"concordance minus that of {by}", ask, n))
+    found += _scores(stage, seen, answers)
     return [*found, *_ratios(stage, seen, model), *_groups(stage, seen, model)]
+
+
+def _scores(stage: str, seen: Courses, answers: Mapping[str, Foretold]) -> list[Figure]:
+    """The model's integrated Brier score minus that of each other, patient by patient; below 0 it is better."""
+    own = _patient_scores(seen, answers[BY])
+    found = []
+    for by, answer in answers.items():
+        if by != BY and answer.survival is not answers[BY].survival:  # whoever has chances of his own
+            told = interval(own - _patient_scores(seen, answer), seen.patients)
+            name = f"{SCORE} minus that of {by}"
+            found.append(Figure(stage, BY, name, float(told), told.interval, told.n, f"paired, {told.convention}"))
+    return found
+
+
+def _patient_scores(seen: Courses, answer: Foretold) -> Array:
+    return survival.integrated_brier(answer.survival(seen.grid), seen.grid, seen.time, seen.event)
 
 
 def _figure(stage: str, by: str, name: str, ask: Callable[[], Result], n: int) -> Figure:
