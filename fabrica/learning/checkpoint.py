@@ -87,10 +87,14 @@ class Writer:
 
     def wait(self) -> None:
         """Until the last save lies on the disk; raises CheckpointError when it could not."""
+        self.finish()
+        self.check()
+
+    def finish(self) -> None:
+        """Until the last save has ended, well or not."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        self.check()
 
     def check(self) -> None:
         """Raise, once, what went wrong in the background."""

@@ -106,6 +106,8 @@ def fit(
     except TrainingError as error:
         loop.writer.wait()
         raise TrainingError(f"{error} The last good checkpoint is kept in {folder}.") from error
+    finally:
+        loop.writer.finish()  # whatever stopped the training, a save that has begun is not lost
     loop.save(began)
     loop.writer.wait()
     return loop.finish(began)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,10 +21,28 @@ from .stage import PreparedStage, draws_of
 Say = Callable[[str], None]
 
 
-def drawn_of(ready: PreparedStage, family: Family, case: Prepared, say: Say) -> Tensor:
-    """(draws, C, z, y, x): every draw of one case."""
-    shown = [Shown(case, k) for k in range(draws_of(ready, family))]
-    return torch.stack(draw(family, ready.job, shown, ready.layout, ready.seed, say, ready.evaluate.window))
+@dataclass(frozen=True)
+class DrawnCase:
+    """A case with all its draws, (draws, C, z, y, x)."""
+
+    member: Member
+    case: Prepared
+    x: Tensor
+
+
+def each_drawn(
+    ready: PreparedStage, family: Family, members: Sequence[Member], more: Sequence[str], say: Say
+) -> Iterator[DrawnCase]:
+    """Cases with `more` images of them, and their draws: pictures as many at once as one batch draws, volumes alone."""
+    count = draws_of(ready, family)
+    together = max(1, ROWS // count) if ready.pictures else 1
+    for start in range(0, len(members), together):
+        group = members[start : start + together]
+        cases = [ready.case(member, more) for member in group]
+        shown = [Shown(case, k) for case in cases for k in range(count)]
+        drawn = iter(draw(family, ready.job, shown, ready.layout, ready.seed, say, ready.evaluate.window))
+        for member, case in zip(group, cases, strict=True):
+            yield DrawnCase(member, case, torch.stack([next(drawn) for _ in range(count)]))
 
 
 def write_draws(ready: PreparedStage, name: str, case: Prepared, x: Tensor) -> None:

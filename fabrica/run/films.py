@@ -15,7 +15,7 @@ from ..evaluate.judging.films import asked_figures, ejection_fraction, film_rows
 from ..evaluate.report.film import moving
 from ..evaluate.report.results import StageResult
 from ..evaluate.result import Figure, Row
-from .cases import drawn_of, write_draws
+from .cases import each_drawn, write_draws
 from .draw import draw
 from .question import Shown, whole_answer
 from .stage import PreparedStage, draws_of
@@ -29,14 +29,13 @@ def judge_films(ready: PreparedStage, family: Family, result: StageResult, say: 
     """Rows of each case and answer, films of the first few; the draws are written as series of frames."""
     (field,) = ready.signature.x
     count = draws_of(ready, family)
-    for member in ready.test:
-        case = ready.case(member, ready.job.judged_with)
-        x = drawn_of(ready, family, case, say)
+    for one in each_drawn(ready, family, ready.test, ready.job.judged_with, say):
+        member, case, x = one.member, one.case, one.x
         problem = ready.question(case)
         answers = {"model: one draw" if count > 1 else "model": x[0]}
         if count > 1:
             answers["model: mean of draws"] = x.mean(0)
-        answers |= {n: whole_answer(one.float(), ready.layout) for n, one in ready.job.rivals(problem).items()}
+        answers |= {n: whole_answer(rival.float(), ready.layout) for n, rival in ready.job.rivals(problem).items()}
         write_draws(ready, case.name, case, x)
         truth = case.tensors.get(field.name)
         if truth is None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from ..evaluate.report.pictures import Beside, Pictures
 from ..evaluate.report.results import Report, StageResult
 from ..evaluate.result import Figure
 from ..machine.device import writing
-from .cases import drawn_of, write_draws
+from .cases import each_drawn, write_draws
 from .stage import PreparedStage
 
 Array = NDArray[np.float64]
@@ -109,9 +108,8 @@ def judge_anomalies(ready: PreparedStage, family: Family, result: StageResult, s
                f"{100 * health.false_positives:g} % of the voxels of healthy validation patients lie above")
     )  # fmt: skip
     found, pictures = Anomalies(ready.name, {MODEL: told.threshold, **limits}), Pictures()
-    for member in sorted(ready.test, key=lambda m: health.holds(m.values)):  # the first few are shown
-        started = time.perf_counter()
-        one = _looked(ready, family, member, say)
+    members = sorted(ready.test, key=lambda m: health.holds(m.values))  # the first few are shown: those who are ill
+    for member, one in zip(members, _looked(ready, family, members, say), strict=True):
         map_of = told.anomaly(one.images, one.draws, one.spacing_mm)
         lesion = one.case.tensors.get(health.mask)
         truth = None if lesion is None else lesion[0].numpy() > 0.5
@@ -126,9 +124,9 @@ def judge_anomalies(ready: PreparedStage, family: Family, result: StageResult, s
         if lesion is not None:
             shown["true lesion"] = Beside(lesion, 0.0, 1.0, "grey")
         pictures.add(one.case.name, one.case, one.x, ready.signature.x, ready.signature.given, "", {}, shown)
-        say(f"{ready.name}: {member.name} looked at, {time.perf_counter() - started:.1f} s.")
     result.pictures = pictures.rows
     result.figures += found.figures()
+    say(f"{ready.name}: {len(members)} patients looked at.")
     return result
 
 
@@ -149,7 +147,7 @@ def _told(
             f"{ready.name}: nobody healthy validates, and a threshold is set by nobody else. "
             "Write: split: {train: 0.6, validate: 0.2, test: 0.2}"
         )
-    looked = [_looked(ready, family, m, say) for m in people]
+    looked = list(_looked(ready, family, people, say))
     rulers = {}
     for f in ready.signature.x:
         healthy = [(one.images[f.name], one.draws[f.name], one.inside) for one in looked]
@@ -161,9 +159,9 @@ def _told(
     for one in looked:
         for by, scores in plain.maps(one.images).items():
             limits.setdefault(by, []).append(scores[one.inside])
+    few = ready.split.parts["train"][:FEW]
     tops = {m.name: float(np.quantile(own, TOP)) for m, own in zip(people, maps, strict=True)}
-    for member in ready.split.parts["train"][:FEW]:
-        one = _looked(ready, family, member, say)
+    for member, one in zip(few, _looked(ready, family, few, say), strict=True):
         tops[member.name] = float(np.quantile(told.anomaly(one.images, one.draws, one.spacing_mm)[one.inside], TOP))
     _say_odd(ready.name, tops, say, report)
     return told, {by: threshold(own, health.false_positives) for by, own in limits.items()}
@@ -184,15 +182,11 @@ def _say_odd(stage: str, tops: Mapping[str, float], say: Say, report: Report) ->
         report.remark(text)
 
 
-def _looked(ready: PreparedStage, family: Family, member: Member, say: Say) -> Looked:
-    case = ready.case(member, ready.job.judged_with)
-    x = drawn_of(ready, family, case, say)
-    mask = (
-        None
-        if ready.evaluate.mask is None
-        else ready.case(member, (ready.evaluate.mask,)).tensors.get(ready.evaluate.mask)
-    )
-    return looked_at(case, x, [f.name for f in ready.signature.x], mask)
+def _looked(ready: PreparedStage, family: Family, members: Sequence[Member], say: Say) -> Iterator[Looked]:
+    mask, names = ready.evaluate.mask, [f.name for f in ready.signature.x]
+    more = (*ready.job.judged_with, *((mask,) if mask else ()))
+    for one in each_drawn(ready, family, members, more, say):
+        yield looked_at(one.case, one.x, names, one.case.tensors.get(mask) if mask else None)
 
 
 def looked_at(case: Prepared, x: Tensor, names: Sequence[str], mask: Tensor | None = None) -> Looked:

@@ -18,7 +18,7 @@ from ..evaluate.report.results import Report, StageResult
 from ..evaluate.result import Figure, Row
 from ..evaluate.sets.embedding import Picture
 from ..evaluate.sets.reader import Reader
-from .cases import drawn_of, write_draws
+from .cases import each_drawn, write_draws
 from .stage import PreparedStage
 
 Array = NDArray[np.float64]
@@ -37,9 +37,8 @@ def judge_changes(ready: PreparedStage, family: Family, result: StageResult, say
     if not asked:
         report.not_evaluated.append(f"{ready.name}: every test patient is already as {name} {to} says.")
     reader, pictures, seen = _reader(ready, field, to), Pictures(), list[_Changed]()
-    for member in asked:
-        case = ready.case(member, ready.job.judged_with)
-        x = drawn_of(ready, family, case, say)
+    for one in each_drawn(ready, family, asked, ready.job.judged_with, say):
+        member, case, x = one.member, one.case, one.x
         write_draws(ready, case.name, case, x)
         one_case = _Changed.of(case, ready.signature.x[0].name, x[0, 0].double().numpy())
         seen.append(one_case)
