@@ -82,23 +82,31 @@ def evaluate(
 
 @app.command()
 def audit(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run of a synthesis.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.")],
     draws: Annotated[int, typer.Option(min=1, help="How many draws are held against its training images.")] = 1000,
-    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Draws as files, in place of new ones.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Of a synthesis, draws as files; else new scans.")
+    ] = None,
     holdout: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Patients whom training did not see; the test part if left out.")
     ] = None,
     override: Annotated[
         list[str] | None, typer.Option(metavar="CHECK=REASON", help="Let a refused check pass; the reason stays.")
     ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="CHECK", help="This check alone; others stay as an audit found them.")
+    ] = None,
+    ladder: Annotated[int, typer.Option(min=1, help="Test patients whose scans are made worse.")] = 8,
     device: Device = "auto",
 ) -> None:
-    """Are draws copies of training images? Verdicts in RUN/audit/gate.json, obeyed by deliver and patients."""
-    from ..generate.audit import audit as audited
+    """Privacy, shift, fairness, robustness: verdicts in RUN/audit/gate.json, obeyed by deliver and patients."""
+    from ..audit.conduct import Asked
+    from ..audit.conduct import audit as audited
 
     with errors():
         reasons = fixed(override, "--override copies=REASON")
-        gate = audited(run, draws=draws, data=data, holdout=holdout, overrides=reasons, device=device, say=echo)
+        asked = Asked(draws, data, holdout, ladder, tuple(only or ()), reasons)
+        gate = audited(run, asked, device=device, say=echo)
         if gate.refused:
             raise typer.Exit(FAILED)
 

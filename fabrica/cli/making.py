@@ -98,12 +98,14 @@ def generate(
     executor: ExecutorName = "local",
     scheduler: Scheduler = None,
     workers: Workers = 2,
+    shift: Annotated[str, typer.Option(metavar="warn|refuse", help="Scans unlike those of training.")] = "warn",
 ) -> None:
     """Apply a trained run to new scans; NIfTI on the grid of each scan."""
     from ..data.cohort import Source
     from ..generate.daily import generate_days, gives_days
     from ..generate.parts import Wanted, generate_parts, gives_parts
     from ..generate.scans import generate_images
+    from ..generate.tasks import Order
     from ..machine.executors import executor as named
 
     with errors():
@@ -121,7 +123,12 @@ def generate(
             written = generate_parts(run, source, out, wanted, draws, stage, device, echo)
             echo(f"{len(written)} file{'s' * (len(written) > 1)} in {out}")
             return
-        written = generate_images(run, source, out, draws, stage, echo, fixed(value), by)
+        if shift not in ("warn", "refuse"):
+            fail(f"--shift is {shift}. Write: --shift warn or --shift refuse")
+        order: Order = {
+            "draws": draws, "stage": stage, "values": fixed(value), "shift": "refuse" if shift == "refuse" else "warn",
+        }  # fmt: skip
+        written = generate_images(run, source, out, say=echo, executor=by, **order)
         echo(f"{len(written)} file{'s' * (len(written) > 1)} in {out}")
 
 

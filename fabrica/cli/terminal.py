@@ -41,7 +41,7 @@ class errors:  # noqa: N801 (reads as a block)
             return
         from ..io import UnreadableError
         from ..learning.checkpoint import CheckpointError
-        from ..learning.loop import TrainingError
+        from ..learning.gradients import TrainingError
 
         if isinstance(error, TrainingError | CheckpointError):
             fail(str(error), FAILED)

@@ -148,8 +148,13 @@ class Loader:
         """(B, C, *axes) per contrast, augmented by left-right flips and, where the layout says so, turns and
         scalings.
         """
-        chosen = [self._place(step * self.batch + row) for row in range(self.batch)]
-        rng = Rng([derive(self.seed, "load", step * self.batch + row) for row in range(self.batch)])
+        first = step * self.batch
+        return self.rows([self._place(first + row) for row in range(self.batch)], first)
+
+    def rows(self, places: Sequence[int], number: int) -> Batch:
+        """Of these places, in this order; flips, turns and windows are those of row `number` and the next ones."""
+        chosen = [self.places[k] for k in places]
+        rng = Rng([derive(self.seed, "load", number + row) for row in range(len(chosen))])
         flips, offsets = rng.uniform(1).flatten() < 0.5, rng.child("offset").uniform(3)
         images: dict[str, Tensor] = {}
         present: dict[str, Tensor] = {}
@@ -168,12 +173,12 @@ class Loader:
         names = tuple(f"{e.name}/{z}" for e, z in chosen)
         return Batch(names, images, affine, {**values, **said}, {**present, **known, **heard})
 
-    def _place(self, index: int) -> tuple[Entry, int]:
+    def _place(self, index: int) -> int:
         epoch, place = divmod(index, len(self.places))
         if epoch != self._epoch:
             stream = np.random.Generator(np.random.Philox(key=derive(self.seed, "order", epoch)))
             self._epoch, self._order = epoch, stream.permutation(len(self.places))
-        return self.places[int(self._order[place])]
+        return int(self._order[place])
 
     def _stack(
         self, name: str, chosen: Sequence[tuple[Entry, int]], offsets: Tensor, flips: Tensor

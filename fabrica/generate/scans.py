@@ -6,7 +6,7 @@ import csv
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ from ..machine.executors import Executor, Local, SetAside
 from ..run.answering import Answering
 from ..run.judge_courses import foretold
 from ..run.sequence import Say
+from ..run.shift import look
 from .record import record_of
-from .tasks import DRAW, answering_of, done_before, key_of, state_of
+from .tasks import DRAW, PLAIN, Order, answering_of, done_before, key_of, state_of
 
 MOST = 5  # lines on what is odd about scans
 
@@ -30,35 +31,36 @@ def generate_images(
     run: Path,
     data: Path | Source,
     out: Path,
-    draws: int = 1,
-    stage: str | None = None,
+    *,
     say: Say = print,
-    values: Mapping[str, str] | None = None,
     executor: Executor | None = None,
+    **wanted: Unpack[Order],
 ) -> list[Path]:
     """Apply a trained run to new scans: NIfTI on their grids, under out/CASE/, or out/answers.csv. Returns the files
     written.
 
-    `values` stand for those that the cases say (a class, a covariate, words); a `Source` says units that files leave
-    open. `executor`: who draws the cases and on what, this process when left out. A case that was drawn before from the
-    same inputs is kept. Raises ValueError when the folder is no run, CheckpointError when it is not trained,
-    UnreadableError for the scans.
+    `wanted`: draws, stage, values and shift, see `Order`. A `Source` says units that files leave open. `executor`: who
+    draws the cases and on what, this process when left out. A case that was drawn before from the same inputs is kept.
+    Raises ValueError when the folder is no run, CheckpointError when it is not trained, UnreadableError for the scans.
     """
+    order: Order = {**PLAIN, **wanted}
     by, token = executor or Local(), secrets.token_hex(8)
-    answering = answering_of(token, str(run.resolve()), stage, by.device)
+    answering = answering_of(token, str(run.resolve()), order["stage"], by.device)
     job, source = answering.job, Source.of(data)
     needed = ", ".join(dict.fromkeys((*answering.signature.given, *job.simulates)))
-    said(answering.signature.values, values or {})  # refuses what the run does not know
+    said(answering.signature.values, order["values"])  # refuses what the run does not know
     if answering.unfinished:
         say(answering.unfinished)
+    if (why := answering.scans.why_not) and order["shift"] == "refuse":
+        raise ValueError(f"--shift refuse needs to know training's scans: {why}. Leave it out, or train on more.")
     if job.answer in ("value", "course"):
         return [
             _write_answers(
-                answering, job.gathered(_found(source, say), True), source.folder, out / "answers.csv", draws, say
+                answering, job.gathered(_found(source, say), True), source.folder, out / "answers.csv", order, say
             )
         ]
     cases = {m.name: m for m in job.gathered(_found(source, say), True)}
-    shared = {"token": token, "stage": stage, "device": by.device, "draws": draws, "values": dict(values or {})}
+    shared = {"token": token, "device": by.device, **order, "values": dict(order["values"])}
     tasks = _tasks(shared, run, source, out, list(cases))
     _keyed(answering, tasks, cases)
     recorded: list[tuple[Member, Mapping[str, Sequence[Path]]]] = []
@@ -141,7 +143,7 @@ def _answered(answering: Answering) -> tuple[list[str], Callable[[NDArray[np.flo
 
 
 def _write_answers(
-    answering: Answering, members: Sequence[Member], data: Path, path: Path, draws: int, say: Say
+    answering: Answering, members: Sequence[Member], data: Path, path: Path, order: Order, say: Say
 ) -> Path:
     """A row per case: the chance of each class, the number, or the chance of an event within each horizon."""
     heads, told = _answered(answering)
@@ -156,8 +158,14 @@ def _write_answers(
         writer.writerow(["case", *heads])
         count = 0
         for member in found:
+            looked = look(answering.scans, member, answering.scanned)
+            if looked.words:
+                say(f"{member.name}: {looked.words}.")
+            if looked.shifted and order["shift"] == "refuse":
+                say(f"{member.name} is left out: --shift refuse.")
+                continue
             try:
-                values = told(answering.values(member, draws, say).double().numpy())
+                values = told(answering.values(member, order["draws"], say).double().numpy())
             except UnreadableError as error:
                 say(left_out(member, error))
                 continue

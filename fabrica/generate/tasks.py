@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -28,12 +28,26 @@ from ..run.costs import CHOICE
 from ..run.folder import RECIPE, RunFolder
 from ..run.judge_anomalies import FILE as ANOMALIES
 from ..run.judge_anomalies import Told, looked_at, maps_of
+from ..run.shift import look
+from ..safeguards.shift import FILE as SHIFT
 from ..safeguards.uncertainty import FILE as INTERVALS
 from ..safeguards.uncertainty import read_intervals
 from .motion import write_motion
 
 DONE = ".done"  # beside the results: a file for each case that was drawn whole
 DRAW = "fabrica.generate.tasks:draw_case"
+
+
+class Order(TypedDict, total=False):
+    """What is wanted of every case; what is left out is as in PLAIN."""
+
+    draws: int
+    stage: str | None  # which one draws, None: the last
+    values: Mapping[str, str]  # stand for those that the cases say: a class, a covariate, words
+    shift: Literal["warn", "refuse"]  # whether a scan unlike those of training is drawn and said so, or left out
+
+
+PLAIN: Order = {"draws": 1, "stage": None, "values": {}, "shift": "warn"}
 
 
 @lru_cache(maxsize=1)  # of one call of generate, whose token is in the task
@@ -76,6 +90,10 @@ def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
             f"{member.name}: drawn without its {', '.join(missing)}, which nothing says. Name it: --value"
             f" {missing[0]}=..."
         )
+    looked = look(answering.scans, member, answering.scanned)
+    lines += [f"{member.name}: {looked.words}."] if looked.words else []
+    if looked.shifted and task["shift"] == "refuse":
+        return {"files": {}, "said": [*lines, f"{member.name} is left out: --shift refuse."]}
     try:
         prepared, x = answering.drawn(member, task["draws"], lines.append)
         drawn = answering.images(member, prepared, x)
@@ -96,7 +114,10 @@ def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
     beside += _write_intervals(answering, drawn, out / member.name, lines)
     if answering.job.answer == "twin":
         beside += _write_anomaly(answering, prepared, x, out / member.name, lines)
-    result = {"files": files, "said": lines, "beside": [str(path.relative_to(out)) for path in beside]}
+    result = {
+        "files": files, "said": lines, "beside": [str(path.relative_to(out)) for path in beside],
+        "shift": looked.plain(),
+    }  # fmt: skip
     _note(out, member.name, task["key"], result)
     return result
 
@@ -142,14 +163,14 @@ def state_of(run: RunFolder) -> str:
     """sha256 of a run as it draws: its recipe, the checkpoints of all its stages, and their numbers of evaluations."""
     files = [run.path / RECIPE]
     for stage in run.recipe.stages:
-        files += [run.home(stage) / name for name in ("checkpoint.json", CHOICE, INTERVALS, ANOMALIES)]
+        files += [run.home(stage) / name for name in ("checkpoint.json", CHOICE, INTERVALS, ANOMALIES, SHIFT)]
     known = [hash_of(file) if file.is_file() else "" for file in files]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
 def key_of(state: str, task: Mapping[str, Any], member: Member, given: Sequence[str]) -> str:
     """What a case's bytes depend on: run, question, files, units, values. The same key is not drawn again."""
-    asked = {k: task[k] for k in ("stage", "draws", "values", "units", "device", "threads", "case")}
+    asked = {k: task[k] for k in ("stage", "draws", "values", "units", "device", "threads", "case", "shift")}
     sources = [[scan.unit, scan.member, *map(hash_of, scan.files)] for scan in member.scans_of(given)]
     said_of = {"values": dict(member.values), "days": member.days, "given": list(given)}
     known = {"state": state, "version": __version__, "sources": sources, **said_of, "asked": asked}

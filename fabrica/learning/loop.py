@@ -6,28 +6,22 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from torch import Tensor, nn
-
-from ..contracts import Family, Job, Problem
+from ..contracts import Family, Job
 from ..data.store import Loader, to_device
 from ..networks.average import Average
 from ..recipe.values import TrainPlan
 from ..rng import Rng, derive
 from . import checkpoint
+from .gradients import Loss, PrivateGradients, TrainingError, check_private
 from .optimiser import optimisers
 
 WARM_UP_STEPS = 14  # timed to turn minutes into steps
 RECOUNTS = (0.1, 0.25, 0.5, 0.75, 0.9)  # of the steps, where minutes are turned into steps once more
 CURVE_POINTS = 400
-
-
-class TrainingError(Exception):
-    """Training that cannot go on: what happened, on which cases, and what to do next."""
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error: the user asked for it)
@@ -54,27 +48,6 @@ class Trained:
     seconds: float
     curve: list[tuple[int, float]] = field(default_factory=list)
     resumed_at: int = 0
-
-
-class Loss(nn.Module):
-    """The loss as a module's forward: what several processes must call so that gradients are averaged."""
-
-    def __init__(self, family: Family) -> None:
-        super().__init__()
-        self.family = family
-
-    def forward(self, problem: Problem, group: str, rng: Rng, progress: float) -> Tensor:
-        terms = self.family.loss(problem, group, rng, progress)
-        wrong = {name: term.detach() for name, term in terms.items() if not bool(torch.isfinite(term).all())}
-        if wrong:
-            rows = [term.isfinite() for term in wrong.values() if term.shape == (len(problem.cases),)]
-            bad = [case for k, case in enumerate(problem.cases) if not all(bool(row[k]) for row in rows)]
-            whom = ", ".join(bad) or f"one of {', '.join(problem.cases)}"  # a term of the batch as a whole names nobody
-            raise TrainingError(
-                f"The loss term {next(iter(wrong))!r} is not finite for {whom}. Look at these scans, or lower"
-                " train.learning_rate."
-            )
-        return torch.stack([term.mean() for term in terms.values()]).sum()
 
 
 def fit(
@@ -146,6 +119,11 @@ class _Loop:
         wrapped, *ready = self.fabric.setup(Loss(self.family), *made.values())
         self.module, self.optimisers = wrapped, dict(zip(made, ready, strict=True))
         self.average = Average(self.family, self.plan.average)
+        self.private: PrivateGradients | None = None
+        if (promised := self.plan.privacy) is not None:
+            check_private(self.family, list(made))
+            self.private = PrivateGradients(promised, self.loader, self.plan.steps or 0)
+            self.facts["privacy"] = {**asdict(self.private.spent), "per": promised.per, "clip": promised.clip}
 
     def resume(self) -> None:
         """Take over the checkpoint when there is one; else turn minutes into steps and write checkpoint zero."""
@@ -206,16 +184,24 @@ class _Loop:
 
     def advance(self) -> float:
         """One step of every group; the loss of the last."""
-        total = 0.0
-        batch = self.loader.load(self.step * self.processes + self.fabric.global_rank)
-        batch = to_device(batch, self.fabric.device)
-        seed = derive(self.loader.seed, "train", self.step)
-        rng = Rng([derive(seed, self.fabric.global_rank, row) for row in range(len(batch.cases))])
-        problem = self.job.problem(batch, rng.child("problem"))
         progress = self.step / max(1, self.total)
         for name, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
                 group["lr"] = self.rates[name] * _warm_and_cool(self.step, self.total)
+        total = self._descend(progress) if self.private is None else self._descend_privately(self.private, progress)
+        self.average.update(self.step)
+        self.step += 1
+        if self.step % max(1, self.total // CURVE_POINTS) == 0 and self.private is None:  # losses tell of patients
+            self.curve.append((self.step, total))
+        return total
+
+    def _descend(self, progress: float) -> float:
+        batch = self.loader.load(self.step * self.processes + self.fabric.global_rank)
+        batch = to_device(batch, self.fabric.device)
+        seed, total = derive(self.loader.seed, "train", self.step), 0.0
+        rng = Rng([derive(seed, self.fabric.global_rank, row) for row in range(len(batch.cases))])
+        problem = self.job.problem(batch, rng.child("problem"))
+        for name, optimiser in self.optimisers.items():
             optimiser.zero_grad()
             loss = self.module(problem, name, rng.child(name), progress)
             self.fabric.backward(loss)
@@ -223,10 +209,14 @@ class _Loop:
             self.writer.copied()  # a checkpoint may still be copying what the optimiser is about to change
             optimiser.step()
             total = float(loss.detach())
-        self.average.update(self.step)
-        self.step += 1
-        if self.step % max(1, self.total // CURVE_POINTS) == 0:
-            self.curve.append((self.step, total))
+        return total
+
+    def _descend_privately(self, gradients: PrivateGradients, progress: float) -> float:
+        ((name, optimiser),) = self.optimisers.items()
+        optimiser.zero_grad()
+        total = gradients.into(self.module, self.job, name, self.step, progress)
+        self.writer.copied()
+        optimiser.step()
         return total
 
     def progress(self, loss: float, began: float) -> Progress:

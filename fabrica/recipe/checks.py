@@ -30,6 +30,7 @@ from .parts import (
     family_named,
     is_paired,
     split_plan,
+    train_plan,
 )
 from .short_form import written_out
 from .stages import check_window, in_order, input_plans, unmade, words
@@ -44,7 +45,6 @@ from .values import (
     PreparePlan,
     Recipe,
     Stage,
-    TrainPlan,
 )
 
 _TOP = ("cohorts", "split", "stages", "evaluate", "seed", "baseline")
@@ -149,7 +149,7 @@ def _baselines(stages: Sequence[Stage]) -> list[Stage]:
 def _of_whole(baselines: Sequence[Stage], stages: Sequence[Stage], as_written: Mapping[str, Any]) -> list[Stage]:
     """Baselines of a recipe that was written out: its own network and budget, not what codes left of them."""
     network = next(s.network for s in stages if s.codec is None)
-    train = dataclass_of(TrainPlan, as_written.get("train", {}), "train")
+    train = train_plan(as_written.get("train", {}), "train")
     return [replace(b, network=network, train=train) for b in baselines]
 
 
@@ -179,7 +179,7 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
         blank = guard(f"{dot}family", lambda: unmade(family, made.signature(), network))
     sampler = named(value["sampler"], f"{dot}sampler") if "sampler" in value else None
     _check_sampler(sampler, kind, made, f"{dot}sampler")
-    train = dataclass_of(TrainPlan, value.get("train", {}), f"{dot}train")
+    train = train_plan(value.get("train", {}), f"{dot}train")
     if trained is None:
         check_train(train, f"{dot}train")
     used = value.get("cohorts", list(cohorts))

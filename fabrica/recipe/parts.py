@@ -23,6 +23,7 @@ from .values import (
     CohortPlan,
     Named,
     PreparePlan,
+    PrivacyPlan,
     TrainPlan,
 )
 
@@ -44,7 +45,32 @@ def check_name(name: str, at: str) -> None:
         raise AtError(at, f"{name!r} cannot name a folder. Use letters, digits, _ and -, such as: to_flair")
 
 
+PRIVATE_BATCH = 64  # patients of a private step, where a recipe says no other number: noise is shared out over them
+
+
+def train_plan(value: Mapping[str, Any], at: str) -> TrainPlan:
+    """With its promise of privacy, where it makes one."""
+    plain = {k: v for k, v in value.items() if k != "privacy"}
+    train: TrainPlan = dataclass_of(TrainPlan, plain, at)
+    if (asked := value.get("privacy")) is None:
+        return train
+    privacy: PrivacyPlan = dataclass_of(PrivacyPlan, asked, f"{at}.privacy")
+    if not (privacy.epsilon > 0 and 0 < privacy.delta < 1 and privacy.clip > 0):
+        raise AtError(
+            f"{at}.privacy",
+            "privacy needs epsilon and clip above 0, and delta between 0 and 1. Write: privacy: {epsilon: 8, delta:"
+            " 1.0e-5}",
+        )
+    if any(v <= 0 for v in privacy.scales.values()):
+        raise AtError(f"{at}.privacy.scales", "a scale is a positive number. Write: scales: {T1w: 1000}")
+    if train.steps is None:
+        raise AtError(f"{at}.privacy", "what a private training spends is counted in steps. Write: train: {steps: 500}")
+    return replace(train, privacy=privacy, batch=train.batch or PRIVATE_BATCH)
+
+
 def check_train(train: TrainPlan, at: str) -> None:
+    if train.canaries < 0 or train.canaries > 64:
+        raise AtError(f"{at}.canaries", f"train.canaries is {train.canaries}, expected 0 to 64. Write: canaries: 8")
     if train.steps is not None and train.minutes is not None:
         raise AtError(at, "train has steps and minutes. Keep one: train: {minutes: 5}")
     if train.steps is None and train.minutes is None:

@@ -49,6 +49,19 @@ class CohortPlan:
 
 
 @dataclass(frozen=True)
+class PrivacyPlan:
+    """(epsilon, delta) differential privacy: what one patient, or one image, adds to the weights is bounded and hidden
+    in noise (Abadi et al. 2016). `scales`: what MR and other arbitrary units are brought to by, known beforehand.
+    """
+
+    epsilon: float
+    delta: float
+    per: Literal["patient", "image"] = "patient"
+    clip: float = 1.0  # largest norm of what one of them adds to a step
+    scales: Mapping[str, float] = field(default_factory=dict)  # contrast -> the value that draws leave 1 as
+
+
+@dataclass(frozen=True)
 class TrainPlan:
     """How long and how: a budget in steps or in minutes (which become steps, counted again as it goes), and the
     optimiser.
@@ -65,6 +78,8 @@ class TrainPlan:
     checkpoint_minutes: float = 1.0
     augment: float = 0.0  # strength of random turns and scalings; 1: about 10 degrees and 10 %
     start: str | None = None  # a run folder whose weights training starts from
+    privacy: PrivacyPlan | None = None  # none = without a guarantee
+    canaries: int = 0  # training images that are marked, so that an audit can tell whether marks were learned
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,13 @@ from ..learning.facts import Facts
 from ..physics import Resolution
 from ..recipe.values import Stage
 from ..rng import Rng
+from ..safeguards.shift import Reference
 from .costs import chosen_by, kept_choice
 from .draw import draw, images_of
 from .family import check_scales, drawer, trained_family
 from .folder import RunFolder, versions
 from .question import Shown, not_to_be_read, question_of
+from .shift import scanned, weights_of
 
 
 class Answering:
@@ -44,6 +46,7 @@ class Answering:
         self.unfinished = "" if facts.finished else _unfinished(run, stage, facts)
         before = dict.fromkeys(plan.stage for plan in stage.inputs.values())
         self.earlier = {name: Answering(run, run.recipe.stage(name), device) for name in before}
+        self.scans = Reference.read(run.home(stage), weights_of(run.home(stage)))
         self.held = False  # whether all its draws have the chance of the first
 
     def hold(self, name: str) -> None:
@@ -68,6 +71,11 @@ class Answering:
         made = {name for name, plan in self.stage.inputs.items() if self.earlier[plan.stage].can(member)}
         known = dict.fromkeys((*self.signature.given, *self.job.simulates, *self.signature.measurements))
         return [n for n in known if n in member.contrasts() or n in made]
+
+    @property
+    def scanned(self) -> tuple[str, ...]:
+        """The images that come from a scanner, and from no earlier stage."""
+        return scanned(self.signature.given, self.job.simulates, self.stage.inputs)
 
     def can(self, member: Member) -> bool:
         given = self.given(member)

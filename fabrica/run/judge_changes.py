@@ -75,7 +75,7 @@ class _Changed:
         known = lesion if lesion is not None and lesion.any() else None
         return _Changed(
             case, contrast, before.double().numpy(), after, inside, known,
-            None if true is None else true[0].double().numpy(),
+            None if true is None else _beside(true[0].double().numpy(), case, contrast),
         )  # fmt: skip
 
     def rows(self, reader: Reader | None) -> list[Row]:
@@ -133,6 +133,14 @@ def _identity(stage: str, seen: Sequence[_Changed]) -> list[Figure]:
     right = int(((after @ before.T).argmax(1) == np.arange(len(seen))).sum())
     how = f"{right} of {len(seen)} are most alike their own image (correlation)"
     return [Figure(stage, MODEL, "still himself", right / len(seen), None, len(seen), how)]
+
+
+def _beside(true: Array, case: Prepared, contrast: str) -> Array:
+    """The truth on the scale of the image beside it: a tumour that is gone also leaves the percentile by which an image
+    of arbitrary units is scaled.
+    """
+    own, other = case.traces[contrast], case.traces[CHANGED + contrast]
+    return np.asarray((true * other.scale + other.offset - own.offset) / own.scale)
 
 
 def _unit(image: Array) -> Array:

@@ -31,6 +31,7 @@ from ..networks.joint import beyond
 from ..recipe.values import Recipe, Stage
 from ..safeguards.uncertainty import check_enough
 from .folder import RunFolder
+from .private import public_preparation
 from .stage import PreparedStage
 
 Say = Callable[[str], None]
@@ -130,7 +131,7 @@ def prepare_stage(
     if run.recipe.evaluate.coverage is not None and any(f.kind == "intensity" for f in signature.x):
         check_enough(len({m.patient for m in split.parts["validate"]}), run.recipe.evaluate.coverage)
     read = [name for name in contrasts if name not in job.weighed_by]
-    preparation = _preparation(stage, signature, train, read, reference, split)
+    preparation = public_preparation(_preparation(stage, signature, train, read, reference, split), stage)
     store, remarks = build_store(place / stage.name, train, contrasts, reference, preparation)
     preparation = _with_words(preparation, job, store)
     used = (*contrasts, *job.judged_with, *signature.measurements, "lesion", run.recipe.evaluate.mask or "lesion")

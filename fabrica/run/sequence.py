@@ -27,6 +27,7 @@ from .journey import follow
 from .judge import judge_stage
 from .judge_computed import judge_computed
 from .prepare import prepare_stage
+from .shift import keep_reference
 from .stage import PreparedStage
 from .train import Watch, train_stage
 
@@ -83,6 +84,8 @@ def _run_stages(
     for ready in prepared:
         trained = train_stage(ready, say, watch, device)
         if processes.first:
+            if ready.stage.trained is None:
+                keep_reference(ready)
             report.stages.append(judge_stage(ready, trained, _told(ready, trained, say, report), say, report))
             if not _used(ready.stage, recipe_stages):
                 follow(run, ready.test, ready.stage, report.stages[-1], device, say)

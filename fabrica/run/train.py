@@ -24,6 +24,8 @@ from ..networks.soundness import in_float32
 from ..rng import Rng, derive
 from .family import build_family, check_scales, drawer, with_codec
 from .forecast import batch_that_fits, foretell_drawing, look_at_layers, precision_of
+from .marks import marked, tags_of
+from .private import check_private_stage
 from .stage import PreparedStage
 
 Say = Callable[[str], None]
@@ -34,6 +36,7 @@ CURVE_CASES, CURVE_VOXELS = 1024, 4096  # of each, that tell how common an inten
 def train_stage(ready: PreparedStage, say: Say, watch: Watch | None, device: str = "cpu") -> Trained:
     """Train, or go on, or do nothing when the stage is finished; the family that comes back is on the device."""
     stage, known = ready.stage, ready.facts()
+    check_private_stage(ready)
     precision = known.precision if known else precision_of(stage, device)
     family = _begun(ready, known, precision, say).to(device)
     if known and known.finished:
@@ -52,13 +55,14 @@ def train_stage(ready: PreparedStage, say: Say, watch: Watch | None, device: str
         say(f"{stage.name}: goes on at step {known.step} of {known.total}.")
 
     def shown(progress: Progress, average: Family) -> None:
-        if progress.step in _moments(progress.total):
+        if progress.step in _moments(progress.total) and stage.train.privacy is None:
             _sample_picture(ready, drawer(stage, average), progress.step)
         if watch is not None:
             watch(stage.name, progress)
 
     facts = _plain_facts(ready, family, precision, batch, wide, device)
-    return fit(family, stage.training_job(), loader, stage.train, ready.home, facts, shown, device)
+    job = marked(stage.training_job(), tags_of(stage, [e.name for e in ready.store.entries], ready.seed))
+    return fit(family, job, loader, stage.train, ready.home, facts, shown, device)
 
 
 def _begun(ready: PreparedStage, known: Facts | None, precision: str, say: Say) -> Family:
@@ -85,6 +89,7 @@ def _plain_facts(
 ) -> dict[str, object]:
     """What the checkpoint will say of itself, see `learning.facts`."""
     own = {patient_hash(m.patient) for m in ready.split.parts["train"]}
+    before = trained_before(ready.run.recipe, ready.stage, ready.run.path)
     return {
         "stage": ready.name,
         "precision": precision,
@@ -97,7 +102,8 @@ def _plain_facts(
         "reference": ready.reference,
         "size": list(ready.layout.size),
         "parameters": sum(p.numel() for p in family.parameters()),
-        "trained_on": sorted(own | trained_before(ready.run.recipe, ready.stage, ready.run.path)),
+        "trained_on": [] if ready.stage.train.privacy else sorted(own | before),
+        "canaries": ready.stage.train.canaries,
     }
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Verdict = Literal["PASS", "WARN", "REFUSED", "VOID", "NOT ASSESSABLE"]
 FILE = "audit/gate.json"
@@ -69,10 +69,15 @@ class Gate:
             return None
         try:
             plain = json.loads(path.read_text())
-            checks = {str(n): Check(**c) for n, c in plain["checks"].items()}
+            checks = {str(n): _check(c) for n, c in plain["checks"].items()}
             return Gate(str(plain["weights"]), checks)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is no gate ({error}). Audit again: fabrica audit {run}") from error
+
+
+def _check(plain: Mapping[str, Any]) -> Check:
+    ends = plain["interval"]
+    return Check(**{**plain, "interval": None if ends is None else (float(ends[0]), float(ends[1]))})
 
 
 def standing(run: Path, weights: str) -> str:

@@ -27,7 +27,7 @@ from ..contracts import (
     Reconstructor,
     Signature,
 )
-from ..learning.loop import Loss, TrainingError
+from ..learning.gradients import Loss, TrainingError
 from ..learning.optimiser import optimisers
 from ..rng import Rng
 

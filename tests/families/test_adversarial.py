@@ -11,7 +11,7 @@ from fabrica.families import Cycle, Gan, Regression
 from fabrica.families.gan import in_blocks
 from fabrica.jobs import Synthesis, Translation
 from fabrica.jobs.unpaired import Unpaired
-from fabrica.learning.loop import Loss, TrainingError
+from fabrica.learning.gradients import Loss, TrainingError
 from fabrica.learning.optimiser import optimisers
 from fabrica.networks.discriminator import Discriminator
 from fabrica.networks.unet import UNetShape

@@ -6,15 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from fabrica.contracts import Field
+from fabrica.data.cases import prepare_case
 from fabrica.data.changed import CHANGED, changed_value, with_truths
+from fabrica.data.prepare import GridPreparation
 from fabrica.data.virtual import VirtualCohort
 from fabrica.evaluate.sets.embedding import Picture
 from fabrica.evaluate.sets.reader import Reader
 from fabrica.jobs import Counterfactual
 from fabrica.recipe.checks import from_plain
 from fabrica.rng import Rng
+from fabrica.run.judge_changes import _Changed
 from fabrica.run.sequence import run_recipe
 
 from .test_jobs import _batch
@@ -73,6 +77,22 @@ def test_the_truth_of_a_simulated_patient() -> None:
     now, then = (float((images[n].data[images[n].data > 20] < 150).float().mean()) for n in ("T1w", CHANGED + "T1w"))
     assert then > now  # more of the brain is fluid
     assert with_truths(members, ["T1w"], {"class": "b"}) == members
+
+
+def test_the_truth_is_held_against_the_image_on_one_scale() -> None:
+    """A bright tumour moves the percentile that an image is scaled by: without it, the rest of the brain is the same."""
+    members = VirtualCohort(patients=1, disease="tumour", spacing_mm=4, planes=[20, 24]).cohort().members
+    (member, *_) = with_truths(members, ["FLAIR"], {"disease": "none"})
+    preparation = GridPreparation("zyx", None, (4, 16, 16), {})
+    case = prepare_case(member, ["FLAIR", CHANGED + "FLAIR", "lesion"], "FLAIR", preparation)
+    assert case.traces[CHANGED + "FLAIR"].scale < 0.9 * case.traces["FLAIR"].scale
+    found = _Changed.of(case, "FLAIR", case.tensors["FLAIR"][0].double().numpy())
+    assert found.lesion is not None
+    assert found.true is not None
+    off = np.abs(found.true - found.before)
+    outside = found.inside & ~ndimage.binary_dilation(found.lesion, iterations=2)
+    assert float(np.median(off[outside])) < 0.01
+    assert float(off[found.lesion].mean()) > 0.1
 
 
 def test_values_change_by_word_and_by_step() -> None:

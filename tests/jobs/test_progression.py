@@ -126,7 +126,7 @@ def test_new_patients_are_asked_about_the_visit_to_come(finished: Path) -> None:
     (finished / "new/sub-01/sub-01_sessions.tsv").write_text("session_id\tdays\tage\nses-0\t0\t60\nses-1\t730.5\t62\n")
     said: list[str] = []
     (path,) = generate_images(
-        finished / "run", finished / "new", finished / "out", say=said.append, values={"years ahead": "4"}
+        finished / "run", finished / "new", finished / "out", values={"years ahead": "4"}, say=said.append
     )
     assert path.parent.name == "sub-01_next"
     drawn: Image = io.read_image(path)

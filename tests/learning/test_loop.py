@@ -21,7 +21,8 @@ from fabrica.jobs import Translation
 from fabrica.learning import checkpoint
 from fabrica.learning import loop as train
 from fabrica.learning.checkpoint import load_weights
-from fabrica.learning.loop import Interrupted, TrainingError, fit
+from fabrica.learning.gradients import TrainingError
+from fabrica.learning.loop import Interrupted, fit
 from fabrica.networks.unet import UNetShape
 from fabrica.recipe.values import TrainPlan
 from fabrica.rng import Rng

@@ -634,7 +634,7 @@ def test_a_stage_takes_inputs_from_several(tmp_path: Path, make_image: MAKE) -> 
     assert any("judged on those that make and other drew" in remark for remark in remarks)
     for name in ("T1w", "T2w"):
         io.write_nifti(make_image((9, 40, 36), (4.0, 4.0, 4.0), name=name), tmp_path / "new" / "p9" / f"{name}.nii.gz")
-    written = fabrica.generate_images(tmp_path / "run", tmp_path / "new", tmp_path / "out", 2, say=lambda _: None)
+    written = fabrica.generate_images(tmp_path / "run", tmp_path / "new", tmp_path / "out", draws=2, say=lambda _: None)
     assert [p.name for p in written] == ["PDw-0.nii.gz", "PDw-1.nii.gz"]
     assert not np.array_equal(*(nibabel.load(p).get_fdata() for p in written))
 

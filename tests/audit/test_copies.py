@@ -9,14 +9,20 @@ import torch
 from PIL import Image as Picture
 from typer.testing import CliRunner
 
+from fabrica.audit.conduct import COPIES, Asked
+from fabrica.audit.conduct import audit as audited
 from fabrica.cli import app
 from fabrica.deliver.record import Record
-from fabrica.generate.audit import COPIES, audit
 from fabrica.generate.patients import draw_patients
 from fabrica.recipe.checks import from_plain
 from fabrica.run.sequence import run_recipe
 from fabrica.safeguards.gate import Check, Gate, standing
-from fabrica.safeguards.privacy import CLOSEST, assessable, copies_check, copy_test, features, nearest, variants
+from fabrica.safeguards.privacy.copies import CLOSEST, assessable, copies_check, copy_test, nearest
+from fabrica.safeguards.privacy.spaces import pixels, variants
+
+
+def audit(run: Path, say=lambda _: None, **asked: object) -> Gate:
+    return audited(run, Asked(only=(COPIES,), **asked), say=say)
 
 
 def _people(count: int, seed: int, spread: float = 1.0) -> np.ndarray:
@@ -27,9 +33,8 @@ def _people(count: int, seed: int, spread: float = 1.0) -> np.ndarray:
 
 def _p_value(draws: np.ndarray, train: np.ndarray, held: np.ndarray, seed: int = 0, images_each: int = 1) -> float:
     real = np.concatenate([train, held])
-    gaps, where = nearest([draws], real)
     patients = [f"p{k // images_each}" for k in range(len(real))]
-    return copy_test(gaps, where, patients, np.arange(len(real)) < len(train), seed).p_value
+    return copy_test({"pixels": nearest([draws], real)}, patients, np.arange(len(real)) < len(train), seed).p_value
 
 
 def test_it_says_copies_as_often_as_it_says_it_does() -> None:
@@ -69,7 +74,7 @@ def test_copies_that_are_mirrored_or_moved_are_near() -> None:
         torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(k)).cumsum(-1).cumsum(-2) for k in range(4)
     ]
     turned = [images[1].flip(-1) * 3 + 2, torch.roll(images[2], 1, -1)]
-    gaps, where = nearest([features(part) for part in variants(turned)], features(images))
+    gaps, where = nearest([pixels(part) for part in variants(turned)], pixels(images))
     assert where.tolist() == [1, 2]
     assert float(gaps.max()) < 0.02
 
@@ -160,11 +165,11 @@ def test_honest_draws_pass_and_the_bound_is_printed(folder: Path) -> None:
 def test_a_runs_own_draws_are_audited(folder: Path) -> None:
     gate = audit(folder / "run", draws=120, say=lambda _: None)
     assert gate.checks[COPIES].verdict == "PASS"
-    assert audit(folder / "run", draws=20, say=lambda _: None).checks[COPIES].verdict == "NOT ASSESSABLE"
+    assert audit(folder / "run", draws=20).checks[COPIES].verdict == "NOT ASSESSABLE"
 
 
 def test_a_holdout_that_training_saw_voids_the_audit(folder: Path) -> None:
-    check = audit(folder / "run", data=folder / "honest", holdout=folder / "train", say=lambda _: None).checks[COPIES]
+    check = audit(folder / "run", data=folder / "honest", holdout=folder / "train").checks[COPIES]
     assert check.verdict == "VOID"
     assert "shows a training image" in check.reason
 

@@ -1,0 +1,261 @@
+"""Safeguards measured: who copies, level and power of the copy test, membership, private training, shift, and time.
+
+    python benchmarks/safeguards.py --data DIR [--only level] [--work runs/safeguards]
+
+DIR is the folder of scans. Parts: level, speed, copies, hippocampi, private, shift. A part that is finished is not run again;
+each prints its rows as JSON lines into WORK/PART.jsonl, from which results/safeguards.md is written by hand with its commands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from families_mednist import CLASSES
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from fabrica.audit.conduct import COPIES, MEMBERSHIP, Asked, audit
+from fabrica.audit.subject import Subject
+from fabrica.data.virtual import VirtualCohort
+from fabrica.evaluate.metrics.discrimination import auc_delong
+from fabrica.recipe.checks import from_plain
+from fabrica.run.sequence import run_recipe
+from fabrica.run.shift import rows_of
+from fabrica.safeguards.privacy.copies import copy_test, nearest
+from fabrica.safeguards.privacy.spaces import encoded
+from fabrica.safeguards.shift import fit
+
+NETWORK = {"channels": [16, 32, 64], "blocks": 1}
+FAMILIES = {"flow": 1500, "gan": 1500, "vae": 1500}  # steps of 16 images
+SIZES = (100, 400, 3000)
+HELD, DRAWS = 3000, 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("runs/safeguards"))
+    parser.add_argument("--only", default="")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    for name, part in PARTS.items():
+        if options.only not in ("", name):
+            continue
+        path = options.work / f"{name}.jsonl"
+        done = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        for row in part(options, {json.dumps(d["what"]) for d in done}):
+            print(json.dumps(row), flush=True)
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def level(options: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any]]:
+    """1,000 repetitions of an honest generator, and of one without diversity; power by the share of copies."""
+
+    def people(count: int, seed: int) -> NDArray[np.float64]:
+        rows = np.random.default_rng(seed).normal(size=(count, 40))
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def p_value(draws: NDArray[Any], train: NDArray[Any], held: NDArray[Any], seed: int) -> float:
+        real = np.concatenate([train, held])
+        mixing = np.random.default_rng(1).normal(size=(40, 30))
+        spaces = {
+            "a": nearest([draws], real),
+            "b": nearest([draws @ mixing], real @ mixing),
+            "c": nearest([np.abs(draws)], np.abs(real)),
+        }
+        return copy_test(spaces, [f"p{k}" for k in range(len(real))], np.arange(len(real)) < len(train), seed).p_value
+
+    centre = people(1, 999)
+    for what, share, narrow, repeats, patients in (
+        ("honest", 0.0, False, 1000, 100), ("honest, a fifth of the diversity", 0.0, True, 500, 100),
+        ("1 % copies", 0.01, False, 100, 300), (".5 % copies", 0.005, False, 100, 300),
+    ):  # fmt: skip
+        if json.dumps(what) in done:
+            continue
+        found = []
+        for k in range(repeats):
+            train, held, draws = (
+                people(patients, 4 * k),
+                people(patients, 4 * k + 1),
+                people(1000 if share else 300, 4 * k + 2),
+            )
+            if narrow:
+                draws = centre + 0.2 * draws
+                draws /= np.linalg.norm(draws, axis=1, keepdims=True)
+            if copied := round(share * len(draws)):
+                draws[:copied] = train[:copied] + 0.2 * people(copied, 4 * k + 3)
+                draws /= np.linalg.norm(draws, axis=1, keepdims=True)
+            found.append(p_value(draws, train, held, k))
+        yield {
+            "what": what,
+            "refused": float(np.mean(np.array(found) < 0.05)),
+            "repetitions": repeats,
+            "patients a side": patients,
+        }
+
+
+def speed(options: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any]]:
+    """Nearest neighbours of 10,000 draws among 10,000 images of 64 x 64, in pixels."""
+    import resource
+
+    if json.dumps("10,000 x 10,000") in done:
+        return
+    rng = np.random.default_rng(0)
+    draws, real = (rng.normal(size=(10_000, 1024)) for _ in range(2))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.perf_counter()
+    gaps, where = nearest([draws], real)
+    seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    copy_test({"pixels": (gaps, where)}, [f"p{k}" for k in range(10_000)], np.arange(10_000) < 5000)
+    yield {
+        "what": "10,000 x 10,000", "nearest_s": round(seconds, 2), "test_s": round(time.perf_counter() - began, 2),
+        "memory_MiB": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024,
+    }  # fmt: skip
+
+
+def mednist(folder: Path) -> list[NDArray[Any]]:
+    """Every picture once, in an order that does not depend on its class."""
+    found, seen = [], set[bytes]()
+    for name in CLASSES:
+        with zipfile.ZipFile(folder / f"{name}.zip") as archive:
+            for member in sorted(n for n in archive.namelist() if n.endswith((".jpeg", ".jpg"))):
+                image = np.asarray(Pillow.open(io.BytesIO(archive.read(member))).convert("L"))
+                if image.tobytes() not in seen and image.max() > 20:
+                    found.append(image)
+                    seen.add(image.tobytes())
+    return [found[k] for k in np.random.default_rng(0).permutation(len(found))]
+
+
+def sides(options: argparse.Namespace, size: int) -> Path:
+    """WORK/mednist-SIZE/{train,held}: PNG files."""
+    place = options.work / f"mednist-{size}"
+    if not (place / "held").is_dir():
+        images = mednist(options.data / "images_2d/mednist")
+        held = min(HELD, len(images) - max(SIZES))
+        for part, own in (("train", images[held : held + size]), ("held", images[:held])):
+            (place / part).mkdir(parents=True, exist_ok=True)
+            for k, image in enumerate(own):
+                Pillow.fromarray(image).save(place / part / f"{part}{k:05d}.png")
+    return place
+
+
+def trained(options: argparse.Namespace, place: Path, family: str, **more: Any) -> Path:
+    run = options.work / f"{place.name}-{family}{more.pop('name', '')}"
+    plain = {
+        "cohorts": {p: {"path": str(place / p)} for p in ("train", "held")},
+        "split": {"train": 0.0, "test": 1.0, "only_train": ["train"]}, "baseline": "none",
+        "job": {"name": "synthesis", "x": ["image"]}, "family": {"name": family, "network": NETWORK},
+        "train": {"steps": FAMILIES[family], "batch": 16, **more}, "prepare": {"size": [64, 64]},
+        "evaluate": {"draws": 1, "realism": 0, "evaluations": []},
+    }  # fmt: skip
+    run_recipe(from_plain(plain), run, say=lambda text: None)
+    return run
+
+
+def copies(options: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any]]:
+    """Which families copy, by the number of training images."""
+    for size in SIZES:
+        for family in FAMILIES:
+            what = f"{family}, {size}"
+            if json.dumps(what) in done:
+                continue
+            run = trained(options, sides(options, size), family)
+            yield {"what": what, **_audited(run)}
+
+
+def _audited(run: Path) -> dict[str, Any]:
+    began = time.perf_counter()
+    gate = audit(run, Asked(draws=DRAWS, only=(COPIES, MEMBERSHIP)), say=lambda text: None)
+    seconds = time.perf_counter() - began
+    subject = Subject.open(run, None, "cpu", 0, lambda text: None)
+    facts = subject.run.trained(subject.stage)
+    found = {
+        name: {"verdict": c.verdict, "value": c.value, "interval": c.interval, "said": c.reason}
+        for name, c in gate.checks.items()
+    }
+    return {"train_s": round(facts.seconds), "audit_s": round(seconds), **found}
+
+
+def hippocampi(options: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any]]:
+    """Slabs of real hippocampi by patient: half train, half are held out."""
+    for family, steps in (("flow", 1500), ("gan", 1500), ("vae", 1500)):
+        if json.dumps(family) in done:
+            continue
+        plain = {
+            "cohorts": {"all": {"path": str(options.data / "mri_hippocampus")}}, "split": {"train": 0.5, "test": 0.5}, "baseline": "none",
+            "job": {"name": "synthesis", "x": ["image"]}, "family": {"name": family, "network": NETWORK},
+            "train": {"steps": steps, "batch": 16}, "evaluate": {"draws": 1, "realism": 0, "evaluations": []},
+        }  # fmt: skip
+        run = options.work / f"hippocampi-{family}"
+        run_recipe(from_plain(plain), run, say=lambda text: None)
+        yield {"what": family, **_audited(run)}
+
+
+def private(options: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any]]:
+    """Utility beside epsilon: Fréchet distance of draws in the encoder that nobody trained, beside real to real."""
+    from fabrica.evaluate.sets.feature import frechet_distance
+
+    place = sides(options, 3000)
+    for epsilon in (1.0, 8.0, None):
+        what = f"epsilon {epsilon or 'none'}"
+        if json.dumps(what) in done:
+            continue
+        promise = {} if epsilon is None else {"privacy": {"epsilon": epsilon, "delta": 1e-5, "per": "image"}}
+        run = trained(
+            options, place, "flow", name=f"-{epsilon or 'none'}", steps=600, batch=64, average=0.99, **promise
+        )
+        subject = Subject.open(run, None, "cpu", 0, lambda text: None)
+        train, held = (encoded_thin(subject.sides[k].images[:1000]) for k in (0, 1))
+        drawn = encoded_thin(subject.draws(DRAWS))
+        facts = subject.run.trained(subject.stage)
+        yield {
+            "what": what,
+            "distance": frechet_distance(drawn, held),
+            "real to real": frechet_distance(train, held),
+            "train_s": round(facts.seconds),
+        }
+
+
+def encoded_thin(images: list[Any]) -> NDArray[np.float64]:
+    """Every eighth feature: fewer than there are images."""
+    return encoded(images)[:, ::8]
+
+
+def shift(options: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any]]:
+    """False alarms, and what is noticed: the other simulated scanner, and disease that training did not see."""
+    if json.dumps("simulated") in done:
+        return
+
+    def rows(first: int, count: int, **how: Any) -> list[Any]:
+        members = VirtualCohort(count, first=first, spacing_mm=2, planes=[40, 46], **how).cohort().members
+        return [rows_of(m, ["T1w"]) for m in members]
+
+    usual = {"scanners": ["A"], "disease": "none"}
+    reference = fit("w", rows(0, 40, **usual), rows(1000, 60, **usual))
+    same = [reference.look(r).score for r in rows(2000, 60, **usual)]
+    for what, how in (
+        ("simulated scanner B", {**usual, "scanners": ["B"]}),
+        ("simulated tumours", {**usual, "disease": "tumour"}),
+    ):
+        other = [reference.look(r).score for r in rows(3000, 40, **how)]
+        area = auc_delong([*same, *other], [0] * len(same) + [1] * len(other))
+        yield {
+            "what": what, "auc": float(area), "interval": area.interval, "told": float(np.mean(np.array(other) > reference.threshold)),
+            "false alarms": float(np.mean(np.array(same) > reference.threshold)), "of": [len(same), len(other)],
+        }  # fmt: skip
+
+
+PARTS = {"level": level, "speed": speed, "copies": copies, "hippocampi": hippocampi, "private": private, "shift": shift}
+
+if __name__ == "__main__":
+    main()

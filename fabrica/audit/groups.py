@@ -1,0 +1,73 @@
+"""Fairness of a subject: its figures by group of patients, from its report or from what it draws."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..data.cohort import Member
+from ..safeguards.fairness import Fairness, assess, attributes_of
+from ..safeguards.privacy.copies import nearest
+from ..safeguards.privacy.spaces import encoded
+from .subject import Subject
+
+NEIGHBOUR = 5  # of a real patient: within the distance to it he counts as drawn
+MOST_ENDPOINTS = 12
+Array = NDArray[np.float64]
+
+
+def fairness(subject: Subject, made: Sequence[Tensor]) -> Fairness | str:
+    """Every endpoint of the run's report by group; of draws of nobody, whom of the others' side they reach."""
+    members = list({m.patient: m for m in reversed(subject.held)}.values())[::-1]
+    attributes = attributes_of([_known(m) for m in members])
+    if not attributes:
+        return "no attribute of the test patients says a group: sex, age, site, scanner, disease as columns of a table"
+    if subject.synthesises:
+        endpoints = _reached(subject, members, made)
+    else:
+        endpoints = _reported(subject, [m.patient for m in members])
+    if not endpoints:
+        return "the run's report holds no figure by patient"
+    return assess(endpoints, attributes, subject.seed)
+
+
+def _known(member: Member) -> dict[str, float | str]:
+    site = {"site": member.site} if member.site else {}
+    return {**site, **member.values}
+
+
+def _reported(subject: Subject, patients: Sequence[str]) -> dict[str, Array]:
+    """Metric -> mean of each patient's rows, NaN where he has none."""
+    path = subject.run.path / "report" / "report.json"
+    plain: Any = json.loads(path.read_text()) if path.is_file() else {"stages": []}
+    stage: Any = next((s for s in plain["stages"] if s["name"] == subject.stage.name), {"cases": []})
+    rows: dict[str, dict[str, list[float]]] = {}
+    for row in stage["cases"]:
+        if row["by"] == subject.stage.name and isinstance(row["value"], int | float):
+            rows.setdefault(row["metric"], {}).setdefault(row["patient"], []).append(float(row["value"]))
+    found = {}
+    for metric, own in list(rows.items())[:MOST_ENDPOINTS]:
+        found[metric] = np.array([np.mean(own[p]) if p in own else np.nan for p in patients])
+    return found
+
+
+def _reached(subject: Subject, members: Sequence[Member], made: Sequence[Tensor]) -> dict[str, Array]:
+    """Is each held-out patient within the reach of draws (recall: Kynkäänniemi et al. 2019), and how near are they?"""
+    _, held = subject.sides
+    if not made or len(held.images) <= NEIGHBOUR:
+        return {}
+    real, drawn = encoded(held.images), encoded(made)
+    own = np.sqrt(np.maximum((real**2).sum(1)[:, None] + (real**2).sum(1) - 2 * real @ real.T, 0))
+    radius = np.sort(own, axis=1)[:, NEIGHBOUR]
+    gaps, _ = nearest([real], drawn)
+    rows: dict[str, list[tuple[float, float]]] = {}
+    for patient, gap, reach in zip(held.patients, gaps, radius, strict=True):
+        rows.setdefault(patient, []).append((float(gap <= reach), float(gap)))
+    empty = [(float("nan"), float("nan"))]
+    mean = np.array([np.mean(rows.get(m.patient, empty), axis=0) for m in members])
+    return {"recall": mean[:, 0], "distance to the nearest draw": mean[:, 1]}

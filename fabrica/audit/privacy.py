@@ -1,0 +1,260 @@
+"""Privacy of a subject: are draws copies, do its weights know whom they saw, were marks learned?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..contracts import Batch, Denoiser, Density, Family, Problem
+from ..data.cases import Prepared, prepare_case
+from ..data.cohort import Member
+from ..data.store import question_batch, to_device
+from ..evaluate.sets.feature import classifier_two_sample_test
+from ..io import UnreadableError
+from ..rng import Rng, derive
+from ..run.family import trained_family
+from ..run.marks import tags_of
+from ..safeguards.gate import Check
+from ..safeguards.privacy.canaries import TAGS, Exposure, canaries_check, exposure_of, pattern
+from ..safeguards.privacy.copies import (
+    Copies,
+    Described,
+    Nearest,
+    assessable,
+    copies_check,
+    copy_test,
+    described,
+    nearest,
+    overlap,
+)
+from ..safeguards.privacy.membership import FEWEST, Attack, attack, membership_check
+from ..safeguards.privacy.spaces import encoded, pixels, shared_scale, textures, variants
+from .subject import Side, Subject
+
+LOOKED_AT = 1000  # images of each side for the blind classifier
+BLIND = 0.01  # its level: so often an honest audit is void by chance
+MOST = 500  # patients of each side whom membership is told of
+ROWS, REPEATS = 6, 8  # slices of a patient, and chances of the loss that are averaged
+LEVELS = (0.2, 0.5, 1.0)  # noise at which proximal initialisation asks
+CLEAN = 0.02
+AT_ONCE = 64  # marks
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CopiesFound:
+    """The verdict on copies and what stands behind it."""
+
+    check: Check
+    test: Copies | None = None
+    described: Described | None = None
+
+
+def apart(subject: Subject, by: str = "") -> str:
+    """Why both sides cannot be held against one another, '' where they can: shared people or images, or sides that a
+    classifier tells apart that never saw the model (Zhang et al. 2024, on blind baselines).
+    """
+    train, held = subject.sides
+    if same := overlap(pixels(train.images), pixels(held.images), held.names):
+        return same
+    if both := sorted(set(train.patients) & set(held.patients)):
+        return f"patient {both[0]} is on both sides."
+    sides = [_some(side, subject.seed) for side in (train, held)]
+    if min(len(set(side.patients)) for side in sides) < FEWEST:
+        return ""  # nobody can be told apart by so few; other checks say that they are too few
+    rows = [_plainly(side, subject) for side in sides]
+    told = classifier_two_sample_test(
+        rows[0], rows[1], (sides[0].patients, sides[1].patients), permutations=499, seed=subject.seed
+    )
+    if told.p_value is not None and told.p_value < BLIND:
+        return (
+            f"training and held-out images differ by themselves (a classifier that never saw the model is right in"
+            f" {float(told):.0%}, p {told.p_value:.3f}): hold out people of the same scanners and kinds."
+        )
+    return ""
+
+
+def _some(side: Side, seed: int) -> Side:
+    if len(side.images) <= LOOKED_AT:
+        return side
+    chosen = np.random.Generator(np.random.Philox(key=derive(seed, "some"))).permutation(len(side.images))[:LOOKED_AT]
+    images, names, patients = ([part[i] for i in chosen] for part in (side.images, side.names, side.patients))
+    return Side(images, names, patients)
+
+
+def _plainly(side: Side, subject: Subject) -> Array:
+    return np.concatenate([textures(side.images, subject.spacing_mm), encoded(side.images)], axis=1)
+
+
+def copies(subject: Subject, made: Sequence[Tensor], void: str) -> CopiesFound:
+    """The copy test over pixels, textures and an encoder at once."""
+    train, held = subject.sides
+    if why_not := assessable(len(made), train.patients, held.patients):
+        return CopiesFound(copies_check(None, why_not))
+    if void:
+        return CopiesFound(copies_check(None, void=void))
+    real = [*train.images, *held.images]
+    trained = np.arange(len(real)) < len(train.images)
+    turned = variants(made)
+    spaces = {"pixels": nearest([pixels(part) for part in turned], pixels(real))}
+    spaces["textures"] = _scaled([textures(made, subject.spacing_mm)], textures(real, subject.spacing_mm))
+    known = encoded(real)
+    rows = [encoded(part) for part in turned[:2]]  # its coarse grid forgives shifts, not mirrors
+    spaces["encoder"] = nearest(rows, known)
+    found = copy_test(spaces, [*train.patients, *held.patients], trained, subject.seed)
+    told = described(rows[0], known[trained], known[~trained], subject.seed)
+    return CopiesFound(copies_check(found), found, told)
+
+
+def _scaled(rows: Sequence[Array], real: Array) -> Nearest:
+    draws, known = shared_scale(rows, real)
+    return nearest(draws, known)
+
+
+@dataclass(frozen=True)
+class MembershipFound:
+    check: Check
+    attacks: tuple[Attack, ...] = ()
+
+
+def membership(subject: Subject, void: str) -> MembershipFound:
+    """Attacks by what the family's own losses say of each patient, and by what else it can be asked."""
+    if void:
+        return MembershipFound(membership_check((), void=void))
+    family = _family(subject)
+    if not family.groups():
+        return MembershipFound(membership_check((), "it learns nothing of anybody"))
+    sides = []
+    for members in (subject.train, subject.held):
+        told = [_scores(subject, family, m) for m in _one_each(members, subject.seed)]
+        sides.append([one for one in told if one])
+    if (few := min(map(len, sides))) < FEWEST:
+        return MembershipFound(membership_check((), f"{few} patients on a side, {FEWEST} are needed"))
+    names = [n for n in sides[0][0] if all(n in one for side in sides for one in side)]
+    inside, outside = ({n: [one[n] for one in side] for n in names} for side in sides)
+    found = tuple(attack(n, inside[n], outside[n], len(names)) for n in names)
+    return MembershipFound(membership_check(found), found)
+
+
+def _family(subject: Subject) -> Family:
+    facts = subject.run.trained(subject.stage)
+    family = trained_family(subject.run, subject.stage, facts)
+    return family.to(next(subject.answering.family.parameters()).device).eval()
+
+
+def _one_each(members: Sequence[Member], seed: int) -> list[Member]:
+    first = {m.patient: m for m in reversed(members)}
+    return [first[p] for p in sorted(first, key=lambda p: derive(seed, "member", p))[:MOST]]
+
+
+@torch.no_grad()
+def _scores(subject: Subject, family: Family, member: Member) -> dict[str, float]:
+    """Higher for patients whom the family knows better; nothing where a case cannot be used."""
+    prepared = _prepared(subject, member)
+    if prepared is None:
+        return {}
+    batch = _rows(subject, prepared)
+    device = next(family.parameters()).device
+    found: dict[str, float] = {}
+    for group in family.groups():
+        total = 0.0
+        for k in range(REPEATS):
+            rng = Rng([derive(subject.seed, "membership", k, row) for row in range(len(batch.cases))])
+            problem = subject.answering.job.problem(to_device(batch, device), rng.child("problem"))
+            if problem.target is None and not problem.beside:
+                return {}
+            terms = family.loss(problem, group, rng.child(group), 1.0)
+            total += float(torch.stack([t.double().mean() for t in terms.values()]).sum())
+        found[f"the loss of {group}"] = -total / REPEATS
+    if problem.target is not None and isinstance(family, Denoiser):
+        found["proximal initialisation"] = -_proximal(family, problem)
+    if problem.target is not None and isinstance(family, Density):
+        found["likelihood"] = float(family.log_prob(problem.target, problem.condition).double().mean())
+    return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def _proximal(family: Denoiser, problem: Problem) -> float:
+    """How badly an image comes back from noise that the model itself sees in it (PIA: Kong et al. 2024)."""
+    x = problem.target
+    assert x is not None  # asked only where it is known
+
+    def denoised(value: Tensor, sigma: float) -> Tensor:
+        return family.denoise(value, torch.full((len(value),), sigma, device=value.device), problem.condition)
+
+    own = (x - denoised(x, CLEAN)) / CLEAN
+    own = own / own.flatten(1).square().mean(1).sqrt().clamp(min=1e-6).reshape(-1, *[1] * (own.ndim - 1))
+    off = [((x - denoised(x + s * own, s)) / s).double().square().mean() for s in LEVELS]
+    return float(torch.stack(off).mean())
+
+
+def _prepared(subject: Subject, member: Member) -> Prepared | None:
+    answering = subject.answering
+    try:
+        return prepare_case(member, answering.layout.contrasts, answering.reference, answering.preparation)
+    except (UnreadableError, KeyError, ValueError):
+        return None
+
+
+def _rows(subject: Subject, prepared: Prepared) -> Batch:
+    """A few slices in which the patient is, or the one volume."""
+    layout = subject.answering.layout
+    if layout.axes != "yx":
+        return question_batch(prepared, layout)
+    anchor = next(iter(prepared.tensors.values()))[0]
+    filled = ((anchor > 0.1).float().flatten(1).mean(1) > 0.02).nonzero().flatten()
+    useful = filled if len(filled) else torch.arange(len(anchor))
+    kept = useful[torch.linspace(0, len(useful) - 1, min(ROWS, len(useful))).round().long()]
+    whole = question_batch(prepared, layout)
+    return replace(
+        whole, cases=tuple(whole.cases[i] for i in kept.tolist()),
+        images={k: v[kept] for k, v in whole.images.items()}, affine=whole.affine[kept],
+        values={k: v[kept] for k, v in whole.values.items()}, present={k: v[kept] for k, v in whole.present.items()},
+    )  # fmt: skip
+
+
+def canaries(subject: Subject) -> Check:
+    """Exposure of the marks that training put into some images."""
+    if not subject.stage.train.canaries:
+        return canaries_check({}, "none were put into training. Write: train: {canaries: 8}")
+    family = _family(subject)
+    if len(family.groups()) != 1:
+        return canaries_check({}, "networks that are rivals have no loss that says how well an image fits")
+    members = {m.name: m for m in subject.train}
+    tags = tags_of(subject.stage, sorted(members), subject.run.recipe.seed)
+    found = {}
+    for name, tag in tags.items():
+        if (prepared := _prepared(subject, members[name])) is not None:
+            found[name] = _exposed(subject, family, prepared, tag)
+    return canaries_check(found)
+
+
+@torch.no_grad()
+def _exposed(subject: Subject, family: Family, prepared: Prepared, tag: int) -> Exposure:
+    batch = _rows(subject, prepared)
+    device = next(family.parameters()).device
+    (group,) = family.groups()
+    job = subject.answering.job
+    losses = torch.zeros(TAGS, dtype=torch.float64)
+    asked = job.problem(to_device(batch, device), Rng(range(len(batch.cases))).child("problem"))
+    middle = torch.full((AT_ONCE,), len(asked.cases) // 2, device=device)
+    row = asked.rows(middle)
+    assert row.target is not None  # canaries are put into images alone
+    for start in range(0, TAGS, AT_ONCE):
+        marks = torch.stack([pattern(tag, row.target.shape[2:]) for tag in range(start, start + AT_ONCE)])
+        target = row.target.clone()
+        target[:, 0] += marks.to(target)
+        for k in range(REPEATS):
+            rng = Rng([derive(subject.seed, "canary", k)] * AT_ONCE)  # the same chance for every mark
+            terms = family.loss(replace(row, target=target), group, rng.child(group), 1.0)
+            losses[start : start + AT_ONCE] += sum(_by_row(t) for t in terms.values())
+    return exposure_of(losses, tag)
+
+
+def _by_row(term: Tensor) -> Tensor:
+    """(B,) of a loss term; one that mixes rows says the same of all of them."""
+    return term.detach().double().cpu().expand(AT_ONCE)

@@ -1,0 +1,160 @@
+"""Shift and robustness of a subject: are scans like those of training, and what happens where they are not?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from ..contracts import Image
+from ..data.cases import prepare_case
+from ..data.cohort import Member, find, overlaid
+from ..data.grid import foreground
+from ..evaluate.metrics.pixel import mae, psnr, ssim
+from ..io import UnreadableError
+from ..run.shift import rows_in, seen
+from ..safeguards.gate import Check
+from ..safeguards.ladder import LADDER, RUNGS, degraded
+from ..safeguards.shift import shift_check
+from .subject import Subject
+
+LOST_DB = 1.0  # of PSNR: a loss that a reader sees
+NOTICED = 0.5  # share of scans that the safeguard has to tell before that
+METRICS = ("psnr", "ssim", "mae")
+FEWEST = 3
+MOST_DB = 100.0  # of an answer that is the truth itself
+
+
+def shift(subject: Subject, data: Path | None = None) -> Check:
+    """Scans of a folder, or of the test part, held against those of training."""
+    reference, contrasts = subject.answering.scans, subject.answering.scanned
+    members = subject.held if data is None else subject.answering.job.gathered(find(data).members, True)
+    looked = [seen(m, reference, contrasts) for m in _one_each(members)]
+    told = [reference.shifted(one) for one in looked if one is not None]
+    return shift_check(told, reference, "test patients" if data is None else "new patients")
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One fault at one strength: what it costs, and how many scans the safeguard tells."""
+
+    kind: str
+    rung: int
+    figures: dict[str, float]  # mean over patients
+    told: float | None  # share; None where the safeguard has no reference
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The subject's answers without and with faults of acquisition, on the same patients."""
+
+    patients: int
+    clean: dict[str, float]
+    rungs: tuple[Rung, ...]
+
+    def slope(self, kind: str, metric: str) -> float:
+        """Of a metric over the rungs of a fault, from none at 0."""
+        values = [self.clean[metric], *(r.figures[metric] for r in self.rungs if r.kind == kind)]
+        return float(stats.linregress(np.arange(len(values)), values).slope)
+
+    def lost(self, rung: Rung) -> float:
+        return self.clean["psnr"] - rung.figures["psnr"]
+
+
+def ladder(subject: Subject, patients: int) -> Ladder | str:
+    """Draws of test patients whose given scans are made worse; or why there are none."""
+    answering = subject.answering
+    field = subject.drawn
+    if field is None or not answering.scanned:
+        return "nothing that a scanner made is given to it"
+    usable = [m for m in _one_each(subject.held) if field.name in m.contrasts() and answering.can(m)]
+    if len(usable) < FEWEST:
+        return f"{len(usable)} test patients have what is asked for, {FEWEST} are needed"
+    usable = usable[:patients]
+    clean = [figures for m in usable if (figures := _figures(subject, m, m)) is not None]
+    if len(clean) < FEWEST:
+        return f"{len(clean)} test patients could be judged, {FEWEST} are needed"
+    rungs = []
+    for kind in LADDER:
+        for rung in RUNGS:
+            rungs.append(_rung(subject, usable, kind, rung))
+        subject.say(f"robustness: {kind} looked at.")
+    return Ladder(len(clean), _mean(clean), tuple(rungs))
+
+
+def _rung(subject: Subject, members: Sequence[Member], kind: str, rung: int) -> Rung:
+    found, told = [], list[bool]()
+    reference = subject.answering.scans
+    for member in members:
+        images = _images(subject, member)
+        worse = {n: degraded(image, kind, rung, subject.seed) for n, image in images.items()}
+        figures = _figures(subject, overlaid(member, worse), member)
+        if figures is not None:
+            found.append(figures)
+        if not reference.why_not and (rows := rows_in(worse)):
+            told.append(reference.shifted(reference.look(rows)))
+    return Rung(kind, rung, _mean(found), float(np.mean(told)) if told else None)
+
+
+def _images(subject: Subject, member: Member) -> dict[str, Image]:
+    wanted = [n for n in subject.answering.scanned if n in member.contrasts()]
+    return {n: i for n, i in member.load(wanted).images.items() if i.meaning.kind == "intensity"}
+
+
+def _figures(subject: Subject, shown: Member, true: Member) -> dict[str, float] | None:
+    """Of one draw beside the truth, inside the patient; None where the case cannot be used."""
+    answering, field = subject.answering, subject.drawn
+    assert field is not None  # asked only where there is one
+    try:
+        prepared, x = answering.drawn(shown, 1, lambda _: None)
+        anchor = next(iter(prepared.case.images))
+        truth = prepare_case(true, [anchor, field.name], anchor, answering.preparation).tensors[field.name][0]
+    except (UnreadableError, KeyError, ValueError):
+        return None
+    start = 0
+    for f in answering.signature.x:
+        if f.name == field.name:
+            break
+        start += f.channels
+    drawn = x[0, start]
+    if drawn.shape != truth.shape:
+        return None
+    inside = foreground(truth).numpy()
+    if not inside.any():
+        return None
+    a, b = drawn.double().numpy(), truth.double().numpy()
+    planes = [z for z in range(len(a)) if inside[z].any()]
+    alike = np.mean([float(ssim(a[z], b[z], data_range=1.0, mask=inside[z])) for z in planes])
+    exact = float(psnr(a, b, data_range=1.0, mask=inside))
+    return {"psnr": min(exact, MOST_DB), "ssim": float(alike), "mae": float(mae(a, b, mask=inside))}
+
+
+def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {m: float(np.mean([row[m] for row in rows])) if rows else float("nan") for m in METRICS}
+
+
+def _one_each(members: Sequence[Member]) -> list[Member]:
+    return list({m.patient: m for m in reversed(members)}.values())[::-1]
+
+
+def robustness_check(found: Ladder | str) -> Check:
+    """The verdict: does the safeguard notice before quality is lost?"""
+    if isinstance(found, str):
+        return Check("NOT ASSESSABLE", None, None, LOST_DB, f"Robustness: {found}.")
+    worst = max(found.rungs, key=found.lost)
+    said = f"the worst, {worst.kind} at rung {worst.rung} of {RUNGS[-1]}, costs {found.lost(worst):.1f} dB of PSNR"
+    said += f" on {found.patients} patients"
+    unseen = [r for r in found.rungs if found.lost(r) >= LOST_DB and (r.told is None or r.told < NOTICED)]
+    if unseen and all(r.told is None for r in unseen):
+        kinds = ", ".join(dict.fromkeys(r.kind for r in unseen))
+        reason = f"Quality is lost by {kinds}, and no reference of training's scans notices it: {said}."
+        return Check("WARN", found.lost(worst), None, LOST_DB, reason)
+    if unseen:
+        kinds = ", ".join(dict.fromkeys(f"{r.kind} (rung {r.rung})" for r in unseen))
+        return Check(
+            "WARN", found.lost(worst), None, LOST_DB, f"Quality is lost before anybody is warned by {kinds}: {said}."
+        )
+    return Check("PASS", found.lost(worst), None, LOST_DB, f"Whatever costs {LOST_DB:g} dB is noticed: {said}.")

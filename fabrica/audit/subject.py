@@ -1,0 +1,179 @@
+"""What is audited: a trained stage, the people it learned from, and people it did not see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..contracts import Field
+from ..data.cases import prepare_case
+from ..data.cohort import Member, find
+from ..data.split import Split
+from ..generate.patients import asked_patients
+from ..io import UnreadableError
+from ..machine.device import find_device
+from ..recipe.values import Stage
+from ..run.answering import Answering
+from ..run.draw import draw
+from ..run.folder import RunFolder
+from ..run.prepare import split_stage
+from ..run.question import Shown
+from ..run.shift import weights_of
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Side:
+    """Images of one side, (1, z, y, x) each, with whose they are."""
+
+    images: list[Tensor]
+    names: list[str]
+    patients: list[str]
+
+
+def _filled(tensor: Tensor) -> list[Tensor]:
+    """Slices in which the patient is: blank ones are alike whoever they are of."""
+    slices = [tensor[:, z : z + 1] for z in range(tensor.shape[1])]
+    filled = [one for one in slices if float((one > 0.1).float().mean()) > 0.02]
+    return filled or slices
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained stage of a run with the parts of its split; `held`: the test part, or those of a folder."""
+
+    answering: Answering
+    split: Split
+    held: tuple[Member, ...]
+    seed: int
+    say: Say
+
+    @staticmethod
+    def open(run: Path, holdout: Path | None, device: str, seed: int, say: Say) -> Subject:
+        """Raises ValueError where there is no such run or it has several last stages, UnreadableError for a folder
+        without scans.
+        """
+        opened = RunFolder.open(run, "recipes/synthesis.yaml")
+        stage = _drawing(opened)
+        answering = Answering(opened, stage, find_device(device))
+        cohorts = {name: plan.find() for name, plan in opened.recipe.cohorts.items()}
+        split = split_stage(opened.recipe, stage, cohorts)
+        held = answering.job.gathered(find(holdout).members) if holdout else split.parts["test"]
+        return Subject(answering, split, tuple(held), seed, say)
+
+    @property
+    def run(self) -> RunFolder:
+        return self.answering.run
+
+    @property
+    def stage(self) -> Stage:
+        return self.answering.stage
+
+    @property
+    def train(self) -> tuple[Member, ...]:
+        return self.split.parts["train"]
+
+    @property
+    def home(self) -> Path:
+        return self.run.home(self.stage)
+
+    @property
+    def weights(self) -> str:
+        return weights_of(self.home)
+
+    @property
+    def synthesises(self) -> bool:
+        """Whether its draws follow nobody's scan."""
+        job, signature = self.answering.job, self.answering.signature
+        return job.answer == "image" and not (signature.given or signature.measurements or job.simulates)
+
+    @property
+    def drawn(self) -> Field | None:
+        """The first intensity that it draws."""
+        return next((f for f in self.answering.signature.x if f.kind == "intensity"), None)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        return self.answering.preparation.spacing_mm or (1.0, 1.0, 1.0)
+
+    @property
+    def by_image(self) -> bool:
+        """Whether no patient has two training images: where nobody says patients, every image counts as one."""
+        train, _ = self.sides
+        return len(set(train.patients)) == len(train.images)
+
+    @cached_property
+    def sides(self) -> tuple[Side, Side]:
+        """What it draws as training patients and as those of the other side have it."""
+        return self.side(self.train), self.side(self.held)
+
+    def side(self, members: Sequence[Member]) -> Side:
+        """Images of members as the run prepares them; what cannot be read is said and left out. Raises ValueError
+        where nothing is left.
+        """
+        field, answering = self.drawn, self.answering
+        images, names, patients = list[Tensor](), list[str](), list[str]()
+        for member in members if field else ():
+            assert field is not None  # or there are no members
+            if field.name not in member.contrasts():
+                continue
+            try:
+                tensor = prepare_case(member, [field.name], field.name, answering.preparation).tensors[field.name]
+            except (UnreadableError, KeyError) as error:
+                self.say(f"{member.name} is left out: {error}")
+                continue
+            whole = answering.layout.axes == "zyx"
+            slices = [tensor] if whole else _filled(tensor)
+            images += slices
+            names += [member.name] * len(slices)
+            patients += [member.patient] * len(slices)
+        if not images:
+            what = field.name if field else "what is drawn"
+            raise ValueError(f"There is no image of {what} to audit with. See: fabrica inspect DIR")
+        return Side(self._cut(images), names, patients)
+
+    def draws(self, count: int) -> list[Tensor]:
+        """The first intensity of so many patients who do not exist."""
+        answering, start = self.answering, 0
+        for f in answering.signature.x:
+            if f.kind == "intensity":
+                break
+            start += f.channels
+        found: list[Tensor] = []
+        for shown in asked_patients(answering, count):
+            asked = [Shown(one) for one in shown]
+            x = draw(answering.family, answering.job, asked, answering.layout, self.seed, self.say)
+            found += [one[start : start + 1] for one in x]
+            self.say(f"{len(found)} of {count} draws made.")
+        return self._cut(found)
+
+    def _cut(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """All on one grid: the middle of what is larger, zeros around what is smaller."""
+        layout = self.answering.layout
+        depth, *sides = layout.size
+        wanted = (1 if layout.axes == "yx" else depth, *sides)
+        found = []
+        for image in images:
+            out = torch.zeros(1, *wanted)
+            here, there = [slice(None)], [slice(None)]
+            for have, want in zip(image.shape[1:], wanted, strict=True):
+                n = min(have, want)
+                here.append(slice((want - n) // 2, (want - n) // 2 + n))
+                there.append(slice((have - n) // 2, (have - n) // 2 + n))
+            out[tuple(here)] = image[tuple(there)]
+            found.append(out)
+        return found
+
+
+def _drawing(opened: RunFolder) -> Stage:
+    """The stage whose answers go out: the last one that is not a baseline."""
+    try:
+        return opened.last_stage(None)
+    except ValueError as error:
+        raise ValueError(f"{error} An audit is of one stage: run it as a recipe of its own.") from error

@@ -1,0 +1,81 @@
+"""Can somebody who has the model tell who was in its training? Attacks by score, and what they may be believed for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from ...evaluate.metrics.discrimination import auc_delong
+from ..gate import Check
+
+FALSE_POSITIVES = 0.01  # of people who were not in training
+STRICT, STRICT_NEEDS = 0.001, 3000  # non-members from which a rate of one in a thousand can be told
+FEWEST = 10  # of each side
+LEVEL = 0.05
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attack: how many members it finds where it wrongly names at most `rate` of all others."""
+
+    name: str
+    rate: float
+    found: float  # share of members
+    interval: tuple[float, float]  # exact (Clopper and Pearson 1934), shared out over all attacks of the audit
+    auc: float
+    auc_interval: tuple[float, float] | None
+    strict: float | None  # share of members at one in a thousand, where that can be told
+
+
+def attack(name: str, members: ArrayLike, others: ArrayLike, attacks: int = 1) -> Attack:
+    """From a score of every member and non-member, higher for members. Raises ValueError for fewer than FEWEST."""
+    inside, outside = np.asarray(members, np.float64), np.asarray(others, np.float64)
+    if min(len(inside), len(outside)) < FEWEST:
+        raise ValueError(f"{len(inside)} members and {len(outside)} others, {FEWEST} of each are needed")
+    rate = max(FALSE_POSITIVES, 1 / (len(outside) + 1))  # no threshold among n others promises less than that
+    count = int((inside > _threshold(outside, rate)).sum())
+    told = stats.binomtest(count, len(inside)).proportion_ci(1 - LEVEL / attacks, method="exact")
+    area = auc_delong(np.concatenate([inside, outside]), np.concatenate([np.ones(len(inside)), np.zeros(len(outside))]))
+    strict = None
+    if len(outside) >= STRICT_NEEDS:
+        strict = float((inside > _threshold(outside, STRICT)).mean())
+    return Attack(
+        name, rate, count / len(inside), (float(told.low), float(told.high)), float(area), area.interval, strict
+    )
+
+
+def _threshold(others: Array, rate: float) -> float:
+    """The score that a new non-member exceeds with at most this chance: a rank, whatever the distribution."""
+    rank = math.ceil((len(others) + 1) * (1 - rate) - 1e-9)
+    return float(np.sort(others)[min(rank, len(others)) - 1])
+
+
+def membership_check(attacks: Sequence[Attack], why_not: str = "", void: str = "") -> Check:
+    """The verdict of the worst attack. What it warns of are the weights: draws alone show less than a model does."""
+    if void:
+        return Check("VOID", None, None, FALSE_POSITIVES, void)
+    if why_not or not attacks:
+        return Check("NOT ASSESSABLE", None, None, FALSE_POSITIVES, f"Membership: {why_not or 'nothing was asked'}.")
+    worst = max(attacks, key=lambda a: a.interval[0] - a.rate)
+    said = (
+        f"{worst.found:.1%} of training patients are named at {worst.rate:.1%} of others, by {worst.name}"
+        f" (AUC {worst.auc:.2f}; {len(attacks)} attack{'s' * (len(attacks) > 1)} tried)"
+    )
+    if worst.interval[0] > worst.rate:
+        reason = f"The weights know whom they were trained on: do not give them away. {said}."
+        return Check("WARN", worst.found, worst.interval, worst.rate, reason)
+    return Check("PASS", worst.found, worst.interval, worst.rate, f"No attack names more than by chance: {said}.")
+
+
+def offset_by(scores: Mapping[str, Array], reference: Mapping[str, Sequence[Array]]) -> dict[str, Array]:
+    """Scores less what models say that never saw the patient: how hard an image is says nothing about membership.
+
+    `reference`: of each attack, the scores by several such models (Watson et al. 2022).
+    """
+    return {name: own - np.mean(reference[name], axis=0) for name, own in scores.items()}
