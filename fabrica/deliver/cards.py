@@ -73,6 +73,9 @@ class Dossier:
         ]  # fmt: skip
 
 
+Field = Callable[[Dossier], Iterator[Fact]]
+
+
 def _at(place: str) -> str:
     return f"report/report.json#/{place}"
 
@@ -140,6 +143,7 @@ def _groups(e: Dossier) -> Iterator[Fact]:
     for k, figure in enumerate(e.plan["figures"]):
         if _of_group(figure):
             yield Fact(_told(figure), e.at(f"figures/{k}"))
+    yield from _audited("fairness")(e)
 
 
 def _failures(e: Dossier) -> Iterator[Fact]:
@@ -162,11 +166,35 @@ def _costs(e: Dossier) -> Iterator[Fact]:
         yield Fact(text, e.at(f"costs/{k}"))
 
 
-def _memory(e: Dossier) -> Iterator[Fact]:
-    """Copies of training patients: the audit's verdict."""
-    path = e.run / "audit" / "gate.json"
-    if path.is_file():
-        yield from (Fact(f"{k}: {v}", "audit/gate.json") for k, v in json.loads(path.read_text()).items())
+def _audited(*names: str) -> Field:
+    """Verdicts of the audit, where it was of these weights; those that could not be assessed are not measured."""
+
+    def told(e: Dossier) -> Iterator[Fact]:
+        path = e.run / "audit" / "gate.json"
+        gate: Any = json.loads(path.read_text()) if path.is_file() else {"weights": "", "checks": {}}
+        if gate["weights"] != e.weights():
+            return
+        for name in names:
+            one = gate["checks"].get(name)
+            if one is not None and one["verdict"] != "NOT ASSESSABLE":
+                overruled = f" Overruled: {one['overruled']}" if one["overruled"] else ""
+                yield Fact(f"{name}: {one['verdict']}. {one['reason']}{overruled}", f"audit/gate.json#/checks/{name}")
+
+    return told
+
+
+def _private(e: Dossier) -> Iterator[Fact]:
+    """What the training promised of each patient, and what its weights were found to tell."""
+    path = e.run / "stages" / e.stage / "checkpoint.json"
+    promised = json.loads(path.read_text())["facts"].get("privacy") if path.is_file() else None
+    if promised:
+        text = (
+            f"(epsilon {promised['epsilon']:.3g}, delta {promised['delta']:g}) per {promised['per']}: noise"
+            f" {promised['noise']:.3g} times the clip of {promised['clip']:g}, {promised['steps']} steps at a rate of"
+            f" {promised['rate']:.3g}; {promised['accountant']}"
+        )
+        yield Fact(text, f"stages/{e.stage}/checkpoint.json#/facts/privacy")
+    yield from _audited("membership", "canaries")(e)
 
 
 def _verdict(e: Dossier) -> Iterator[Fact]:
@@ -175,13 +203,13 @@ def _verdict(e: Dossier) -> Iterator[Fact]:
         yield Fact(json.dumps(e.report["verdict"])[:400], _at("verdict"))
 
 
-Field = Callable[[Dossier], Iterator[Fact]]
 FIELDS: Mapping[str, Field] = {
     "identity and versions": _identity, "cohorts": _cohorts, "independence of the split": _independence,
     "training": _training, "performance on unseen patients": _performance, "answers beside it": _beside,
     "uncertainty": _uncertainty, "groups of patients": _groups, "failures and abstentions": _failures,
-    "copies of training patients": _memory, "cost of a draw": _costs, "checks of the evaluation": _checks,
-    "what may be claimed": _verdict,
+    "copies of training patients": _audited("copies"), "what weights tell of patients": _private,
+    "scans unlike those of training": _audited("shift", "robustness"), "cost of a draw": _costs,
+    "checks of the evaluation": _checks, "what may be claimed": _verdict,
 }  # fmt: skip
 # document -> (what it asks for in short, the field that answers it; "" is not measured here, - is for people)
 DOCUMENTS: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -219,10 +247,11 @@ DOCUMENTS: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("training", "training"),
         ("performance with uncertainty", "performance on unseen patients"),
         ("reference and competitors", "answers beside it"),
-        ("robustness", ""),
+        ("robustness", "scans unlike those of training"),
         ("failure analysis", "failures and abstentions"),
         ("calibration", "uncertainty"),
         ("memorisation of patients", "copies of training patients"),
+        ("privacy of patients", "what weights tell of patients"),
         ("clinical rationale", "-"),
     ),
 }
@@ -232,7 +261,8 @@ def write_cards(dossier: Dossier, out: Path) -> list[Path]:
     """All papers of a run, as files; the same run gives the same bytes."""
     out.mkdir(parents=True, exist_ok=True)
     card = ("identity and versions", "training", "performance on unseen patients", "answers beside it", "uncertainty",
-            "groups of patients", "failures and abstentions", "copies of training patients", "cost of a draw",
+            "groups of patients", "failures and abstentions", "copies of training patients",
+            "what weights tell of patients", "scans unlike those of training", "cost of a draw",
             "what may be claimed")  # fmt: skip
     texts = {
         "model_card.md": _page("Model card", dossier, [(name, name) for name in card]),

@@ -26,7 +26,8 @@ class Facts:
     curve: tuple[tuple[int, float], ...] = ()
     batch: int | None = None
     float32_layers: tuple[str, ...] = ()  # in which bfloat16 was found wrong
-    trained_on: frozenset[str] = frozenset()  # hashes of patients
+    trained_on: frozenset[str] = frozenset()  # hashes of patients; none are kept of a private training
+    privacy: Mapping[str, Any] | None = None  # what it promised and spent
 
     @property
     def finished(self) -> bool:
@@ -53,6 +54,7 @@ class Facts:
             plain.get("batch"),
             tuple(map(str, plain.get("float32_layers", ()))),
             frozenset(plain.get("trained_on", ())),
+            plain.get("privacy"),
         )
 
 

@@ -59,3 +59,16 @@ def check_private_stage(ready: PreparedStage) -> None:
             f"{ready.name} builds on weights that saw the same patients without a promise. Leave train.start and"
             " family.in out, or take weights of others."
         )
+
+
+def promised(ready: PreparedStage) -> list[str]:
+    """What the report says of a private training."""
+    facts = ready.facts()
+    if facts is None or facts.privacy is None:
+        return []
+    spent = facts.privacy
+    return [
+        f"{ready.name} was trained with ({spent['epsilon']:.3g}, {spent['delta']:g})-differential privacy per"
+        f" {spent['per']}: {spent['steps']} steps at a sampling rate of {spent['rate']:.3g}, noise {spent['noise']:.3g} times"
+        f" the clip ({spent['accountant']}). It holds of the checkpoint, not of the other files of this run."
+    ]

@@ -27,6 +27,7 @@ from .journey import follow
 from .judge import judge_stage
 from .judge_computed import judge_computed
 from .prepare import prepare_stage
+from .private import promised
 from .shift import keep_reference
 from .stage import PreparedStage
 from .train import Watch, train_stage
@@ -86,6 +87,7 @@ def _run_stages(
         if processes.first:
             if ready.stage.trained is None:
                 keep_reference(ready)
+                report.remarks += promised(ready)
             report.stages.append(judge_stage(ready, trained, _told(ready, trained, say, report), say, report))
             if not _used(ready.stage, recipe_stages):
                 follow(run, ready.test, ready.stage, report.stages[-1], device, say)

@@ -82,12 +82,23 @@ def test_figures_of_groups_and_of_intervals_have_their_fields(dossier: Dossier) 
 def test_an_audit_fills_its_field(dossier: Dossier, tmp_path: Path) -> None:
     (dossier.run / "audit").mkdir(exist_ok=True)
     gate = dossier.run / "audit" / "gate.json"
-    gate.write_text('{"copies": "passed"}')
+    one = {"value": 0.3, "interval": None, "bound": 0.05, "overruled": ""}
+    checks = {
+        "copies": {**one, "verdict": "PASS", "reason": "No copies were found."},
+        "fairness": {**one, "verdict": "NOT ASSESSABLE", "reason": "no groups"},
+        "shift": {**one, "verdict": "WARN", "reason": "Half are unlike.", "overruled": "a drill"},
+    }
+    gate.write_text(json.dumps({"weights": dossier.weights(), "checks": checks}))
     try:
+        text = write_cards(Dossier.of(dossier.run), tmp_path)[0].read_text()
         assert (
-            "| copies of training patients | copies: passed | `audit/gate.json` |"
-            in write_cards(Dossier.of(dossier.run), tmp_path)[0].read_text()
+            "| copies of training patients | copies: PASS. No copies were found. | `audit/gate.json#/checks/copies` |"
+            in text
         )
+        assert "shift: WARN. Half are unlike. Overruled: a drill" in text
+        assert "no groups" not in text
+        gate.write_text(json.dumps({"weights": "of another training", "checks": checks}))
+        assert "No copies were found" not in write_cards(Dossier.of(dossier.run), tmp_path)[0].read_text()
     finally:
         gate.unlink()
 

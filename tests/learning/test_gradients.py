@@ -109,7 +109,8 @@ PLAIN = {
 
 
 def test_a_private_checkpoint_tells_nothing_of_its_patients(tmp_path: Path) -> None:
-    run_recipe(from_plain(PLAIN), tmp_path / "run", say=lambda _: None)
+    report = run_recipe(from_plain(PLAIN), tmp_path / "run", say=lambda _: None).report
+    assert any("differential privacy per patient" in line for line in report.remarks)
     _, facts = load(tmp_path / "run/stages/model") or ({}, {})
     promised = facts["privacy"]
     assert promised["epsilon"] <= 8
