@@ -34,7 +34,8 @@ from fabrica.safeguards.privacy.spaces import encoded
 from fabrica.safeguards.shift import fit
 
 NETWORK = {"channels": [16, 32, 64], "blocks": 1}
-FAMILIES = {"flow": 1500, "gan": 1500, "vae": 1500}  # steps of 16 images
+FAMILIES = {"flow": 600, "gan": 600, "vae": 600}  # steps of 16 images
+LONG = {"flow, 100, 1,500 steps": ("flow", 100, 1500)}
 SIZES = (100, 400, 3000)
 HELD, DRAWS = 3000, 1000
 
@@ -164,12 +165,10 @@ def trained(options: argparse.Namespace, place: Path, family: str, **more: Any) 
 
 def copies(options: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any]]:
     """Which families copy, by the number of training images."""
-    for size in SIZES:
-        for family in FAMILIES:
-            what = f"{family}, {size}"
-            if json.dumps(what) in done:
-                continue
-            run = trained(options, sides(options, size), family)
+    plans = {f"{family}, {size}": (family, size, FAMILIES[family]) for size in SIZES for family in FAMILIES}
+    for what, (family, size, steps) in {**plans, **LONG}.items():
+        if json.dumps(what) not in done:
+            run = trained(options, sides(options, size), family, name=f"-{steps}", steps=steps)
             yield {"what": what, **_audited(run)}
 
 
@@ -188,7 +187,7 @@ def _audited(run: Path) -> dict[str, Any]:
 
 def hippocampi(options: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any]]:
     """Slabs of real hippocampi by patient: half train, half are held out."""
-    for family, steps in (("flow", 1500), ("gan", 1500), ("vae", 1500)):
+    for family, steps in FAMILIES.items():
         if json.dumps(family) in done:
             continue
         plain = {

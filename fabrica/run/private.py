@@ -69,6 +69,7 @@ def promised(ready: PreparedStage) -> list[str]:
     spent = facts.privacy
     return [
         f"{ready.name} was trained with ({spent['epsilon']:.3g}, {spent['delta']:g})-differential privacy per"
-        f" {spent['per']}: {spent['steps']} steps at a sampling rate of {spent['rate']:.3g}, noise {spent['noise']:.3g} times"
-        f" the clip ({spent['accountant']}). It holds of the checkpoint, not of the other files of this run."
+        f" {spent['per']}: {spent['steps']} steps at a sampling rate of {spent['rate']:.3g}, noise"
+        f" {spent['noise']:.3g} times the clip ({spent['accountant']}). It holds of the"
+        " checkpoint, not of the other files of this run."
     ]
