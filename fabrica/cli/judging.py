@@ -112,6 +112,33 @@ def audit(
 
 
 @app.command()
+def watermark(
+    data: Annotated[Path | None, typer.Argument(metavar="FILE|DIR", help="Images to look in.")] = None,
+    key: Annotated[Path | None, typer.Option(metavar="KEY", help="The key that images may be marked with.")] = None,
+    new_key: Annotated[Path | None, typer.Option(metavar="KEY", help="Make a key in a new file.")] = None,
+) -> None:
+    """Which images bear the mark of a key; `generate --watermark KEY` puts it there."""
+    from ..generate.watermarks import look_in
+    from ..safeguards.watermark import FALSE_ALARMS, read_key
+    from ..safeguards.watermark import new_key as make
+
+    with errors():
+        if new_key is not None:
+            if new_key.exists():
+                fail(f"{new_key} is there already: whoever has it would lose what it marked. Name another file.")
+            make(new_key)
+            echo(f"Key: {new_key}. Keep it: without it nobody finds its marks.")
+            return
+        if data is None or key is None:
+            fail("Images and a key are needed: fabrica watermark DIR --key KEY")
+        looked = look_in(data, read_key(key))
+        for one in looked:
+            echo(f"{one.case} {one.contrast}: {'marked' if one.found.marked else 'no mark'} (z {one.found.z:.1f})")
+        count = sum(one.found.marked for one in looked)
+        echo(f"{count} of {len(looked)} images are marked; one in {1 / FALSE_ALARMS:,.0f} others would be told so.")
+
+
+@app.command()
 def downstream(
     recipe: Annotated[
         Path, typer.Argument(metavar="RECIPE", help="A segmentation or outcome recipe, budget in steps.")

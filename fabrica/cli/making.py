@@ -99,6 +99,9 @@ def generate(
     scheduler: Scheduler = None,
     workers: Workers = 2,
     shift: Annotated[str, typer.Option(metavar="warn|refuse", help="Scans unlike those of training.")] = "warn",
+    watermark: Annotated[
+        Path | None, typer.Option(metavar="KEY", help="Mark images with this key; see fabrica watermark.")
+    ] = None,
 ) -> None:
     """Apply a trained run to new scans; NIfTI on the grid of each scan."""
     from ..data.cohort import Source
@@ -127,6 +130,7 @@ def generate(
             fail(f"--shift is {shift}. Write: --shift warn or --shift refuse")
         order: Order = {
             "draws": draws, "stage": stage, "values": fixed(value), "shift": "refuse" if shift == "refuse" else "warn",
+            "watermark": str(watermark) if watermark else None,
         }  # fmt: skip
         written = generate_images(run, source, out, say=echo, executor=by, **order)
         echo(f"{len(written)} file{'s' * (len(written) > 1)} in {out}")

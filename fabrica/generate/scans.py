@@ -21,6 +21,7 @@ from ..run.answering import Answering
 from ..run.judge_courses import foretold
 from ..run.sequence import Say
 from ..run.shift import look
+from ..safeguards.watermark import read_key
 from .record import record_of
 from .tasks import DRAW, PLAIN, Order, answering_of, done_before, key_of, state_of
 
@@ -51,6 +52,9 @@ def generate_images(
     said(answering.signature.values, order["values"])  # refuses what the run does not know
     if answering.unfinished:
         say(answering.unfinished)
+    if order["watermark"]:
+        read_key(Path(order["watermark"]))  # refused before anything is drawn
+        order["watermark"] = str(Path(order["watermark"]).resolve())
     if (why := answering.scans.why_not) and order["shift"] == "refuse":
         raise ValueError(f"--shift refuse needs to know training's scans: {why}. Leave it out, or train on more.")
     if job.answer in ("value", "course"):

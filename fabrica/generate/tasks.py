@@ -32,7 +32,9 @@ from ..run.shift import look
 from ..safeguards.shift import FILE as SHIFT
 from ..safeguards.uncertainty import FILE as INTERVALS
 from ..safeguards.uncertainty import read_intervals
+from ..safeguards.watermark import read_key
 from .motion import write_motion
+from .watermarks import with_mark
 
 DONE = ".done"  # beside the results: a file for each case that was drawn whole
 DRAW = "fabrica.generate.tasks:draw_case"
@@ -45,9 +47,10 @@ class Order(TypedDict, total=False):
     stage: str | None  # which one draws, None: the last
     values: Mapping[str, str]  # stand for those that the cases say: a class, a covariate, words
     shift: Literal["warn", "refuse"]  # whether a scan unlike those of training is drawn and said so, or left out
+    watermark: str | None  # the file of the key that drawn images are marked with, None: not marked
 
 
-PLAIN: Order = {"draws": 1, "stage": None, "values": {}, "shift": "warn"}
+PLAIN: Order = {"draws": 1, "stage": None, "values": {}, "shift": "warn", "watermark": None}
 
 
 @lru_cache(maxsize=1)  # of one call of generate, whose token is in the task
@@ -101,6 +104,7 @@ def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
         return {"files": {}, "said": [*lines, left_out(member, error)]}
     files: dict[str, list[str]] = {}
     beside: list[Path] = []
+    key = read_key(Path(task["watermark"])) if task["watermark"] else None
     for number, images in enumerate(drawn):
         if answering.job.moves is not None:
             written, told = write_motion(images, member, answering.job.moves, out / member.name, number)
@@ -108,6 +112,9 @@ def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
             lines.append(told)
         for name, image in images.items():
             path = out / member.name / f"{name}-{number}.nii.gz"
+            if key is not None:
+                image, doubt = with_mark(image, key)
+                lines += [f"{member.name}: {doubt}."] if doubt and not number else []
             io.write_nifti(image, path)
             files.setdefault(name, []).append(str(path.relative_to(out)))
     lines.append(f"{member.name}: {task['draws']} draw{'s' * (task['draws'] > 1)} written.")
@@ -116,7 +123,7 @@ def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
         beside += _write_anomaly(answering, prepared, x, out / member.name, lines)
     result = {
         "files": files, "said": lines, "beside": [str(path.relative_to(out)) for path in beside],
-        "shift": looked.plain(),
+        "shift": looked.plain(), "watermarked": key is not None,
     }  # fmt: skip
     _note(out, member.name, task["key"], result)
     return result
@@ -172,6 +179,8 @@ def key_of(state: str, task: Mapping[str, Any], member: Member, given: Sequence[
     """What a case's bytes depend on: run, question, files, units, values. The same key is not drawn again."""
     asked = {k: task[k] for k in ("stage", "draws", "values", "units", "device", "threads", "case", "shift")}
     sources = [[scan.unit, scan.member, *map(hash_of, scan.files)] for scan in member.scans_of(given)]
+    if task["watermark"]:
+        asked["watermark"] = hash_of(Path(task["watermark"]))
     said_of = {"values": dict(member.values), "days": member.days, "given": list(given)}
     known = {"state": state, "version": __version__, "sources": sources, **said_of, "asked": asked}
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

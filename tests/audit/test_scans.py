@@ -15,6 +15,7 @@ from fabrica.recipe.checks import from_plain
 from fabrica.recipe.values import Recipe
 from fabrica.run.sequence import run_recipe
 from fabrica.safeguards.shift import Reference
+from fabrica.safeguards.watermark import new_key
 
 
 def _write(folder: Path, patient: str, rng: np.random.Generator, blur: float = 0.0, noise: float = 0.0) -> None:
@@ -151,3 +152,18 @@ def test_refusing_what_cannot_be_told_is_refused(finished: Path, tmp_path: Path)
     with pytest.raises(ValueError, match="validation patients, 19 are needed"):
         generate_images(tmp_path / "run", finished / "new", tmp_path / "out", shift="refuse", say=_quiet)
     assert len(generate_images(tmp_path / "run", finished / "new", tmp_path / "out", say=_quiet)) == 2
+
+
+def test_draws_bear_the_mark_of_a_key(finished: Path, tmp_path: Path) -> None:
+    new_key(tmp_path / "key")
+    said: list[str] = []
+    plain = generate_images(finished / "run", finished / "new", tmp_path / "out", say=_quiet)
+    files = generate_images(
+        finished / "run", finished / "new", tmp_path / "out", say=said.append, watermark=str(tmp_path / "key")
+    )
+    assert files == plain
+    assert not any("kept" in line for line in said)  # a marked image is another answer
+    assert json.loads((tmp_path / "out/.done/n0.json").read_text())["watermarked"] is True
+    (tmp_path / "no").write_text("x")
+    with pytest.raises(ValueError, match="is no key"):
+        generate_images(finished / "run", finished / "new", tmp_path / "b", say=_quiet, watermark=str(tmp_path / "no"))

@@ -65,7 +65,7 @@ def test_what_a_table_says_is_part_of_what_was_asked(trained: Path, tmp_path: Pa
     """Another value of a case, or another state of any stage, is another question."""
     (member,) = VirtualCohort(1, spacing_mm=4).cohort().members
     task = {"stage": None, "draws": 1, "values": {}, "units": [], "device": "cpu", "threads": 1, "case": member.name,
-            "shift": "warn"}  # fmt: skip
+            "shift": "warn", "watermark": None}  # fmt: skip
     keys = {key_of("s", task, overlaid(member, {}, {"age": age}), ["T1w"]) for age in (50.0, 51.0)}
     keys |= {key_of(state, {**task, "draws": n}, member, ["T1w"]) for state, n in (("s", 1), ("t", 1), ("s", 2))}
     assert len(keys) == 5
