@@ -152,7 +152,6 @@ def _one_each(members: Sequence[Member], seed: int) -> list[Member]:
     return [first[p] for p in sorted(first, key=lambda p: derive(seed, "member", p))[:MOST]]
 
 
-@torch.no_grad()
 def _scores(subject: Subject, family: Family, member: Member) -> dict[str, float]:
     """Higher for patients whom the family knows better; nothing where a case cannot be used."""
     prepared = _prepared(subject, member)
@@ -168,13 +167,14 @@ def _scores(subject: Subject, family: Family, member: Member) -> dict[str, float
             problem = subject.answering.job.problem(to_device(batch, device), rng.child("problem"))
             if problem.target is None and not problem.beside:
                 return {}
-            terms = family.loss(problem, group, rng.child(group), 1.0)
-            total += float(torch.stack([t.double().mean() for t in terms.values()]).sum())
+            terms = family.loss(problem, group, rng.child(group), 1.0)  # critics take slopes: gradients stay on
+            total += float(torch.stack([t.detach().double().mean() for t in terms.values()]).sum())
         found[f"the loss of {group}"] = -total / REPEATS
-    if problem.target is not None and isinstance(family, Denoiser):
-        found["proximal initialisation"] = -_proximal(family, problem)
-    if problem.target is not None and isinstance(family, Density):
-        found["likelihood"] = float(family.log_prob(problem.target, problem.condition).double().mean())
+    with torch.no_grad():
+        if problem.target is not None and isinstance(family, Denoiser):
+            found["proximal initialisation"] = -_proximal(family, problem)
+        if problem.target is not None and isinstance(family, Density):
+            found["likelihood"] = float(family.log_prob(problem.target, problem.condition).double().mean())
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 

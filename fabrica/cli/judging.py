@@ -112,6 +112,62 @@ def audit(
 
 
 @app.command()
+def monitor(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where generate, or a node, writes what it draws.")],
+    store: Annotated[Path | None, typer.Option(metavar="DIR", help="A store whose decisions are counted.")] = None,
+    registry: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of approved models.")] = None,
+    stop: Annotated[bool, typer.Option("--stop", help="Retire the models of an alert: generate refuses them.")] = False,
+) -> None:
+    """Charts of a model in use, in DIR/monitor: Prometheus text and a page. Exit code 1 on an alert."""
+    from ..audit.monitor import keep, watch
+    from ..audit.monitor import stop as stopped
+    from ..deliver.approvals import Approvals
+
+    with errors():
+        if stop and registry is None:
+            fail("--stop needs the folder of approved models: --registry DIR")
+        watched = watch(folder, store)
+        for path in keep(watched, folder):
+            echo(f"Written: {path}")
+        for chart in watched.charts:
+            echo(f"{chart.name}: {'ALERT. ' if chart.alarm is not None else ''}{chart.words}.")
+        if stop and registry is not None:
+            retired, current = stopped(watched, Approvals(registry))
+            for one in retired:
+                echo(f"Retired: the model of {one.run}.")
+            if retired:
+                echo(f"Go back to {current.run}." if current else "No other model is approved: nothing is drawn.")
+        if watched.alerts:
+            raise typer.Exit(FAILED)
+
+
+@app.command()
+def models(
+    registry: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that says which models may be used.")],
+    approve: Annotated[Path | None, typer.Option(metavar="RUN", help="Approve the model of a run.")] = None,
+    retire: Annotated[Path | None, typer.Option(metavar="RUN", help="Retire it.")] = None,
+    by: Annotated[str, typer.Option(metavar="NAME", help="Who decides.")] = "",
+    reason: Annotated[str, typer.Option(metavar="WHY", help="Why; it stays.")] = "",
+    stage: Annotated[str | None, typer.Option(help="Which stage draws; the last when left out.")] = None,
+) -> None:
+    """Which models are approved, by whom and why: a signed list that generate --registry DIR obeys."""
+    from ..audit.models import decide
+    from ..deliver.approvals import Approvals
+
+    with errors():
+        known = Approvals(registry)
+        if approve is not None and retire is not None:
+            fail("Approve or retire, one at a time.")
+        if (run := approve or retire) is not None:
+            decide(known, run, "approved" if approve else "retired", by, reason, stage)
+        for one in known.decisions:
+            standing = "" if known.last(one.weights) is one else " (no longer)"
+            echo(f"{one.time} {one.state}{standing}: {one.run}, weights {one.weights[:12]}, by {one.by}: {one.reason}")
+        current = known.current()
+        echo(f"In use: {current.run}" if current else "No model is approved.")
+
+
+@app.command()
 def watermark(
     data: Annotated[Path | None, typer.Argument(metavar="FILE|DIR", help="Images to look in.")] = None,
     key: Annotated[Path | None, typer.Option(metavar="KEY", help="The key that images may be marked with.")] = None,

@@ -99,6 +99,9 @@ def generate(
     scheduler: Scheduler = None,
     workers: Workers = 2,
     shift: Annotated[str, typer.Option(metavar="warn|refuse", help="Scans unlike those of training.")] = "warn",
+    registry: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw by approved models alone; see fabrica models.")
+    ] = None,
     watermark: Annotated[
         Path | None, typer.Option(metavar="KEY", help="Mark images with this key; see fabrica watermark.")
     ] = None,
@@ -130,7 +133,7 @@ def generate(
             fail(f"--shift is {shift}. Write: --shift warn or --shift refuse")
         order: Order = {
             "draws": draws, "stage": stage, "values": fixed(value), "shift": "refuse" if shift == "refuse" else "warn",
-            "watermark": str(watermark) if watermark else None,
+            "registry": str(registry) if registry else None, "watermark": str(watermark) if watermark else None,
         }  # fmt: skip
         written = generate_images(run, source, out, say=echo, executor=by, **order)
         echo(f"{len(written)} file{'s' * (len(written) > 1)} in {out}")

@@ -7,13 +7,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from .files import write_whole
 from .ledger import Line
+from .signing import signed, was_signed
 
-KEY, PUBLIC, HEADS = "ledger.key", "ledger.pub", "heads.jsonl"
-EXTRA = 'Install what signs: pip install -e ".[clinic]" -c constraints.txt'
+HEADS = "heads.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ def sign(folder: Path, lines: Sequence[Line], time: str) -> Head | None:
     if not lines:
         return None
     unsigned = Head(lines[-1].number, lines[-1].hash, time, "")
-    head = Head(unsigned.count, unsigned.hash, time, _key(folder).sign(unsigned.words()).hex())
+    head = Head(unsigned.count, unsigned.hash, time, signed(folder, unsigned.words(), (folder / HEADS).is_file()))
     with (folder / HEADS).open("a+") as file:
         file.seek(0)
         text = file.read()
@@ -67,41 +65,9 @@ def kept(folder: Path) -> list[Head]:
 
 def check_head(folder: Path, lines: Sequence[Line], head: Head) -> None:
     """Raises ValueError where a head was not signed here, or the ledger does not hold the line that it names."""
-    from cryptography.exceptions import InvalidSignature
-
-    public = _public(folder)
-    try:
-        public.verify(bytes.fromhex(head.signature), head.words())
-    except (InvalidSignature, ValueError) as error:
-        raise ValueError(f"The head of {head.time} was not signed by the key of this ledger.") from error
+    if not was_signed(folder, head.words(), head.signature):
+        raise ValueError(f"The head of {head.time} was not signed by the key of this ledger.")
     if head.count > len(lines):
         raise ValueError(f"The ledger had {head.count} lines at {head.time} and has {len(lines)}: its end was cut off.")
     if lines[head.count - 1].hash != head.hash:
         raise ValueError(f"Line {head.count} of the ledger is not what was signed at {head.time}: it was written anew.")
-
-
-def _key(folder: Path) -> Any:
-    """The private key of a folder; made where there is none."""
-    try:
-        from cryptography.hazmat.primitives import serialization as forms
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    except ImportError as error:
-        raise ValueError(f"cryptography is not installed. {EXTRA}") from error
-    path = folder / KEY
-    if not path.is_file():
-        made = Ed25519PrivateKey.generate()
-        write_whole(path, made.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption()))
-    key: Any = forms.load_pem_private_key(path.read_bytes(), None)
-    if not (folder / PUBLIC).is_file() and not (folder / HEADS).is_file():  # once there are heads it is not made anew
-        public = key.public_key().public_bytes(forms.Encoding.PEM, forms.PublicFormat.SubjectPublicKeyInfo)
-        write_whole(folder / PUBLIC, public)
-    return key
-
-
-def _public(folder: Path) -> Any:
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
-    path = folder / PUBLIC
-    if not path.is_file():
-        raise ValueError(f"{path} is gone: nobody can say that the heads of the ledger are its own.")
-    return load_pem_public_key(path.read_bytes())

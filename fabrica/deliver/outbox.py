@@ -170,6 +170,13 @@ class Outbox:
             found.append(path)
         return found
 
+    def verdicts(self) -> list[tuple[str, str]]:
+        """(time, accept or reject) of every decision, in their order."""
+        with self._open() as db:
+            return [
+                (str(t), str(v)) for t, v in db.execute("SELECT time, verdict FROM verdicts ORDER BY rowid").fetchall()
+            ]
+
     def verdicts_after(self, number: int) -> list[tuple[int, str]]:
         """(number, series) of decisions since one, in their order; 0 gives all."""
         with self._open() as db:

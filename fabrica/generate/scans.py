@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..data.cases import left_out
 from ..data.cohort import Member, Source, unreadable
+from ..deliver.approvals import Approvals
 from ..io import UnreadableError
 from ..jobs.values import said
 from ..machine.executors import Executor, Local, SetAside
@@ -52,6 +53,8 @@ def generate_images(
     said(answering.signature.values, order["values"])  # refuses what the run does not know
     if answering.unfinished:
         say(answering.unfinished)
+    if order["registry"]:
+        Approvals(Path(order["registry"])).check(answering.scans.weights, run)
     if order["watermark"]:
         read_key(Path(order["watermark"]))  # refused before anything is drawn
         order["watermark"] = str(Path(order["watermark"]).resolve())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -19,6 +20,7 @@ from ..data import cohort as cohorts
 from ..data.cases import Prepared, left_out
 from ..data.cohort import Member, Source
 from ..deliver.files import write_whole
+from ..deliver.outbox import now
 from ..deliver.record import check_inside, hash_of
 from ..io import UnreadableError
 from ..jobs.values import said
@@ -28,7 +30,7 @@ from ..run.costs import CHOICE
 from ..run.folder import RECIPE, RunFolder
 from ..run.judge_anomalies import FILE as ANOMALIES
 from ..run.judge_anomalies import Told, looked_at, maps_of
-from ..run.shift import look
+from ..run.shift import Looked, look
 from ..safeguards.shift import FILE as SHIFT
 from ..safeguards.uncertainty import FILE as INTERVALS
 from ..safeguards.uncertainty import read_intervals
@@ -37,6 +39,7 @@ from .motion import write_motion
 from .watermarks import with_mark
 
 DONE = ".done"  # beside the results: a file for each case that was drawn whole
+REFUSED = ".refused"  # a file for each case that was left out, with the kind of reason
 DRAW = "fabrica.generate.tasks:draw_case"
 
 
@@ -47,10 +50,11 @@ class Order(TypedDict, total=False):
     stage: str | None  # which one draws, None: the last
     values: Mapping[str, str]  # stand for those that the cases say: a class, a covariate, words
     shift: Literal["warn", "refuse"]  # whether a scan unlike those of training is drawn and said so, or left out
+    registry: str | None  # the folder that says which models may be used, None: any
     watermark: str | None  # the file of the key that drawn images are marked with, None: not marked
 
 
-PLAIN: Order = {"draws": 1, "stage": None, "values": {}, "shift": "warn", "watermark": None}
+PLAIN: Order = {"draws": 1, "stage": None, "values": {}, "shift": "warn", "registry": None, "watermark": None}
 
 
 @lru_cache(maxsize=1)  # of one call of generate, whose token is in the task
@@ -96,11 +100,14 @@ def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
     looked = look(answering.scans, member, answering.scanned)
     lines += [f"{member.name}: {looked.words}."] if looked.words else []
     if looked.shifted and task["shift"] == "refuse":
+        _note_refusal(out, member.name, "shift", looked)
         return {"files": {}, "said": [*lines, f"{member.name} is left out: --shift refuse."]}
+    began = time.perf_counter()
     try:
         prepared, x = answering.drawn(member, task["draws"], lines.append)
         drawn = answering.images(member, prepared, x)
     except UnreadableError as error:
+        _note_refusal(out, member.name, "unreadable", looked)
         return {"files": {}, "said": [*lines, left_out(member, error)]}
     files: dict[str, list[str]] = {}
     beside: list[Path] = []
@@ -124,6 +131,7 @@ def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
     result = {
         "files": files, "said": lines, "beside": [str(path.relative_to(out)) for path in beside],
         "shift": looked.plain(), "watermarked": key is not None,
+        "weights": answering.scans.weights, "seconds": round(time.perf_counter() - began, 3), "made": now(),
     }  # fmt: skip
     _note(out, member.name, task["key"], result)
     return result
@@ -192,6 +200,12 @@ def _note(out: Path, case: str, key: str, result: Mapping[str, Any]) -> None:
     hashes = {name: hash_of(out / name) for name in names}
     plain = {"key": key, "hashes": hashes, **result}
     write_whole(out / DONE / f"{case}.json", json.dumps(plain).encode())
+
+
+def _note_refusal(out: Path, case: str, why: str, looked: Looked) -> None:
+    """For whoever watches the model: a case that nothing was drawn of."""
+    plain = {"why": why, "shift": looked.plain(), "made": now()}
+    write_whole(out / REFUSED / f"{case}.json", json.dumps(plain).encode())
 
 
 def done_before(out: Path, case: str, key: str) -> dict[str, Any] | None:

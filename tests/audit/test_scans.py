@@ -3,68 +3,17 @@
 import json
 from pathlib import Path
 
-import nibabel
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from fabrica.audit.conduct import CHECKS, Asked, audit
 from fabrica.cli import app
 from fabrica.generate.scans import generate_images
-from fabrica.recipe.checks import from_plain
-from fabrica.recipe.values import Recipe
 from fabrica.run.sequence import run_recipe
 from fabrica.safeguards.shift import Reference
 from fabrica.safeguards.watermark import new_key
 
-
-def _write(folder: Path, patient: str, rng: np.random.Generator, blur: float = 0.0, noise: float = 0.0) -> None:
-    """A head of blobs in two slices, and what another contrast would show of it; for some it shows less."""
-    z, y, x = np.meshgrid(np.arange(2), np.arange(32), np.arange(32), indexing="ij")
-    head = 400.0 * (((y - 16) / 13) ** 2 + ((x - 16) / 12) ** 2 < 1)
-    for _ in range(5):
-        a, b, s = rng.uniform(8, 24), rng.uniform(8, 24), rng.uniform(2, 4)
-        head += (head > 0) * rng.uniform(150, 500) * np.exp(-((y - a) ** 2 + (x - b) ** 2 + z) / (2 * s * s))
-    other = np.where(head > 0, 1300 - head, 0.0) + rng.normal(size=head.shape) * blur
-    shown = np.abs(head + rng.normal(size=head.shape) * (8 + noise))
-    (folder / patient).mkdir(parents=True)
-    affine = np.diag([2.0, 2.0, 5.0, 1.0])
-    for name, values in (("T1w", shown), ("FLAIR", other)):
-        nibabel.save(nibabel.Nifti1Image(values.T.astype(np.float32), affine), folder / patient / f"{name}.nii.gz")
-
-
-PLAIN = {
-    "split": {"train": 0.2, "validate": 0.2, "test": 0.6}, "baseline": "none",
-    "job": {"name": "translation", "from": ["T1w"], "x": ["FLAIR"]},
-    "family": {"name": "regression", "network": {"channels": [8, 16], "blocks": 1}},
-    "train": {"steps": 60, "batch": 8, "precision": "fp32", "canaries": 2},
-    "evaluate": {"draws": 1, "realism": 0, "evaluations": []},
-}  # fmt: skip
-PATIENTS = 100
-
-
-def _quiet(text: str) -> None:
-    pass
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on people of whom half have noisier answers, two new scans of the same scanner, and two with noise."""
-    place, rng = tmp_path_factory.mktemp("scans"), np.random.default_rng(0)
-    lines = ["participant_id\tsex"]
-    for k in range(PATIENTS):
-        _write(place / "data", f"p{k:03d}", rng, blur=150.0 * (k % 2))
-        lines.append(f"p{k:03d}\t{'mf'[k % 2]}")
-    (place / "data/participants.tsv").write_text("\n".join(lines) + "\n")
-    for k in range(2):
-        _write(place / "new", f"n{k}", rng)
-        _write(place / "noisy", f"n{k}", rng, noise=120.0)
-    run_recipe(_recipe(place, PLAIN), place / "run", say=_quiet)
-    return place
-
-
-def _recipe(place: Path, plain: dict) -> Recipe:
-    return from_plain({"cohorts": {"all": {"path": str(place / "data")}}, **plain})
+from .conftest import PLAIN, quiet, recipe_of
 
 
 def test_the_reference_lies_beside_the_weights(finished: Path) -> None:
@@ -75,7 +24,7 @@ def test_the_reference_lies_beside_the_weights(finished: Path) -> None:
     assert reference.calibrated_on == 20
     assert {name.rpartition(" ")[0] for name in reference.clouds} == {"T1w"}
     before = (home / "shift.json").read_text()
-    run_recipe(_recipe(finished, PLAIN), finished / "run", say=_quiet)
+    run_recipe(recipe_of(finished, PLAIN), finished / "run", say=quiet)
     assert (home / "shift.json").read_text() == before
 
 
@@ -131,7 +80,7 @@ def test_an_audit_has_a_verdict_on_everything_and_a_page(finished: Path) -> None
 
 
 def test_new_scans_are_held_against_training(finished: Path) -> None:
-    gate = audit(finished / "run", Asked(data=finished / "noisy", only=("shift",)), say=_quiet)
+    gate = audit(finished / "run", Asked(data=finished / "noisy", only=("shift",)), say=quiet)
     check = gate.checks["shift"]
     assert check.verdict == "WARN"
     assert check.value == 1.0
@@ -139,25 +88,25 @@ def test_new_scans_are_held_against_training(finished: Path) -> None:
 
 
 def test_one_check_alone_leaves_the_others_as_they_were(finished: Path) -> None:
-    first = audit(finished / "run", Asked(only=("membership",)), say=_quiet)
-    then = audit(finished / "run", Asked(only=("canaries",)), say=_quiet)
+    first = audit(finished / "run", Asked(only=("membership",)), say=quiet)
+    then = audit(finished / "run", Asked(only=("canaries",)), say=quiet)
     assert then.checks["membership"] == first.checks["membership"]
     with pytest.raises(ValueError, match="There is no check 'luck'"):
-        audit(finished / "run", Asked(only=("luck",)), say=_quiet)
+        audit(finished / "run", Asked(only=("luck",)), say=quiet)
 
 
 def test_refusing_what_cannot_be_told_is_refused(finished: Path, tmp_path: Path) -> None:
     few = {**PLAIN, "split": {"train": 0.8, "validate": 0.1, "test": 0.1}, "train": {"steps": 1, "batch": 2}}
-    run_recipe(_recipe(finished, few), tmp_path / "run", say=_quiet)
+    run_recipe(recipe_of(finished, few), tmp_path / "run", say=quiet)
     with pytest.raises(ValueError, match="validation patients, 19 are needed"):
-        generate_images(tmp_path / "run", finished / "new", tmp_path / "out", shift="refuse", say=_quiet)
-    assert len(generate_images(tmp_path / "run", finished / "new", tmp_path / "out", say=_quiet)) == 2
+        generate_images(tmp_path / "run", finished / "new", tmp_path / "out", shift="refuse", say=quiet)
+    assert len(generate_images(tmp_path / "run", finished / "new", tmp_path / "out", say=quiet)) == 2
 
 
 def test_draws_bear_the_mark_of_a_key(finished: Path, tmp_path: Path) -> None:
     new_key(tmp_path / "key")
     said: list[str] = []
-    plain = generate_images(finished / "run", finished / "new", tmp_path / "out", say=_quiet)
+    plain = generate_images(finished / "run", finished / "new", tmp_path / "out", say=quiet)
     files = generate_images(
         finished / "run", finished / "new", tmp_path / "out", say=said.append, watermark=str(tmp_path / "key")
     )
@@ -166,4 +115,4 @@ def test_draws_bear_the_mark_of_a_key(finished: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out/.done/n0.json").read_text())["watermarked"] is True
     (tmp_path / "no").write_text("x")
     with pytest.raises(ValueError, match="is no key"):
-        generate_images(finished / "run", finished / "new", tmp_path / "b", say=_quiet, watermark=str(tmp_path / "no"))
+        generate_images(finished / "run", finished / "new", tmp_path / "b", say=quiet, watermark=str(tmp_path / "no"))

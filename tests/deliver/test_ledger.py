@@ -10,7 +10,7 @@ from xml.etree import ElementTree as Tree
 
 import pytest
 
-from fabrica.deliver import heads
+from fabrica.deliver import heads, signing
 from fabrica.deliver.audit import messages
 from fabrica.deliver.delivery import deliver
 from fabrica.deliver.destinations.folder import Folder
@@ -94,7 +94,7 @@ def test_a_head_of_another_key_is_refused(told: tuple[Outbox, str], tmp_path: Pa
         heads.Head.of("kind: folder")
     with pytest.raises(ValueError, match="no signed head"):
         heads.Head.of('{"count": 3}')
-    (outbox.folder / heads.PUBLIC).unlink()
+    (outbox.folder / signing.PUBLIC).unlink()
     with pytest.raises(ValueError, match="is gone"):
         outbox.lines()
 
@@ -104,10 +104,10 @@ def test_the_key_is_its_owners_alone_and_an_empty_ledger_has_no_head(
 ) -> None:
     outbox, _ = told
     outbox.sign()
-    assert os.stat(outbox.folder / heads.KEY).st_mode & 0o777 == 0o600
-    first = (outbox.folder / heads.KEY).read_bytes()
+    assert os.stat(outbox.folder / signing.KEY).st_mode & 0o777 == 0o600
+    first = (outbox.folder / signing.KEY).read_bytes()
     outbox.sign()
-    assert (outbox.folder / heads.KEY).read_bytes() == first
+    assert (outbox.folder / signing.KEY).read_bytes() == first
     assert len(heads.kept(outbox.folder)) == 2
     assert Outbox(tmp_path / "new").sign() is None
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives", None)
@@ -190,7 +190,7 @@ def test_a_key_without_its_public_half_is_made_whole_before_anything_was_signed(
     """A crash between the two files."""
     outbox, _ = told
     outbox.sign()
-    for name in (heads.PUBLIC, heads.HEADS):
+    for name in (signing.PUBLIC, heads.HEADS):
         (outbox.folder / name).unlink()
     outbox.sign()
     assert len(outbox.lines()) > 0
