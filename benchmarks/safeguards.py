@@ -37,7 +37,8 @@ NETWORK = {"channels": [16, 32, 64], "blocks": 1}
 FAMILIES = {"flow": 600, "gan": 600, "vae": 600}  # steps of 16 images
 LONG = {"flow, 100, 1,500 steps": ("flow", 100, 1500)}
 SIZES = (100, 400, 3000)
-HELD, DRAWS = 3000, 1000
+HELD, DRAWS = 1000, 1000
+PRIVATE_STEPS = 120  # of 64 images, each with a gradient of its own
 
 
 def main() -> None:
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/safeguards"))
     parser.add_argument("--only", default="")
+    parser.add_argument("--row", default="", help="of copies: this one alone, 'flow, 400'")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     for name, part in PARTS.items():
@@ -167,7 +169,7 @@ def copies(options: argparse.Namespace, done: set[str]) -> Iterator[dict[str, An
     """Which families copy, by the number of training images."""
     plans = {f"{family}, {size}": (family, size, FAMILIES[family]) for size in SIZES for family in FAMILIES}
     for what, (family, size, steps) in {**plans, **LONG}.items():
-        if json.dumps(what) not in done:
+        if json.dumps(what) not in done and options.row in ("", what):
             run = trained(options, sides(options, size), family, name=f"-{steps}", steps=steps)
             yield {"what": what, **_audited(run)}
 
@@ -211,7 +213,7 @@ def private(options: argparse.Namespace, done: set[str]) -> Iterator[dict[str, A
             continue
         promise = {} if epsilon is None else {"privacy": {"epsilon": epsilon, "delta": 1e-5, "per": "image"}}
         run = trained(
-            options, place, "flow", name=f"-{epsilon or 'none'}", steps=600, batch=64, average=0.99, **promise
+            options, place, "flow", name=f"-{epsilon or 'none'}", steps=PRIVATE_STEPS, batch=64, average=0.95, **promise
         )
         subject = Subject.open(run, None, "cpu", 0, lambda text: None)
         train, held = (encoded_thin(subject.sides[k].images[:1000]) for k in (0, 1))

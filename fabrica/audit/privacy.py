@@ -164,7 +164,7 @@ def _scores(subject: Subject, family: Family, member: Member) -> dict[str, float
         total = 0.0
         for k in range(REPEATS):
             rng = Rng([derive(subject.seed, "membership", k, row) for row in range(len(batch.cases))])
-            problem = subject.answering.job.problem(to_device(batch, device), rng.child("problem"))
+            problem = subject.job.problem(to_device(batch, device), rng.child("problem"))
             if problem.target is None and not problem.beside:
                 return {}
             terms = family.loss(problem, group, rng.child(group), 1.0)  # critics take slopes: gradients stay on
@@ -238,7 +238,7 @@ def _exposed(subject: Subject, family: Family, prepared: Prepared, tag: int) -> 
     batch = _rows(subject, prepared)
     device = next(family.parameters()).device
     (group,) = family.groups()
-    job = subject.answering.job
+    job = subject.job
     losses = torch.zeros(TAGS, dtype=torch.float64)
     asked = job.problem(to_device(batch, device), Rng(range(len(batch.cases))).child("problem"))
     middle = torch.full((AT_ONCE,), len(asked.cases) // 2, device=device)

@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..contracts import Field
+from ..contracts import Field, Job, Reconstructor
 from ..data.cases import prepare_case
 from ..data.cohort import Member, find
 from ..data.split import Split
+from ..families import FAMILIES
 from ..generate.patients import asked_patients
 from ..io import UnreadableError
+from ..jobs.posed import Posed
 from ..machine.device import find_device
 from ..recipe.values import Stage
 from ..run.answering import Answering
@@ -74,6 +76,13 @@ class Subject:
     @property
     def stage(self) -> Stage:
         return self.answering.stage
+
+    @cached_property
+    def job(self) -> Job:
+        """As training saw it, each patient beside his own answer."""
+        job = self.answering.job
+        taught = issubclass(FAMILIES.find(self.stage.family.name), Reconstructor)
+        return Posed(job) if taught and job.signature().measurements else job
 
     @property
     def train(self) -> tuple[Member, ...]:
