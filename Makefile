@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint docs bench scans clean peers
+.PHONY: demo test lint docs bench scans clean peers federation
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Fabrica needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
@@ -15,6 +15,14 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.runtime
 	$(PIP) -e ".[test]"
+	@touch $@
+
+# Flower's pins exclude ours: it has an environment of its own, and talks with ours through files.
+FLOWER := .venv-federation
+federation: $(FLOWER)/.ready
+$(FLOWER)/.ready: constraints-federation.txt
+	@[ -x $(FLOWER)/bin/pip ] || $(PYTHON) -m venv $(FLOWER)
+	$(FLOWER)/bin/pip install --quiet --disable-pip-version-check -c constraints-federation.txt flwr
 	@touch $@
 
 demo: $(VENV)/.runtime
@@ -36,7 +44,7 @@ peers:
 	    || echo "PEERS COULD NOT BE INSTALLED: tests of archives and pages will be skipped. Try: apt-get install $(PEERS)"; \
 	else echo "TESTS OF ARCHIVES AND PAGES WILL BE SKIPPED where these are not installed: $(PEERS). As root: make peers"; fi
 
-test: lint peers
+test: lint peers federation
 	$(BIN)/pytest -q --cov --cov-report=term:skip-covered -n 2 --dist loadfile
 	$(BIN)/python -m tests.floor
 

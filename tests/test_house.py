@@ -20,7 +20,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
     ("rng", "machine"), ("contracts",), ("registry",), ("io", "networks", "physics"), ("data", "sampling", "deliver"),
     ("families", "jobs", "computations", "evaluate"), ("recipe",), ("learning",), ("safeguards",), ("run", "testing"),
-    ("generate",), ("study", "serve", "audit"), ("cli",), ("__main__",),
+    ("generate",), ("study", "serve", "audit", "federate"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 

@@ -1,6 +1,6 @@
 """The command line: a thin skin over the library. Verbs stand in the order in which `--help` shows them."""
 
-from . import making, judging, delivering, looking  # isort: skip
+from . import making, judging, federating, delivering, looking  # isort: skip
 from .app import app
 
 
@@ -9,4 +9,4 @@ def main() -> None:
     app()
 
 
-__all__ = ["app", "delivering", "judging", "looking", "main", "making"]
+__all__ = ["app", "delivering", "federating", "judging", "looking", "main", "making"]

@@ -1,0 +1,192 @@
+"""Flower on loopback with TLS: two sites learn one model, odd messages do not count, faults are said in one line."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from fabrica.federate.flower import USUAL, flower_at, make_certificates, secret_in
+from fabrica.federate.messages import Message, recipe_hash
+from fabrica.federate.server import Gathering, _agreed, _answers, serve
+from fabrica.federate.site import Site
+from fabrica.federate.stages import stage_of
+from fabrica.generate.scans import generate_images
+from fabrica.learning.checkpoint import load
+from fabrica.learning.federation import FederationError, LocalPlan
+from fabrica.recipe.checks import from_plain
+from fabrica.recipe.checks import load as load_recipe
+
+ROOT = Path(__file__).parents[2]
+PLAIN = {
+    "cohorts": {"all": {"path": "nowhere"}}, "split": {"train": 0.7, "test": 0.3}, "baseline": "none",
+    "job": {"name": "translation", "from": ["T1w"], "x": ["FLAIR"]},
+    "family": {"name": "regression", "network": {"channels": [8, 16], "blocks": 1}},
+    "prepare": {"size": [32, 32]}, "train": {"steps": 1, "batch": 4, "precision": "fp32"},
+}  # fmt: skip
+
+
+def _site(folder: Path, first: int, gain: float) -> Path:
+    rng = np.random.default_rng(first)
+    for k in range(first, first + 6):
+        values = gain * (200 + 100 * rng.random((32, 32, 2)))
+        values[:4] = values[-4:] = values[:, :4] = values[:, -4:] = 0
+        for name, image in (("T1w", values), ("FLAIR", np.where(values > 0, 500 * gain - values, 0))):
+            (folder / f"p{k}").mkdir(parents=True, exist_ok=True)
+            nibabel.save(
+                nibabel.Nifti1Image(image.astype(np.float32), np.diag([2.0, 2, 5, 1])),
+                folder / f"p{k}" / f"{name}.nii.gz",
+            )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("federation")
+    _site(made / "one", 0, 1.0)
+    _site(made / "two", 100, 3.0)
+    (made / "recipe.yaml").write_text(yaml.safe_dump(PLAIN))
+    make_certificates(made / "keys", "127.0.0.1")
+    return made
+
+
+def _port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_two_sites_learn_one_model_over_tls(place: Path, tmp_path: Path) -> None:
+    flower = ROOT / USUAL
+    flower_at(flower)  # fails with the line that makes it
+    port = _port()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    clients = [
+        subprocess.Popen(
+            [sys.executable, "-m", "fabrica", "federate", "client", str(place / "recipe.yaml"), "--data", f"all={place / name}",
+             "--server", f"127.0.0.1:{port}", "--certificates", str(place / "keys"), "--name", name, "--work", str(tmp_path / name),
+             "--flower", str(flower)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=ROOT,
+        )
+        for name in ("one", "two")
+    ]  # fmt: skip
+    said: list[str] = []
+    try:
+        asked = Gathering(2, 2, LocalPlan(2), least=2, patience_s=120)
+        run = serve(
+            load_recipe(place / "recipe.yaml"),
+            tmp_path / "run",
+            asked,
+            ("127.0.0.1", port),
+            place / "keys",
+            said.append,
+            flower,
+        )
+        for one in clients:
+            one.wait(timeout=90)
+    finally:
+        for one in clients:
+            one.kill()
+        told = [one.communicate()[0] for one in clients]
+    assert all("Round 2 of 2: loss" in text and "The server has ended." in text for text in told), told
+    log = json.loads((run / "federation.json").read_text())
+    assert [sorted(r["taken"]) for r in log] == [["one", "two"], ["one", "two"]]
+    _, facts = load(run / "stages/model") or ({}, {})
+    assert facts["federation"] == {"sites": ["one", "two"], "rounds": 2, "images": facts["federation"]["images"]}
+    scales = [facts["preparation"]["scales"][n][1] for n in ("T1w", "FLAIR")]
+    assert all(300 < s < 1500 for s in scales)  # between those of the two sites
+    assert len(generate_images(run, place / "one", tmp_path / "out", say=lambda _: None)) == 6
+    sent = b"".join(p.read_bytes() for p in (run / "federation").rglob("*.json"))
+    assert b"p100" not in sent  # nobody is named
+
+
+def test_a_site_answers_what_it_is_asked_and_says_what_went_wrong(place: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(place / "recipe.yaml", data=[f"all={place / 'one'}"])
+    site = Site.of(recipe, tmp_path, place / "keys", "one", lambda _: None)
+    asked = {
+        "round": 0,
+        "rounds": 1,
+        "steps": 1,
+        "learning_rate": None,
+        "optimiser": "auto",
+        "proximal": 0.0,
+        "local": [],
+        "recipe": recipe_hash(recipe),
+    }
+    weights = {n: t.detach() for n, t in site.family.state_dict().items()}
+    answer = site.answer(Message(asked, weights))
+    assert answer.plain["count"] == len(site.loader.places)
+    assert answer.plain["loss"] > 0
+    assert set(answer.weights) == set(weights)
+    other = site.answer(Message({**asked, "recipe": "x"}, weights))
+    assert "another recipe" in other.plain["error"]
+    misfit = site.answer(Message(asked, {"x": torch.zeros(1)}))
+    assert "do not fit this site's network" in misfit.plain["error"]
+
+
+def test_messages_that_do_not_count(place: Path, tmp_path: Path) -> None:
+    secret = secret_in(place / "keys")
+    asked = {"round": 0, "recipe": "r"}
+    good = {"site": "a", "recipe": "r", "round": 0, "count": 1, "loss": 0.5}
+    Message(good, {"w": torch.ones(2)}).write(tmp_path / "1", secret)
+    Message({**good, "site": "b", "recipe": "other"}, {}).write(tmp_path / "2", secret)
+    Message({**good, "site": "c", "round": 7}, {}).write(tmp_path / "3", secret)
+    Message({**good, "site": "d", "error": "no images"}, {}).write(tmp_path / "4", secret)
+    Message({**good, "site": "e"}, {}).write(tmp_path / "5", b"another secret")
+    (tmp_path / "6.json").write_text("{")
+    for k in (7, 8):
+        Message({**good, "site": "twice"}, {}).write(tmp_path / str(k), secret)
+    found, odd = _answers(tmp_path, secret, asked)
+    assert [m.plain["site"] for m in found] == ["a"]
+    assert odd["b"] == "it has another recipe"
+    assert odd["c"] == "it answered another round"
+    assert odd["d"] == "no images"
+    assert odd["twice"] == "two sites bear this name"
+    assert any("was not made with the secret" in why for why in odd.values())
+    assert any("is damaged" in why for why in odd.values())
+    (tmp_path / "1.bin").write_bytes(b"changed on the way")
+    with pytest.raises(ValueError, match="not made with the secret"):
+        Message.read(tmp_path / "1", secret)
+
+
+def test_sites_agree_on_grid_and_units_and_share_scales() -> None:
+    one = {
+        "site": "a",
+        "count": 1,
+        "preparation": {"axes": "yx", "spacing_mm": None, "units": {}, "classes": {}, "scales": {"T1w": [0.0, 1.0]}},
+    }
+    other = {"site": "b", "count": 3, "preparation": {**one["preparation"], "scales": {"T1w": [0.0, 5.0]}}}
+    assert _agreed({"a": one, "b": other})["preparation"]["scales"] == {"T1w": [0.0, 4.0]}
+    with pytest.raises(FederationError, match="b has spacing_mm"):
+        _agreed({"a": one, "b": {**other, "preparation": {**other["preparation"], "spacing_mm": [1, 1, 1]}}})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"prepare": {}}, "Sites see images of one size"),
+        ({"train": {"steps": 1, "canaries": 2}}, "are of one site's training"),
+        ({"family": {"name": "flow", "in": {"equalised": 0.5}}}, "measured of a site's own images"),
+    ],
+)
+def test_what_cannot_be_learned_by_rounds_is_refused(change: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        stage_of(from_plain({**PLAIN, **change}))
+
+
+def test_what_is_missing_is_said_with_the_line_to_type(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="make federation"):
+        flower_at(tmp_path)
+    with pytest.raises(ValueError, match="fabrica federate certificates"):
+        secret_in(tmp_path)
+    with pytest.raises(ValueError, match="holds certificates already"):
+        make_certificates(place / "keys", "127.0.0.1")
+    assert (place / "keys/server.key").stat().st_mode & 0o077 == 0
+    assert (place / "keys/secret").stat().st_mode & 0o077 == 0
