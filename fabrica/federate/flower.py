@@ -67,7 +67,9 @@ def make_certificates(folder: Path, host: str) -> None:
     try:
         from .certificates import write_certificates
     except ImportError as error:
-        raise ValueError("cryptography is not installed. Type: pip install 'fabrica[clinic]'") from error
+        raise ValueError(
+            'cryptography is not installed. Type: pip install -e ".[clinic]" -c constraints.txt'
+        ) from error
     if (folder / AUTHORITY).exists():
         raise ValueError(f"{folder} holds certificates already. Name another folder.")
     folder.mkdir(parents=True, exist_ok=True)

@@ -55,5 +55,7 @@ def _opacus() -> tuple[Any, str]:
     try:
         from opacus import __version__, accountants
     except ImportError as error:
-        raise ValueError("A private training needs Opacus. Type: pip install 'fabrica[privacy]'") from error
+        raise ValueError(
+            'A private training needs Opacus. Type: pip install -e ".[privacy]" -c constraints.txt'
+        ) from error
     return accountants, str(__version__)
