@@ -30,13 +30,15 @@ CHECKS = (COPIES, MEMBERSHIP, CANARIES, SHIFT, FAIRNESS, ROBUSTNESS)
 class Asked:
     """What an audit is told. `draws`: so many patients who do not exist; `data`: draws as files in their place, or new
     scans of a job that is given scans; `holdout`: people whom training did not see, in place of the test part;
-    `ladder`: test patients whose scans are made worse; `only`: these checks, none = all.
+    `ladder`: test patients whose scans are made worse; `stage`: the one that is audited; `only`: these checks, none =
+    all.
     """
 
     draws: int = 1000
     data: Path | None = None
     holdout: Path | None = None
     ladder: int = 8
+    stage: str | None = None
     only: tuple[str, ...] = ()
     overrides: Mapping[str, str] = field(default_factory=dict)
 
@@ -53,7 +55,7 @@ def audit(run: Path, asked: Asked | None = None, *, device: str = "auto", seed: 
     asked = asked or Asked()
     if unknown := [name for name in asked.only if name not in CHECKS]:
         raise ValueError(f"There is no check {unknown[0]!r}. Checks: {', '.join(CHECKS)}.")
-    subject = Subject.open(run, asked.holdout, device, seed, say)
+    subject = Subject.open(run, asked.holdout, device, seed, say, asked.stage)
     made = _made(subject, asked)
     void = apart(subject) if subject.drawn is not None and asked.wants(COPIES) | asked.wants(MEMBERSHIP) else ""
     evidence = Evidence()
@@ -110,7 +112,7 @@ def _made(subject: Subject, asked: Asked) -> list[Tensor]:
         return []
     if subject.by_image:
         subject.say("Every training image counts as a patient of its own: the audit is by image.")
-    return subject.side(find(asked.data).members).images if asked.data else subject.draws(asked.draws)
+    return subject.side(find(asked.data).members, alike=True).images if asked.data else subject.draws(asked.draws)
 
 
 def _copies(subject: Subject, made: Sequence[Tensor], void: str) -> CopiesFound:

@@ -17,7 +17,7 @@ from ..safeguards.privacy.spaces import encoded
 from .subject import Subject
 
 NEIGHBOUR = 5  # of a real patient: within the distance to it he counts as drawn
-MOST_ENDPOINTS = 12
+OURS = ("model: one draw", "model: mean of draws", "model")  # whose figures they are, in a report's words
 Array = NDArray[np.float64]
 
 
@@ -46,14 +46,14 @@ def _reported(subject: Subject, patients: Sequence[str]) -> dict[str, Array]:
     path = subject.run.path / "report" / "report.json"
     plain: Any = json.loads(path.read_text()) if path.is_file() else {"stages": []}
     stage: Any = next((s for s in plain["stages"] if s["name"] == subject.stage.name), {"cases": []})
+    by = {row["by"] for row in stage["cases"]}
+    ours = next((name for name in OURS if name in by), "")
     rows: dict[str, dict[str, list[float]]] = {}
     for row in stage["cases"]:
-        if row["by"] == subject.stage.name and isinstance(row["value"], int | float):
-            rows.setdefault(row["metric"], {}).setdefault(row["patient"], []).append(float(row["value"]))
-    found = {}
-    for metric, own in list(rows.items())[:MOST_ENDPOINTS]:
-        found[metric] = np.array([np.mean(own[p]) if p in own else np.nan for p in patients])
-    return found
+        if row["by"] in (ours, "model") and row["unit"] != "s" and isinstance(row["value"], int | float):
+            name = " of ".join(n for n in (row["metric"], row["contrast"]) if n)
+            rows.setdefault(name, {}).setdefault(row["patient"], []).append(float(row["value"]))
+    return {m: np.array([np.mean(own[p]) if p in own else np.nan for p in patients]) for m, own in rows.items()}
 
 
 def _reached(subject: Subject, members: Sequence[Member], made: Sequence[Tensor]) -> dict[str, Array]:

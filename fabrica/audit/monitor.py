@@ -39,9 +39,10 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Watched:
-    """What was seen, and the charts that passed their limits."""
+class Model:
+    """One model in use: its cases and their charts."""
 
+    weights: str
     cases: tuple[Case, ...]
     charts: tuple[Chart, ...]
 
@@ -50,23 +51,57 @@ class Watched:
         return tuple(c for c in self.charts if c.alarm is not None)
 
 
-def watch(folder: Path, store: Path | None = None) -> Watched:
-    """Everything that `generate` wrote below a folder, and what people decided in a store. Raises ValueError where
-    nothing was drawn.
+@dataclass(frozen=True)
+class Watched:
+    """What was seen: every model by itself, and what people decided about all of them."""
+
+    cases: tuple[Case, ...]
+    models: tuple[Model, ...]
+    shared: tuple[Chart, ...]
+
+    @property
+    def charts(self) -> tuple[Chart, ...]:
+        return (*(c for model in self.models for c in model.charts), *self.shared)
+
+    @property
+    def alerts(self) -> tuple[Chart, ...]:
+        return tuple(c for c in self.charts if c.alarm is not None)
+
+
+def watch(folder: Path, store: Path | None = None, approvals: Approvals | None = None) -> Watched:
+    """Everything that `generate` wrote below a folder, by model, and what people decided in a store. Where approvals
+    are known, a model is charted from its last approval on. Raises ValueError where nothing was drawn, or there is no
+    store.
     """
     cases = sorted(_cases(folder), key=lambda c: c.made)
     if not cases:
         raise ValueError(f"Nothing that fabrica generate wrote lies below {folder}.")
-    told = [c.shifted for c in cases if c.shifted is not None]
-    charts = [
-        flags_chart("shift", told, FALSE_ALARMS, WORSE_SHIFT, "scans are unlike those of training"),
-        flags_chart("refusals", [bool(c.refused) for c in cases], *REFUSALS, "cases were left out"),
-        times_chart("time of a case", [c.seconds for c in cases if c.seconds is not None]),
-    ]
+    if store is not None and not (store / "delivery.sqlite").is_file():
+        raise ValueError(
+            f"{store} is no store: it holds no delivery.sqlite. Name the folder of fabrica deliver --store."
+        )
+    names = list(dict.fromkeys(c.weights for c in cases))
+    models = []
+    for weights in names:
+        last = approvals.last(weights) if approvals is not None else None
+        since = last.time if last is not None and last.state == "approved" else ""
+        own = tuple(c for c in cases if c.weights == weights and c.made >= since)
+        models.append(Model(weights, own, _charts(own, f" of {weights[:8]}" if len(names) > 1 else "")))
+    shared = []
     if store is not None:
         verdicts = [verdict == "reject" for _, verdict in Outbox(store).verdicts()]
-        charts.append(flags_chart("rejections", verdicts, *REJECTIONS, "series were rejected"))
-    return Watched(tuple(cases), tuple(charts))
+        shared.append(flags_chart("rejections", verdicts, *REJECTIONS, "series were rejected"))
+    return Watched(tuple(cases), tuple(models), tuple(shared))
+
+
+def _charts(cases: Sequence[Case], whose: str) -> tuple[Chart, ...]:
+    told = [c.shifted for c in cases if c.shifted is not None]
+    seconds = [c.seconds for c in cases if c.seconds is not None]
+    return (
+        flags_chart(f"shift{whose}", told, FALSE_ALARMS, WORSE_SHIFT, "scans are unlike those of training"),
+        flags_chart(f"refusals{whose}", [bool(c.refused) for c in cases], *REFUSALS, "cases were left out"),
+        times_chart(f"time of a case{whose}", seconds),
+    )
 
 
 def _cases(folder: Path) -> list[Case]:
@@ -142,14 +177,13 @@ def _drawn(chart: Chart, width: int = 560, height: int = 150) -> dict[str, Any]:
 
 
 def stop(watched: Watched, approvals: Approvals) -> tuple[Sequence[Decision], Decision | None]:
-    """Retire every model that drew cases of an alert and is approved; those decisions, and the model that is gone back
+    """Retire every approved model whose own charts passed a limit; those decisions, and the model that is gone back
     to, None where there is none.
     """
     retired = []
-    if alerts := watched.alerts:
-        reason = "; ".join(f"{c.name}: {c.words}" for c in alerts)
-        for weights in dict.fromkeys(c.weights for c in watched.cases if c.weights):
-            last = approvals.last(weights)
-            if last is not None and last.state == "approved":
-                retired.append(approvals.decide(weights, Path(last.run), "retired", MONITOR, reason))
+    for model in watched.models:
+        last = approvals.last(model.weights)
+        if model.alerts and last is not None and last.state == "approved":
+            reason = "; ".join(f"{c.name}: {c.words}" for c in model.alerts)
+            retired.append(approvals.decide(model.weights, Path(last.run), "retired", MONITOR, reason))
     return retired, approvals.current()

@@ -60,10 +60,13 @@ def apart(subject: Subject, by: str = "") -> str:
     classifier tells apart that never saw the model (Zhang et al. 2024, on blind baselines).
     """
     train, held = subject.sides
-    if same := overlap(pixels(train.images), pixels(held.images), held.names):
+    if seen := subject.seen_by_training():
+        return seen
+    if same := overlap(pixels(train.images), pixels(held.images)):
         return same
     if both := sorted(set(train.patients) & set(held.patients)):
-        return f"patient {both[0]} is on both sides."
+        subject.say(f"On both sides: {', '.join(both[:5])}.")
+        return f"{len(both)} patients are on both sides."
     sides = [_some(side, subject.seed) for side in (train, held)]
     if min(len(set(side.patients)) for side in sides) < FEWEST:
         return ""  # nobody can be told apart by so few; other checks say that they are too few
@@ -224,12 +227,16 @@ def canaries(subject: Subject) -> Check:
     family = _family(subject)
     if len(family.groups()) != 1:
         return canaries_check({}, "networks that are rivals have no loss that says how well an image fits")
+    sides = subject.answering.layout.size
     members = {m.name: m for m in subject.train}
     tags = tags_of(subject.stage, sorted(members), subject.run.recipe.seed)
     found = {}
     for name, tag in tags.items():
-        if (prepared := _prepared(subject, members[name])) is not None:
-            found[name] = _exposed(subject, family, prepared, tag)
+        if (prepared := _prepared(subject, members[name])) is None:
+            continue
+        if tuple(prepared.grid.shape[1:]) != tuple(sides[1:]):
+            return canaries_check({}, "training was shown windows of images, and marks lay in the windows")
+        found[name] = _exposed(subject, family, prepared, tag)
     return canaries_check(found)
 
 

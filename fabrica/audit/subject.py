@@ -13,9 +13,9 @@ from torch import Tensor
 from ..contracts import Field, Job, Reconstructor
 from ..data.cases import prepare_case
 from ..data.cohort import Member, find
-from ..data.split import Split
+from ..data.split import Split, patient_hash
 from ..families import FAMILIES
-from ..generate.patients import asked_patients
+from ..generate.patients import asked_patients, synthesising_stage
 from ..io import UnreadableError
 from ..jobs.posed import Posed
 from ..machine.device import find_device
@@ -26,6 +26,8 @@ from ..run.folder import RunFolder
 from ..run.prepare import split_stage
 from ..run.question import Shown
 from ..run.shift import weights_of
+from ..safeguards.privacy.copies import repeated
+from ..safeguards.privacy.spaces import pixels
 
 Say = Callable[[str], None]
 
@@ -53,21 +55,24 @@ class Subject:
     answering: Answering
     split: Split
     held: tuple[Member, ...]
+    named: bool  # whether somebody named who was held out
     seed: int
     say: Say
 
     @staticmethod
-    def open(run: Path, holdout: Path | None, device: str, seed: int, say: Say) -> Subject:
+    def open(
+        run: Path, holdout: Path | None, device: str, seed: int, say: Say, stage: str | None = None
+    ) -> Subject:  # fmt: skip
         """Raises ValueError where there is no such run or it has several last stages, UnreadableError for a folder
         without scans.
         """
         opened = RunFolder.open(run, "recipes/synthesis.yaml")
-        stage = _drawing(opened)
-        answering = Answering(opened, stage, find_device(device))
+        audited = _drawing(opened, stage)
+        answering = Answering(opened, audited, find_device(device))
         cohorts = {name: plan.find() for name, plan in opened.recipe.cohorts.items()}
-        split = split_stage(opened.recipe, stage, cohorts)
+        split = split_stage(opened.recipe, audited, cohorts)
         held = answering.job.gathered(find(holdout).members) if holdout else split.parts["test"]
-        return Subject(answering, split, tuple(held), seed, say)
+        return Subject(answering, split, tuple(held), holdout is not None, seed, say)
 
     @property
     def run(self) -> RunFolder:
@@ -84,9 +89,20 @@ class Subject:
         taught = issubclass(FAMILIES.find(self.stage.family.name), Reconstructor)
         return Posed(job) if taught and job.signature().measurements else job
 
-    @property
+    @cached_property
     def train(self) -> tuple[Member, ...]:
-        return self.split.parts["train"]
+        """Who trained these weights, as far as they tell: the training part, without who came later."""
+        known = self.run.trained(self.stage).trained_on
+        part = self.split.parts["train"]
+        return tuple(m for m in part if patient_hash(m.patient) in known) if known else part
+
+    def seen_by_training(self) -> str:
+        """Why people of the other side are none, by the hashes that the weights keep; '' where they are."""
+        known = self.run.trained(self.stage).trained_on
+        seen = {m.patient for m in self.held if patient_hash(m.patient) in known}
+        if not seen:
+            return ""
+        return f"{len(seen)} patients who are held out have trained these weights: name others by --holdout."
 
     @property
     def home(self) -> Path:
@@ -119,12 +135,20 @@ class Subject:
 
     @cached_property
     def sides(self) -> tuple[Side, Side]:
-        """What it draws as training patients and as those of the other side have it."""
-        return self.side(self.train), self.side(self.held)
+        """What it draws as training patients and as those of the other side have it, images that both have left out of
+        the other side as the run did.
+        """
+        train, held = self.side(self.train), self.side(self.held)
+        same = set(() if self.named else repeated(pixels(train.images), pixels(held.images)).tolist())
+        if same and len(same) < len(held.images):
+            self.say(f"{len(same)} held-out images show the same as a training image and are left out.")
+            kept = [k for k in range(len(held.images)) if k not in same]
+            held = Side([held.images[k] for k in kept], [held.names[k] for k in kept], [held.patients[k] for k in kept])
+        return train, held
 
-    def side(self, members: Sequence[Member]) -> Side:
+    def side(self, members: Sequence[Member], alike: bool = False) -> Side:
         """Images of members as the run prepares them; what cannot be read is said and left out. Raises ValueError
-        where nothing is left.
+        where nothing is left, and where `alike` images have other sides than those of training.
         """
         field, answering = self.drawn, self.answering
         images, names, patients = list[Tensor](), list[str](), list[str]()
@@ -145,7 +169,19 @@ class Subject:
         if not images:
             what = field.name if field else "what is drawn"
             raise ValueError(f"There is no image of {what} to audit with. See: fabrica inspect DIR")
+        if alike:
+            self._check_alike(images)
         return Side(self._cut(images), names, patients)
+
+    def _check_alike(self, images: Sequence[Tensor]) -> None:
+        known = {tuple(t.shape[2:]) for t in self.sides[0].images}
+        usual = tuple(self.answering.layout.size[1:])
+        other = next((tuple(t.shape[2:]) for t in images if tuple(t.shape[2:]) not in known | {usual}), None)
+        if other is not None:
+            raise ValueError(
+                f"Draws have {' x '.join(map(str, other))} pixels, training images {' x '.join(map(str, usual))}: they"
+                " could not be held against one another. Give draws as the model makes them."
+            )
 
     def draws(self, count: int) -> list[Tensor]:
         """The first intensity of so many patients who do not exist."""
@@ -180,9 +216,11 @@ class Subject:
         return found
 
 
-def _drawing(opened: RunFolder) -> Stage:
-    """The stage whose answers go out: the last one that is not a baseline."""
+def _drawing(opened: RunFolder, name: str | None) -> Stage:
+    """The stage whose answers go out: the one named, the one that synthesises, or the last one."""
+    if name is not None:
+        return opened.last_stage(name)
     try:
+        return synthesising_stage(opened)
+    except ValueError:
         return opened.last_stage(None)
-    except ValueError as error:
-        raise ValueError(f"{error} An audit is of one stage: run it as a recipe of its own.") from error

@@ -97,6 +97,7 @@ def audit(
         list[str] | None, typer.Option(metavar="CHECK", help="This check alone; others stay as an audit found them.")
     ] = None,
     ladder: Annotated[int, typer.Option(min=1, help="Test patients whose scans are made worse.")] = 8,
+    stage: Annotated[str | None, typer.Option(help="Which stage is audited; what synthesises, or the last.")] = None,
     device: Device = "auto",
 ) -> None:
     """Privacy, shift, fairness, robustness: verdicts in RUN/audit/gate.json, obeyed by deliver and patients."""
@@ -105,7 +106,7 @@ def audit(
 
     with errors():
         reasons = fixed(override, "--override copies=REASON")
-        asked = Asked(draws, data, holdout, ladder, tuple(only or ()), reasons)
+        asked = Asked(draws, data, holdout, ladder, stage, tuple(only or ()), reasons)
         gate = audited(run, asked, device=device, say=echo)
         if gate.refused:
             raise typer.Exit(FAILED)
@@ -126,13 +127,14 @@ def monitor(
     with errors():
         if stop and registry is None:
             fail("--stop needs the folder of approved models: --registry DIR")
-        watched = watch(folder, store)
+        known = Approvals(registry) if registry is not None else None
+        watched = watch(folder, store, known)
         for path in keep(watched, folder):
             echo(f"Written: {path}")
         for chart in watched.charts:
             echo(f"{chart.name}: {'ALERT. ' if chart.alarm is not None else ''}{chart.words}.")
-        if stop and registry is not None:
-            retired, current = stopped(watched, Approvals(registry))
+        if stop and known is not None:
+            retired, current = stopped(watched, known)
             for one in retired:
                 echo(f"Retired: the model of {one.run}.")
             if retired:

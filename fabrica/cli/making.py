@@ -116,6 +116,11 @@ def generate(
 
     with errors():
         source, by = Source(data, fixed(unit, "--unit PET=SUV")), named(executor, scheduler, workers, device)
+        if shift not in ("warn", "refuse"):
+            fail(f"--shift is {shift}. Write: --shift warn or --shift refuse")
+        whole = gives_days(run, stage) or bool(given or ask) or gives_parts(run, stage)
+        if whole and (registry or watermark or shift == "refuse"):
+            fail("--registry, --watermark and --shift refuse are not built for this kind of run yet: leave them out.")
         if gives_days(run, stage):
             if executor != "local" or value or given or ask:
                 fail("Days are computed by this process alone: leave --executor, --value, --given and --ask out.")
@@ -129,8 +134,6 @@ def generate(
             written = generate_parts(run, source, out, wanted, draws, stage, device, echo)
             echo(f"{len(written)} file{'s' * (len(written) > 1)} in {out}")
             return
-        if shift not in ("warn", "refuse"):
-            fail(f"--shift is {shift}. Write: --shift warn or --shift refuse")
         order: Order = {
             "draws": draws, "stage": stage, "values": fixed(value), "shift": "refuse" if shift == "refuse" else "warn",
             "registry": str(registry) if registry else None, "watermark": str(watermark) if watermark else None,

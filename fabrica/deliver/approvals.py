@@ -45,7 +45,9 @@ class Approvals:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         path = folder / FILE
-        text = path.read_text().split("\n")[:-1] if path.is_file() else []
+        text = path.read_text().split("\n") if path.is_file() else [""]
+        if text.pop():
+            raise ValueError(f"The last line of {path} was cut off: a disk was full. Remove it, or bring back a copy.")
         self.decisions = [self._read(line, number) for number, line in enumerate(text, 1)]
         previous = ""
         for one in self.decisions:

@@ -63,3 +63,9 @@ def sync(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """A new file that nobody but its owner could ever read; raises FileExistsError for one that is there."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)

@@ -21,8 +21,10 @@ def signed(folder: Path, words: bytes, begun: bool) -> str:
 
 def was_signed(folder: Path, words: bytes, signature: str) -> bool:
     """Whether the key of this folder signed these words; raises ValueError where its public half is gone."""
-    from cryptography.exceptions import InvalidSignature
-
+    try:
+        from cryptography.exceptions import InvalidSignature
+    except ImportError as error:
+        raise ValueError(f"cryptography is not installed. {EXTRA}") from error
     public = _public(folder)
     try:
         public.verify(bytes.fromhex(signature), words)

@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from ..deliver.files import write_private
+
 AUTHORITY, CERTIFICATE, KEY = "authority.pem", "server.pem", "server.key"
 
 
@@ -37,6 +39,5 @@ def write_certificates(folder: Path, host: str, days: int) -> None:
     pem = serialization.Encoding.PEM
     (folder / AUTHORITY).write_bytes(authority.sign(root, hashes.SHA256()).public_bytes(pem))
     (folder / CERTIFICATE).write_bytes(server.sign(root, hashes.SHA256()).public_bytes(pem))
-    path = folder / KEY
-    path.touch(0o600)
-    path.write_bytes(own.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    secret = own.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    write_private(folder / KEY, secret)

@@ -9,11 +9,13 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..deliver.files import write_private
+
 PLACE = "FABRICA_FLOWER"  # a variable that says where that environment is
 USUAL = Path(".venv-federation")
 RELAY = Path(__file__).parent / "relay"
 AUTHORITY, SECRET = "authority.pem", "secret"
-DAYS = 365
+DAYS, SECRET_BYTES = 365, 32
 
 
 def flower_at(place: Path | None = None) -> Path:
@@ -74,9 +76,7 @@ def make_certificates(folder: Path, host: str) -> None:
         raise ValueError(f"{folder} holds certificates already. Name another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     write_certificates(folder, host, DAYS)
-    path = folder / SECRET
-    path.touch(0o600)
-    path.write_text(secrets.token_hex(32) + "\n")
+    write_private(folder / SECRET, (secrets.token_hex(SECRET_BYTES) + "\n").encode())
 
 
 def secret_in(folder: Path) -> bytes:
@@ -86,4 +86,7 @@ def secret_in(folder: Path) -> bytes:
         raise ValueError(
             f"{folder} lacks {SECRET} or {AUTHORITY}. Make them on the server: fabrica federate certificates DIR"
         )
-    return bytes.fromhex(path.read_text().strip())
+    found = bytes.fromhex(path.read_text().strip())
+    if len(found) != SECRET_BYTES:
+        raise ValueError(f"{path} holds {len(found)} bytes, expected {SECRET_BYTES}: it was cut off. Copy it again.")
+    return found

@@ -29,6 +29,9 @@ Say = Callable[[str], None]
 PAUSE_S = 0.2
 OPENING_S = 60.0
 LOG = "federation.json"
+TOLD = ("count", "loss", "preparation", "reference", "size")  # of every answer
+TWICE = "two sites bear this name"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,11 @@ def serve(
     Raises ValueError for a recipe that cannot be learned by rounds, FederationError where too few sites answer.
     """
     stage, secret = stage_of(recipe), secret_in(certificates)
+    if address[0] not in LOOPBACK:
+        raise ValueError(
+            f"Flower runs what anybody sends who reaches it, and {address[0]} is not this machine alone. Listen at"
+            " 127.0.0.1 and bring sites there by a tunnel that knows them: ssh -L 8443:127.0.0.1:8443 SERVER"
+        )
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is there already. Name a new folder: --out RUN")
     run = RunFolder(out, recipe)
@@ -67,8 +75,13 @@ def serve(
     finally:
         (folder / "stopped").touch()
         ended(processes)
-    _write_weights(run, stage, family, weights, told)
-    say(f"The model of {asked.rounds} rounds is in {out}: fabrica generate {out} --data DIR --out DIR")
+    if asked.plan.local:
+        checkpoint.save(folder / "shared", {f"average/{n}": t for n, t in weights.items()}, {"sites": told["sites"]})
+        say(
+            f"What is shared lies in {folder / 'shared'}; whole models, with heads of their own, at the sites: WORK/run"
+        )
+    else:
+        say(f"The model of {asked.rounds} rounds is in {out}: fabrica generate {out} --data DIR --out DIR")
     return out
 
 
@@ -119,15 +132,21 @@ def _rounds(
     run: RunFolder, family: Family, asked: Gathering, secret: bytes, relay: subprocess.Popen[bytes], say: Say
 ) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
     """The weights after all rounds, and what sites told of their images' grid and scales."""
-    folder, recipe = run.path / "federation", recipe_hash(run.recipe)
+    folder, recipe, stage = run.path / "federation", recipe_hash(run.recipe), stage_of(run.recipe)
+    train = stage.train
     weights: Mapping[str, Tensor] = shared_weights(family, asked.plan.local)
     known: dict[str, Any] = {}
+    told: Mapping[str, Any] = {}
     log: list[dict[str, Any]] = []
     for number in range(asked.rounds):
-        plan = replace(asked.plan, round=number, rounds=asked.rounds)
+        plan = replace(
+            asked.plan, round=number, rounds=asked.rounds, learning_rate=train.learning_rate,
+            optimiser=train.optimiser, clip=train.clip,
+        )  # fmt: skip
         plain = {
             "round": number, "rounds": asked.rounds, "steps": plan.steps, "learning_rate": plan.learning_rate,
-            "optimiser": plan.optimiser, "proximal": plan.proximal, "local": list(plan.local), "recipe": recipe,
+            "optimiser": plan.optimiser, "clip": plan.clip, "proximal": plan.proximal, "local": list(plan.local),
+            "recipe": recipe,
         }  # fmt: skip
         Message(plain, weights).write(folder / f"round-{number}", secret)
         _wait_for(folder / f"round-{number}.done", relay, asked, folder / "relay.log")
@@ -135,17 +154,18 @@ def _rounds(
         updates = [_update(m) for m in answers]
         found = combined(weights, updates, asked.least)
         weights = found.weights
-        for message in answers:
-            if message.plain["site"] in found.taken:
-                known[str(message.plain["site"])] = message.plain
+        known |= {str(m.plain["site"]): m.plain for m in answers if m.plain["site"] in found.taken}
+        told = _agreed(known)
         refused = {**odd, **found.refused}
         taken = [u for u in updates if u.site in found.taken]
         loss = float(np.average([u.loss for u in taken], weights=[u.count for u in taken]))
         log.append({"round": number, "taken": list(found.taken), "refused": refused, "loss": loss})
         write_whole(run.path / LOG, (json.dumps(log, indent=1) + "\n").encode())
         left = "".join(f" Left out: {site} ({why})." for site, why in refused.items())
+        if not asked.plan.local:
+            _write_weights(run, stage, family, weights, told, asked.rounds)
         say(f"Round {number + 1} of {asked.rounds}: {len(found.taken)} sites, loss {loss:.4g}.{left}")
-    return weights, _agreed(known)
+    return weights, told
 
 
 def _update(message: Message) -> Update:
@@ -175,9 +195,11 @@ def _answers(folder: Path, secret: bytes, asked: Mapping[str, Any]) -> tuple[lis
                 odd[site] = "it has another recipe"
             elif message.plain["round"] != asked["round"]:
                 odd[site] = "it answered another round"
-            elif site in found:
-                odd[site] = "two sites bear this name"
-                del found[site]
+            elif missing := [key for key in TOLD if key not in message.plain]:
+                odd[site] = f"its answer lacks {missing[0]}"
+            elif site in found or odd.get(site) == TWICE:
+                odd[site] = TWICE
+                found.pop(site, None)
             else:
                 found[site] = message
         except (ValueError, KeyError, TypeError) as error:
@@ -192,6 +214,9 @@ def _agreed(known: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
     first, *others = known.values()
     preparation = dict(first["preparation"])
     for one in others:
+        if one["preparation"]["scales"].keys() != preparation["scales"].keys():
+            lacking = sorted(one["preparation"]["scales"].keys() ^ preparation["scales"].keys())
+            raise FederationError(f"{one['site']} and {first['site']} do not both have {', '.join(lacking)}.")
         for key in ("axes", "spacing_mm", "units", "classes"):
             if one["preparation"][key] != preparation[key]:
                 raise FederationError(
@@ -213,15 +238,16 @@ def _settled(relay: subprocess.Popen[bytes]) -> None:
 
 
 def _write_weights(
-    run: RunFolder, stage: Stage, family: Family, weights: Mapping[str, Tensor], told: Mapping[str, Any]
-) -> None:
+    run: RunFolder, stage: Stage, family: Family, weights: Mapping[str, Tensor], told: Mapping[str, Any], total: int
+) -> None:  # fmt: skip
+    """As a checkpoint, finished when all rounds are: whoever stops it keeps what there is."""
     family.load_state_dict({**family.state_dict(), **weights})
     rounds = json.loads((run.path / LOG).read_text())
     facts: dict[str, Any] = {
         "stage": stage.name, "precision": PRECISION, "float32_layers": [], "batch": stage.train.batch, "device": "cpu",
         "threads": 1, "seed": run.recipe.seed, "preparation": told["preparation"], "reference": told["reference"],
         "size": told["size"], "parameters": sum(p.numel() for p in family.parameters()), "trained_on": [],
-        "step": 1, "total": 1, "seconds": 0.0, "curve": [[r["round"] + 1, r["loss"]] for r in rounds],
+        "step": len(rounds), "total": total, "seconds": 0.0, "curve": [[r["round"] + 1, r["loss"]] for r in rounds],
         "federation": {"sites": told["sites"], "rounds": len(rounds), "images": told["count"]},
     }  # fmt: skip
     checkpoint.save(run.home(stage), checkpoint.pack(family, family, {}), facts)

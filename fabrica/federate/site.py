@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..contracts import Family
 from ..data.prepare import plain_preparation
 from ..data.store import Loader
 from ..evaluate.report.results import Report
+from ..learning import checkpoint
 from ..learning.federation import FederationError, LocalPlan, local_round, shared_weights, take_over
 from ..learning.gradients import TrainingError
 from ..recipe.values import Recipe
@@ -24,7 +25,7 @@ from ..run.sequence import found_cohorts
 from ..run.stage import PreparedStage
 from .flower import AUTHORITY, ended, make_certificates, secret_in, started
 from .messages import Message, recipe_hash
-from .stages import first_family, stage_of
+from .stages import PRECISION, first_family, stage_of
 
 Say = Callable[[str], None]
 PAUSE_S = 0.2
@@ -52,7 +53,8 @@ class Site:
             run, stage, found_cohorts(recipe), work / "store", say, Report.start(recipe.plain(), name)
         )
         seed = derive(recipe.seed, "site", name)
-        loader = ready.loader(ready.layout, stage.train.batch or BATCH, seed)
+        layout = replace(ready.layout, augment=stage.train.augment)
+        loader = ready.loader(layout, stage.train.batch or BATCH, seed)
         return Site(name, ready, first_family(recipe, stage), loader, recipe_hash(recipe), secret)
 
     def answer(self, asked: Message) -> Message:
@@ -63,18 +65,32 @@ class Site:
                 raise FederationError("The server has another recipe than this site. Use the same file.")
             plan = LocalPlan(
                 int(asked.plain["steps"]), int(asked.plain["round"]), int(asked.plain["rounds"]),
-                asked.plain["learning_rate"], asked.plain["optimiser"], float(asked.plain["proximal"]),
+                asked.plain["learning_rate"], asked.plain["optimiser"], float(asked.plain["clip"]),
+                float(asked.plain["proximal"]),
                 tuple(asked.plain["local"]),
             )  # fmt: skip
             take_over(self.family, asked.weights, plan.local)
             loss = local_round(self.family, self.ready.stage.training_job(), self.loader, plan)
         except (FederationError, TrainingError, ValueError) as error:
             return Message({**plain, "error": str(error)}, {})
+        if plan.local and plan.round + 1 == plan.rounds:
+            self.keep()
         told = {
             "count": len(self.loader.places), "loss": loss, "preparation": plain_preparation(self.ready.preparation),
             "reference": self.ready.reference, "size": list(self.ready.layout.size),
         }  # fmt: skip
         return Message({**plain, **told}, shared_weights(self.family, plan.local))
+
+    def keep(self) -> None:
+        """The site's own model, heads included, as a run that draws: in its working folder."""
+        self.ready.run.write_recipe()
+        facts: dict[str, Any] = {
+            "stage": self.ready.name, "precision": PRECISION, "float32_layers": [], "batch": self.loader.batch,
+            "device": "cpu", "threads": 1, "seed": self.ready.seed, "trained_on": [], "curve": [],
+            "preparation": plain_preparation(self.ready.preparation), "reference": self.ready.reference,
+            "size": list(self.ready.layout.size), "step": 1, "total": 1, "seconds": 0.0,
+        }  # fmt: skip
+        checkpoint.save(self.ready.home, checkpoint.pack(self.family, self.family, {}), facts)
 
 
 def join(site: Site, server: str, certificates: Path, work: Path, say: Say, flower: Path | None = None) -> int:

@@ -61,6 +61,8 @@ def generate_images(
     if (why := answering.scans.why_not) and order["shift"] == "refuse":
         raise ValueError(f"--shift refuse needs to know training's scans: {why}. Leave it out, or train on more.")
     if job.answer in ("value", "course"):
+        if order["watermark"]:
+            raise ValueError("Answers in a table bear no mark. Leave --watermark out.")
         return [
             _write_answers(
                 answering, job.gathered(_found(source, say), True), source.folder, out / "answers.csv", order, say
@@ -80,7 +82,10 @@ def generate_images(
     recorded.sort(key=lambda one: places[one[0].name])
     written = [path for _, files in recorded for own in files.values() for path in own]
     if not written:
-        raise ValueError(f"No case in {source.folder} has {needed}. See what is there: fabrica inspect {source.folder}")
+        why = " or all were left out as unlike those of training" if order["shift"] == "refuse" else ""
+        raise ValueError(
+            f"No case in {source.folder} has {needed}{why}. See what is there: fabrica inspect {source.folder}"
+        )
     record_of(answering.run, answering.stage, out, recorded).write()
     return written
 
@@ -168,7 +173,7 @@ def _write_answers(
             looked = look(answering.scans, member, answering.scanned)
             if looked.words:
                 say(f"{member.name}: {looked.words}.")
-            if looked.shifted and order["shift"] == "refuse":
+            if looked.refused and order["shift"] == "refuse":
                 say(f"{member.name} is left out: --shift refuse.")
                 continue
             try:

@@ -99,15 +99,16 @@ def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
         )
     looked = look(answering.scans, member, answering.scanned)
     lines += [f"{member.name}: {looked.words}."] if looked.words else []
-    if looked.shifted and task["shift"] == "refuse":
-        _note_refusal(out, member.name, "shift", looked)
+    weights = answering.scans.weights
+    if looked.refused and task["shift"] == "refuse":
+        _note_refusal(out, member.name, "shift", looked, weights)
         return {"files": {}, "said": [*lines, f"{member.name} is left out: --shift refuse."]}
     began = time.perf_counter()
     try:
         prepared, x = answering.drawn(member, task["draws"], lines.append)
         drawn = answering.images(member, prepared, x)
     except UnreadableError as error:
-        _note_refusal(out, member.name, "unreadable", looked)
+        _note_refusal(out, member.name, "unreadable", looked, weights)
         return {"files": {}, "said": [*lines, left_out(member, error)]}
     files: dict[str, list[str]] = {}
     beside: list[Path] = []
@@ -131,7 +132,7 @@ def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
     result = {
         "files": files, "said": lines, "beside": [str(path.relative_to(out)) for path in beside],
         "shift": looked.plain(), "watermarked": key is not None,
-        "weights": answering.scans.weights, "seconds": round(time.perf_counter() - began, 3), "made": now(),
+        "weights": weights, "seconds": round(time.perf_counter() - began, 3), "made": now(),
     }  # fmt: skip
     _note(out, member.name, task["key"], result)
     return result
@@ -202,9 +203,9 @@ def _note(out: Path, case: str, key: str, result: Mapping[str, Any]) -> None:
     write_whole(out / DONE / f"{case}.json", json.dumps(plain).encode())
 
 
-def _note_refusal(out: Path, case: str, why: str, looked: Looked) -> None:
+def _note_refusal(out: Path, case: str, why: str, looked: Looked, weights: str) -> None:
     """For whoever watches the model: a case that nothing was drawn of."""
-    plain = {"why": why, "shift": looked.plain(), "made": now()}
+    plain = {"why": why, "shift": looked.plain(), "weights": weights, "made": now()}
     write_whole(out / REFUSED / f"{case}.json", json.dumps(plain).encode())
 
 

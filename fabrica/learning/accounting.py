@@ -9,6 +9,8 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+LEAST = 0.3  # of the clip: with less noise nothing is promised that anybody would want
+
 
 @dataclass(frozen=True)
 class Spent:
@@ -35,17 +37,15 @@ def spent(noise: float, rate: float, steps: int, delta: float) -> Spent:
 
 def noise_for(epsilon: float, rate: float, steps: int, delta: float) -> Spent:
     """The least noise, to a hundredth, that spends at most epsilon. Raises ValueError as `spent`."""
-    low, high = 0.0, 0.5
+    low, high = LEAST, 64.0  # from much noise downwards: the less noise, the more memory its accountant takes
     while (found := spent(high, rate, steps, delta)).epsilon > epsilon:
-        low, high = high, 2 * high
-        if high > 1e4:
+        low, high = high, 4 * high
+        if high > 1e5:
             raise ValueError(
-                f"No noise gives epsilon {epsilon:g} in {steps} steps. Ask for more epsilon or fewer steps."
+                f"No noise gives epsilon {epsilon:g} in {steps} steps. Allow more epsilon, or fewer steps."
             )
-    while high - low > 0.01 * high:
-        middle = (low + high) / 2
-        if low == 0.0 and middle < 0.05:
-            break
+    while high / low > 1.01 and high > 1.02 * LEAST:
+        middle = (low * high) ** 0.5
         tried = spent(middle, rate, steps, delta)
         low, high, found = (low, middle, tried) if tried.epsilon <= epsilon else (middle, high, found)
     return found

@@ -38,6 +38,7 @@ class LocalPlan:
     rounds: int = 1
     learning_rate: float | None = None
     optimiser: Literal["auto", "muon", "adamw", "sgd"] = "auto"
+    clip: float = 1.0
     proximal: float = 0.0
     local: tuple[str, ...] = ()
 
@@ -106,6 +107,9 @@ def local_round(family: Family, job: Job, loader: Loader, plan: LocalPlan) -> fl
             for n, p in family.named_parameters():
                 if plan.proximal and p.grad is not None:
                     p.grad.add_(p.detach() - before[n], alpha=plan.proximal)
+            if plan.optimiser != "sgd":
+                own = [p for group in optimiser.param_groups for p in group["params"]]
+                torch.nn.utils.clip_grad_norm_(own, plan.clip)
             optimiser.step()
             total += float(loss.detach())
     return total / max(1, plan.steps * len(made))

@@ -67,6 +67,8 @@ class PrivateGradients:
             loss = self._loss(module, job, group, step, progress, k)
             found = torch.autograd.grad(loss, parameters, allow_unused=True)
             norm = torch.stack([g.norm() for g in found if g is not None]).norm()
+            if not bool(torch.isfinite(norm)):
+                raise TrainingError("A gradient of one patient is not finite. Lower train.learning_rate.")
             share = float((self.plan.clip / norm.clamp(min=1e-12)).clamp(max=1.0))
             for total, g in zip(sums, found, strict=True):
                 if g is not None:
@@ -82,11 +84,13 @@ class PrivateGradients:
         return torch.from_numpy(drawn).to(like.device, like.dtype).reshape(like.shape)
 
     def _loss(self, module: nn.Module, job: Job, group: str, step: int, progress: float, k: int) -> Tensor:
-        number, places = step * len(self.groups) + k, self.groups[k]
-        order = np.random.Generator(np.random.Philox(key=derive(self.loader.seed, "rows", number)))
+        places = self.groups[k]
+        entry, z = self.loader.places[places[0]]
+        number = derive(self.loader.seed, "private", step, entry.patient, entry.name, z) % 2**62  # of nobody else
+        order = np.random.Generator(np.random.Philox(key=number))
         rows = [places[i] for i in order.permutation(len(places))[:ROWS]]
         device = next(module.parameters()).device
-        batch = to_device(self.loader.rows(rows, number * ROWS), device)
+        batch = to_device(self.loader.rows(rows, number), device)
         rng = Rng([derive(self.loader.seed, "train", number, row) for row in range(len(rows))])
         loss: Tensor = module(job.problem(batch, rng.child("problem")), group, rng.child(group), progress)
         return loss
@@ -100,8 +104,10 @@ def groups_of(loader: Loader, per: str) -> list[list[int]]:
     return list(found.values())
 
 
-def check_private(family: Family, groups: Sequence[str]) -> None:
+def check_private(family: Family, groups: Sequence[str], processes: int = 1) -> None:
     """Raises ValueError for families that keep averages of patients beside weights, or whose networks are rivals."""
+    if processes > 1:
+        raise ValueError("A private training is of one process: each would draw samples of its own. Leave torchrun.")
     if len(groups) != 1:
         raise ValueError(
             f"A private training moves one group of weights; {type(family).__name__.lower()} moves {', '.join(groups)}."

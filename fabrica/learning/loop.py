@@ -121,7 +121,7 @@ class _Loop:
         self.average = Average(self.family, self.plan.average)
         self.private: PrivateGradients | None = None
         if (promised := self.plan.privacy) is not None:
-            check_private(self.family, list(made))
+            check_private(self.family, list(made), self.processes)
             self.private = PrivateGradients(promised, self.loader, self.plan.steps or 0)
             self.facts["privacy"] = {**asdict(self.private.spent), "per": promised.per, "clip": promised.clip}
 

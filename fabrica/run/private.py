@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
-from ..contracts import SCALES
+from ..contracts import SCALES, Job
 from ..data.prepare import GridPreparation
 from ..data.split import patient_hash
+from ..learning.facts import facts_of
 from ..learning.lineage import trained_before
 from ..recipe.values import Stage
 from .stage import PreparedStage
@@ -53,6 +55,18 @@ def check_private_stage(ready: PreparedStage) -> None:
         return
     if any(f.kind in ("token", "embedding") for f in ready.signature.values):
         raise ValueError("The words of a private training would stand in its checkpoint. Leave texts out of the job.")
+    if ready.job.course is not None or type(ready.job).fitted is not Job.fitted:
+        raise ValueError(
+            f"The job {stage.job.name} keeps what it learned of patients beside the weights (courses, a table), which"
+            " nothing makes private. Leave train.privacy out."
+        )
+    before = [ready.run.home(ready.run.recipe.stage(stage.codec))] if stage.codec else []
+    before += [Path(stage.train.start)] if stage.train.start else []
+    if any(facts is not None and facts.privacy is not None for facts in map(facts_of, before)):
+        raise ValueError(
+            f"{ready.name} starts from weights of a private training, whose patients nobody knows: what both spend is"
+            " not added up. Leave train.start and family.in out."
+        )
     own = {patient_hash(m.patient) for m in ready.split.parts["train"]}
     if own & trained_before(ready.run.recipe, stage, ready.run.path):
         raise ValueError(

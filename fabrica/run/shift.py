@@ -101,6 +101,12 @@ class Looked:
     score: float | None = None
     shifted: bool = False
     words: str = ""
+    unknown: bool = False  # there is a reference, and the scan could not be held against it
+
+    @property
+    def refused(self) -> bool:
+        """Whether nobody should draw it who asked for scans like those of training."""
+        return self.shifted or self.unknown
 
     def plain(self) -> dict[str, float | bool | None]:
         return {"score": self.score, "shifted": self.shifted}
@@ -109,6 +115,8 @@ class Looked:
 def look(reference: Reference, member: Member, contrasts: Sequence[str]) -> Looked:
     found = seen(member, reference, contrasts)
     if found is None:
-        return Looked()
+        if reference.why_not:
+            return Looked()
+        return Looked(words="it could not be held against the scans of training", unknown=True)
     shifted = reference.shifted(found)
     return Looked(round(found.score, 4), shifted, reference.words(found) if shifted else "")

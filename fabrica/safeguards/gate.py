@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +37,11 @@ class Gate:
         """Checks that hold draws back: refused, and not overruled."""
         return tuple(n for n, c in self.checks.items() if c.verdict == "REFUSED" and not c.overruled)
 
+    @property
+    def refused_ever(self) -> tuple[str, ...]:
+        """Refused checks, overruled or not."""
+        return tuple(n for n, c in self.checks.items() if c.verdict == "REFUSED")
+
     def overruled(self, reasons: Mapping[str, str]) -> Gate:
         """With reasons why refused checks are let pass; raises ValueError for a check that is none, or no reason."""
         for name, reason in reasons.items():
@@ -51,8 +56,16 @@ class Gate:
         """With the reasons that an earlier audit of the same weights was overruled by, where it refuses again."""
         if before is None or before.weights != self.weights:
             return self
+        unsure = {n for n, c in self.checks.items() if c.verdict in ("VOID", "NOT ASSESSABLE")}
+        weaker = {n: _still(before.checks[n]) for n in unsure & set(before.refused_ever)}
+        if weaker:
+            return replace(self, checks={**self.checks, **weaker}).keeping(before.refusals(self.checks.keys() - weaker))
         earlier = {n: c.overruled for n, c in before.checks.items() if c.overruled and n in self.checks}
         return self.overruled({n: r for n, r in earlier.items() if self.checks[n].verdict == "REFUSED"})
+
+    def refusals(self, names: Collection[str]) -> Gate:
+        """Those checks alone."""
+        return replace(self, checks={n: c for n, c in self.checks.items() if n in names})
 
     def write(self, run: Path) -> Path:
         path = run / FILE
@@ -73,6 +86,14 @@ class Gate:
             return Gate(str(plain["weights"]), checks)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is no gate ({error}). Audit again: fabrica audit {run}") from error
+
+
+STILL = " A later audit could not tell: it stays refused."
+
+
+def _still(check: Check) -> Check:
+    """A refusal that nothing has lifted."""
+    return replace(check, reason=check.reason.removesuffix(STILL) + STILL)
 
 
 def _check(plain: Mapping[str, Any]) -> Check:

@@ -227,7 +227,9 @@ def _scores(clouds: Mapping[str, Cloud], rows: Mapping[str, Mapping[str, Array]]
 
 
 def shift_check(told: Sequence[bool], reference: Reference, whose: str) -> Check:
-    """The verdict on scans of one source: are more of them told than false alarms explain? (exact binomial test)"""
+    """The verdict on scans of one source: are more of them told than false alarms explain? Beta-binomial, since the
+    threshold is a rank among few.
+    """
     from scipy import stats
 
     if reference.why_not:
@@ -235,12 +237,12 @@ def shift_check(told: Sequence[bool], reference: Reference, whose: str) -> Check
     if not told:
         return Check("NOT ASSESSABLE", None, None, FALSE_ALARMS, "Shift: no scan could be looked at.")
     count = sum(told)
-    found = stats.binomtest(count, len(told), FALSE_ALARMS, alternative="greater")
+    n = reference.calibrated_on
+    rank = math.ceil((n + 1) * (1 - FALSE_ALARMS))  # the chance of a new scan to exceed it is Beta(n + 1 - rank, rank)
+    chance = float(stats.betabinom(len(told), n + 1 - rank, rank).sf(count - 1))
     low, high = stats.binomtest(count, len(told)).proportion_ci(method="wilson")
     said = (
         f"{count} of {len(told)} {whose} are unlike the scans of training; up to {FALSE_ALARMS:.0%} are expected of"
         f" scans like them ({reference.calibrated_on} calibration patients)."
     )
-    return Check(
-        "WARN" if found.pvalue < 0.01 else "PASS", count / len(told), (float(low), float(high)), FALSE_ALARMS, said
-    )
+    return Check("WARN" if chance < 0.01 else "PASS", count / len(told), (float(low), float(high)), FALSE_ALARMS, said)

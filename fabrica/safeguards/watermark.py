@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, stats
 
+from ..deliver.files import write_private
+
 Array = NDArray[np.float64]
 STRENGTH = 0.0016  # root mean square inside the patient, of the image's bright end
 LOWEST, HIGHEST = 6, 160  # waves a side; at most LIMIT of the pixels of the shorter one
@@ -47,9 +49,7 @@ class Found:
 
 def new_key(path: Path) -> None:
     """A key in a file that only its owner may read; raises FileExistsError for one that is there."""
-    with path.open("x") as file:
-        path.chmod(0o600)
-        file.write(secrets.token_hex(KEY_BYTES) + "\n")
+    write_private(path, (secrets.token_hex(KEY_BYTES) + "\n").encode())
 
 
 def read_key(path: Path) -> bytes:

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fabrica.audit.models import decide
-from fabrica.audit.monitor import keep, watch
+from fabrica.audit.monitor import keep, stop, watch
 from fabrica.cli import app
 from fabrica.deliver.approvals import Approvals
 from fabrica.deliver.outbox import Outbox
@@ -18,13 +18,15 @@ from fabrica.safeguards.gate import Check, Gate
 from .conftest import PLAIN, quiet, recipe_of
 
 
-def _seen(folder: Path, number: int, shifted: bool | None, seconds: float = 1.0, why: str = "") -> None:
+def _seen(
+    folder: Path, number: int, shifted: bool | None, seconds: float = 1.0, why: str = "", weights: str = "w"
+) -> None:
     place = folder / "out" / (".refused" if why else ".done")
     place.mkdir(parents=True, exist_ok=True)
     score = None if shifted is None else 1.0 + shifted
     plain = {
         "made": f"2026-01-01T00:{number // 60:02d}:{number % 60:02d}",
-        "weights": "w",
+        "weights": weights,
         "shift": {"score": score, "shifted": bool(shifted)},
     }
     (place / f"c{number}.json").write_text(json.dumps({**plain, "why": why} if why else {**plain, "seconds": seconds}))
@@ -62,12 +64,34 @@ def test_what_was_not_assessed_is_no_flag_and_odd_files_are_passed_over(tmp_path
         watch(tmp_path / "elsewhere")
 
 
+def test_models_are_charted_each_by_itself(tmp_path: Path) -> None:
+    """The one whose scans changed is stopped; what drew before it is what is gone back to."""
+    approvals = Approvals(tmp_path / "registry")
+    for name in ("a", "b"):
+        approvals.decide(name * 64, tmp_path / name, "approved", "Dr A", "audited")
+    for k in range(100):
+        _seen(tmp_path / "use", k, k >= 60 and k % 2 == 0, weights=("a" if k < 60 else "b") * 64)
+    watched = watch(tmp_path / "use")
+    assert [len(m.cases) for m in watched.models] == [60, 40]
+    assert [bool(m.alerts) for m in watched.models] == [False, True]
+    assert "shift of bbbbbbbb" in {c.name for c in watched.charts}
+    retired, current = stop(watched, approvals)
+    assert [d.weights[0] for d in retired] == ["b"]
+    assert current is not None
+    assert current.weights[0] == "a"
+    approvals.decide("b" * 64, tmp_path / "b", "approved", "Dr A", "mended")
+    again = watch(tmp_path / "use", approvals=approvals)  # what was before its last approval is past
+    assert again.alerts == ()
+
+
 def test_rejections_of_a_store_are_charted(tmp_path: Path) -> None:
     _seen(tmp_path, 0, False)
     Outbox(tmp_path / "store")
     charts = watch(tmp_path, tmp_path / "store").charts
     assert charts[-1].name == "rejections"
     assert "0 of 0 series were rejected" in charts[-1].words
+    with pytest.raises(ValueError, match="is no store"):
+        watch(tmp_path, tmp_path / "typo")
 
 
 def test_the_drill_an_alert_stops_a_model_and_the_last_approved_one_is_gone_back_to(

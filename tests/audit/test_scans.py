@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -51,6 +53,16 @@ def test_generate_says_which_scans_are_odd_and_leaves_them_out_when_told(finishe
     assert "--shift warn or --shift refuse" in wrong.output
 
 
+def test_a_scan_that_cannot_be_judged_is_no_scan_like_those_of_training(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "blank/b0").mkdir(parents=True)
+    blank = nibabel.Nifti1Image(np.zeros((32, 32, 2), np.float32), np.diag([2.0, 2, 5, 1]))
+    nibabel.save(blank, tmp_path / "blank/b0/T1w.nii.gz")
+    said: list[str] = []
+    with pytest.raises(ValueError, match="all were left out"):
+        generate_images(finished / "run", tmp_path / "blank", tmp_path / "out", say=said.append, shift="refuse")
+    assert any("could not be held against the scans of training" in line for line in said)
+
+
 def test_an_audit_has_a_verdict_on_everything_and_a_page(finished: Path) -> None:
     said: list[str] = []
     gate = audit(finished / "run", Asked(ladder=3), say=said.append)
@@ -65,6 +77,7 @@ def test_an_audit_has_a_verdict_on_everything_and_a_page(finished: Path) -> None
     assert "of 60 test patients" in gate.checks["shift"].reason
     assert gate.checks["fairness"].verdict == "WARN"
     assert "by sex" in gate.checks["fairness"].reason
+    assert "seconds a draw" not in (finished / "run/audit/index.html").read_text()
     assert gate.checks["robustness"].verdict in ("PASS", "WARN")
     assert gate.refused == ()
     page = (finished / "run/audit/index.html").read_text()

@@ -116,6 +116,7 @@ def test_a_site_answers_what_it_is_asked_and_says_what_went_wrong(place: Path, t
         "steps": 1,
         "learning_rate": None,
         "optimiser": "auto",
+        "clip": 1.0,
         "proximal": 0.0,
         "local": [],
         "recipe": recipe_hash(recipe),
@@ -134,13 +135,23 @@ def test_a_site_answers_what_it_is_asked_and_says_what_went_wrong(place: Path, t
 def test_messages_that_do_not_count(place: Path, tmp_path: Path) -> None:
     secret = secret_in(place / "keys")
     asked = {"round": 0, "recipe": "r"}
-    good = {"site": "a", "recipe": "r", "round": 0, "count": 1, "loss": 0.5}
+    good = {
+        "site": "a",
+        "recipe": "r",
+        "round": 0,
+        "count": 1,
+        "loss": 0.5,
+        "preparation": {},
+        "reference": "T1w",
+        "size": [1, 1, 1],
+    }
     Message(good, {"w": torch.ones(2)}).write(tmp_path / "1", secret)
     Message({**good, "site": "b", "recipe": "other"}, {}).write(tmp_path / "2", secret)
     Message({**good, "site": "c", "round": 7}, {}).write(tmp_path / "3", secret)
     Message({**good, "site": "d", "error": "no images"}, {}).write(tmp_path / "4", secret)
     Message({**good, "site": "e"}, {}).write(tmp_path / "5", b"another secret")
     (tmp_path / "6.json").write_text("{")
+    Message({k: v for k, v in good.items() if k != "count"} | {"site": "f"}, {}).write(tmp_path / "9", secret)
     for k in (7, 8):
         Message({**good, "site": "twice"}, {}).write(tmp_path / str(k), secret)
     found, odd = _answers(tmp_path, secret, asked)
@@ -148,6 +159,7 @@ def test_messages_that_do_not_count(place: Path, tmp_path: Path) -> None:
     assert odd["b"] == "it has another recipe"
     assert odd["c"] == "it answered another round"
     assert odd["d"] == "no images"
+    assert odd["f"] == "its answer lacks count"
     assert odd["twice"] == "two sites bear this name"
     assert any("was not made with the secret" in why for why in odd.values())
     assert any("is damaged" in why for why in odd.values())
@@ -164,6 +176,13 @@ def test_sites_agree_on_grid_and_units_and_share_scales() -> None:
     }
     other = {"site": "b", "count": 3, "preparation": {**one["preparation"], "scales": {"T1w": [0.0, 5.0]}}}
     assert _agreed({"a": one, "b": other})["preparation"]["scales"] == {"T1w": [0.0, 4.0]}
+    with pytest.raises(FederationError, match="do not both have FLAIR"):
+        _agreed(
+            {
+                "a": one,
+                "b": {**other, "preparation": {**other["preparation"], "scales": {"T1w": [0, 1], "FLAIR": [0, 1]}}},
+            }
+        )
     with pytest.raises(FederationError, match="b has spacing_mm"):
         _agreed({"a": one, "b": {**other, "preparation": {**other["preparation"], "spacing_mm": [1, 1, 1]}}})
 
@@ -181,6 +200,38 @@ def test_what_cannot_be_learned_by_rounds_is_refused(change: dict, said: str) ->
         stage_of(from_plain({**PLAIN, **change}))
 
 
+def test_heads_that_stay_at_home_make_a_run_at_the_site(place: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(place / "recipe.yaml", data=[f"all={place / 'one'}"])
+    site = Site.of(recipe, tmp_path, place / "keys", "one", lambda _: None)
+    asked = {
+        "round": 0,
+        "rounds": 1,
+        "steps": 1,
+        "learning_rate": None,
+        "optimiser": "auto",
+        "clip": 1.0,
+        "proximal": 0.0,
+        "local": ["net.head"],
+        "recipe": recipe_hash(recipe),
+    }
+    weights = {n: t.detach() for n, t in site.family.state_dict().items() if not n.startswith("net.head")}
+    answer = site.answer(Message(asked, weights))
+    assert not any(n.startswith("net.head") for n in answer.weights)
+    assert len(generate_images(tmp_path / "run", place / "one", tmp_path / "out", say=lambda _: None)) == 6
+
+
+def test_a_server_listens_on_its_own_machine_alone(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="bring sites there by a tunnel"):
+        serve(
+            load_recipe(place / "recipe.yaml"),
+            tmp_path / "run",
+            Gathering(1, 1, LocalPlan(1)),
+            ("0.0.0.0", 8443),
+            place / "keys",
+            print,
+        )
+
+
 def test_what_is_missing_is_said_with_the_line_to_type(place: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="make federation"):
         flower_at(tmp_path)
@@ -188,5 +239,9 @@ def test_what_is_missing_is_said_with_the_line_to_type(place: Path, tmp_path: Pa
         secret_in(tmp_path)
     with pytest.raises(ValueError, match="holds certificates already"):
         make_certificates(place / "keys", "127.0.0.1")
+    (tmp_path / "authority.pem").write_text("x")
+    (tmp_path / "secret").write_text("\n")
+    with pytest.raises(ValueError, match="it was cut off"):
+        secret_in(tmp_path)
     assert (place / "keys/server.key").stat().st_mode & 0o077 == 0
     assert (place / "keys/secret").stat().st_mode & 0o077 == 0

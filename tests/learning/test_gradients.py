@@ -123,6 +123,23 @@ def test_a_private_checkpoint_tells_nothing_of_its_patients(tmp_path: Path) -> N
     assert not (tmp_path / "run/stages/model/samples").exists()
 
 
+def test_jobs_that_keep_what_they_learn_beside_the_weights_are_refused(tmp_path: Path) -> None:
+    course = {
+        "cohorts": {"all": {"virtual": {"patients": 20, "spacing_mm": 4, "planes": [18, 20]}, "events": {"yearly": 2.0}}},
+        "job": {"name": "survival", "from": ["FLAIR"], "horizons": [1]}, "family": {"name": "regression", "network": {"channels": [8, 16], "blocks": 1}},
+        "train": {**PLAIN["train"], "privacy": {"epsilon": 8, "delta": 1e-5, "scales": {"FLAIR": 1000}}},
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="keeps what it learned of patients beside the weights"):
+        run_recipe(from_plain({**PLAIN, **course}), tmp_path / "run", say=lambda _: None)
+
+
+def test_what_two_private_trainings_spend_is_not_added_up(tmp_path: Path) -> None:
+    run_recipe(from_plain(PLAIN), tmp_path / "first", say=lambda _: None)
+    then = {**PLAIN, "train": {**PLAIN["train"], "start": str(tmp_path / "first/stages/model")}}
+    with pytest.raises(ValueError, match="not added up"):
+        run_recipe(from_plain(then), tmp_path / "second", say=lambda _: None)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -55,6 +55,16 @@ def test_few_patients_are_not_assessable_and_say_how_many_are_needed() -> None:
     assert "8 of a contrast" in fit("w", _rows(3, 0), _rows(30, 1)).why_not
 
 
+def test_new_patients_like_those_of_training_are_seldom_warned_of() -> None:
+    """The threshold is a rank among few: a hundred scans share what it happens to be."""
+    warned = []
+    for k in range(150):
+        reference = fit("w", _rows(20, 3 * k), _rows(19, 3 * k + 1))
+        told = [reference.shifted(reference.look(row)) for row in _rows(100, 3 * k + 2)]
+        warned.append(shift_check(told, reference, "new patients").verdict == "WARN")
+    assert np.mean(warned) <= 0.01 + 3 * (0.01 * 0.99 / 150) ** 0.5 + 1 / 150
+
+
 def test_the_verdict_counts_alarms_against_their_rate() -> None:
     reference = fit("w", _rows(40, 0), _rows(40, 1))
     assert shift_check([False] * 18 + [True] * 2, reference, "new patients").verdict == "PASS"

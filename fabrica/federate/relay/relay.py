@@ -36,12 +36,15 @@ def relay(grid: Grid, context: Context) -> None:
         answers = folder / f"round-{number}"
         answers.mkdir(exist_ok=True)
         for reply in grid.send_and_receive(asked, timeout=patience):
-            if reply.has_error() or not reply.has_content():
-                continue  # a site that failed says so on its own machine
-            record = reply.content["answer"]
-            name = uuid.uuid4().hex
-            (answers / f"{name}.bin").write_bytes(record["weights"])
-            (answers / f"{name}.json").write_text(record["plain"])
+            if reply.has_error() or not reply.has_content() or "answer" not in reply.content:
+                continue  # a site that failed says so on its own machine; who is none answers nothing
+            try:
+                record = reply.content["answer"]
+                plain, weights, name = str(record["plain"]), bytes(record["weights"]), uuid.uuid4().hex
+            except (KeyError, TypeError):
+                continue
+            (answers / f"{name}.bin").write_bytes(weights)
+            (answers / f"{name}.json").write_text(plain)
         (folder / f"round-{number}.done").write_text(str(len(nodes)))
 
 

@@ -154,8 +154,13 @@ def assessable(draws: int, train: Sequence[str], held: Sequence[str]) -> str:
     return f"{draws} draws, {FEWEST_DRAWS} are needed." if draws < FEWEST_DRAWS else ""
 
 
-def overlap(train: Array, held: Array, names: Sequence[str]) -> str:
-    """Which held-out image is a training image, or ''."""
+def overlap(train: Array, held: Array) -> str:
+    """How many held-out images are training images, or ''."""
+    same = repeated(train, held)
+    return f"{len(same)} held-out images show a training image: the sides are not apart." if len(same) else ""
+
+
+def repeated(train: Array, held: Array) -> NDArray[np.int_]:
+    """Rows of held-out images that training has, too."""
     gaps, _ = nearest([held], train)
-    same = np.flatnonzero(gaps < SAME)
-    return f"held-out {names[int(same[0])]} shows a training image: the sides are not apart." if len(same) else ""
+    return np.flatnonzero(gaps < SAME)

@@ -27,7 +27,8 @@ class Attack:
     name: str
     rate: float
     found: float  # share of members
-    interval: tuple[float, float]  # exact (Clopper and Pearson 1934), shared out over all attacks of the audit
+    interval: tuple[float, float]  # exact (Clopper and Pearson 1934) for this threshold, shared out over all attacks
+    p_value: float  # of so many members above it where they are people like the others
     auc: float
     auc_interval: tuple[float, float] | None
     strict: float | None  # share of members at one in a thousand, where that can be told
@@ -40,20 +41,32 @@ def attack(name: str, members: ArrayLike, others: ArrayLike, attacks: int = 1) -
         raise ValueError(f"{len(inside)} members and {len(outside)} others, {FEWEST} of each are needed")
     rate = max(FALSE_POSITIVES, 1 / (len(outside) + 1))  # no threshold among n others promises less than that
     count = int((inside > _threshold(outside, rate)).sum())
+    above = len(outside) + 1 - _rank(len(outside), rate)  # the chance that a new person exceeds it is Beta(above, rank)
+    p_value = float(stats.betabinom(len(inside), above, _rank(len(outside), rate)).sf(count - 1))
     told = stats.binomtest(count, len(inside)).proportion_ci(1 - LEVEL / attacks, method="exact")
     area = auc_delong(np.concatenate([inside, outside]), np.concatenate([np.ones(len(inside)), np.zeros(len(outside))]))
     strict = None
     if len(outside) >= STRICT_NEEDS:
         strict = float((inside > _threshold(outside, STRICT)).mean())
     return Attack(
-        name, rate, count / len(inside), (float(told.low), float(told.high)), float(area), area.interval, strict
+        name,
+        rate,
+        count / len(inside),
+        (float(told.low), float(told.high)),
+        p_value,
+        float(area),
+        area.interval,
+        strict,
     )
 
 
 def _threshold(others: Array, rate: float) -> float:
     """The score that a new non-member exceeds with at most this chance: a rank, whatever the distribution."""
-    rank = math.ceil((len(others) + 1) * (1 - rate) - 1e-9)
-    return float(np.sort(others)[min(rank, len(others)) - 1])
+    return float(np.sort(others)[_rank(len(others), rate) - 1])
+
+
+def _rank(others: int, rate: float) -> int:
+    return min(math.ceil((others + 1) * (1 - rate) - 1e-9), others)
 
 
 def membership_check(attacks: Sequence[Attack], why_not: str = "", void: str = "") -> Check:
@@ -62,12 +75,12 @@ def membership_check(attacks: Sequence[Attack], why_not: str = "", void: str = "
         return Check("VOID", None, None, FALSE_POSITIVES, void)
     if why_not or not attacks:
         return Check("NOT ASSESSABLE", None, None, FALSE_POSITIVES, f"Membership: {why_not or 'nothing was asked'}.")
-    worst = max(attacks, key=lambda a: a.interval[0] - a.rate)
+    worst = min(attacks, key=lambda a: a.p_value)
     said = (
         f"{worst.found:.1%} of training patients are named at {worst.rate:.1%} of others, by {worst.name}"
         f" (AUC {worst.auc:.2f}; {len(attacks)} attack{'s' * (len(attacks) > 1)} tried)"
     )
-    if worst.interval[0] > worst.rate:
+    if worst.p_value < LEVEL / len(attacks) and worst.interval[0] > worst.rate:
         reason = f"The weights know whom they were trained on: do not give them away. {said}."
         return Check("WARN", worst.found, worst.interval, worst.rate, reason)
     return Check("PASS", worst.found, worst.interval, worst.rate, f"No attack names more than by chance: {said}.")
