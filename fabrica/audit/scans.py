@@ -33,8 +33,9 @@ def shift(subject: Subject, data: Path | None = None) -> Check:
     reference, contrasts = subject.answering.scans, subject.answering.scanned
     members = subject.held if data is None else subject.answering.job.gathered(find(data).members, True)
     looked = [seen(m, reference, contrasts) for m in _one_each(members)]
-    told = [reference.shifted(one) for one in looked if one is not None]
-    return shift_check(told, reference, "test patients" if data is None else "new patients")
+    return shift_check(
+        [one for one in looked if one is not None], reference, "test patients" if data is None else "new patients"
+    )
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..contracts import ARBITRARY, Image
 from ..data.grid import foreground
 from ..evaluate.sets.embedding import BINS, Picture, by_radiomics, by_spectrum, by_thumbnail
-from .gate import Check
+from .gate import Check, Verdict
 
 Array = NDArray[np.float64]
 FILE = "shift.json"
@@ -33,6 +33,8 @@ FOLDS = 5
 FLOORS: Mapping[str, float] = {"grid": 0.02}  # least spread of a feature: of logarithms of mm, 2 %
 LEAST = 1e-3
 FARTHEST = 1e6
+SITE = 0.01  # level of the verdict on all scans of a source
+FEWEST_SCANS = 5  # of a source, that ranks can be told of
 QUANTILES = (1, 5, 25, 50, 75, 95, 99)
 
 
@@ -139,6 +141,7 @@ class Reference:
     threshold: float
     calibrated_on: int  # patients
     why_not: str = ""  # where there is nothing to hold a scan against
+    usual: Mapping[str, Sequence[float]] = field(default_factory=dict)  # scores of calibration patients, by kind
 
     def look(self, rows: Mapping[str, Mapping[str, Array]]) -> Seen:
         """Features by contrast and kind; raises ValueError where none of the contrasts is known, or sizes differ."""
@@ -157,6 +160,7 @@ class Reference:
 
     def write(self, home: Path) -> None:
         plain = {**{k: getattr(self, k) for k in ("weights", "threshold", "calibrated_on", "why_not")},
+                 "usual": {name: list(scores) for name, scores in self.usual.items()},
                  "clouds": {name: cloud.plain() for name, cloud in self.clouds.items()}}  # fmt: skip
         (home / FILE).write_text(json.dumps(plain) + "\n")
 
@@ -171,7 +175,7 @@ class Reference:
             clouds = {str(n): Cloud.from_plain(c) for n, c in plain["clouds"].items()}
             found = Reference(
                 str(plain["weights"]), clouds, float(plain["threshold"]), int(plain["calibrated_on"]),
-                str(plain["why_not"]),
+                str(plain["why_not"]), {str(n): [float(v) for v in own] for n, own in plain["usual"].items()},
             )  # fmt: skip
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is no reference of scans ({error}). Delete it; the run makes it anew.") from error
@@ -204,8 +208,9 @@ def fit(weights: str, trained: Rows, calibration: Rows) -> Reference:
     usable = [row for row in calibration if known & set(row)]
     if not known or len(usable) < FEWEST:
         return none(f"{len(trained)} training scans, {FEWEST_TRAINED} of a contrast are needed")
-    scores = [max(_scores(clouds, row).values()) for row in usable]
-    return Reference(weights, clouds, conformal(scores), len(usable))
+    every = [_scores(clouds, row) for row in usable]
+    usual = {name: [own[name] for own in every if name in own] for name in clouds}
+    return Reference(weights, clouds, conformal([max(own.values()) for own in every]), len(usable), usual=usual)
 
 
 def conformal(scores: Sequence[float], false_alarms: float = FALSE_ALARMS) -> float:
@@ -226,23 +231,41 @@ def _scores(clouds: Mapping[str, Cloud], rows: Mapping[str, Mapping[str, Array]]
     return found
 
 
-def shift_check(told: Sequence[bool], reference: Reference, whose: str) -> Check:
-    """The verdict on scans of one source: are more of them told than false alarms explain? Beta-binomial, since the
-    threshold is a rank among few.
+def shift_check(looked: Sequence[Seen], reference: Reference, whose: str) -> Check:
+    """The verdict on scans of one source, each of another patient: are more of them told than false alarms explain
+    (beta-binomial, since the threshold is a rank among few), or do they lie farther out by any kind of feature (rank
+    sums, over all kinds)? The second sees a site whose single scans are hardly odd.
     """
     from scipy import stats
 
     if reference.why_not:
         return Check("NOT ASSESSABLE", None, None, FALSE_ALARMS, f"Shift: {reference.why_not}.")
-    if not told:
+    if not looked:
         return Check("NOT ASSESSABLE", None, None, FALSE_ALARMS, "Shift: no scan could be looked at.")
-    count = sum(told)
-    n = reference.calibrated_on
+    count, n = sum(reference.shifted(one) for one in looked), reference.calibrated_on
     rank = math.ceil((n + 1) * (1 - FALSE_ALARMS))  # the chance of a new scan to exceed it is Beta(n + 1 - rank, rank)
-    chance = float(stats.betabinom(len(told), n + 1 - rank, rank).sf(count - 1))
-    low, high = stats.binomtest(count, len(told)).proportion_ci(method="wilson")
+    chance = float(stats.betabinom(len(looked), n + 1 - rank, rank).sf(count - 1))
+    low, high = stats.binomtest(count, len(looked)).proportion_ci(method="wilson")
     said = (
-        f"{count} of {len(told)} {whose} are unlike the scans of training; up to {FALSE_ALARMS:.0%} are expected of"
-        f" scans like them ({reference.calibrated_on} calibration patients)."
+        f"{count} of {len(looked)} {whose} are unlike the scans of training; up to {FALSE_ALARMS:.0%} are expected of"
+        f" scans like them ({n} calibration patients)."
     )
-    return Check("WARN" if chance < 0.01 else "PASS", count / len(told), (float(low), float(high)), FALSE_ALARMS, said)
+    kind, apart = farthest(looked, reference)
+    if apart < SITE / 2:
+        said += f" Together they lie farther out by {kind} than chance allows (p {apart:.2g})."
+    verdict: Verdict = "WARN" if chance < SITE / 2 or apart < SITE / 2 else "PASS"
+    return Check(verdict, count / len(looked), (float(low), float(high)), FALSE_ALARMS, said)
+
+
+def farthest(looked: Sequence[Seen], reference: Reference) -> tuple[str, float]:
+    """The kind by which scans of a source lie farthest out, and its p value times the number of kinds."""
+    from scipy import stats
+
+    found = {"": 1.0}
+    for name, usual in reference.usual.items():
+        own = [one.scores[name] for one in looked if name in one.scores]
+        if len(own) >= FEWEST_SCANS and len(usual) >= FEWEST_SCANS:
+            p = float(stats.mannwhitneyu(own, usual, alternative="greater").pvalue)
+            found[name] = min(1.0, p * len(reference.usual))
+    kind = min(found, key=lambda name: found[name])
+    return kind, found[kind]

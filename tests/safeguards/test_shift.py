@@ -10,7 +10,7 @@ import torch
 
 from fabrica.data.virtual import VirtualCohort
 from fabrica.safeguards.ladder import degraded
-from fabrica.safeguards.shift import FEWEST, Cloud, Reference, conformal, features, fit, shift_check
+from fabrica.safeguards.shift import FEWEST, Cloud, Reference, Seen, conformal, farthest, features, fit, shift_check
 
 
 def _rows(count: int, seed: int, far: float = 0.0) -> list[dict[str, dict[str, np.ndarray]]]:
@@ -49,7 +49,7 @@ def test_a_scan_outside_of_all_directions_is_far_whatever_the_directions() -> No
 def test_few_patients_are_not_assessable_and_say_how_many_are_needed() -> None:
     reference = fit("w", _rows(40, 0), _rows(FEWEST - 1, 1))
     assert "18 validation patients, 19 are needed" in reference.why_not
-    check = shift_check([True] * 10, reference, "test patients")
+    check = shift_check([Seen(9.0, "T1w grid")] * 10, reference, "test patients")
     assert check.verdict == "NOT ASSESSABLE"
     assert "at least" not in check.reason
     assert "8 of a contrast" in fit("w", _rows(3, 0), _rows(30, 1)).why_not
@@ -60,18 +60,33 @@ def test_new_patients_like_those_of_training_are_seldom_warned_of() -> None:
     warned = []
     for k in range(150):
         reference = fit("w", _rows(20, 3 * k), _rows(19, 3 * k + 1))
-        told = [reference.shifted(reference.look(row)) for row in _rows(100, 3 * k + 2)]
-        warned.append(shift_check(told, reference, "new patients").verdict == "WARN")
+        looked = [reference.look(row) for row in _rows(100, 3 * k + 2)]
+        warned.append(shift_check(looked, reference, "new patients").verdict == "WARN")
     assert np.mean(warned) <= 0.01 + 3 * (0.01 * 0.99 / 150) ** 0.5 + 1 / 150
 
 
 def test_the_verdict_counts_alarms_against_their_rate() -> None:
     reference = fit("w", _rows(40, 0), _rows(40, 1))
-    assert shift_check([False] * 18 + [True] * 2, reference, "new patients").verdict == "PASS"
-    many = shift_check([False] * 10 + [True] * 10, reference, "new patients")
+    near, far = Seen(0.0, "T1w grid"), Seen(1e5, "T1w grid")
+    assert shift_check([near] * 18 + [far] * 2, reference, "new patients").verdict == "PASS"
+    many = shift_check([near] * 10 + [far] * 10, reference, "new patients")
     assert many.verdict == "WARN"
     assert many.value == 0.5
     assert shift_check([], reference, "new patients").verdict == "NOT ASSESSABLE"
+
+
+def test_a_site_is_told_whose_single_scans_are_hardly_odd() -> None:
+    reference = fit("w", _rows(60, 0), _rows(60, 1))
+    other = [
+        reference.look({"T1w": {**row["T1w"], "intensity": row["T1w"]["intensity"] * 1.35}}) for row in _rows(60, 2)
+    ]
+    kind, p = farthest(other, reference)
+    assert kind == "T1w intensity"
+    assert p < 0.005
+    check = shift_check(other, reference, "new patients")
+    assert check.verdict == "WARN"
+    assert "lie farther out by T1w intensity" in check.reason
+    assert farthest(other[:4], reference) == ("", 1.0)
 
 
 def test_a_gain_is_no_shift_of_arbitrary_units_and_faults_of_a_scanner_are() -> None:
