@@ -55,6 +55,8 @@ def audit(run: Path, asked: Asked | None = None, *, device: str = "auto", seed: 
     asked = asked or Asked()
     if unknown := [name for name in asked.only if name not in CHECKS]:
         raise ValueError(f"There is no check {unknown[0]!r}. Checks: {', '.join(CHECKS)}.")
+    if unknown := [name for name in asked.overrides if name not in CHECKS]:
+        raise ValueError(f"There is no check {unknown[0]!r}. Checks: {', '.join(CHECKS)}.")
     subject = Subject.open(run, asked.holdout, device, seed, say, asked.stage)
     made = _made(subject, asked)
     void = apart(subject) if subject.drawn is not None and asked.wants(COPIES) | asked.wants(MEMBERSHIP) else ""

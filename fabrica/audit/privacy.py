@@ -34,12 +34,12 @@ from ..safeguards.privacy.copies import (
 )
 from ..safeguards.privacy.membership import FEWEST, Attack, attack, membership_check
 from ..safeguards.privacy.spaces import encoded, pixels, shared_scale, textures, variants
-from .subject import Side, Subject
+from .subject import Subject
 
 LOOKED_AT = 1000  # images of each side for the blind classifier
 BLIND = 0.01  # its level: so often an honest audit is void by chance
 MOST = 500  # patients of each side whom membership is told of
-ROWS, REPEATS = 6, 8  # slices of a patient, and chances of the loss that are averaged
+ROWS, REPEATS = 4, 6  # slices of a patient, and chances of the loss that are averaged
 LEVELS = (0.2, 0.5, 1.0)  # noise at which proximal initialisation asks
 CLEAN = 0.02
 AT_ONCE = 64  # marks
@@ -67,13 +67,13 @@ def apart(subject: Subject, by: str = "") -> str:
     if both := sorted(set(train.patients) & set(held.patients)):
         subject.say(f"On both sides: {', '.join(both[:5])}.")
         return f"{len(both)} patients are on both sides."
-    sides = [_some(side, subject.seed) for side in (train, held)]
-    if min(len(set(side.patients)) for side in sides) < FEWEST:
+    chosen = [_some(len(side.images), subject.seed) for side in (train, held)]
+    whose = [[side.patients[i] for i in rows] for side, rows in zip((train, held), chosen, strict=True)]
+    if min(len(set(own)) for own in whose) < FEWEST:
         return ""  # nobody can be told apart by so few; other checks say that they are too few
-    rows = [_plainly(side, subject) for side in sides]
-    told = classifier_two_sample_test(
-        rows[0], rows[1], (sides[0].patients, sides[1].patients), permutations=499, seed=subject.seed
-    )
+    plain = [np.concatenate([t, c], 1) for t, c in zip(subject.textured, subject.coded, strict=True)]
+    first, second = (rows[k] for rows, k in zip(plain, chosen, strict=True))
+    told = classifier_two_sample_test(first, second, (whose[0], whose[1]), permutations=499, seed=subject.seed)
     if told.p_value is not None and told.p_value < BLIND:
         return (
             f"training and held-out images differ by themselves (a classifier that never saw the model is right in"
@@ -82,16 +82,11 @@ def apart(subject: Subject, by: str = "") -> str:
     return ""
 
 
-def _some(side: Side, seed: int) -> Side:
-    if len(side.images) <= LOOKED_AT:
-        return side
-    chosen = np.random.Generator(np.random.Philox(key=derive(seed, "some"))).permutation(len(side.images))[:LOOKED_AT]
-    images, names, patients = ([part[i] for i in chosen] for part in (side.images, side.names, side.patients))
-    return Side(images, names, patients)
-
-
-def _plainly(side: Side, subject: Subject) -> Array:
-    return np.concatenate([textures(side.images, subject.spacing_mm), encoded(side.images)], axis=1)
+def _some(count: int, seed: int) -> NDArray[np.int_]:
+    """All rows, or LOOKED_AT of them by chance."""
+    if count <= LOOKED_AT:
+        return np.arange(count)
+    return np.random.Generator(np.random.Philox(key=derive(seed, "some"))).permutation(count)[:LOOKED_AT]
 
 
 def copies(subject: Subject, made: Sequence[Tensor], void: str) -> CopiesFound:
@@ -105,8 +100,8 @@ def copies(subject: Subject, made: Sequence[Tensor], void: str) -> CopiesFound:
     trained = np.arange(len(real)) < len(train.images)
     turned = variants(made)
     spaces = {"pixels": nearest([pixels(part) for part in turned], pixels(real))}
-    spaces["textures"] = _scaled([textures(made, subject.spacing_mm)], textures(real, subject.spacing_mm))
-    known = encoded(real)
+    spaces["textures"] = _scaled([textures(made, subject.spacing_mm)], np.concatenate(subject.textured))
+    known = np.concatenate(subject.coded)
     rows = [encoded(part) for part in turned[:2]]  # its coarse grid forgives shifts, not mirrors
     spaces["encoder"] = nearest(rows, known)
     found = copy_test(spaces, [*train.patients, *held.patients], trained, subject.seed)

@@ -27,7 +27,7 @@ from ..run.prepare import split_stage
 from ..run.question import Shown
 from ..run.shift import weights_of
 from ..safeguards.privacy.copies import repeated
-from ..safeguards.privacy.spaces import pixels
+from ..safeguards.privacy.spaces import Array, encoded, pixels, textures
 
 Say = Callable[[str], None]
 
@@ -145,6 +145,18 @@ class Subject:
             kept = [k for k in range(len(held.images)) if k not in same]
             held = Side([held.images[k] for k in kept], [held.names[k] for k in kept], [held.patients[k] for k in kept])
         return train, held
+
+    @cached_property
+    def textured(self) -> tuple[Array, Array]:
+        """Textures of both sides' images, a row each: they take most of an audit's time."""
+        train, held = self.sides
+        return textures(train.images, self.spacing_mm), textures(held.images, self.spacing_mm)
+
+    @cached_property
+    def coded(self) -> tuple[Array, Array]:
+        """Features of both sides' images by the encoder that nobody trained."""
+        train, held = self.sides
+        return encoded(train.images), encoded(held.images)
 
     def side(self, members: Sequence[Member], alike: bool = False) -> Side:
         """Images of members as the run prepares them; what cannot be read is said and left out. Raises ValueError

@@ -232,9 +232,9 @@ def _scores(clouds: Mapping[str, Cloud], rows: Mapping[str, Mapping[str, Array]]
 
 
 def shift_check(looked: Sequence[Seen], reference: Reference, whose: str) -> Check:
-    """The verdict on scans of one source, each of another patient: are more of them told than false alarms explain
-    (beta-binomial, since the threshold is a rank among few), or do they lie farther out by any kind of feature (rank
-    sums, over all kinds)? The second sees a site whose single scans are hardly odd.
+    """The verdict on scans of one source, each of another patient. First: are more told than false alarms explain?
+    Beta-binomial, since the threshold is a rank among few. Second: do they lie farther out by any kind of feature?
+    Rank sums, over all kinds: a site is seen whose single scans are hardly odd.
     """
     from scipy import stats
 
