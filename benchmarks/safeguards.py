@@ -2,7 +2,7 @@
 
     python benchmarks/safeguards.py --data DIR [--only level] [--work runs/safeguards]
 
-DIR is the folder of scans. Parts: level, speed, copies, hippocampi, private, shift. A part that is finished is not run again;
+DIR is the folder of scans. Parts: level, speed, copies, hippocampi, private, shift, watermark. A part that is finished is not run again;
 each prints its rows as JSON lines into WORK/PART.jsonl, from which results/safeguards.md is written by hand with its commands.
 """
 
@@ -21,17 +21,20 @@ import numpy as np
 from families_mednist import CLASSES
 from numpy.typing import NDArray
 from PIL import Image as Pillow
+from skimage.transform import resize
 
 from fabrica.audit.conduct import COPIES, MEMBERSHIP, Asked, audit
 from fabrica.audit.subject import Subject
 from fabrica.data.virtual import VirtualCohort
 from fabrica.evaluate.metrics.discrimination import auc_delong
+from fabrica.evaluate.metrics.pixel import mae, psnr, ssim
 from fabrica.recipe.checks import from_plain
 from fabrica.run.sequence import run_recipe
 from fabrica.run.shift import rows_of
 from fabrica.safeguards.privacy.copies import copy_test, nearest
 from fabrica.safeguards.privacy.spaces import encoded
-from fabrica.safeguards.shift import fit
+from fabrica.safeguards.shift import farthest, fit
+from fabrica.safeguards.watermark import Found, look_for, marked
 
 NETWORK = {"channels": [16, 32, 64], "blocks": 1}
 FAMILIES = {"flow": 600, "gan": 600, "vae": 600}  # steps of 16 images
@@ -46,6 +49,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/safeguards"))
     parser.add_argument("--only", default="")
+    parser.add_argument("--held", type=int, default=HELD, help="pictures of MedNIST that are held out")
     parser.add_argument("--row", default="", help="of copies: this one alone, 'flow, 400'")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -141,10 +145,10 @@ def mednist(folder: Path) -> list[NDArray[Any]]:
 
 def sides(options: argparse.Namespace, size: int) -> Path:
     """WORK/mednist-SIZE/{train,held}: PNG files."""
-    place = options.work / f"mednist-{size}"
+    place = options.work / f"mednist-{size}-of-{options.held}"
     if not (place / "held").is_dir():
         images = mednist(options.data / "images_2d/mednist")
-        held = min(HELD, len(images) - max(SIZES))
+        held = min(options.held, len(images) - max(SIZES))
         for part, own in (("train", images[held : held + size]), ("held", images[:held])):
             (place / part).mkdir(parents=True, exist_ok=True)
             for k, image in enumerate(own):
@@ -243,20 +247,84 @@ def shift(options: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any
 
     usual = {"scanners": ["A"], "disease": "none"}
     reference = fit("w", rows(0, 40, **usual), rows(1000, 60, **usual))
-    same = [reference.look(r).score for r in rows(2000, 60, **usual)]
+    same = [reference.look(r) for r in rows(2000, 60, **usual)]
+    yield {"what": "simulated", "others of A": farthest(same, reference)}
     for what, how in (
         ("simulated scanner B", {**usual, "scanners": ["B"]}),
         ("simulated tumours", {**usual, "disease": "tumour"}),
     ):
-        other = [reference.look(r).score for r in rows(3000, 40, **how)]
-        area = auc_delong([*same, *other], [0] * len(same) + [1] * len(other))
+        other = [reference.look(r) for r in rows(3000, 40, **how)]
+        labels = [0] * len(same) + [1] * len(other)
+        area = auc_delong([s.score for s in (*same, *other)], labels)
+        kinds = {
+            k: round(float(auc_delong([s.scores[k] for s in (*same, *other)], labels)), 3) for k in reference.clouds
+        }
         yield {
-            "what": what, "auc": float(area), "interval": area.interval, "told": float(np.mean(np.array(other) > reference.threshold)),
-            "false alarms": float(np.mean(np.array(same) > reference.threshold)), "of": [len(same), len(other)],
+            "what": what, "auc": float(area), "interval": area.interval, "by kind": kinds, "of": [len(same), len(other)],
+            "told": float(np.mean([reference.shifted(s) for s in other])), "false alarms": float(np.mean([reference.shifted(s) for s in same])),
+            "the site": farthest(other, reference),
         }  # fmt: skip
 
 
-PARTS = {"level": level, "speed": speed, "copies": copies, "hippocampi": hippocampi, "private": private, "shift": shift}
+def watermark(options: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any]]:
+    """Found after whole numbers, a tenth fewer pixels, eight bits and JPEG 90; what figures of a model move by."""
+    for what, spacing, planes in (("1 mm, 20 planes", 1, (70, 90)), ("2 mm, 44 planes", 2, (20, 64))):
+        if json.dumps(what) in done:
+            continue
+        plain, handled, others, moved = list[float](), list[float](), list[float](), list[list[float]]()
+        for n, member in enumerate(VirtualCohort(3, spacing_mm=spacing, planes=planes).cohort().members):
+            image = member.load(["T1w"]).images["T1w"].data[0].double().numpy()
+            for k in range(6):
+                key = bytes([k, n, *[7] * 30])
+                drawn = marked(image, key)
+                through = _handled(drawn)
+                plain.append(look_for(drawn, key).z)
+                handled.append(look_for(through, key).z)
+                others += [look_for(through, bytes([k, n, 9 + j, *[8] * 29])).z for j in range(3)]
+                if k < 2:
+                    moved.append(_moved(image, drawn, k))
+        yield {
+            "what": what, "z": float(np.mean(plain)), "z after": float(np.mean(handled)), "least after": min(handled),
+            "found": sum(Found(z).marked for z in handled), "of": len(handled), "deviation of other keys": float(np.std(others)),
+            "moved, %: PSNR, SSIM, MAE": np.mean(moved, 0).round(3).tolist(), "at most": np.max(moved, 0).round(3).tolist(),
+        }  # fmt: skip
+
+
+def _handled(volume: NDArray[Any]) -> NDArray[Any]:
+    top, found = np.percentile(volume, 99.9), []
+    for plane in volume.round():
+        small = resize(plane, [round(n * 0.9) for n in plane.shape], order=1)
+        buffer = io.BytesIO()
+        Pillow.fromarray(np.clip(small / top * 255, 0, 255).round().astype(np.uint8)).save(buffer, "JPEG", quality=90)
+        found.append(np.asarray(Pillow.open(buffer)).astype(float))
+    return np.stack(found)
+
+
+def _moved(image: NDArray[Any], drawn: NDArray[Any], seed: int) -> list[float]:
+    """Per cent, beside a truth that is 28 dB off."""
+    top, inside = np.percentile(image, 99.5), image > image.mean()
+    truth = image + np.random.default_rng(seed).normal(size=image.shape) * 0.04 * top * inside
+
+    def figures(x: NDArray[Any]) -> list[float]:
+        alike = [float(ssim(x[z] / top, truth[z] / top, data_range=1.0, mask=inside[z])) for z in range(0, len(x), 5)]
+        return [
+            float(psnr(x / top, truth / top, data_range=1.0, mask=inside)),
+            float(np.mean(alike)),
+            float(mae(x / top, truth / top, mask=inside)),
+        ]
+
+    return [100 * abs(a / b - 1) for a, b in zip(figures(drawn), figures(image), strict=True)]
+
+
+PARTS = {
+    "level": level,
+    "speed": speed,
+    "copies": copies,
+    "hippocampi": hippocampi,
+    "private": private,
+    "shift": shift,
+    "watermark": watermark,
+}
 
 if __name__ == "__main__":
     main()

@@ -53,9 +53,7 @@ def audit(run: Path, asked: Asked | None = None, *, device: str = "auto", seed: 
     read.
     """
     asked = asked or Asked()
-    if unknown := [name for name in asked.only if name not in CHECKS]:
-        raise ValueError(f"There is no check {unknown[0]!r}. Checks: {', '.join(CHECKS)}.")
-    if unknown := [name for name in asked.overrides if name not in CHECKS]:
+    if unknown := [name for name in (*asked.only, *asked.overrides) if name not in CHECKS]:
         raise ValueError(f"There is no check {unknown[0]!r}. Checks: {', '.join(CHECKS)}.")
     subject = Subject.open(run, asked.holdout, device, seed, say, asked.stage)
     made = _made(subject, asked)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data.cohort import Member
+from ..data.cohort import Member, one_each
 from ..safeguards.fairness import Fairness, assess, attributes_of
 from ..safeguards.privacy.copies import nearest
 from ..safeguards.privacy.spaces import encoded
@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 def fairness(subject: Subject, made: Sequence[Tensor]) -> Fairness | str:
     """Every endpoint of the run's report by group; of draws of nobody, whom of the others' side they reach."""
-    members = list({m.patient: m for m in reversed(subject.held)}.values())[::-1]
+    members = one_each(subject.held)
     attributes = attributes_of([_known(m) for m in members])
     if not attributes:
         return "no attribute of the test patients says a group: sex, age, site, scanner, disease as columns of a table"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ class Evidence:
     attacks: Sequence[Attack] = ()
     fairness: Fairness | None = None
     ladder: Ladder | None = None
-    notes: list[str] = field(default_factory=list)
 
 
 def write_page(path: Path, run: str, about: str, gate: Gate, evidence: Evidence) -> None:

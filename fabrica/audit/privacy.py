@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..contracts import Batch, Denoiser, Density, Family, Problem
 from ..data.cases import Prepared, prepare_case
-from ..data.cohort import Member
+from ..data.cohort import Member, one_each
 from ..data.store import question_batch, to_device
 from ..evaluate.sets.feature import classifier_two_sample_test
 from ..io import UnreadableError
@@ -55,7 +55,7 @@ class CopiesFound:
     described: Described | None = None
 
 
-def apart(subject: Subject, by: str = "") -> str:
+def apart(subject: Subject) -> str:
     """Why both sides cannot be held against one another, '' where they can: shared people or images, or sides that a
     classifier tells apart that never saw the model (Zhang et al. 2024, on blind baselines).
     """
@@ -129,7 +129,7 @@ def membership(subject: Subject, void: str) -> MembershipFound:
         return MembershipFound(membership_check((), "it learns nothing of anybody"))
     sides = []
     for members in (subject.train, subject.held):
-        told = [_scores(subject, family, m) for m in _one_each(members, subject.seed)]
+        told = [_scores(subject, family, m) for m in _by_chance(members, subject.seed)]
         sides.append([one for one in told if one])
     if (few := min(map(len, sides))) < FEWEST:
         return MembershipFound(membership_check((), f"{few} patients on a side, {FEWEST} are needed"))
@@ -145,9 +145,8 @@ def _family(subject: Subject) -> Family:
     return family.to(next(subject.answering.family.parameters()).device).eval()
 
 
-def _one_each(members: Sequence[Member], seed: int) -> list[Member]:
-    first = {m.patient: m for m in reversed(members)}
-    return [first[p] for p in sorted(first, key=lambda p: derive(seed, "member", p))[:MOST]]
+def _by_chance(members: Sequence[Member], seed: int) -> list[Member]:
+    return sorted(one_each(members), key=lambda m: derive(seed, "member", m.patient))[:MOST]
 
 
 def _scores(subject: Subject, family: Family, member: Member) -> dict[str, float]:
@@ -247,7 +246,7 @@ def _exposed(subject: Subject, family: Family, prepared: Prepared, tag: int) -> 
     row = asked.rows(middle)
     assert row.target is not None  # canaries are put into images alone
     for start in range(0, TAGS, AT_ONCE):
-        marks = torch.stack([pattern(tag, row.target.shape[2:]) for tag in range(start, start + AT_ONCE)])
+        marks = torch.stack([pattern(start + n, row.target.shape[2:]) for n in range(AT_ONCE)])
         target = row.target.clone()
         target[:, 0] += marks.to(target)
         for k in range(REPEATS):

@@ -11,11 +11,11 @@ from scipy import stats
 
 from ..contracts import Image
 from ..data.cases import prepare_case
-from ..data.cohort import Member, find, overlaid
+from ..data.cohort import Member, find, one_each, overlaid
 from ..data.grid import foreground
 from ..evaluate.metrics.pixel import mae, psnr, ssim
 from ..io import UnreadableError
-from ..run.shift import rows_in, seen
+from ..run.shift import seen
 from ..safeguards.gate import Check
 from ..safeguards.ladder import LADDER, RUNGS, degraded
 from ..safeguards.shift import shift_check
@@ -26,13 +26,14 @@ NOTICED = 0.5  # share of scans that the safeguard has to tell before that
 METRICS = ("psnr", "ssim", "mae")
 FEWEST = 3
 MOST_DB = 100.0  # of an answer that is the truth itself
+WORST = {"psnr": 0.0, "ssim": 0.0, "mae": 1.0}
 
 
 def shift(subject: Subject, data: Path | None = None) -> Check:
     """Scans of a folder, or of the test part, held against those of training."""
     reference, contrasts = subject.answering.scans, subject.answering.scanned
     members = subject.held if data is None else subject.answering.job.gathered(find(data).members, True)
-    looked = [seen(m, reference, contrasts) for m in _one_each(members)]
+    looked = [seen(m, reference, contrasts) for m in one_each(members)]
     return shift_check(
         [one for one in looked if one is not None], reference, "test patients" if data is None else "new patients"
     )
@@ -71,17 +72,16 @@ def ladder(subject: Subject, patients: int) -> Ladder | str:
     field = subject.drawn
     if field is None or not answering.scanned:
         return "nothing that a scanner made is given to it"
-    usable = [m for m in _one_each(subject.held) if field.name in m.contrasts() and answering.can(m)]
+    usable = [m for m in one_each(subject.held) if field.name in m.contrasts() and answering.can(m)]
     if len(usable) < FEWEST:
         return f"{len(usable)} test patients have what is asked for, {FEWEST} are needed"
-    usable = usable[:patients]
-    clean = [figures for m in usable if (figures := _figures(subject, m, m)) is not None]
-    if len(clean) < FEWEST:
-        return f"{len(clean)} test patients could be judged, {FEWEST} are needed"
+    judged = {m.patient: (m, figures) for m in usable[:patients] if (figures := _figures(subject, m, m)) is not None}
+    if len(judged) < FEWEST:
+        return f"{len(judged)} test patients could be judged, {FEWEST} are needed"
+    members, clean = [m for m, _ in judged.values()], [figures for _, figures in judged.values()]
     rungs = []
     for kind in LADDER:
-        for rung in RUNGS:
-            rungs.append(_rung(subject, usable, kind, rung))
+        rungs += [_rung(subject, members, kind, rung) for rung in RUNGS]
         subject.say(f"robustness: {kind} looked at.")
     return Ladder(len(clean), _mean(clean), tuple(rungs))
 
@@ -91,12 +91,10 @@ def _rung(subject: Subject, members: Sequence[Member], kind: str, rung: int) -> 
     reference = subject.answering.scans
     for member in members:
         images = _images(subject, member)
-        worse = {n: degraded(image, kind, rung, subject.seed) for n, image in images.items()}
-        figures = _figures(subject, overlaid(member, worse), member)
-        if figures is not None:
-            found.append(figures)
-        if not reference.why_not and (rows := rows_in(worse)):
-            told.append(reference.shifted(reference.look(rows)))
+        worse = overlaid(member, {n: degraded(image, kind, rung, subject.seed) for n, image in images.items()})
+        found.append(_figures(subject, worse, member) or WORST)  # what fails counts, as the worst
+        if (one := seen(worse, reference, subject.answering.scanned)) is not None:
+            told.append(reference.shifted(one))
     return Rung(kind, rung, _mean(found), float(np.mean(told)) if told else None)
 
 
@@ -115,12 +113,7 @@ def _figures(subject: Subject, shown: Member, true: Member) -> dict[str, float] 
         truth = prepare_case(true, [anchor, field.name], anchor, answering.preparation).tensors[field.name][0]
     except (UnreadableError, KeyError, ValueError):
         return None
-    start = 0
-    for f in answering.signature.x:
-        if f.name == field.name:
-            break
-        start += f.channels
-    drawn = x[0, start]
+    drawn = x[0, subject.channel]
     if drawn.shape != truth.shape:
         return None
     inside = foreground(truth).numpy()
@@ -134,11 +127,7 @@ def _figures(subject: Subject, shown: Member, true: Member) -> dict[str, float] 
 
 
 def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {m: float(np.mean([row[m] for row in rows])) if rows else float("nan") for m in METRICS}
-
-
-def _one_each(members: Sequence[Member]) -> list[Member]:
-    return list({m.patient: m for m in reversed(members)}.values())[::-1]
+    return {m: float(np.mean([row[m] for row in rows])) for m in METRICS}
 
 
 def robustness_check(found: Ladder | str) -> Check:

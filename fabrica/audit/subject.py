@@ -25,7 +25,6 @@ from ..run.draw import draw
 from ..run.folder import RunFolder
 from ..run.prepare import split_stage
 from ..run.question import Shown
-from ..run.shift import weights_of
 from ..safeguards.privacy.copies import repeated
 from ..safeguards.privacy.spaces import Array, encoded, pixels, textures
 
@@ -105,12 +104,8 @@ class Subject:
         return f"{len(seen)} patients who are held out have trained these weights: name others by --holdout."
 
     @property
-    def home(self) -> Path:
-        return self.run.home(self.stage)
-
-    @property
     def weights(self) -> str:
-        return weights_of(self.home)
+        return self.answering.scans.weights
 
     @property
     def synthesises(self) -> bool:
@@ -122,6 +117,13 @@ class Subject:
     def drawn(self) -> Field | None:
         """The first intensity that it draws."""
         return next((f for f in self.answering.signature.x if f.kind == "intensity"), None)
+
+    @property
+    def channel(self) -> int:
+        """Where that lies among the channels of x."""
+        fields = self.answering.signature.x
+        first = next((k for k, f in enumerate(fields) if f.kind == "intensity"), len(fields))
+        return sum(f.channels for f in fields[:first])
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -197,16 +199,11 @@ class Subject:
 
     def draws(self, count: int) -> list[Tensor]:
         """The first intensity of so many patients who do not exist."""
-        answering, start = self.answering, 0
-        for f in answering.signature.x:
-            if f.kind == "intensity":
-                break
-            start += f.channels
-        found: list[Tensor] = []
+        answering, found = self.answering, list[Tensor]()
         for shown in asked_patients(answering, count):
             asked = [Shown(one) for one in shown]
             x = draw(answering.family, answering.job, asked, answering.layout, self.seed, self.say)
-            found += [one[start : start + 1] for one in x]
+            found += [one[self.channel : self.channel + 1] for one in x]
             self.say(f"{len(found)} of {count} draws made.")
         return self._cut(found)
 

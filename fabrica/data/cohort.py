@@ -343,6 +343,14 @@ class _Overlaid(Derived):
         return replace(case, images=shown, values=self.values)
 
 
+def one_each(members: Iterable[Member]) -> list[Member]:
+    """The first visit of each patient, in their order."""
+    found: dict[str, Member] = {}
+    for member in members:
+        found.setdefault(member.patient, member)
+    return list(found.values())
+
+
 def unreadable(cohort: Cohort, most: int = 5) -> list[str]:
     """A line for each file that cannot be read, the first few."""
     faults = [str(o) for o in cohort.oddities if o.severity == "fault"]

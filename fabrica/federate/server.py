@@ -6,7 +6,7 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -214,6 +214,8 @@ def _agreed(known: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
     first, *others = known.values()
     preparation = dict(first["preparation"])
     for one in others:
+        if (one["reference"], one["size"]) != (first["reference"], first["size"]):
+            raise FederationError(f"{one['site']} and {first['site']} show images of another kind or size.")
         if one["preparation"]["scales"].keys() != preparation["scales"].keys():
             lacking = sorted(one["preparation"]["scales"].keys() ^ preparation["scales"].keys())
             raise FederationError(f"{one['site']} and {first['site']} do not both have {', '.join(lacking)}.")
@@ -251,6 +253,3 @@ def _write_weights(
         "federation": {"sites": told["sites"], "rounds": len(rounds), "images": told["count"]},
     }  # fmt: skip
     checkpoint.save(run.home(stage), checkpoint.pack(family, family, {}), facts)
-
-
-__all__: Sequence[str] = ("Gathering", "serve")

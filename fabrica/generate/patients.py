@@ -5,7 +5,6 @@ table of who is who.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from ..run.answering import Answering
 from ..run.draw import draw, images_of
 from ..run.folder import RunFolder
 from ..run.question import Shown
+from ..run.shift import weights_of
 from ..safeguards.gate import UNAUDITED, standing
 
 ROWS = 64  # slices or volumes drawn at once
@@ -68,8 +68,7 @@ def draw_patients(
 
 def _obey(run: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
     """Raises ValueError for a run that an audit refuses; says that one was not audited."""
-    weights = json.loads((checkpoint / "checkpoint.json").read_text())["sha256"]
-    found = standing(run, weights)
+    found = standing(run, weights_of(checkpoint))
     if found == UNAUDITED:
         say(f"Nobody has audited these weights: its draws may be copies of patients. Type: fabrica audit {run}")
     elif found != "passed":

@@ -7,23 +7,22 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ..contracts import Batch, Job, Problem, Signature
+from ..contracts import Batch, Job, Problem
 from ..rng import Rng
+from .around import Around
 
 Pattern = Callable[[int, Sequence[int]], Tensor]  # (number of the tag, sides) -> what is added
 
 
-class Marked(Job):
+class Marked(Around):
     """The inner job's questions; where a case is named in `tags`, its tag is added to the first channel of its answer.
 
     Training alone sees marks: drawing asks as before.
     """
 
     def __init__(self, inner: Job, tags: Mapping[str, int], pattern: Pattern) -> None:
-        self.inner, self.metrics, self.tags, self.pattern = inner, inner.metrics, tags, pattern
-
-    def signature(self) -> Signature:
-        return self.inner.signature()
+        super().__init__(inner)
+        self.tags, self.pattern = tags, pattern
 
     def problem(self, batch: Batch, rng: Rng) -> Problem:
         problem = self.inner.problem(batch, rng)
@@ -37,6 +36,3 @@ class Marked(Job):
                 target[row, 0] += self.pattern(tag, target.shape[2:]).to(target)
                 changed = True
         return replace(problem, target=target) if changed else problem
-
-    def question(self, batch: Batch, rng: Rng) -> Problem:
-        return self.inner.question(batch, rng)

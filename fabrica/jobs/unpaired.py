@@ -6,21 +6,16 @@ from dataclasses import replace
 
 import torch
 
-from ..contracts import Batch, Job, Problem, Signature
+from ..contracts import Batch, Problem
 from ..rng import Rng
+from .around import Around
 
 
-class Unpaired(Job):
+class Unpaired(Around):
     """The inner job's questions, each beside the answer to another; drawing asks as before.
 
     A row is named by both, so that whoever looks for a spoilt scan finds it.
     """
-
-    def __init__(self, inner: Job) -> None:
-        self.inner, self.metrics = inner, inner.metrics
-
-    def signature(self) -> Signature:
-        return self.inner.signature()
 
     def problem(self, batch: Batch, rng: Rng) -> Problem:
         problem = self.inner.problem(batch, rng)
@@ -36,9 +31,6 @@ class Unpaired(Job):
         others = [problem.cases[-1], *problem.cases[:-1]]
         both = tuple(f"{case} (beside {other})" for case, other in zip(problem.cases, others, strict=True))
         return replace(problem, cases=both, target=problem.target.roll(1, 0), weight=weight, paired=apart)
-
-    def question(self, batch: Batch, rng: Rng) -> Problem:
-        return self.inner.question(batch, rng)
 
 
 def _of_another(problem: Problem) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -161,7 +160,7 @@ def embedding_of(path: Path, device: str = "cpu") -> dict[str, Embedding]:
         raise ValueError(
             f"{path} reads {', '.join(given)} in {answering.layout.axes}, expected one contrast in slices."
         )
-    digest = json.loads((run.home(stage) / "checkpoint.json").read_text())["sha256"]
+    digest = weights_of(run.home(stage))
     (name,) = given
 
     @torch.inference_mode()

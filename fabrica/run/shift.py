@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contracts import Image
-from ..data.cohort import Member
+from ..data.cohort import Member, one_each
 from ..io import UnreadableError
 from ..rng import derive
 from ..safeguards.shift import FEWEST, FILE, MOST, Reference, Seen, features, fit
@@ -27,8 +27,8 @@ def keep_reference(ready: PreparedStage) -> Reference:
         known = Reference.read(ready.home, weights)
         if known.weights == weights:
             return known
-    contrasts = looked_at(ready)
-    parts = {p: _one_each(ready.split.parts[p], ready.seed) for p in ("train", "validate")}
+    contrasts = scanned(ready.job.signature().given, ready.job.simulates, ready.stage.inputs)
+    parts = {p: _by_chance(ready.split.parts[p], ready.seed) for p in ("train", "validate")}
     if not contrasts:
         made = Reference(weights, {}, float("inf"), 0, "nothing that a scanner made is given to it")
     elif ready.stage.train.privacy is not None:
@@ -41,12 +41,8 @@ def keep_reference(ready: PreparedStage) -> Reference:
     return made
 
 
-def looked_at(ready: PreparedStage) -> tuple[str, ...]:
-    """The images that come from a scanner: given ones that no earlier stage draws."""
-    return scanned(ready.job.signature().given, ready.job.simulates, ready.stage.inputs)
-
-
 def scanned(given: Iterable[str], simulates: Iterable[str], drawn: Iterable[str]) -> tuple[str, ...]:
+    """The images that come from a scanner: those that are given and no earlier stage draws."""
     made = set(drawn)
     return tuple(name for name in dict.fromkeys((*given, *simulates)) if name not in made)
 
@@ -87,11 +83,9 @@ def weights_of(home: Path) -> str:
     return str(json.loads((home / "checkpoint.json").read_text())["sha256"])
 
 
-def _one_each(members: Sequence[Member], seed: int) -> list[Member]:
-    """One visit of each patient, at most MOST patients, by chance."""
-    first = {m.patient: m for m in reversed(members)}
-    order = sorted(first, key=lambda p: derive(seed, "shift", p))
-    return [first[p] for p in order[:MOST]]
+def _by_chance(members: Sequence[Member], seed: int) -> list[Member]:
+    """One visit of each patient, at most MOST patients."""
+    return sorted(one_each(members), key=lambda m: derive(seed, "shift", m.patient))[:MOST]
 
 
 @dataclass(frozen=True)

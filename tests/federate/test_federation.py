@@ -5,7 +5,9 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -23,6 +25,7 @@ from fabrica.learning.checkpoint import load
 from fabrica.learning.federation import FederationError, LocalPlan
 from fabrica.recipe.checks import from_plain
 from fabrica.recipe.checks import load as load_recipe
+from fabrica.recipe.values import Recipe
 
 ROOT = Path(__file__).parents[2]
 PLAIN = {
@@ -107,10 +110,8 @@ def test_two_sites_learn_one_model_over_tls(place: Path, tmp_path: Path) -> None
     assert b"p100" not in sent  # nobody is named
 
 
-def test_a_site_answers_what_it_is_asked_and_says_what_went_wrong(place: Path, tmp_path: Path) -> None:
-    recipe = load_recipe(place / "recipe.yaml", data=[f"all={place / 'one'}"])
-    site = Site.of(recipe, tmp_path, place / "keys", "one", lambda _: None)
-    asked = {
+def _question(recipe: Recipe, local: Sequence[str] = ()) -> dict[str, Any]:
+    plan = {
         "round": 0,
         "rounds": 1,
         "steps": 1,
@@ -118,9 +119,14 @@ def test_a_site_answers_what_it_is_asked_and_says_what_went_wrong(place: Path, t
         "optimiser": "auto",
         "clip": 1.0,
         "proximal": 0.0,
-        "local": [],
-        "recipe": recipe_hash(recipe),
     }
+    return {**plan, "local": list(local), "recipe": recipe_hash(recipe)}
+
+
+def test_a_site_answers_what_it_is_asked_and_says_what_went_wrong(place: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(place / "recipe.yaml", data=[f"all={place / 'one'}"])
+    site = Site.of(recipe, tmp_path, place / "keys", "one", lambda _: None)
+    asked = _question(recipe)
     weights = {n: t.detach() for n, t in site.family.state_dict().items()}
     answer = site.answer(Message(asked, weights))
     assert answer.plain["count"] == len(site.loader.places)
@@ -172,10 +178,14 @@ def test_sites_agree_on_grid_and_units_and_share_scales() -> None:
     one = {
         "site": "a",
         "count": 1,
+        "reference": "T1w",
+        "size": [1, 32, 32],
         "preparation": {"axes": "yx", "spacing_mm": None, "units": {}, "classes": {}, "scales": {"T1w": [0.0, 1.0]}},
     }
-    other = {"site": "b", "count": 3, "preparation": {**one["preparation"], "scales": {"T1w": [0.0, 5.0]}}}
+    other = {**one, "site": "b", "count": 3, "preparation": {**one["preparation"], "scales": {"T1w": [0.0, 5.0]}}}
     assert _agreed({"a": one, "b": other})["preparation"]["scales"] == {"T1w": [0.0, 4.0]}
+    with pytest.raises(FederationError, match="of another kind or size"):
+        _agreed({"a": one, "b": {**other, "size": [1, 64, 64]}})
     with pytest.raises(FederationError, match="do not both have FLAIR"):
         _agreed(
             {
@@ -203,17 +213,7 @@ def test_what_cannot_be_learned_by_rounds_is_refused(change: dict, said: str) ->
 def test_heads_that_stay_at_home_make_a_run_at_the_site(place: Path, tmp_path: Path) -> None:
     recipe = load_recipe(place / "recipe.yaml", data=[f"all={place / 'one'}"])
     site = Site.of(recipe, tmp_path, place / "keys", "one", lambda _: None)
-    asked = {
-        "round": 0,
-        "rounds": 1,
-        "steps": 1,
-        "learning_rate": None,
-        "optimiser": "auto",
-        "clip": 1.0,
-        "proximal": 0.0,
-        "local": ["net.head"],
-        "recipe": recipe_hash(recipe),
-    }
+    asked = _question(recipe, ["net.head"])
     weights = {n: t.detach() for n, t in site.family.state_dict().items() if not n.startswith("net.head")}
     answer = site.answer(Message(asked, weights))
     assert not any(n.startswith("net.head") for n in answer.weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,11 +84,3 @@ def membership_check(attacks: Sequence[Attack], why_not: str = "", void: str = "
         reason = f"The weights know whom they were trained on: do not give them away. {said}."
         return Check("WARN", worst.found, worst.interval, worst.rate, reason)
     return Check("PASS", worst.found, worst.interval, worst.rate, f"No attack names more than by chance: {said}.")
-
-
-def offset_by(scores: Mapping[str, Array], reference: Mapping[str, Sequence[Array]]) -> dict[str, Array]:
-    """Scores less what models say that never saw the patient: how hard an image is says nothing about membership.
-
-    `reference`: of each attack, the scores by several such models (Watson et al. 2022).
-    """
-    return {name: own - np.mean(reference[name], axis=0) for name, own in scores.items()}
