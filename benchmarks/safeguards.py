@@ -2,7 +2,7 @@
 
     python benchmarks/safeguards.py --data DIR [--only level] [--work runs/safeguards]
 
-DIR is the folder of scans. Parts: level, speed, copies, hippocampi, private, shift, watermark. A part that is finished is not run again;
+DIR is the folder of scans. Parts: level, speed, copies, shadowed, hippocampi, private, shift, watermark. A part that is finished is not run again;
 each prints its rows as JSON lines into WORK/PART.jsonl, from which results/safeguards.md is written by hand with its commands.
 """
 
@@ -24,6 +24,7 @@ from PIL import Image as Pillow
 from skimage.transform import resize
 
 from fabrica.audit.conduct import COPIES, MEMBERSHIP, Asked, audit
+from fabrica.audit.privacy import membership
 from fabrica.audit.subject import Subject
 from fabrica.data.virtual import VirtualCohort
 from fabrica.evaluate.metrics.discrimination import auc_delong
@@ -178,6 +179,28 @@ def copies(options: argparse.Namespace, done: set[str]) -> Iterator[dict[str, An
             yield {"what": what, **_audited(run)}
 
 
+def shadowed(options: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any]]:
+    """Membership beside eight shadow models: of the flow that saw a hundred images too often, and of one that did not."""
+    for steps in (1500, 300):
+        what = f"flow, 100, {steps} steps"
+        if json.dumps(what) in done:
+            continue
+        run = trained(options, sides(options, 100), "flow", name=f"-{steps}", steps=steps)
+        began = time.perf_counter()
+        subject = Subject.open(run, None, "cpu", 0, lambda text: None)
+        found = membership(subject, "", 8, "cpu")
+        told = {
+            a.name: {"found": a.found, "interval": a.interval, "rate": a.rate, "auc": a.auc, "p": a.p_value}
+            for a in found.attacks
+        }
+        yield {
+            "what": what,
+            "seconds": round(time.perf_counter() - began),
+            "verdict": found.check.verdict,
+            "attacks": told,
+        }
+
+
 def _audited(run: Path) -> dict[str, Any]:
     began = time.perf_counter()
     gate = audit(run, Asked(draws=DRAWS, only=(COPIES, MEMBERSHIP)), say=lambda text: None)
@@ -320,6 +343,7 @@ PARTS = {
     "level": level,
     "speed": speed,
     "copies": copies,
+    "shadowed": shadowed,
     "hippocampi": hippocampi,
     "private": private,
     "shift": shift,

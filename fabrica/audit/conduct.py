@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..data.cohort import find
+from ..evaluate.sets.embedding import Embedding
 from ..safeguards.fairness import fairness_check
 from ..safeguards.gate import Check, Gate
 from ..safeguards.privacy.copies import copies_check
@@ -31,7 +32,8 @@ class Asked:
     """What an audit is told. `draws`: so many patients who do not exist; `data`: draws as files in their place, or new
     scans of a job that is given scans; `holdout`: people whom training did not see, in place of the test part;
     `ladder`: test patients whose scans are made worse; `stage`: the one that is audited; `only`: these checks, none =
-    all.
+    all; `shadows`: so many models are trained on others, beside which membership is told; `embeddings`: further
+    spaces in which copies are looked for, by name.
     """
 
     draws: int = 1000
@@ -41,6 +43,8 @@ class Asked:
     stage: str | None = None
     only: tuple[str, ...] = ()
     overrides: Mapping[str, str] = field(default_factory=dict)
+    shadows: int = 0
+    embeddings: Mapping[str, Embedding] = field(default_factory=dict)
 
     def wants(self, check: str) -> bool:
         return not self.only or check in self.only
@@ -61,12 +65,12 @@ def audit(run: Path, asked: Asked | None = None, *, device: str = "auto", seed: 
     evidence = Evidence()
     checks: dict[str, Check] = {}
     if asked.wants(COPIES):
-        found = _copies(subject, made, void)
+        found = _copies(subject, made, void, asked.embeddings)
         checks[COPIES] = found.check
         evidence.described = found.described
         evidence.pairs = [] if found.test is None else gallery(found.test, made, subject.sides[0].images)
     if asked.wants(MEMBERSHIP):
-        told = _membership(subject, void)
+        told = _membership(subject, void, asked.shadows, device)
         checks[MEMBERSHIP], evidence.attacks = told.check, told.attacks
     if asked.wants(CANARIES):
         checks[CANARIES] = canaries(subject)
@@ -115,14 +119,14 @@ def _made(subject: Subject, asked: Asked) -> list[Tensor]:
     return subject.side(find(asked.data).members, alike=True).images if asked.data else subject.draws(asked.draws)
 
 
-def _copies(subject: Subject, made: Sequence[Tensor], void: str) -> CopiesFound:
+def _copies(subject: Subject, made: Sequence[Tensor], void: str, embeddings: Mapping[str, Embedding]) -> CopiesFound:
     if not subject.synthesises:
         why = "Its draws follow a scan, and are like the patient whom it shows; membership tells what weights know."
         return CopiesFound(copies_check(None, why))
-    return copies(subject, made, void)
+    return copies(subject, made, void, embeddings)
 
 
-def _membership(subject: Subject, void: str) -> MembershipFound:
+def _membership(subject: Subject, void: str, shadows: int, device: str) -> MembershipFound:
     if subject.drawn is None:
         return MembershipFound(membership_check((), "its answers are no images"))
-    return membership(subject, void)
+    return membership(subject, void, shadows, device)

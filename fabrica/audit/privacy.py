@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from ..contracts import Batch, Denoiser, Density, Family, Problem
 from ..data.cases import Prepared, prepare_case
 from ..data.cohort import Member, one_each
 from ..data.store import question_batch, to_device
+from ..evaluate.sets.embedding import Embedding
 from ..evaluate.sets.feature import classifier_two_sample_test
 from ..io import UnreadableError
 from ..rng import Rng, derive
@@ -32,8 +33,9 @@ from ..safeguards.privacy.copies import (
     nearest,
     overlap,
 )
-from ..safeguards.privacy.membership import FEWEST, Attack, attack, membership_check
-from ..safeguards.privacy.spaces import encoded, pixels, shared_scale, textures, variants
+from ..safeguards.privacy.membership import FEWEST, Attack, attack, beside_shadows, membership_check
+from ..safeguards.privacy.spaces import embedded, encoded, pixels, shared_scale, textures, variants
+from .shadows import inside_of, shadows, why_no_shadows
 from .subject import Subject
 
 LOOKED_AT = 1000  # images of each side for the blind classifier
@@ -89,8 +91,10 @@ def _some(count: int, seed: int) -> NDArray[np.int_]:
     return np.random.Generator(np.random.Philox(key=derive(seed, "some"))).permutation(count)[:LOOKED_AT]
 
 
-def copies(subject: Subject, made: Sequence[Tensor], void: str) -> CopiesFound:
-    """The copy test over pixels, textures and an encoder at once."""
+def copies(
+    subject: Subject, made: Sequence[Tensor], void: str, embeddings: Mapping[str, Embedding] | None = None
+) -> CopiesFound:
+    """The copy test over pixels, textures, an encoder, and embeddings of the user's, at once."""
     train, held = subject.sides
     if why_not := assessable(len(made), train.patients, held.patients):
         return CopiesFound(copies_check(None, why_not))
@@ -104,6 +108,9 @@ def copies(subject: Subject, made: Sequence[Tensor], void: str) -> CopiesFound:
     known = np.concatenate(subject.coded)
     rows = [encoded(part) for part in turned[:2]]  # its coarse grid forgives shifts, not mirrors
     spaces["encoder"] = nearest(rows, known)
+    for name, embedding in (embeddings or {}).items():
+        drawn = [embedded(part, subject.spacing_mm, embedding) for part in turned[:2]]
+        spaces[name] = _scaled(drawn, embedded(real, subject.spacing_mm, embedding))
     found = copy_test(spaces, [*train.patients, *held.patients], trained, subject.seed)
     told = described(rows[0], known[trained], known[~trained], subject.seed)
     return CopiesFound(copies_check(found), found, told)
@@ -120,23 +127,64 @@ class MembershipFound:
     attacks: tuple[Attack, ...] = ()
 
 
-def membership(subject: Subject, void: str) -> MembershipFound:
-    """Attacks by what the family's own losses say of each patient, and by what else it can be asked."""
+def membership(subject: Subject, void: str, shadowed: int = 0, device: str = "auto") -> MembershipFound:
+    """Attacks by what the family's own losses say of each patient, by what else it can be asked, and by all of these
+    beside so many shadow models. Raises ValueError where shadows are asked for and cannot be trained.
+    """
     if void:
         return MembershipFound(membership_check((), void=void))
     family = _family(subject)
     if not family.groups():
         return MembershipFound(membership_check((), "it learns nothing of anybody"))
-    sides = []
-    for members in (subject.train, subject.held):
-        told = [_scores(subject, family, m) for m in _by_chance(members, subject.seed)]
-        sides.append([one for one in told if one])
-    if (few := min(map(len, sides))) < FEWEST:
+    if shadowed and (why_not := why_no_shadows(subject)):
+        raise ValueError(f"--shadows: {why_not}.")
+    asked = [_by_chance(members, subject.seed) for members in (subject.train, subject.held)]
+    known = [{m.patient: told for m in members if (told := _scores(subject, family, m))} for members in asked]
+    if (few := min(map(len, known))) < FEWEST:
         return MembershipFound(membership_check((), f"{few} patients on a side, {FEWEST} are needed"))
-    names = [n for n in sides[0][0] if all(n in one for side in sides for one in side)]
-    inside, outside = ({n: [one[n] for one in side] for n in names} for side in sides)
-    found = tuple(attack(n, inside[n], outside[n], len(names)) for n in names)
+    sides = [_by_name(side, known) for side in known]
+    if shadowed:
+        beside = _beside(subject, [m for members in asked for m in members], known, shadowed, device)
+        sides = [{**side, **more} for side, more in zip(sides, beside, strict=True)]
+    inside, outside = sides
+    found = tuple(attack(name, inside[name], outside[name], len(inside)) for name in inside)
     return MembershipFound(membership_check(found), found)
+
+
+Told = dict[str, dict[str, float]]  # of each patient, by the name of an attack
+
+
+def _by_name(side: Told, sides: Sequence[Told]) -> dict[str, Array]:
+    """Scores of one side by the attacks that can be told of everybody."""
+    first = next(iter(side.values()))
+    names = [n for n in first if all(n in one for own in sides for one in own.values())]
+    return {n: np.array([one[n] for one in side.values()]) for n in names}
+
+
+def _beside(
+    subject: Subject, members: Sequence[Member], known: Sequence[Told], count: int, device: str
+) -> list[dict[str, Array]]:
+    """The same scores of both sides, less what models say that others have trained."""
+    trained = shadows(subject, count, device)
+    told = []
+    for number, shadow in enumerate(trained):
+        family = _family(shadow.subject)
+        told.append({m.patient: _scores(shadow.subject, family, m) for m in members})
+        subject.say(f"{number + 1} of {count} shadow models asked.")
+    sides = [[p for p in side if all(one[p] for one in told)] for side in known]
+    people = [p for side in sides for p in side]
+    if min(map(len, sides)) < FEWEST:
+        raise ValueError(f"--shadows: they can be asked of fewer than {FEWEST} patients of a side.")
+    found: list[dict[str, Array]] = [{}, {}]
+    for name in _by_name(known[0], known):
+        own = [side[p][name] for side, of in zip(known, sides, strict=True) for p in of]
+        scores = [[one[p].get(name, np.nan) for p in people] for one in told]
+        if np.isfinite(scores).all():
+            beyond = beside_shadows(own, scores, inside_of(trained, people))
+            parts = np.split(beyond, [len(sides[0])])
+            for side, part in zip(found, parts, strict=True):
+                side[f"{name}, beside {count} shadow models"] = part
+    return found
 
 
 def _family(subject: Subject) -> Family:

@@ -98,6 +98,12 @@ def audit(
     ] = None,
     ladder: Annotated[int, typer.Option(min=1, help="Test patients whose scans are made worse.")] = 8,
     stage: Annotated[str | None, typer.Option(help="Which stage is audited; what synthesises, or the last.")] = None,
+    shadows: Annotated[
+        int, typer.Option(min=0, help="Train so many models on others (8): membership is told beside them.")
+    ] = 0,
+    embedding: Annotated[
+        list[Path] | None, typer.Option(metavar="RUN|FILE", help="Look for copies by these features, too.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Privacy, shift, fairness, robustness: verdicts in RUN/audit/gate.json, obeyed by deliver and patients."""
@@ -106,7 +112,8 @@ def audit(
 
     with errors():
         reasons = fixed(override, "--override copies=REASON")
-        asked = Asked(draws, data, holdout, ladder, stage, tuple(only or ()), reasons)
+        own = {name: how for path in embedding or () for name, how in embedding_in(path).items()}
+        asked = Asked(draws, data, holdout, ladder, stage, tuple(only or ()), reasons, shadows, own)
         gate = audited(run, asked, device=device, say=echo)
         if gate.refused:
             raise typer.Exit(FAILED)

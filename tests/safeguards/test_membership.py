@@ -15,7 +15,7 @@ from fabrica.safeguards.privacy.canaries import (
     exposure_of,
     pattern,
 )
-from fabrica.safeguards.privacy.membership import attack, membership_check
+from fabrica.safeguards.privacy.membership import attack, beside_shadows, membership_check
 
 
 def test_a_model_that_knows_its_patients_is_caught() -> None:
@@ -93,3 +93,28 @@ def test_marks_that_were_learned_are_told() -> None:
     check = canaries_check(even)
     assert check.verdict == "PASS"
     assert "bits in the mean" in check.reason
+
+
+def test_shadow_models_take_away_what_is_hard_about_a_person() -> None:
+    """People differ more than membership does: beside models of others it is seen, and only then."""
+    rng = np.random.default_rng(5)
+    people, models, gap = 200, 8, 1.0
+    hard = rng.normal(0, 5, people)
+    inside = np.stack([np.arange(people) % 2 == k % 2 for k in range(models)])
+    for k in range(0, models, 2):
+        chance = rng.permutation(people)
+        inside[k], inside[k + 1] = chance < people // 2, chance >= people // 2
+    scores = hard + gap * inside + rng.normal(0, 0.2, (models, people)) + rng.normal(0, 3, (models, 1))
+    member = np.arange(people) < people // 2
+    own = hard + gap * member + rng.normal(0, 0.2, people)
+    alone = attack("loss", own[member], own[~member])
+    beside = beside_shadows(own, scores, inside)
+    told = attack("loss beside others", beside[member], beside[~member])
+    assert alone.auc < 0.65
+    assert told.auc > 0.99
+    assert told.interval[0] > 0.5
+    assert beside[member].mean() - beside[~member].mean() == pytest.approx(gap, abs=0.1)
+    with pytest.raises(ValueError, match="everybody or nobody"):
+        beside_shadows(own, scores, np.ones_like(inside))
+    with pytest.raises(ValueError, match="expected"):
+        beside_shadows(own[1:], scores, inside)

@@ -60,6 +60,34 @@ def attack(name: str, members: ArrayLike, others: ArrayLike, attacks: int = 1) -
     )
 
 
+def beside_shadows(own: ArrayLike, shadows: ArrayLike, inside: ArrayLike) -> Array:
+    """(people,) scores of the audited model less what shadow models say of each person: LiRA with one gap and one
+    variance for all people, as few shadow models ask (Carlini et al. 2022, section VI).
+
+    `own`: (people,) scores of the audited model; `shadows`: (models, people) of models trained on some of them;
+    `inside`: (models, people), on whom. A score is taken as a model's level, a person's, and a gap where the person
+    trained it; all three by least squares. Raises ValueError where no person stands on both sides.
+    """
+    told, scores = np.asarray(own, np.float64), np.asarray(shadows, np.float64)
+    within = np.asarray(inside, np.float64)
+    if scores.shape != within.shape or scores.shape[1:] != told.shape:
+        raise ValueError(f"scores {scores.shape} and {within.shape} of shadow models, expected (models, {len(told)})")
+    mixed = _centred(within)
+    if not np.any(np.abs(mixed) > 1e-9):
+        raise ValueError("shadow models of which each knows everybody or nobody tell nothing")
+    gap = float((mixed * scores).sum() / (mixed * mixed).sum())
+    levels = scores - gap * within
+    levels = levels - levels.mean(1, keepdims=True)
+    found: Array = told - told.mean() - levels.mean(0)
+    return found
+
+
+def _centred(values: Array) -> Array:
+    """Without what belongs to a row or to a column alone."""
+    found: Array = values - values.mean(1, keepdims=True) - values.mean(0, keepdims=True) + values.mean()
+    return found
+
+
 def _threshold(others: Array, rate: float) -> float:
     """The score that a new non-member exceeds with at most this chance: a rank, whatever the distribution."""
     return float(np.sort(others)[_rank(len(others), rate) - 1])

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...data.grid import foreground
-from ...evaluate.sets.embedding import BINS, Picture, by_radiomics, by_spectrum
+from ...evaluate.sets.embedding import BINS, Embedding, Picture, by_radiomics, by_spectrum
 from ...evaluate.threads import side_by_side
 from ...rng import derive
 
@@ -46,18 +46,30 @@ def textures(images: Sequence[Tensor], spacing_mm: Sequence[float]) -> Array:
     """Radiomics (IBSI) and spectrum of each: neither cares for flips, and hardly for shifts."""
 
     def one(image: Tensor) -> Array:
-        top = max(float(image.max()), 1e-6)
-        inside = foreground(image[0])
-        if not bool(inside.any()):  # an image of one value
-            inside = torch.ones_like(inside)
-        flat = image.shape[1] == 1
-        values, mask = (t[0, 0] if flat else t[0] for t in (image / top, inside[None]))
-        picture = Picture(
-            "", "", values.double().numpy(), mask.numpy(), tuple(spacing_mm[1:] if flat else spacing_mm)
-        )  # fmt: skip
+        picture = _pictured(image, spacing_mm)
         return np.concatenate([by_radiomics(picture, 1 / BINS), by_spectrum(picture, 1 / BINS)])
 
     return np.stack(side_by_side(one, images))
+
+
+def embedded(images: Sequence[Tensor], spacing_mm: Sequence[float], embedding: Embedding) -> Array:
+    """Features of each by an embedding that the user brings; raises ValueError where one is not finite."""
+    rows = np.stack([embedding(_pictured(image, spacing_mm), 1 / BINS) for image in images])
+    if not np.isfinite(rows).all():
+        raise ValueError("The embedding says NaN or infinity of an image. Check the run that --embedding names.")
+    return rows
+
+
+def _pictured(image: Tensor, spacing_mm: Sequence[float]) -> Picture:
+    """As embeddings read it: its brightest voxel is 1."""
+    top = max(float(image.max()), 1e-6)
+    inside = foreground(image[0])
+    if not bool(inside.any()):  # an image of one value
+        inside = torch.ones_like(inside)
+    flat = image.shape[1] == 1
+    values, mask = (t[0, 0] if flat else t[0] for t in (image / top, inside[None]))
+    spacing = tuple(spacing_mm[1:] if flat else spacing_mm)
+    return Picture("", "", values.double().numpy(), mask.numpy(), spacing)
 
 
 @torch.inference_mode()
