@@ -10,11 +10,8 @@ import numpy as np
 from scipy import stats
 
 from ..contracts import Image
-from ..data.cases import prepare_case
 from ..data.cohort import Member, find, one_each, overlaid
-from ..data.grid import foreground
-from ..evaluate.metrics.pixel import mae, psnr, ssim
-from ..io import UnreadableError
+from ..run.likeness import likeness
 from ..run.shift import seen
 from ..safeguards.gate import Check
 from ..safeguards.ladder import LADDER, RUNGS, degraded
@@ -25,7 +22,6 @@ LOST_DB = 1.0  # of PSNR: a loss that a reader sees
 NOTICED = 0.5  # share of scans that the safeguard has to tell before that
 METRICS = ("psnr", "ssim", "mae")
 FEWEST = 3
-MOST_DB = 100.0  # of an answer that is the truth itself
 WORST = {"psnr": 0.0, "ssim": 0.0, "mae": 1.0}
 
 
@@ -105,25 +101,8 @@ def _images(subject: Subject, member: Member) -> dict[str, Image]:
 
 def _figures(subject: Subject, shown: Member, true: Member) -> dict[str, float] | None:
     """Of one draw beside the truth, inside the patient; None where the case cannot be used."""
-    answering, field = subject.answering, subject.drawn
-    assert field is not None  # asked only where there is one
-    try:
-        prepared, x = answering.drawn(shown, 1, lambda _: None)
-        anchor = next(iter(prepared.case.images))
-        truth = prepare_case(true, [anchor, field.name], anchor, answering.preparation).tensors[field.name][0]
-    except (UnreadableError, KeyError, ValueError):
-        return None
-    drawn = x[0, subject.channel]
-    if drawn.shape != truth.shape:
-        return None
-    inside = foreground(truth).numpy()
-    if not inside.any():
-        return None
-    a, b = drawn.double().numpy(), truth.double().numpy()
-    planes = [z for z in range(len(a)) if inside[z].any()]
-    alike = np.mean([float(ssim(a[z], b[z], data_range=1.0, mask=inside[z])) for z in planes])
-    exact = float(psnr(a, b, data_range=1.0, mask=inside))
-    return {"psnr": min(exact, MOST_DB), "ssim": float(alike), "mae": float(mae(a, b, mask=inside))}
+    assert subject.drawn is not None  # asked only where there is one
+    return likeness(subject.answering, subject.drawn, shown, true)
 
 
 def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -160,6 +160,42 @@ def import_(
 
 
 @app.command()
+def adapt(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run; with --merge, one that was adapted.")],
+    out: Annotated[Path, typer.Option(metavar="RUN2", help="A new run folder.")],
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="A few patients of the new scanner.")] = None,
+    rank: Annotated[int, typer.Option(min=1, help="Of the change of every layer: more learns more.")] = 8,
+    minutes: Annotated[float | None, typer.Option(help="How long they teach; 2 where nothing is said.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="The same in steps.")] = None,
+    test: Annotated[float, typer.Option(min=0.05, max=0.95, help="The share of patients who judge.")] = 0.5,
+    learning_rate: Annotated[float | None, typer.Option(min=1e-6, max=0.1)] = None,
+    stage: Annotated[str | None, typer.Option(help="Which stage is adapted; the last when left out.")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Write RUN's adapter into its weights, as a run.")] = False,
+    unit: Unit = None,
+    device: Device = "auto",
+) -> None:
+    """Teach a finished run a new scanner by a thin change of its weights; says what it gains there and forgets."""
+    from ..learning.loop import Interrupted
+    from ..study.adaptation import Few, adapt_run, merge_run
+
+    with errors():
+        if merge:
+            merge_run(run, out, echo)
+            return
+        if data is None:
+            fail("Whose scans are to be learned is not said. Type: fabrica adapt RUN --data DIR --out RUN2")
+        budget = (2.0 if minutes is None and steps is None else minutes, steps)
+        few = Few(data, fixed(unit, "--unit PET=SUV"), rank, *budget, learning_rate, test)
+        try:
+            with bars() as watch:
+                result = adapt_run(run, few, out, stage=stage, device=device, say=echo, watch=watch)
+        except (Interrupted, KeyboardInterrupt) as error:
+            echo(f"\n{error or 'Stopped.'}\nGo on with: fabrica run {out}", err=True)
+            raise typer.Exit(INTERRUPTED) from error
+        echo(f"Report: {result.page}")
+
+
+@app.command()
 def patients(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run of a synthesis.")],
     out: Annotated[

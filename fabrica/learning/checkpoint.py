@@ -22,6 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
 from torch import Tensor, nn
 
+from ..networks.adapters import merged
+
 FORMAT = 2  # 1: contrasts had a unit only where it was HU or grey, all others the scale of each case
 READABLE = (1, 2)
 _DTYPES = {
@@ -194,13 +196,39 @@ def unpack(
 
 def load_weights(family: nn.Module, folder: Path) -> dict[str, Any]:
     """Averaged weights of a finished stage into a family; returns the facts. Raises CheckpointError."""
+    slow, facts = weights_in(folder)
+    into(family, slow, f"The checkpoint in {folder} is of another network. Undo the change, or start a new run.")
+    return facts
+
+
+def weights_in(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(averaged weights, facts) of a stage; of an adapter, the weights that it was made for with what it changes of
+    them. Raises CheckpointError, also where those are gone or are others now.
+    """
     found = load(folder)
     if found is None:
         raise CheckpointError(f"{folder} holds no checkpoint. Train first: fabrica run RECIPE")
     tensors, facts = found
-    slow = {k.removeprefix("average/"): v for k, v in tensors.items() if k.startswith("average/")}
-    into(family, slow, f"The checkpoint in {folder} is of another network. Undo the change, or start a new run.")
-    return facts
+    if (beside := facts.get("adapter")) is None:
+        return {k.removeprefix("average/"): v for k, v in tensors.items() if k.startswith("average/")}, facts
+    start = Path(beside["start"])
+    if not (start / "checkpoint.json").is_file() or tensors_hash(start) != beside["sha256"]:
+        raise CheckpointError(
+            f"The adapter in {folder} changes the weights in {start}, which are gone or were trained again. Put them"
+            " back, or adapt those that there are: fabrica adapt RUN --data DIR --out RUN2"
+        )
+    try:
+        return merged(weights_in(start)[0], tensors), facts
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"The adapter in {folder} does not fit the weights in {start} ({error}).") from error
+
+
+def tensors_hash(folder: Path) -> str:
+    """SHA-256 of the tensors, as the checkpoint says it; raises CheckpointError where there is none."""
+    try:
+        return str(json.loads((folder / "checkpoint.json").read_text())["sha256"])
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder} holds no checkpoint. Train first: fabrica run RECIPE") from error
 
 
 def into(module: nn.Module, tensors: Mapping[str, Tensor], fault: str) -> None:

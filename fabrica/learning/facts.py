@@ -28,6 +28,7 @@ class Facts:
     float32_layers: tuple[str, ...] = ()  # in which bfloat16 was found wrong
     trained_on: frozenset[str] = frozenset()  # hashes of patients; none are kept of a private training
     privacy: Mapping[str, Any] | None = None  # what it promised and spent
+    adapter: Mapping[str, Any] | None = None  # whose weights it changes, where it is but a change
 
     @property
     def finished(self) -> bool:
@@ -55,6 +56,7 @@ class Facts:
             tuple(map(str, plain.get("float32_layers", ()))),
             frozenset(plain.get("trained_on", ())),
             plain.get("privacy"),
+            plain.get("adapter"),
         )
 
 

@@ -146,10 +146,9 @@ class _Loop:
     def _start_from_other(self) -> None:
         if self.plan.start is None:
             return
-        found = checkpoint.load(Path(self.plan.start))
-        if found is None:
+        if not (Path(self.plan.start) / "checkpoint.json").is_file():
             raise checkpoint.CheckpointError(f"train.start names {self.plan.start}, which holds no checkpoint.json.")
-        slow = {k.removeprefix("average/"): v for k, v in found[0].items() if k.startswith("average/")}
+        slow, _ = checkpoint.weights_in(Path(self.plan.start))
         for module in (self.family, self.average.slow):
             checkpoint.into(
                 module, slow, f"The weights in {self.plan.start} do not fit. Use the same job, family and network."

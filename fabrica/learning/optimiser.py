@@ -61,7 +61,7 @@ class Muon(torch.optim.Optimizer):
         self, parameters: Iterable[nn.Parameter], matrices: set[nn.Parameter], learning_rate: float,
         betas: tuple[float, float] = BETAS,
     ) -> None:  # fmt: skip
-        known = list(parameters)
+        known = [p for p in parameters if p.requires_grad]  # what an adapter has frozen is left alone
         groups = [{"params": [p for p in known if (p in matrices) == turned]} for turned in (False, True)]
         super().__init__(groups, {"lr": learning_rate})
         self.rate, self.betas = learning_rate, betas

@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..contracts import Job
 from ..jobs import JOBS, job_options
 from ..networks.unet import UNetShape
 from ..registry import build, unknown
 from .parts import check_name, family_named
-from .short_form import written_out
+from .short_form import stages_of
 from .stages import words
 from .strict import AtError, dataclass_of, guard, named
 from .values import Named, TrainedPlan
@@ -85,18 +83,3 @@ def family_of(trained: TrainedPlan, job: Job, at: str) -> tuple[Named, UNetShape
                 f"{words(getattr(mine, part))}. Write its job: job: {dict(stage['job'])}",
             )
     return family_named(stage["family"], at)
-
-
-def stages_of(file: Path) -> Mapping[str, Any]:
-    """The stages of a run's recipe; raises ValueError when it cannot be read."""
-    try:
-        plain = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{file} cannot be read ({type(error).__name__}). Copy the run again, or name another."
-        ) from error
-    if not isinstance(plain, Mapping) or not isinstance(plain.get("stages", {}), Mapping):
-        raise ValueError(f"{file} is damaged: it is no recipe. Copy the run again, or name another.")
-    written = written_out(plain)
-    stages: Mapping[str, Any] = written.get("stages") or {"model": written}
-    return stages

@@ -267,7 +267,7 @@ def _inner(value: Any, at: str) -> tuple[str | None, float]:
         raise AtError(
             at,
             f"family.in is {inner!r}. Write: in: {{stage: codec}}, in: {{equalised: 0.5}}, or in a recipe without"
-            " stages in: vae",
+            " stages in: vae, or in: {run: RUN, stage: codec}",
         )
     if "stage" in inner:
         return str(inner["stage"]), 0.0

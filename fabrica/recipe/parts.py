@@ -88,6 +88,12 @@ def check_train(train: TrainPlan, at: str) -> None:
         raise AtError(
             f"{at}.augment", f"train.augment is {train.augment}, expected a strength from 0 to 3. Write: augment: 1"
         )
+    if train.rank is not None and (train.rank < 1 or train.start is None or train.privacy is not None):
+        raise AtError(
+            f"{at}.rank",
+            f"train.rank is {train.rank}, expected 1 or more beside weights to start from, without privacy. Write:"
+            " train: {start: RUN/stages/STAGE, rank: 8}, or type: fabrica adapt RUN --data DIR --out RUN2",
+        )
     if not 0 <= train.average < 1:
         raise AtError(
             f"{at}.average", f"train.average is {train.average}, expected a decay in [0, 1). Write: average: 0.999"

@@ -5,7 +5,10 @@ codes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from ..contracts import Family, Job
 from ..families import FAMILIES
@@ -34,6 +37,9 @@ def written_out(plain: Mapping[str, Any]) -> Mapping[str, Any]:
     options = dict(family) if isinstance(family, Mapping) else {"name": family}
     if "stages" in plain or job is None or "run" in options:
         return plain
+    inner = options.get("in")
+    if isinstance(inner, Mapping) and "run" in inner:
+        return _in_codes_of_others(plain, options)
     pair = _pair(options, job)
     if pair is None:
         return plain
@@ -71,6 +77,44 @@ def written_out(plain: Mapping[str, Any]) -> Mapping[str, Any]:
     }  # fmt: skip
     rest = {k: v for k, v in plain.items() if k not in ("job", "family", "train", "prepare", *MODEL)}
     return {**rest, "stages": {"codec": codec, "model": model}}
+
+
+def _in_codes_of_others(plain: Mapping[str, Any], options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`in: {run: RUN, stage: codec}`: that run's codec as a stage of its own, beside the one that draws its codes."""
+    inner = options["in"]
+    name, at = inner.get("stage", "codec"), "family.in"
+    if not set(inner) <= {"run", "stage"}:
+        raise AtError(at, f"family.in is {dict(inner)!r}. Write: in: {{run: RUN, stage: codec}}")
+    folder = Path(str(inner["run"])).expanduser()
+    if not (folder / "recipe.yaml").is_file():
+        raise AtError(f"{at}.run", f"{folder} is not a run: it holds no recipe.yaml. See: ls {folder.parent}")
+    try:
+        theirs = stages_of(folder / "recipe.yaml")
+    except ValueError as error:
+        raise AtError(f"{at}.run", str(error)) from error
+    stage = theirs.get(name)
+    if not isinstance(stage, Mapping) or "job" not in stage:
+        raise AtError(f"{at}.stage", f"{folder} has no stage {name!r}. Stages: {', '.join(map(str, theirs))}")
+    codec = {"job": stage["job"], "family": {"run": str(folder), "stage": name}}
+    own = {k: v for k, v in plain.items() if k in ("job", "train", "prepare", *MODEL)}
+    own["family"] = {**options, "in": {"stage": "codec"}}
+    rest = {k: v for k, v in plain.items() if k not in (*own, "family")}
+    return {**rest, "stages": {"codec": codec, "model": own}}
+
+
+def stages_of(file: Path) -> Mapping[str, Any]:
+    """The stages of a run's recipe; raises ValueError when it cannot be read."""
+    try:
+        plain = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{file} cannot be read ({type(error).__name__}). Copy the run again, or name another."
+        ) from error
+    if not isinstance(plain, Mapping) or not isinstance(plain.get("stages", {}), Mapping):
+        raise ValueError(f"{file} is damaged: it is no recipe. Copy the run again, or name another.")
+    written = written_out(plain)
+    stages: Mapping[str, Any] = written.get("stages") or {"model": written}
+    return stages
 
 
 def _pair(options: Mapping[str, Any], job: Job) -> tuple[Mapping[str, Any], str] | None:

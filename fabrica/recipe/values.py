@@ -78,6 +78,7 @@ class TrainPlan:
     checkpoint_minutes: float = 1.0
     augment: float = 0.0  # strength of random turns and scalings; 1: about 10 degrees and 10 %
     start: str | None = None  # a run folder whose weights training starts from
+    rank: int | None = None  # of a low-rank change of the weights in `start`, which stay as they are
     privacy: PrivacyPlan | None = None  # none = without a guarantee
     canaries: int = 0  # training images that are marked, so that an audit can tell whether marks were learned
 

@@ -22,6 +22,7 @@ from ..learning.lineage import check_codec, check_start, trained_before
 from ..learning.loop import Progress, Trained, fit
 from ..networks.soundness import in_float32
 from ..rng import Rng, derive
+from .adapted import kept_apart, with_adapter
 from .family import build_family, check_scales, drawer, with_codec
 from .forecast import batch_that_fits, foretell_drawing, look_at_layers, precision_of
 from .marks import marked, tags_of
@@ -39,7 +40,7 @@ def train_stage(ready: PreparedStage, say: Say, watch: Watch | None, device: str
     check_private_stage(ready)
     precision = known.precision if known else precision_of(stage, device)
     family = _begun(ready, known, precision, say).to(device)
-    if known and known.finished:
+    if known and known.finished and (stage.train.rank is None or known.adapter or stage.trained):
         in_float32(family, known.float32_layers)
         ready.run.load_weights(stage, family)
         return Trained(family, known.step, known.seconds, list(known.curve))
@@ -62,7 +63,10 @@ def train_stage(ready: PreparedStage, say: Say, watch: Watch | None, device: str
 
     facts = _plain_facts(ready, family, precision, batch, wide, device)
     job = marked(stage.training_job(), tags_of(stage, [e.name for e in ready.store.entries], ready.seed))
-    return fit(family, job, loader, stage.train, ready.home, facts, shown, device)
+    if stage.train.rank is None:
+        return fit(family, job, loader, stage.train, ready.home, facts, shown, device)
+    plan = with_adapter(family, stage.train, say)
+    return kept_apart(fit(family, job, loader, plan, ready.home, facts, shown, device), stage.train, ready.home)
 
 
 def _begun(ready: PreparedStage, known: Facts | None, precision: str, say: Say) -> Family:

@@ -18,6 +18,7 @@ from fabrica.contracts import Condition
 from fabrica.families import ImportedAutoencoder
 from fabrica.io import UnreadableError
 from fabrica.recipe.checks import from_plain
+from fabrica.recipe.text import RecipeError
 from fabrica.run.family import trained_family
 from fabrica.run.folder import RunFolder
 from fabrica.run.imported import Card, import_weights
@@ -212,6 +213,13 @@ def test_a_prior_is_trained_in_its_codes(files: Path) -> None:
             },
         },
     }  # fmt: skip
+    flat = {k: v for k, v in recipe.items() if k != "stages"} | recipe["stages"]["prior"]
+    flat["family"] = {**flat["family"], "in": {"run": str(files / "RUN"), "stage": "codec"}}
+    short = from_plain(flat)
+    assert [(s.name, s.codec) for s in short.stages] == [("codec", None), ("model", "codec")]
+    assert short.stages[0].trained == from_plain(recipe).stages[0].trained
+    with pytest.raises(RecipeError, match="has no stage 'x'"):
+        from_plain({**flat, "family": {**flat["family"], "in": {"run": str(files / "RUN"), "stage": "x"}}})
     done = run_recipe(from_plain(recipe), files / "run", say=lambda text: None)
     assert [s.name for s in done.report.stages] == ["codec", "prior"]
     given_back = [f for f in done.report.stages[0].figures if isinstance(f.value, float)]

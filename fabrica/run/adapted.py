@@ -1,0 +1,46 @@
+"""A stage whose weights stay, with a thin change beside them that is trained: how it starts, and what is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from ..contracts import Family
+from ..learning import checkpoint
+from ..learning.loop import Trained
+from ..networks.adapters import adapt, factors, merge
+from ..recipe.values import TrainPlan
+
+Say = Callable[[str], None]
+
+
+def with_adapter(family: Family, plan: TrainPlan, say: Say) -> TrainPlan:
+    """The family with the weights that it starts from, frozen beside thin changes; returns the plan of what is left.
+
+    Raises CheckpointError for weights of another network.
+    """
+    assert plan.start is not None  # the recipe was checked
+    assert plan.rank is not None
+    weights, _ = checkpoint.weights_in(Path(plan.start))
+    checkpoint.into(
+        family, weights, f"The weights in {plan.start} do not fit. Adapt with the same job, family and network."
+    )
+    total = sum(p.numel() for p in family.parameters())
+    trained = {p for group in family.groups().values() for p in group}
+    learned = adapt(family, trained, plan.rank)
+    say(f"An adapter of rank {plan.rank}: {learned:,} parameters learn, {total:,} stay as they are.")
+    return replace(plan, start=None)
+
+
+def kept_apart(trained: Trained, plan: TrainPlan, home: Path) -> Trained:
+    """Of a finished training the thin factors alone stay in its checkpoint; the family that draws has them merged."""
+    assert plan.start is not None
+    found = checkpoint.load(home)
+    assert found is not None  # it was saved a moment ago
+    facts = {k: v for k, v in found[1].items() if k != "format"}
+    start = Path(plan.start)
+    facts["adapter"] = {"start": str(start), "sha256": checkpoint.tensors_hash(start), "rank": plan.rank}
+    checkpoint.save(home, factors(trained.family), facts)
+    merge(trained.family)
+    return trained

@@ -1,0 +1,115 @@
+"""A finished run taught a new scanner: what its checkpoint holds, what is told, merged, and refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from fabrica.cli import app
+from fabrica.data.virtual import VirtualCohort
+from fabrica.data.virtual.export import write_cohort
+from fabrica.learning import checkpoint
+from fabrica.learning.checkpoint import CheckpointError
+from fabrica.recipe.checks import from_plain
+from fabrica.recipe.text import RecipeError
+from fabrica.run.answering import Answering
+from fabrica.run.folder import RunFolder
+from fabrica.run.sequence import continue_run, run_recipe
+from fabrica.study.adaptation import Few, adapt_run, merge_run
+
+PLAIN = {
+    "cohorts": {"all": {"virtual": {"patients": 6, "spacing_mm": 4, "planes": [14, 20], "scanners": ["A"]}}},
+    "split": {"train": 0.5, "test": 0.5}, "baseline": "none",
+    "job": {"name": "translation", "from": ["T1w"], "x": ["FLAIR"]},
+    "family": {"name": "regression", "network": {"channels": [16, 32], "blocks": 1}},
+    "train": {"steps": 60, "batch": 8, "precision": "fp32"},
+    "evaluate": {"draws": 1, "realism": 0, "evaluations": []},
+}  # fmt: skip
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adaptation")
+    run_recipe(from_plain(PLAIN), folder / "run", say=quiet)
+    few = VirtualCohort(4, first=500, spacing_mm=4, planes=(14, 20), scanners=("B",))
+    write_cohort(few, folder / "few", quiet)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapted(place: Path) -> Path:
+    said = list[str]()
+    adapt_run(place / "run", Few(place / "few", {}, rank=2, steps=30), place / "adapted", device="cpu", say=said.append)
+    assert any("An adapter of rank 2" in line for line in said)
+    return place / "adapted"
+
+
+def test_the_checkpoint_holds_thin_factors_alone(place: Path, adapted: Path) -> None:
+    home, base = adapted / "stages/model", place / "run/stages/model"
+    found = checkpoint.load(home)
+    assert found is not None
+    assert {name.rpartition(".")[2] for name in found[0]} == {"up", "down"}
+    own, whole = (next(p.glob("*.safetensors")).stat().st_size for p in (home, base))
+    assert own < whole / 4
+    weights, facts = checkpoint.weights_in(home)
+    assert facts["adapter"]["rank"] == 2
+    former, _ = checkpoint.weights_in(base)
+    assert weights.keys() == former.keys()
+    changed = [name for name, value in weights.items() if not torch.equal(value, former[name])]
+    assert changed
+    assert all(name.endswith("weight") for name in changed)
+
+
+def test_gains_and_losses_are_told_of_new_and_former_patients(adapted: Path) -> None:
+    told = json.loads((adapted / "adaptation.json").read_text())
+    names = [f["name"] for f in told["figures"]]
+    assert [n.partition(":")[0] for n in names] == [
+        f"{metric} of FLAIR, {who} patients" for who in ("new", "former") for metric in ("psnr", "ssim", "mae")
+    ]
+    assert [f["n"] for f in told["figures"]] == [2] * 3 + [3] * 3
+    page = (adapted / "report/index.html").read_text()
+    assert "former patients: after minus before" in page
+    again = continue_run(adapted, say=quiet)  # a finished adapter draws as it did
+    assert again.report.stages[0].steps == 30
+
+
+def test_merged_it_needs_no_other_run_and_answers_alike(adapted: Path, tmp_path: Path) -> None:
+    merged = merge_run(adapted, tmp_path / "merged", quiet)
+    stage = merged.recipe.stage("model")
+    assert stage.train.rank is None
+    with_other = RunFolder.open(adapted)
+    one, other = (Answering(r, r.recipe.stage("model")) for r in (merged, with_other))
+    for a, b in zip(one.family.parameters(), other.family.parameters(), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(ValueError, match="has no adapter to merge"):
+        merge_run(tmp_path / "merged", tmp_path / "twice", quiet)
+    with pytest.raises(ValueError, match="is there already"):
+        merge_run(adapted, tmp_path / "merged", quiet)
+
+
+def test_weights_that_are_gone_or_trained_again_are_missed(place: Path, adapted: Path, tmp_path: Path) -> None:
+    shutil.copytree(adapted, tmp_path / "run")
+    home = tmp_path / "run/stages/model"
+    plain = json.loads((home / "checkpoint.json").read_text())
+    plain["facts"]["adapter"]["sha256"] = "0" * 64
+    (home / "checkpoint.json").write_text(json.dumps(plain))
+    with pytest.raises(CheckpointError, match="gone or were trained again"):
+        checkpoint.weights_in(home)
+
+
+def test_wrong_words_end_in_one_line(place: Path, tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    result = run(app, ["adapt", str(place / "run"), "--out", str(tmp_path / "a")])
+    assert result.exit_code != 0
+    assert "Whose scans are to be learned is not said" in result.output
+    result = run(app, ["adapt", str(place / "few"), "--data", str(place / "few"), "--out", str(tmp_path / "a")])
+    assert "is not a run" in result.output
+    with pytest.raises(RecipeError, match="fabrica adapt RUN"):
+        from_plain({**PLAIN, "train": {**PLAIN["train"], "rank": 4}})
