@@ -196,6 +196,27 @@ def adapt(
 
 
 @app.command()
+def draft(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run that segments, or gives any parts.")],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Scans; with masks, what is invented is counted.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where CASE/draft.json and index.html are written.")],
+    label: Annotated[str | None, typer.Option(help="The mask that is put into words.")] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Draws that chances are told from.")] = 4,
+    stage: Annotated[str | None, typer.Option(help="Which stage draws; the last when left out.")] = None,
+    unit: Unit = None,
+    device: Device = "auto",
+) -> None:
+    """Findings in words, each with its evidence: voxels, measured size, chance. A draft, for a person to check."""
+    from ..data.cohort import Source
+    from ..generate.drafting import draft_scans
+
+    with errors():
+        source = Source(data, fixed(unit, "--unit PET=SUV"))
+        written = draft_scans(run, source, out, label=label, draws=draws, stage=stage, device=device, say=echo)
+        echo(f"Drafts: {written[0]}")
+
+
+@app.command()
 def patients(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run of a synthesis.")],
     out: Annotated[

@@ -93,6 +93,9 @@ def asked_patients(
     answering: Answering, count: int, values: Mapping[str, str] | None = None, depth: int = 1
 ) -> list[list[Prepared]]:
     """Patients of whom only the grid and their values are known, in groups that are drawn at once."""
+    for name, how in answering.layout.words.items():
+        if why := how.fault((values or {}).get(name, "")):
+            raise ValueError(f"{name} cannot be understood: {why}. Write it as the cohort's texts are.")
     asked = _values(answering.signature.values, values or {}, count)
     prepared = [_blank(answering, f"synthetic-{i:05d}", v, depth) for i, v in enumerate(asked)]
     at_once = max(1, ROWS // (depth if answering.layout.axes == "yx" else 1))
@@ -114,7 +117,7 @@ def _values(fields: Sequence[Field], fixed: Mapping[str, str], count: int) -> li
         if value == "":
             raise ValueError(f"The run asks for {name}. Write: --value {name}=60")
     turns = {f.name: [fixed[f.name]] if f.name in fixed else list(f.classes) for f in fields if f.classes}
-    words = {f.name: fixed.get(f.name, "") for f in fields if f.kind == "embedding"}
+    words = {f.name: fixed.get(f.name, "") for f in fields if f.kind in ("embedding", "token")}
     found = []
     for i in range(count):
         own: dict[str, float | str] = {}

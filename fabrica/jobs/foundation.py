@@ -14,10 +14,7 @@ from ..data.vocabulary import field_of
 from ..registry import unknown
 from ..rng import Rng
 from .imaging import one_hot, stack_fields, varied
-from .values import Covariates, Values
-
-WORDS, LENGTH = 256, 32  # of a text, where a recipe does not say: its vocabulary, and how many subwords it has
-TEXT = {"of": "", "words": WORDS, "length": LENGTH}
+from .values import Covariates, Values, text_plan
 
 
 class Foundation(Job):
@@ -43,7 +40,7 @@ class Foundation(Job):
             raise ValueError("foundation needs slices so far. Write: axes: yx")
         self.x, self.axes, self.vary = tuple(map(field_of, x)), axes, vary
         self.values, texts = Values.of("foundation", by, covariates, None), dict(text or {})
-        plans = {name: _text_plan(name, plan) for name, plan in texts.items()}
+        plans = {name: text_plan(f"foundation.text.{name}", plan) for name, plan in texts.items()}
         self.texts = tuple(Field(n, "token", p["words"], "", length=p["length"]) for n, p in plans.items())
         self.described = {name: str(plan["of"]) for name, plan in plans.items() if plan["of"]}
         labels = [f.name for f in self.x if f.kind == "label"]
@@ -123,19 +120,6 @@ class Foundation(Job):
         if both := set(given) & set(asked):
             raise ValueError(f"foundation.directions gives what it asks for: {', '.join(sorted(both))} in {text!r}.")
         return given, asked
-
-
-def _text_plan(name: str, plan: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(plan, Mapping):
-        raise ValueError(f"foundation.text.{name} is {plan!r}. Write: {name}: {{of: lesion}}, or {name}: {{}}")
-    for key in plan:
-        if key not in TEXT:
-            raise unknown(f"key of foundation.text.{name}", str(key), list(TEXT))
-    whole = {**TEXT, **plan}
-    for key, least in (("words", 16), ("length", 2)):
-        if type(whole[key]) is not int or whole[key] < least:
-            raise ValueError(f"foundation.text.{name}.{key} is {whole[key]!r}, expected {least} or more.")
-    return whole
 
 
 def _with_blanks(batch: Batch, names: Sequence[str]) -> Batch:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ..contracts import PLACE, POSITION, Batch, Condition, Field, Job, Problem, Signature
 from ..data.cases import COVERED
 from ..data.vocabulary import field_of
+from ..registry import unknown
 from ..rng import Rng
 from .values import Covariates, Values
 
@@ -62,6 +63,17 @@ def _check_share(job: str, drop: float) -> None:
         raise ValueError(f"{job}.drop is {drop}, expected a chance from 0 to below 1, such as 0.1.")
 
 
+def _described(job: str, values: Values, fields: Sequence[Field], axes: str) -> Mapping[str, str]:
+    """Which texts are written from which label map; raises ValueError for a map that is none of the job's."""
+    labels = [f.name for f in fields if f.kind == "label"]
+    for name, label in values.described.items():
+        if label not in labels:
+            raise unknown(f"label map of {job}.text.{name}.of", label, labels)
+        if axes != "yx":
+            raise ValueError(f"{job}.text.{name} is written from slices. Write: axes: yx, or leave `of` out")
+    return values.described
+
+
 def _present(batch: Batch, name: str) -> Tensor:
     rows = len(batch.cases)
     return batch.present.get(name, torch.ones(rows, dtype=torch.bool, device=batch.affine.device))
@@ -103,6 +115,7 @@ class Translation(Job):
         often = drop ** len(self.source) >= RARELY  # the answer without any of them has to be learned
         images = tuple(f.name for f in self.source) if often else ()
         self.hidden = (self.values.names if drop else ()) or images
+        self.described = _described("translation", self.values, (*self.x, *self.source), axes)
 
     def signature(self) -> Signature:
         depth = 2 * self.neighbours + 1
@@ -161,21 +174,24 @@ class Synthesis(Job):
 
     `by` names categorical values of the cases with their classes ({class: [Hand, CXR]}); `covariates` are numbers, with
     centre and width where they are not small ({weight_kg: [70, 15]}); `text` names columns of words with the length of
-    the vector that they become ({report: 64}); `drop` is the chance that training hides all of them, which guidance
-    needs. Slices are told where they lie, and every voxel of a volume, so that patches of training (`prepare: {size:
-    ...}`) draw whole patients; `place: false`: not, as a codec wants it.
+    the vector that they become ({report: 64}), or with what a network reads that is trained with them ({report: {words:
+    256, length: 32}}; with `of: lesion` they are written from each slice's own mask, see `data.findings`). `drop` is
+    the chance that training hides all of them, which guidance needs. Slices are told where they lie, and every voxel of
+    a volume, so that patches of training (`prepare: {size: ...}`) draw whole patients; `place: false`: not, as a codec
+    wants it.
     """
 
     metrics = ()  # unpaired: distances between sets come with the evaluation tiers
 
     def __init__(
         self, x: Sequence[str], *, axes: Axes = "yx", by: Mapping[str, Sequence[str]] | None = None,
-        covariates: Covariates = (), text: Mapping[str, int] | None = None, drop: float = 0.0, place: bool = True,
+        covariates: Covariates = (), text: Mapping[str, Any] | None = None, drop: float = 0.0, place: bool = True,
     ) -> None:  # fmt: skip
         _check_share("synthesis", drop)
         self.values = Values.of("synthesis", by, covariates, text)
         self.x, self.axes, self.drop, self.place = tuple(map(field_of, x)), axes, drop, place
         self.hidden = self.values.names if drop else ()
+        self.described = _described("synthesis", self.values, self.x, axes)
 
     def signature(self) -> Signature:
         position = () if not self.place else (POSITION,) if self.axes == "yx" else (PLACE,)

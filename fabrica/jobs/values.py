@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,30 +18,31 @@ from ..rng import Rng
 _SCALES: Mapping[str, tuple[float, float]] = {"age": (50.0, 20.0), "days": (365.0, 365.0)}  # value -> (centre, width)
 NARROWEST = 8  # numbers that words become
 Covariates = Sequence[str] | Mapping[str, Sequence[float]]
-KEYS: Mapping[str, Any] = {"by": Mapping[str, Sequence[str]], "covariates": Covariates, "text": Mapping[str, int]}
+KEYS: Mapping[str, Any] = {"by": Mapping[str, Sequence[str]], "covariates": Covariates, "text": Mapping[str, Any]}
+WORDS, LENGTH = 256, 32  # of a text, where a recipe does not say: its vocabulary, and how many subwords it has
+READ = {"of": "", "words": WORDS, "length": LENGTH}
 
 
 @dataclass(frozen=True)
 class Values:
     """`by`: classes by name; `covariates`: numbers by name with centre and width; `text`: columns of words with the
-    length of their vector.
+    length of their vector; `texts`: those that a network reads, subword by subword, and `described`: which of them are
+    written from a label map of the slice.
     """
 
     by: Mapping[str, tuple[str, ...]]
     covariates: Mapping[str, tuple[float, float]]
     text: Mapping[str, int]
     unscaled: tuple[str, ...] = ()  # covariates that enter as they are, because nothing says their centre and width
+    texts: tuple[Field, ...] = ()
+    described: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def of(
-        job: str, by: Mapping[str, Sequence[str]] | None, covariates: Covariates, text: Mapping[str, int] | None
+        job: str, by: Mapping[str, Sequence[str]] | None, covariates: Covariates, text: Mapping[str, Any] | None
     ) -> Values:
         """From a recipe's options; raises ValueError for a scale that is none and for words of too few numbers."""
-        if short := [name for name, width in (text or {}).items() if width < NARROWEST]:
-            raise ValueError(
-                f"{job}.text gives {short[0]} a vector of {(text or {})[short[0]]}, expected at least {NARROWEST}, such"
-                " as 64."
-            )
+        vectors, plans = _vectors_and_plans(job, text or {})
         scales = (
             dict(covariates) if isinstance(covariates, Mapping) else {n: _SCALES.get(n, (0.0, 1.0)) for n in covariates}
         )
@@ -55,7 +56,9 @@ class Values:
         return Values(
             {name: tuple(map(str, classes)) for name, classes in (by or {}).items()},
             {name: (float(centre), float(width)) for name, (centre, width) in scales.items()},
-            dict(text or {}), bare,
+            vectors, bare,
+            tuple(Field(n, "token", plan["words"], "", length=plan["length"]) for n, plan in plans.items()),
+            {name: str(plan["of"]) for name, plan in plans.items() if plan["of"]},
         )  # fmt: skip
 
     @staticmethod
@@ -72,7 +75,7 @@ class Values:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (*self.by, *self.covariates, *self.text)
+        return (*self.by, *self.covariates, *self.text, *(f.name for f in self.texts))
 
     def fields(self) -> tuple[Field, ...]:
         """As a signature's conditions."""
@@ -82,7 +85,8 @@ class Values:
             replace(field_of(name) if name in _SCALES else Field(name, "number"), stated=scale)
             for name, scale in scales.items()
         ]
-        return (*classes, *numbers, *(Field(name, "embedding", width) for name, width in self.text.items()))
+        vectors = (Field(name, "embedding", width) for name, width in self.text.items())
+        return (*classes, *numbers, *vectors, *self.texts)
 
     def given(self, batch: Batch) -> dict[str, Tensor]:
         """Name -> value per row, on the scale of a network."""
@@ -100,6 +104,36 @@ class Values:
         return Condition(condition.values, {**condition.present, **present})
 
 
+def text_plan(at: str, plan: Any) -> dict[str, Any]:
+    """What a recipe says of a text that is read: {of, words, length}, whole; raises ValueError for another key."""
+    if not isinstance(plan, Mapping):
+        raise ValueError(f"{at} is {plan!r}. Write: {at.rpartition('.')[2]}: {{of: lesion}}, or {{}}")
+    for key in plan:
+        if key not in READ:
+            raise unknown(f"key of {at}", str(key), list(READ))
+    whole = {**READ, **plan}
+    for key, least in (("words", 16), ("length", 2)):
+        if type(whole[key]) is not int or whole[key] < least:
+            raise ValueError(f"{at}.{key} is {whole[key]!r}, expected {least} or more.")
+    return whole
+
+
+def _vectors_and_plans(job: str, text: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
+    """Texts that are hashed into vectors, and those that are read."""
+    vectors, plans = dict[str, int](), dict[str, dict[str, Any]]()
+    for name, how in text.items():
+        if isinstance(how, Mapping):
+            plans[name] = text_plan(f"{job}.text.{name}", how)
+        elif type(how) is not int or how < NARROWEST:
+            raise ValueError(
+                f"{job}.text gives {name} a vector of {how!r}, expected at least {NARROWEST}, such as 64; or a text to"
+                f" be read: text: {{{name}: {{words: 256, length: 32}}}}"
+            )
+        else:
+            vectors[name] = how
+    return vectors, plans
+
+
 NONE = Values({}, {}, {})  # of jobs that are given images alone
 
 
@@ -109,14 +143,14 @@ def said(fields: Sequence[Field], fixed: Mapping[str, str]) -> dict[str, float |
     for name, value in fixed.items():
         if name not in known:
             raise ValueError(f"The run knows no {name}. It knows: {', '.join(known) or 'nothing'}.")
-        field = known[name]
-        if field.classes and value not in field.classes:
-            raise ValueError(f"{name} {value} is none of {', '.join(field.classes)}.")
+        asked = known[name]
+        if asked.classes and value not in asked.classes:
+            raise ValueError(f"{name} {value} is none of {', '.join(asked.classes)}.")
         try:
-            found[name] = float(value) if field.kind == "number" else value
+            found[name] = float(value) if asked.kind == "number" else value
         except ValueError as error:
             raise ValueError(f"A covariate is a number: {error}.") from error
-        if field.kind == "number" and not math.isfinite(float(found[name])):
+        if asked.kind == "number" and not math.isfinite(float(found[name])):
             raise ValueError(f"A covariate is a number: {name} is {value}.")
     return found
 

@@ -25,10 +25,15 @@ def mark_ends(*layers: nn.Module) -> None:
             part.__dict__["is_end"] = True
 
 
-def planes_and_vectors(condition: Sequence[Field]) -> tuple[tuple[Field, ...], tuple[Field, ...]]:
-    """Conditions on a grid, and those that join the noise level."""
+def planes_and_vectors(condition: Sequence[Field], reads: bool = False) -> tuple[tuple[Field, ...], tuple[Field, ...]]:
+    """Conditions on a grid, and those that join the noise level. Raises ValueError for a text where nobody `reads`."""
+    if not reads and (text := next((f for f in condition if f.kind == "token"), None)):
+        raise ValueError(
+            f"This network reads no texts, and is given {text.name}. Write: family: {{name: flow}}, or a vector of"
+            f" hashed words: text: {{{text.name}: 64}}"
+        )
     planes = tuple(f for f in condition if f.kind in PLANES)
-    return planes, tuple(f for f in condition if f.kind not in PLANES)
+    return planes, tuple(f for f in condition if f.kind not in (*PLANES, "token"))
 
 
 def shown(condition: Sequence[Field]) -> tuple[Field, ...]:

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..contracts import Backbone, Condition, Field
 from .blocks import HEAD, conv, embedding, mark_ends, planes_and_vectors, vector_entries, with_planes
+from .reader import CrossAttention, Reader, worded
 from .state_space import StateSpace
 from .unet import UNetShape
 
@@ -24,7 +25,7 @@ class Transformer(Backbone):
     Width is the last entry of `channels` (a multiple of 48), depth is `blocks`; `patch` is the side of a token.
     Positions turn queries and keys by their place along each axis, so that grids may differ between training and
     drawing. Attention costs the square of the number of tokens: 4,096 tokens are 64 x 64 patches, or 16 x 16 x 16.
-    `kind: state-space` costs as many as there are.
+    `kind: state-space` costs as many as there are. Texts are attended to after each block.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Transformer(Backbone):
         self.dimensions, self.precision, self.width, self.out_channels = dimensions, precision, width, out_channels
         self.patch = self.multiple = shape.patch
         self.recompute = shape.recompute
-        self.planes, self.vectors = planes_and_vectors(condition)
+        self.planes, self.vectors = planes_and_vectors(condition, reads=True)
         inner = 4 * width
         self.embed = nn.Sequential(nn.Linear(width, inner), nn.SiLU(), nn.Linear(inner, width))
         self.entries = vector_entries(self.vectors, width)
@@ -50,6 +51,10 @@ class Transformer(Backbone):
             _Block(width, StateSpace(dimensions, width, k) if shape.kind == "state-space" else _Attention(width))
             for k in range(shape.blocks)
         )
+        self.reader: Reader | None = None
+        if texts := worded(condition):
+            self.reader, self.told = Reader(texts, width), nn.Linear(width, width)
+            self.meet = nn.ModuleList(CrossAttention(width) for _ in range(shape.blocks))
         self.modulate = nn.Linear(width, 2 * width)
         self.head = nn.Linear(2 * width, out_channels * shape.patch**dimensions)
         mark_ends(self.stem, self.head)
@@ -67,12 +72,15 @@ class Transformer(Backbone):
             )
         small = [n // self.patch for n in grid]
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            e = F.silu(embedding(self.embed, self.entries, self.width, level, self.vectors, condition))
+            e = embedding(self.embed, self.entries, self.width, level, self.vectors, condition)
+            read = None if self.reader is None else self.reader(condition, len(x), x.device)
+            e = F.silu(e if read is None else e + self.told(read.whole))
             first = h = self.stem(with_planes(x, self.planes, condition, grid)).flatten(2).transpose(1, 2)
             angles = rotations(small, x.device)
-            for block in self.blocks:
+            for number, block in enumerate(self.blocks):
                 again = self.recompute and torch.is_grad_enabled()
                 h = checkpoint(block, h, e, small, angles, use_reentrant=False) if again else block(h, e, small, angles)
+                h = h if read is None else h + self.meet[number](h, read)
             scale, shift = self.modulate(e)[:, None].chunk(2, 2)
             h = F.layer_norm(h, (self.width,)) * (1 + scale) + shift
             h = self.head(torch.cat([h, first], 2))  # noise reaches the output unnormalised

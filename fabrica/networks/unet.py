@@ -30,6 +30,7 @@ from .blocks import (
     with_planes,
 )
 from .normalisation import group_norm, norm_silu
+from .reader import CrossAttention, Reader, worded
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,8 @@ class UNet(Backbone):
     """x (B, C, *axes), level (B,), condition -> (B, out, *axes), float32.
 
     Conditions of kind intensity and label are planes beside x, with one plane each that says whether they are known;
-    numbers, classes and embeddings join the noise level. Axes must be multiples of patch * 2^(levels - 1).
+    numbers, classes and embeddings join the noise level; the smallest grid attends to texts. Axes must be multiples of
+    patch * 2^(levels - 1).
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class UNet(Backbone):
             precision,
             shape.patch * 2 ** (len(shape.channels) - 1),
         )
-        self.planes, self.vectors = planes_and_vectors(condition)
+        self.planes, self.vectors = planes_and_vectors(condition, reads=True)
         width = list(shape.channels)
         inner = 4 * width[0]
         self.embed = nn.Sequential(nn.Linear(width[0], inner), nn.SiLU(), nn.Linear(inner, inner))
@@ -88,6 +90,10 @@ class UNet(Backbone):
         )
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self._build(dimensions, width, shape, inner)
+        self.reader: Reader | None = None
+        if texts := worded(condition):
+            self.reader, self.told = Reader(texts, width[-1]), nn.Linear(width[-1], inner)
+            self.meet = nn.ModuleList(CrossAttention(width[-1]) for _ in range(shape.blocks + 1))
         self.last = group_norm(width[0])
         self.tune = nn.Linear(inner, 2 * width[0])
         seen = inputs * shape.patch**dimensions
@@ -95,7 +101,7 @@ class UNet(Backbone):
         beside = 2 * width[0] + seen
         self.head = conv(dimensions, beside, out_channels * shape.patch**dimensions, 1 if shape.patch > 1 else 3)
         self.patch, self.out_channels, self.width = shape.patch, out_channels, width[0]
-        self.recompute = shape.recompute
+        self.recompute, self.blocks = shape.recompute, shape.blocks
         mark_ends(self.stem, self.gain, self.tune, self.head)
         nn.init.zeros_(self.tune.weight)
         nn.init.zeros_(self.tune.bias)
@@ -139,14 +145,22 @@ class UNet(Backbone):
     def descend(self, x: Tensor, level: Tensor, condition: Condition) -> tuple[Tensor, Tensor, Seen]:
         """(what the smallest grid holds, the embedding of level and conditions, what `ascend` needs of the way)."""
         h = with_planes(x, self.planes, condition, x.shape[2:]).contiguous(memory_format=channels_last(self.dimensions))
-        e = F.silu(embedding(self.embed, self.entries, self.width, level, self.vectors, condition))
+        e = embedding(self.embed, self.entries, self.width, level, self.vectors, condition)
+        read = None if self.reader is None else self.reader(condition, len(x), x.device)
+        e = F.silu(e if read is None else e + self.told(read.whole))
         raw = self._raw(h, e)
         h = self.stem(h)
         skips = [h]
-        for module in self.down:
+        smallest = len(self.down) - self.blocks  # from here on the grid asks the words
+        for number, module in enumerate(self.down):
             h = self._through(module, h, e)
+            if read is not None and number >= smallest:
+                h = self.meet[number - smallest].on_grid(h, read)  # type: ignore[operator]
             skips.append(h)
-        return self._through(self.middle, h, e), e, Seen(raw, tuple(skips))
+        h = self._through(self.middle, h, e)
+        if read is not None:
+            h = self.meet[-1].on_grid(h, read)  # type: ignore[operator]
+        return h, e, Seen(raw, tuple(skips))
 
     def ascend(self, h: Tensor, e: Tensor, seen: Seen) -> Tensor:
         """(B, out, *axes) from the smallest grid."""

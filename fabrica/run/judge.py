@@ -54,6 +54,7 @@ from .question import (
 from .sites import Sites
 from .stage import PreparedStage, draws_of, pictured
 from .treatment import treatment_figures
+from .wording import words_obeyed
 
 Say = Callable[[str], None]
 SIMULATED = (  # check 15
@@ -140,6 +141,7 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
             answer = Answer(x, seconds, a.hidden, data.crude)
             result.cases += evaluate_case(evidence, a.name, a.case, answer, competitors, ready.preparation)
             result.cases += data.rows
+            result.cases += words_obeyed(ready, a.case, x)
             pictures.add(a.name, a.case, x, ready.signature.x, ready.signature.given, a.hidden, data.crude, data.shown)
             rows, shown_too = coverage.judged(a, x)
             result.cases += rows
@@ -254,7 +256,7 @@ def _judge_set(ready: PreparedStage, gallery: Gallery, result: StageResult, repo
 
 
 def _compare_sets(ready: PreparedStage, name: str, gallery: Gallery, result: StageResult, report: Report) -> None:
-    known = {f.name: f.channels if f.kind == "embedding" else None for f in ready.signature.values}
+    known = {f.name: f.channels if f.kind == "embedding" else None for f in ready.signature.values if f.kind != "token"}
     gallery.add_training(
         (e.name, e.patient, ready.store.array(e, name)[0], {n: v for n, v in e.values.items() if n in known})
         for e in ready.store.entries if name in e.files

@@ -16,7 +16,7 @@ from ..data.cases import Prepared
 from ..data.findings import described, facts_of
 from ..evaluate.judging.outcomes import Answered, Question, case_rows, set_figures
 from ..evaluate.judging.paired import Answer, Competitors, StageEvidence, competitors_of, evaluate_case
-from ..evaluate.metrics.wording import obeyed, wording_figures
+from ..evaluate.metrics.wording import wording_figures
 from ..evaluate.report.pictures import Pictures
 from ..evaluate.report.results import StageResult
 from ..evaluate.result import Figure, Row
@@ -25,6 +25,7 @@ from .directions import Asking, Direction, Parts, alone, chosen, comparable, rea
 from .draw import draw
 from .question import Shown
 from .stage import PreparedStage, draws_of
+from .wording import obeyed_rows
 
 Say = Callable[[str], None]
 PICTURED = 1  # cases of which every direction is shown
@@ -116,20 +117,9 @@ class _Judged:
             label = ready.job.described.get(f.name)
             if f.kind != "token" or f.name not in direction.given or label is None or label not in case.tensors:
                 continue
-            affine = case.grid.affine.numpy()
-            truth = case.tensors[label][0].numpy() > 0.5
-            asked = [facts_of(described(plane, affine)) for plane in truth]
-            ill = [k for k, one in enumerate(asked) if one["count"] != "no"]
             own = (case.name, case.case.patient, f"facts of {f.name}")
-            for by, masks in self._masks_read(case, direction, parts, label).items():
-                read = [facts_of(described(plane, affine)) for plane in masks]
-                share = obeyed([read[k] for k in ill], [asked[k] for k in ill])
-                if share is not None:
-                    rows.append(Row(*own, by, "facts obeyed", share))
-                    turned = [ill[(i + len(ill) // 2) % len(ill)] for i in range(len(ill))]
-                    chance = obeyed([read[k] for k in ill], [asked[k] for k in turned])
-                    if by.startswith("model") and chance is not None and len(ill) > 1:
-                        rows.append(Row(*own, by.replace("model", "words of other slices"), "facts obeyed", chance))
+            truth = case.tensors[label][0].numpy() > 0.5
+            rows += obeyed_rows(own, case.grid.affine.numpy(), truth, self._masks_read(case, direction, parts, label))
         return rows
 
     def _masks_read(self, case: Prepared, direction: Direction, parts: Parts, label: str) -> dict[str, Mask]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
+from scipy import ndimage
 from torch import Tensor
 
 from ...contracts import SCALES, Field
@@ -200,6 +201,21 @@ def encode(panel: Mapping[str, Any]) -> str:
         picture = Picture.composite(picture, grey, share)
     factor = max(1, round(PANEL / max(picture.size)))
     picture = picture.resize((picture.width * factor, picture.height * factor), Picture.Resampling.NEAREST)
+    buffer = buffers.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def outlined(pixels: NDArray[np.floating[Any]], mask: NDArray[np.bool_]) -> str:
+    """An image (y, x) with a red line around a mask, as base64 PNG."""
+    high = max(float(np.percentile(pixels, 99.5)), 1e-6)
+    factor = max(1, round(PANEL / max(pixels.shape)))
+    grey = np.array(paint(pixels, 0.0, high)).repeat(factor, 0).repeat(factor, 1)
+    wide = mask.repeat(factor, 0).repeat(factor, 1)
+    line = ndimage.binary_dilation(wide, iterations=2) & ~wide
+    picture = Picture.fromarray(
+        np.where(line[..., None], np.array([255, 64, 48], np.uint8), grey[..., None].repeat(3, 2))
+    )
     buffer = buffers.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
