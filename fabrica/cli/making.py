@@ -150,13 +150,34 @@ def import_(
         Path, typer.Option(metavar="YAML", help="What its numbers mean: contrast, spacing_mm, intensities, licence.")
     ],
     out: Annotated[Path, typer.Option(metavar="RUN", help="A new run folder.")],
-    format: Annotated[str, typer.Option(help="monai-autoencoder-kl.")] = "monai-autoencoder-kl",
+    format: Annotated[
+        str,
+        typer.Option(help="monai-autoencoder-kl, diffusers-autoencoder-kl, monai-diffusion-unet, diffusers-unet-2d."),
+    ] = "monai-autoencoder-kl",
 ) -> None:
     """Take published weights in as a stage that recipes can name: family: {run: RUN, stage: codec}."""
     from ..run.imported import import_weights
 
     with errors():
         import_weights(file, format, config, card, out, echo)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where PART.onnx and interface.json are written.")],
+    stage: Annotated[str | None, typer.Option(help="Which stage; the last when left out.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="Z,Y,X", help="The grid, where not that of training.")] = None,
+) -> None:
+    """A denoiser, codec or regression as ONNX, whose answers onnxruntime has repeated."""
+    from ..run.exported import export_stage
+
+    with errors():
+        sides = tuple(int(n) for n in (size or "").split(",") if n.strip().isdigit())
+        if size and len(sides) != len(size.split(",")):
+            fail(f"--size {size!r} is no grid. Write: --size 64,64")
+        export_stage(run, out, stage=stage, size=sides, say=echo)
+        echo(f"Its numbers: {out / 'interface.json'}")
 
 
 @app.command()

@@ -16,7 +16,7 @@ from .equalised import Equalised
 from .flow import Flow
 from .gan import Gan
 from .guided import Guided, can_be_guided, with_guidance
-from .imported import ImportedAutoencoder
+from .imported import ImportedAutoencoder, ImportedDenoiser
 from .latent import Latent, density_of, latent_signature, words_of
 from .regression import Regression
 from .shortcut import Shortcut
@@ -41,7 +41,10 @@ FAMILIES: Table[type[Family]] = Table(
         "vae": Vae,
         "vq": Fsq,
     },
-    {"autoencoder_kl": ImportedAutoencoder},  # `fabrica import` writes its recipe
+    {
+        "autoencoder_kl": ImportedAutoencoder,
+        "diffusion_unet": ImportedDenoiser,
+    },  # `fabrica import` writes their recipes
 )
 
 __all__ = [
@@ -60,6 +63,7 @@ __all__ = [
     "Gan",
     "Guided",
     "ImportedAutoencoder",
+    "ImportedDenoiser",
     "Latent",
     "Regression",
     "Shortcut",

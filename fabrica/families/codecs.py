@@ -66,9 +66,9 @@ class _Autoencoder(nn.Module):
         parts = [z[:, :0]]
         if self.context is not None:
             grid = [n * self.factor for n in z.shape[2:]]
-            parts.append(self.context(with_planes(z.new_zeros(len(z), 0, *grid), planes, condition, grid)))
+            parts.append(self.context(with_planes(z.new_zeros(z.shape[0], 0, *grid), planes, condition, grid)))
         if self.embed is not None and self.shift is not None:
-            level = torch.zeros(len(z), device=z.device)
+            level = torch.zeros(z.shape[0], device=z.device)
             e = self.shift(embedding(self.embed, self.entries, self.width, level, vectors, condition))
             parts.append(e.reshape(*e.shape, *[1] * (z.ndim - 2)).expand(-1, -1, *z.shape[2:]))
         return torch.cat(parts, 1)

@@ -59,7 +59,7 @@ def with_planes(x: Tensor | None, fields: Sequence[Field], condition: Condition,
 
 def _rows_and_device(x: Tensor | None, condition: Condition) -> tuple[int, torch.device]:
     some = x if x is not None else next(iter(condition.values.values()))
-    return len(some), some.device
+    return some.shape[0], some.device
 
 
 def vector_entries(fields: Sequence[Field], width: int) -> nn.ModuleList:
@@ -87,7 +87,7 @@ def embedding(
         if value is None:
             continue
         known = condition.present.get(f.name)
-        entry = enter(value.long()) if f.kind == "class" else enter(value.float().reshape(len(level), -1))
+        entry = enter(value.long()) if f.kind == "class" else enter(value.float().reshape(level.shape[0], -1))
         e = e + (entry if known is None else entry * known.float()[:, None])
     return e
 
@@ -100,7 +100,7 @@ def folded(x: Tensor, factor: int) -> Tensor:
     small = [n // factor for n in x.shape[2:]]
     cut = x.reshape(*x.shape[:2], *[k for n in small for k in (n, factor)])
     inner, outer = [3 + 2 * i for i in range(d)], [2 + 2 * i for i in range(d)]
-    return cut.permute(0, 1, *inner, *outer).reshape(len(x), -1, *small)
+    return cut.permute(0, 1, *inner, *outer).reshape(x.shape[0], -1, *small)
 
 
 def conv(dimensions: int, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d | nn.Conv3d:
@@ -116,7 +116,12 @@ class VolumeConv(nn.Conv3d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        alone = len(x) == 1 and x[0, ..., 0].numel() <= LONE and x.device.type == "cpu"
+        alone = (
+            not torch.compiler.is_exporting()
+            and len(x) == 1
+            and x[0, ..., 0].numel() <= LONE
+            and x.device.type == "cpu"
+        )
         if not alone or self.kernel_size != (3, 3, 3) or self.stride != (1, 1, 1):
             return super().forward(x)
         depth = x.shape[2]
@@ -145,7 +150,7 @@ class Stage(nn.Module):
         nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        scale, shift = self.modulate(e).reshape(len(x), -1, *[1] * (x.ndim - 2)).chunk(2, 1)
+        scale, shift = self.modulate(e).reshape(x.shape[0], -1, *[1] * (x.ndim - 2)).chunk(2, 1)
         h = self.conv1(norm_silu(self.norm1, x))
         h = self.conv2(norm_silu(self.norm2, h, scale, shift))
         h = self.skip(x) + h

@@ -39,7 +39,7 @@ class StateSpace(nn.Module):
     def forward(self, y: Tensor, grid: Sequence[int]) -> Tensor:
         order = [1 + (k + self.turn) % self.dimensions for k in range(self.dimensions)]
         x, gate = self.enter(y).chunk(2, 2)
-        x = x.transpose(1, 2).reshape(len(y), self.width, *grid)
+        x = x.transpose(1, 2).reshape(y.shape[0], self.width, *grid)
         x = F.silu(self.near(x)).movedim(1, -1)
         x = x.permute(0, *order, self.dimensions + 1)
         sides, x = x.shape[1:-1], x.flatten(1, -2)
@@ -48,7 +48,7 @@ class StateSpace(nn.Module):
         mixed = heads * self.through[:, None]
         for way, (steer, pace) in enumerate(zip(ways, self.pace, strict=True)):
             mixed = mixed + self._one_way(heads, steer.float(), pace, backwards=way == 1)
-        mixed = mixed.flatten(2).reshape(len(y), *sides, self.width)
+        mixed = mixed.flatten(2).reshape(y.shape[0], *sides, self.width)
         back = [0, *(1 + order.index(1 + k) for k in range(self.dimensions)), self.dimensions + 1]
         mixed = mixed.permute(back).flatten(1, -2).to(gate.dtype)
         result: Tensor = self.out(F.layer_norm(mixed, (self.width,)) * F.silu(gate))
@@ -74,7 +74,7 @@ def scan(x: Tensor, decay: Tensor, write: Tensor, read: Tensor) -> Tensor:
     x, decay = F.pad(x, (0, 0, 0, 0, 0, missing)), F.pad(decay, (0, 0, 0, missing))
     write, read = F.pad(write, (0, 0, 0, missing)), F.pad(read, (0, 0, 0, missing))
     x, decay, write, read = (
-        t.reshape(len(t), -1, CHUNK, *t.shape[2:]) for t in (x, decay, write, read)
+        t.reshape(t.shape[0], -1, CHUNK, *t.shape[2:]) for t in (x, decay, write, read)
     )  # (B, K, Q, ...)
     total = decay.cumsum(2)
     between = total[:, :, :, None] - total[:, :, None]  # (B, K, Q, S, H): decay from s to q

@@ -73,7 +73,7 @@ class Transformer(Backbone):
         small = [n // self.patch for n in grid]
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             e = embedding(self.embed, self.entries, self.width, level, self.vectors, condition)
-            read = None if self.reader is None else self.reader(condition, len(x), x.device)
+            read = None if self.reader is None else self.reader(condition, x.shape[0], x.device)
             e = F.silu(e if read is None else e + self.told(read.whole))
             first = h = self.stem(with_planes(x, self.planes, condition, grid)).flatten(2).transpose(1, 2)
             angles = rotations(small, x.device)
@@ -89,9 +89,9 @@ class Transformer(Backbone):
     def _unfold(self, h: Tensor, small: Sequence[int]) -> Tensor:
         """(B, tokens, out * patch^d) -> (B, out, *axes)."""
         d, p = self.dimensions, self.patch
-        h = h.reshape(len(h), *small, self.out_channels, *[p] * d)
+        h = h.reshape(h.shape[0], *small, self.out_channels, *[p] * d)
         order = [0, 1 + d, *[k for i in range(d) for k in (1 + i, 2 + d + i)]]
-        return h.permute(order).reshape(len(h), self.out_channels, *[n * p for n in small])
+        return h.permute(order).reshape(h.shape[0], self.out_channels, *[n * p for n in small])
 
 
 class _Block(nn.Module):

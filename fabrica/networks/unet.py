@@ -146,7 +146,7 @@ class UNet(Backbone):
         """(what the smallest grid holds, the embedding of level and conditions, what `ascend` needs of the way)."""
         h = with_planes(x, self.planes, condition, x.shape[2:]).contiguous(memory_format=channels_last(self.dimensions))
         e = embedding(self.embed, self.entries, self.width, level, self.vectors, condition)
-        read = None if self.reader is None else self.reader(condition, len(x), x.device)
+        read = None if self.reader is None else self.reader(condition, x.shape[0], x.device)
         e = F.silu(e if read is None else e + self.told(read.whole))
         raw = self._raw(h, e)
         h = self.stem(h)
@@ -167,7 +167,7 @@ class UNet(Backbone):
         skips = list(seen.skips)
         for module in self.up:
             h = self._through(module, h if isinstance(module, Up) else torch.cat([h, skips.pop()], 1), e)
-        scale, shift = self.tune(e).reshape(len(e), -1, *[1] * self.dimensions).chunk(2, 1)
+        scale, shift = self.tune(e).reshape(e.shape[0], -1, *[1] * self.dimensions).chunk(2, 1)
         ends = [norm_silu(self.last, h, scale, shift), seen.skips[0], seen.raw.to(h.dtype)]
         return self._unfold(self.head(torch.cat(ends, 1)).float())
 
@@ -191,6 +191,6 @@ class UNet(Backbone):
             return h.contiguous()
         p, d = self.patch, self.dimensions
         small = h.shape[2:]
-        h = h.reshape(len(h), self.out_channels, *[p] * d, *small)
+        h = h.reshape(h.shape[0], self.out_channels, *[p] * d, *small)
         order = [0, 1, *[k for i in range(d) for k in (2 + d + i, 2 + i)]]
-        return h.permute(order).reshape(len(h), self.out_channels, *[n * p for n in small])
+        return h.permute(order).reshape(h.shape[0], self.out_channels, *[n * p for n in small])

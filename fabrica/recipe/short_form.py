@@ -4,7 +4,7 @@ codes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -165,11 +165,3 @@ def _part(train: Any, share: float) -> Any:
         else {}
     )
     return kept
-
-
-def codec_of_others(contrast: str, axes: str, config: Mapping[str, Any], scale: Sequence[float]) -> dict[str, Any]:
-    """The recipe of a run that holds one codec whose weights come from elsewhere; its scans are not here."""
-    job = {"name": "synthesis", "x": [contrast], "axes": axes, "place": False}
-    family = {"name": "autoencoder_kl", "config": dict(config), "scale": list(scale)}
-    stage = {"job": job, "family": family, "train": {"steps": 1}}
-    return {"cohorts": {"unknown": {"path": "unknown"}}, "baseline": "none", "stages": {"codec": stage}}

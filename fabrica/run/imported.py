@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,29 @@ from ..contracts import SCALES
 from ..data.prepare import GridPreparation, plain_preparation
 from ..data.vocabulary import field_of
 from ..deliver.record import hash_of
-from ..families import ImportedAutoencoder
+from ..families import ImportedAutoencoder, ImportedDenoiser
 from ..io.weights import read_weights
 from ..learning import checkpoint
-from ..networks.imported import kl_shape, renamed
+from ..networks.imported import (
+    DIFFUSERS_KEYS,
+    MONAI_KEYS,
+    MONAI_KL_KEYS,
+    DiffusionShape,
+    KLShape,
+    diffusers_kl_shape,
+    diffusers_shape,
+    kl_shape,
+    monai_diffusion_shape,
+    renamed,
+    renamed_from_diffusers,
+)
 from ..recipe.checks import from_plain
-from ..recipe.short_form import codec_of_others
 from ..recipe.text import parse
 from ..registry import check_type, unknown
 from .family import build_family
 from .folder import RunFolder
 
 Say = Callable[[str], None]
-FORMATS = ("monai-autoencoder-kl",)
 PERCENTILES = [0.0, 99.5]  # of the patient that arbitrary units are scaled by here
 EXAMPLE = "intensities: {unit: HU, range: [-1000, 1000], to: [0, 1]}, or {percentiles: [0, 99.5], to: [0, 1]}"
 SHOWN = 6  # keys that an error names
@@ -44,6 +54,10 @@ class Card:
     licence: str
     source: str = ""
     seen: str = ""  # whom the weights were trained on, in words
+    size: Sequence[int] = ()  # of a denoiser: the sides (z, y, x) or (y, x) that it learned to draw
+    noise: Mapping[str, Any] = field(default_factory=dict)  # of a denoiser: see `families.ImportedDenoiser`
+    given: Sequence[str] = ()  # of a denoiser: images that are its further channels, in their order
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of a denoiser: {class: [A, B]}, in their order
 
     @staticmethod
     def read(path: Path) -> Card:
@@ -92,8 +106,47 @@ class Card:
         return gain, low - gain * first
 
 
+@dataclass(frozen=True)
+class Format:
+    """How one kind of published file becomes a stage."""
+
+    stage: str  # its name
+    family: str
+    by: str  # whose configuration and names they are
+    axes: Callable[[Mapping[str, Any]], tuple[int, int]]  # configuration -> (number of axes, sides are multiples of)
+    renamed: Callable[[Mapping[str, Any], Mapping[str, Tensor]], dict[str, Tensor]]
+
+
+def _of_kl(shape: KLShape) -> tuple[int, int]:
+    return shape.spatial_dims, shape.factor
+
+
+def _of_unet(shape: DiffusionShape) -> tuple[int, int]:
+    return shape.spatial_dims, shape.multiple
+
+
+FORMATS: Mapping[str, Format] = {
+    "monai-autoencoder-kl": Format(
+        "codec", "autoencoder_kl", "monai", lambda c: _of_kl(kl_shape(c)), lambda c, s: renamed(s, MONAI_KL_KEYS)
+    ),
+    "diffusers-autoencoder-kl": Format(
+        "codec", "autoencoder_kl", "diffusers", lambda c: _of_kl(diffusers_kl_shape(c)[0]),
+        lambda c, s: renamed_from_diffusers(s, diffusers_kl_shape(c)[0]),
+    ),
+    "monai-diffusion-unet": Format(
+        "model", "diffusion_unet", "monai", lambda c: _of_unet(monai_diffusion_shape(c)), lambda c, s: renamed(s,
+        MONAI_KEYS)
+    ),
+    "diffusers-unet-2d": Format(
+        "model", "diffusion_unet", "diffusers", lambda c: _of_unet(diffusers_shape(c)), lambda c, s: renamed(s,
+        DIFFUSERS_KEYS)
+    ),
+}  # fmt: skip
+
+
 def import_weights(file: Path, kind: str, config: Path, card: Path, out: Path, say: Say) -> RunFolder:
-    """A run folder with one finished stage, `codec`; nothing is written where anything does not fit.
+    """A run folder with one finished stage, `codec` or (of a denoiser) `model`; nothing is written where anything does
+    not fit.
 
     Raises ValueError with what is missing, unknown or of another shape, and UnreadableError for a file that holds code.
     """
@@ -101,24 +154,42 @@ def import_weights(file: Path, kind: str, config: Path, card: Path, out: Path, s
         raise unknown("format", kind, list(FORMATS))
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise ValueError(f"{out} is there already. Name a new folder: --out RUN")
-    said, plain = Card.read(card), _json(config)
-    shape = kl_shape(plain)
-    axes = "yx" if shape.spatial_dims == 2 else "zyx"
-    recipe = codec_of_others(said.contrast, axes, plain, said.scale())
-    run = RunFolder(out, from_plain(recipe, str(out)))
-    codec = run.recipe.stage("codec")
-    family = build_family(codec, codec.build_job(), "fp32")
-    assert isinstance(family, ImportedAutoencoder)
-    state = placed(family.net, renamed(read_weights(file)), file)
+    how, said, plain = FORMATS[kind], Card.read(card), _json(config)
+    dimensions, multiple = how.axes(plain)
+    axes = "yx" if dimensions == 2 else "zyx"
+    run = RunFolder(out, from_plain(_recipe(how, said, axes, plain, card), str(out)))
+    stage = run.recipe.stage(how.stage)
+    family = build_family(stage, stage.build_job(), "fp32")
+    assert isinstance(family, ImportedAutoencoder | ImportedDenoiser)
+    state = placed(family.net, how.renamed(plain, read_weights(file)), file)
     family.net.load_state_dict(state)
+    facts = _facts(said, how.stage, axes, multiple, {"file": file.name, "sha256": hash_of(file)})
     run.write_recipe()
-    facts = _facts(said, axes, shape.factor, {"file": file.name, "sha256": hash_of(file)})
     facts["parameters"] = sum(p.numel() for p in family.parameters())
-    checkpoint.save(run.home(codec), checkpoint.pack(family, family, {}), facts)
-    say(f"{len(state)} tensors of {file.name} ({said.licence}) are the stage codec of {out}.")
+    checkpoint.save(run.home(stage), checkpoint.pack(family, family, {}), facts)
+    say(f"{len(state)} tensors of {file.name} ({said.licence}) are the stage {how.stage} of {out}.")
     seen = said.seen or "not known"
     say(f"Whom they have seen is {seen}: no check here can tell whether your test patients were among them.")
     return run
+
+
+def _recipe(how: Format, card: Card, axes: str, config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Of a run that holds one stage whose weights come from elsewhere; its scans are not here."""
+    job: dict[str, Any] = {"name": "synthesis", "x": [card.contrast], "axes": axes, "place": False}
+    family = {"name": how.family, "config": dict(config), "scale": list(card.scale()), "by": how.by}
+    drawing = {"size": card.size, "noise": card.noise, "given": card.given, "classes": card.classes}
+    if how.stage == "codec" and (odd := [name for name, value in drawing.items() if value]):
+        raise ValueError(f"The card {path} says {odd[0]}, which belongs to a denoiser. Take it out.")
+    if how.stage == "model":
+        if len(card.size) != len(axes):
+            raise ValueError(f"The card {path} says no size, which a denoiser draws. Write size: [64, 64]")
+        family["noise"] = dict(card.noise)
+        if card.given:
+            job = {"name": "translation", "from": list(card.given), "x": [card.contrast], "axes": axes, "vary": 0.0}
+        elif card.classes:
+            job["by"] = {name: list(own) for name, own in card.classes.items()}
+    stage = {"job": job, "family": family, "train": {"steps": 1}}
+    return {"cohorts": {"unknown": {"path": "unknown"}}, "baseline": "none", "stages": {how.stage: stage}}
 
 
 def placed(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
@@ -146,16 +217,19 @@ def _some(names: Sequence[str]) -> str:
     return f"{', '.join(names[:SHOWN])}{' ...' * (len(names) > SHOWN)} ({len(names)})"
 
 
-def _facts(card: Card, axes: str, factor: int, origin: Mapping[str, str]) -> dict[str, Any]:
+def _facts(card: Card, stage: str, axes: str, factor: int, origin: Mapping[str, str]) -> dict[str, Any]:
     spacing = tuple(float(v) for v in card.spacing_mm)
-    multiple, unit = max(16, factor), field_of(card.contrast).unit
-    size = (1 if axes == "yx" else multiple, multiple, multiple)
-    known = {} if unit not in SCALES else {card.contrast: unit}
-    own = SCALES.get(unit)
-    scales = {card.contrast: (own.offset, own.width) if own else (0.0, 1.0)}
+    multiple = max(16, factor)
+    sides = tuple(card.size) if stage == "model" else (multiple,) * len(axes)
+    if odd := [n for n in sides if type(n) is not int or n < 1 or n % factor]:
+        raise ValueError(f"The card's size holds {odd[0]!r}, expected multiples of {factor}.")
+    size = (1 if axes == "yx" else sides[0], sides[-2], sides[-1])
+    units = {name: field_of(name).unit for name in (card.contrast, *card.given)}
+    known = {name: unit for name, unit in units.items() if unit in SCALES}
+    scales = {n: (SCALES[u].offset, SCALES[u].width) if u in SCALES else (0.0, 1.0) for n, u in units.items()}
     preparation = GridPreparation(axes, (spacing[0], spacing[-2], spacing[-1]), size, scales, multiple, known)
     return {
-        "stage": "codec", "precision": "fp32", "float32_layers": [], "batch": 1, "device": "cpu", "threads": 1,
+        "stage": stage, "precision": "fp32", "float32_layers": [], "batch": 1, "device": "cpu", "threads": 1,
         "seed": 0, "preparation": plain_preparation(preparation), "reference": card.contrast, "size": list(size),
         "trained_on": [],
         "step": 1, "total": 1, "seconds": 0.0, "curve": [],

@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.networks.nets import AutoencoderKL as Published
 
-from fabrica.networks.imported import AutoencoderKL, kl_shape, renamed
+from fabrica.networks.imported import MONAI_KL_KEYS, AutoencoderKL, kl_shape, renamed
 
 VARIANTS: list[dict[str, Any]] = [
     {}, {"use_combined_linear": True}, {"include_fc": False}, {"attention_levels": [True, False, True]},
@@ -44,13 +44,13 @@ def test_equal_to_monai(variant: dict[str, Any], dimensions: int) -> None:
     config = {**CONFIG, **variant, "spatial_dims": dimensions}
     theirs = published_net(config)
     ours = AutoencoderKL(kl_shape(config)).eval()
-    ours.load_state_dict(renamed(theirs.state_dict()))
+    ours.load_state_dict(renamed(theirs.state_dict(), MONAI_KL_KEYS))
     assert _gap(theirs, ours, dimensions) < 1e-5
 
 
 def test_two_keys_of_one_shape_that_are_swapped_are_seen() -> None:
     theirs = published_net(CONFIG)
-    ours, own = AutoencoderKL(kl_shape(CONFIG)).eval(), renamed(theirs.state_dict())
+    ours, own = AutoencoderKL(kl_shape(CONFIG)).eval(), renamed(theirs.state_dict(), MONAI_KL_KEYS)
     shapes: dict[tuple[int, ...], list[str]] = {}
     for name, tensor in own.items():
         shapes.setdefault(tuple(tensor.shape), []).append(name)

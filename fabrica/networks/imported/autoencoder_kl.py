@@ -4,7 +4,6 @@ MONAI Generative): the same arithmetic, so that a published state dict gives the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 
 from ...registry import check_type, unknown
 from ..blocks import conv
+from .parts import Attention, Convolution, Doubled, Halved
 
 TARGET = "AutoencoderKL"
 WITHOUT_EFFECT = ("use_checkpoint", "use_flash_attention", "_target_")  # on what a network answers
@@ -49,6 +49,11 @@ class KLShape:
     include_fc: bool = True
     use_combined_linear: bool = False
     use_convtranspose: bool = False
+    activated: bool = False  # before the last convolutions; this and what follows: of diffusers' `AutoencoderKL`
+    more_decoded: int = 0  # residual blocks of a level on the way back, beyond those on the way there
+    together: bool = False  # means and log-variances by one convolution
+    mid_attention: bool = True
+    quantised: tuple[bool, bool] = (True, True)  # whether there is a convolution around the codes, there and back
 
     @property
     def factor(self) -> int:
@@ -95,17 +100,6 @@ _HINTS: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Published tensors under the names that they have here; names that no rule knows stay."""
-    found: dict[str, Tensor] = {}
-    for key, tensor in state.items():
-        own = key
-        for pattern, instead in KEYS:
-            own = re.sub(pattern, instead, own)
-        found[own] = tensor
-    return found
-
-
 class AutoencoderKL(nn.Module):
     """x (B, C, *axes) -> codes (B, latent, *axes / factor) -> x; sides are multiples of `factor`."""
 
@@ -114,13 +108,21 @@ class AutoencoderKL(nn.Module):
         d, z = shape.spatial_dims, shape.latent_channels
         self.encoder = nn.ModuleList(_encoder(shape))
         self.decoder = nn.ModuleList(_decoder(shape))
-        self.quant_conv_mu, self.quant_conv_log_sigma = conv(d, z, z, 1), conv(d, z, z, 1)
-        self.post_quant_conv = conv(d, z, z, 1)
+        self.together = shape.together
+        there, back = shape.quantised
+        if shape.together:
+            self.quant_conv = conv(d, 2 * z, 2 * z, 1) if there else nn.Identity()
+        else:
+            self.quant_conv_mu, self.quant_conv_log_sigma = conv(d, z, z, 1), conv(d, z, z, 1)
+        self.post_quant_conv = conv(d, z, z, 1) if back else nn.Identity()
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(means, log-variances) of codes."""
         for block in self.encoder:
             x = block(x)
+        if self.together:
+            mean, log_variance = self.quant_conv(x).chunk(2, 1)
+            return mean, log_variance.clamp(*LOG_VARIANCES)
         return self.quant_conv_mu(x), self.quant_conv_log_sigma(x).clamp(*LOG_VARIANCES)
 
     def decode(self, z: Tensor) -> Tensor:
@@ -132,49 +134,60 @@ class AutoencoderKL(nn.Module):
 
 def _encoder(shape: KLShape) -> list[nn.Module]:
     d, before = shape.spatial_dims, shape.channels[0]
-    blocks: list[nn.Module] = [_Convolution(d, shape.in_channels, before)]
+    blocks: list[nn.Module] = [Convolution(d, shape.in_channels, before)]
     for level, width in enumerate(shape.channels):
         for _ in range(shape.num_res_blocks[level]):
             blocks.append(_Residual(shape, before, width))
             before = width
             if shape.attention_levels[level]:
-                blocks.append(_Attention(shape, width))
+                blocks.append(_attention(shape, width))
         if level < len(shape.channels) - 1:
-            blocks.append(_Halved(d, width))
+            blocks.append(Halved(d, width))
     if shape.with_encoder_nonlocal_attn:
-        blocks += [_Residual(shape, before, before), _Attention(shape, before), _Residual(shape, before, before)]
-    return [*blocks, _norm(shape, before), _Convolution(d, before, shape.latent_channels)]
+        blocks += _middle(shape, before)
+    return [*blocks, *_last(shape, before, shape.latent_channels * (2 if shape.together else 1))]
 
 
 def _decoder(shape: KLShape) -> list[nn.Module]:
     d, before = shape.spatial_dims, shape.channels[-1]
-    blocks: list[nn.Module] = [_Convolution(d, shape.latent_channels, before)]
+    blocks: list[nn.Module] = [Convolution(d, shape.latent_channels, before)]
     if shape.with_decoder_nonlocal_attn:
-        blocks += [_Residual(shape, before, before), _Attention(shape, before), _Residual(shape, before, before)]
+        blocks += _middle(shape, before)
     for level in reversed(range(len(shape.channels))):
         width = shape.channels[level]
-        for _ in range(shape.num_res_blocks[level]):
+        for _ in range(shape.num_res_blocks[level] + shape.more_decoded):
             blocks.append(_Residual(shape, before, width))
             before = width
             if shape.attention_levels[level]:
-                blocks.append(_Attention(shape, width))
+                blocks.append(_attention(shape, width))
         if level:
-            blocks.append(_Doubled(d, width))
-    return [*blocks, _norm(shape, before), _Convolution(d, before, shape.out_channels)]
+            blocks.append(Doubled(d, width))
+    return [*blocks, *_last(shape, before, shape.out_channels)]
+
+
+def _middle(shape: KLShape, width: int) -> list[nn.Module]:
+    between = [_attention(shape, width)] if shape.mid_attention else []
+    return [_Residual(shape, width, width), *between, _Residual(shape, width, width)]
+
+
+def _last(shape: KLShape, before: int, outputs: int) -> list[nn.Module]:
+    activation = [nn.SiLU()] if shape.activated else []
+    return [_norm(shape, before), *activation, Convolution(shape.spatial_dims, before, outputs)]
+
+
+def _attention(shape: KLShape, channels: int) -> Attention:
+    return Attention(
+        channels,
+        channels,
+        shape.norm_num_groups,
+        shape.norm_eps,
+        out=shape.include_fc,
+        combined=shape.use_combined_linear,
+    )
 
 
 def _norm(shape: KLShape, channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(shape.norm_num_groups, channels, shape.norm_eps)
-
-
-class _Convolution(nn.Module):
-    def __init__(self, dimensions: int, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.conv = conv(dimensions, inputs, outputs, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.conv(x)
-        return result
 
 
 class _Residual(nn.Module):
@@ -189,50 +202,4 @@ class _Residual(nn.Module):
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
         result: Tensor = self.skip(x) + h
-        return result
-
-
-class _Attention(nn.Module):
-    """Of one head, over all places."""
-
-    def __init__(self, shape: KLShape, channels: int) -> None:
-        super().__init__()
-        self.norm = _norm(shape, channels)
-        if shape.use_combined_linear:
-            self.qkv = nn.Linear(channels, 3 * channels)
-        else:
-            self.to_q, self.to_k, self.to_v = (nn.Linear(channels, channels) for _ in range(3))
-        self.combined = shape.use_combined_linear
-        self.out_proj = nn.Linear(channels, channels) if shape.include_fc else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(x).flatten(2).transpose(1, 2)
-        q, k, v = self.qkv(y).chunk(3, -1) if self.combined else (self.to_q(y), self.to_k(y), self.to_v(y))
-        y = self.out_proj(F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0])
-        result: Tensor = x + y.transpose(1, 2).reshape(x.shape)
-        return result
-
-
-class _Halved(nn.Module):
-    """Strided; the far side of every axis is padded by one voxel of zeros."""
-
-    def __init__(self, dimensions: int, channels: int) -> None:
-        super().__init__()
-        self.pad = (0, 1) * dimensions
-        self.conv = conv(dimensions, channels, channels, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.conv(F.pad(x, self.pad))
-        return result
-
-
-class _Doubled(nn.Module):
-    """Every voxel repeated, then a convolution."""
-
-    def __init__(self, dimensions: int, channels: int) -> None:
-        super().__init__()
-        self.postconv = conv(dimensions, channels, channels, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.postconv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return result
