@@ -4,7 +4,7 @@ codes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +165,17 @@ def _part(train: Any, share: float) -> Any:
         else {}
     )
     return kept
+
+
+def stage_of_others(
+    name: str, family: Mapping[str, Any], contrast: str, axes: str, given: Sequence[str] = (),
+    classes: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The recipe of a run that holds one stage whose weights come from elsewhere; its scans are not here."""
+    job: dict[str, Any] = {"name": "synthesis", "x": [contrast], "axes": axes, "place": False}
+    if given:
+        job = {"name": "translation", "from": list(given), "x": [contrast], "axes": axes, "vary": 0.0}
+    elif classes:
+        job["by"] = {one: list(own) for one, own in classes.items()}
+    stage = {"job": job, "family": dict(family), "train": {"steps": 1}}
+    return {"cohorts": {"unknown": {"path": "unknown"}}, "baseline": "none", "stages": {name: stage}}

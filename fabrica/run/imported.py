@@ -33,6 +33,7 @@ from ..networks.imported import (
     renamed_from_diffusers,
 )
 from ..recipe.checks import from_plain
+from ..recipe.short_form import stage_of_others
 from ..recipe.text import parse
 from ..registry import check_type, unknown
 from .family import build_family
@@ -175,7 +176,6 @@ def import_weights(file: Path, kind: str, config: Path, card: Path, out: Path, s
 
 def _recipe(how: Format, card: Card, axes: str, config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Of a run that holds one stage whose weights come from elsewhere; its scans are not here."""
-    job: dict[str, Any] = {"name": "synthesis", "x": [card.contrast], "axes": axes, "place": False}
     family = {"name": how.family, "config": dict(config), "scale": list(card.scale()), "by": how.by}
     drawing = {"size": card.size, "noise": card.noise, "given": card.given, "classes": card.classes}
     if how.stage == "codec" and (odd := [name for name, value in drawing.items() if value]):
@@ -184,12 +184,7 @@ def _recipe(how: Format, card: Card, axes: str, config: Mapping[str, Any], path:
         if len(card.size) != len(axes):
             raise ValueError(f"The card {path} says no size, which a denoiser draws. Write size: [64, 64]")
         family["noise"] = dict(card.noise)
-        if card.given:
-            job = {"name": "translation", "from": list(card.given), "x": [card.contrast], "axes": axes, "vary": 0.0}
-        elif card.classes:
-            job["by"] = {name: list(own) for name, own in card.classes.items()}
-    stage = {"job": job, "family": family, "train": {"steps": 1}}
-    return {"cohorts": {"unknown": {"path": "unknown"}}, "baseline": "none", "stages": {how.stage: stage}}
+    return stage_of_others(how.stage, family, card.contrast, axes, card.given, card.classes)
 
 
 def placed(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
