@@ -222,6 +222,12 @@ def downstream(
         Path | None, typer.Option(metavar="RUN", help="The run that made the synthetic images.")
     ] = None,
     claim: Annotated[Path | None, typer.Option(metavar="FILE", help="claim.yaml on an arm, declared first.")] = None,
+    pretrain: Annotated[
+        bool, typer.Option("--pretrain", help="One arm more: synthetic images first, then real ones.")
+    ] = False,
+    patients: Annotated[
+        int | None, typer.Option(min=1, help="So many real patients train; all where left out.")
+    ] = None,
 ) -> None:
     """Train a task on real, synthetic, both and augmented real images at equal compute; test on unseen real
     patients.
@@ -236,7 +242,7 @@ def downstream(
             plain, _ = parse(recipe.read_text())
         except yaml.YAMLError as error:
             fail(f"{recipe} is not YAML: {str(error).splitlines()[0]}. Check its indentation.")
-        terms = Terms(seeds, trainer, generator, claim_in(claim) if claim else None)
+        terms = Terms(seeds, trainer, generator, claim_in(claim) if claim else None, pretrain, patients)
         found = compare_arms(plain, real, synthetic, out, terms, say=echo)
         for arm in found.arms:
             echo(f"{arm.name}: {arm.endpoint} {float(arm.value):.4g}")

@@ -5,6 +5,7 @@ explained by `Field`s. Numbers (risk, ejection fraction) are x without axes, (B,
 (words, classes, numbers) is no part of that tensor: `Signature.beside` names it, `Problem.beside` holds it."""
 
 from .clinical import Course, Health
+from .matching import Matcher
 from .measured import Measured, Measurement, Noise, Operator, Rowwise, Scattered
 from .roles import (
     Backbone,
@@ -64,6 +65,7 @@ __all__ = [
     "Image",
     "Job",
     "Kind",
+    "Matcher",
     "Measured",
     "Measurement",
     "Metric",

@@ -95,7 +95,7 @@ class Job(ABC):
     reference: str = ""  # on whose grid and box cases are prepared; the first that is asked for where none is named
     judged_with: tuple[str, ...] = ()  # images that judging needs, where a case has them
     recorded: tuple[Field, ...] = ()  # values of a case that its answer is told from, where x is none of them
-    weighed_by: tuple[str, ...] = ()  # label maps that say where training may compare, where a case has them
+    weighed_by: tuple[str, ...] = ()  # label maps that training reads and no network is shown, where a case has them
     described: Mapping[str, str] = MappingProxyType({})  # text -> label map of the same grid that it is written from
     competitors: tuple[str, ...] = ("copied", "histogram", "mean", "crude")  # trivial answers that make sense for it
     names: tuple[str, ...] = ()  # of its parts, where any can be given and any asked for

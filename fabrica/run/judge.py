@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contracts import Family, Field
+from ..contracts import Family, Field, Matcher
 from ..data.store import Store
 from ..evaluate.honesty.ledger import Ledger
 from ..evaluate.judging.constraints import Constraint
@@ -33,6 +33,7 @@ from .judge_anomalies import judge_anomalies
 from .judge_changes import judge_changes
 from .judge_courses import judge_courses
 from .judge_directions import judge_directions
+from .judge_features import judge_features
 from .known import Chances, GivenBack
 from .lesion_test import lesion_figures
 from .motion import motion_rows
@@ -83,6 +84,8 @@ def judge_stage(ready: PreparedStage, trained: Trained, drawn_by: Family, say: S
         return judge_directions(ready, drawn_by, _blank(ready, trained), say)
     if ready.job.answer == "film":
         return judge_films(ready, drawn_by, _blank(ready, trained), say)
+    if ready.job.answer == "features" and isinstance(drawn_by, Matcher) and ready.layout.words:
+        return judge_features(ready, drawn_by, _blank(ready, trained), say)
     if ready.job.answer == "features":
         use = f"fabrica evaluate --embedding {ready.run.name}"
         report.not_evaluated.append(f"{ready.name}: features have no truth. Use them: {use}")

@@ -26,6 +26,8 @@ ARMS: Mapping[str, Mapping[str, Any]] = {  # arm -> what it changes in the recip
     "real + synthetic": {"cohorts": ["real", "synthetic"]},
     "real, augmented": {"cohorts": ["real"], "augment": 1.0},
 }
+PRETRAINED = "synthetic, then real"  # half of the steps on synthetic images, the other half on real ones
+FIRST = "synthetic, before real"  # its first half, which answers for nobody
 
 
 ONE_JOB = "A downstream recipe has one job, segmentation or outcome. See: recipes/segmentation.yaml"
@@ -34,6 +36,39 @@ UNKNOWN = "Whether the generator saw the test patients is not known: name its ru
 
 def arm_folder(out: Path, arm: str, seed: int) -> Path:
     return out / arm.replace(" ", "_").replace(",", "").replace("+", "and") / str(seed)
+
+
+def first_half(plain: Mapping[str, Any], seed: int, real: Path, synthetic: Path) -> Recipe:
+    """The half of PRETRAINED that learns from synthetic images, judged on the same patients."""
+    return arm_recipe(_with_steps(plain, FIRST), "synthetic", seed, real, synthetic)
+
+
+def second_half(plain: Mapping[str, Any], seed: int, real: Path, synthetic: Path, first: RunFolder) -> Recipe:
+    """The half of PRETRAINED that goes on with real images, from the weights of the other."""
+    halved = _with_steps(plain, PRETRAINED)
+    start = str(first.home(first.recipe.stages[0]).resolve())
+    return arm_recipe({**halved, "train": {**halved["train"], "start": start}}, "real", seed, real, synthetic)
+
+
+def _with_steps(plain: Mapping[str, Any], arm: str) -> dict[str, Any]:
+    """With as many steps as a half has: together as many as any arm."""
+    steps = plain.get("train", {}).get("steps")
+    if type(steps) is not int or steps < 2:
+        raise ValueError("Arms are compared at equal compute. Write: train: {steps: 1000}")
+    return {**plain, "train": {**plain["train"], "steps": steps // 2 if arm == FIRST else steps - steps // 2}}
+
+
+def with_patients(plain: Mapping[str, Any], patients: int, real: Path) -> dict[str, Any]:
+    """The recipe with so many real patients in training, and the same test patients. Raises ValueError where there are
+    fewer.
+    """
+    test = plain.get("split", {}).get("test", 0.3)
+    whole = arm_recipe({**plain, "split": {"train": 1 - test, "test": test}}, "real", 0, real, real)
+    parts = {part: {m.patient for m in own} for part, own in split_of(whole).items()}
+    if patients > len(parts["train"]):
+        raise ValueError(f"--patients is {patients}, and {len(parts['train'])} can train. Write a smaller number.")
+    everybody = len(parts["train"] | parts["test"])
+    return {**plain, "split": {"train": patients / everybody, "test": test}}
 
 
 def arm_recipe(plain: Mapping[str, Any], arm: str, seed: int, real: Path, synthetic: Path) -> Recipe:

@@ -27,8 +27,22 @@ from ..evaluate.report.results import Report, StageResult
 from ..evaluate.result import Figure, Result, Row
 from ..evaluate.statistics import SMALLEST, interval, paired_test
 from ..recipe.values import Recipe
+from ..run.folder import RunFolder
 from ..run.sequence import RunResult, run_recipe
-from .arms import ARMS, UNKNOWN, arm_folder, arm_recipe, foreign, known_generator, number_in
+from .arms import (
+    ARMS,
+    FIRST,
+    PRETRAINED,
+    UNKNOWN,
+    arm_folder,
+    arm_recipe,
+    first_half,
+    foreign,
+    known_generator,
+    number_in,
+    second_half,
+    with_patients,
+)
 
 Say = Callable[[str], None]
 TO_BEAT = "real, augmented"
@@ -41,13 +55,20 @@ class Terms:
 
     `trainer`: a command that is called with --train, --test (tables of files), --seed, --steps, --augment (strength; 0
     in all arms but one) and --out instead of training the recipe's family. `generator`: the run that made the synthetic
-    images; its patients may not test here.
+    images; its patients may not test here. `pretrain`: one arm more, which learns from synthetic images first;
+    `patients`: so many real ones train.
     """
 
     seeds: int = SEEDS
     trainer: str | None = None
     generator: Path | None = None
     claim: Claim | None = None
+    pretrain: bool = False
+    patients: int | None = None
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return (*ARMS, PRETRAINED) if self.pretrain else tuple(ARMS)
 
 
 @dataclass(frozen=True)
@@ -74,7 +95,13 @@ class Comparison:
     def sentence(self) -> str:
         """What one may write."""
         found = {a.name: a for a in self.arms}
-        best, gain = found["real + synthetic"], found["real + synthetic"].gain
+        mixed = self._of(found["real + synthetic"], "Adding synthetic images")
+        if PRETRAINED not in found:
+            return mixed
+        return f"{mixed} {self._of(found[PRETRAINED], 'Learning from synthetic images first')}"
+
+    def _of(self, best: Arm, doing: str) -> str:
+        gain = best.gain
         if gain is None or gain.interval is None:
             return f"Nothing may be claimed of {best.value.n} test patients: at least {SMALLEST} are needed."
         low, high = gain.interval
@@ -85,17 +112,12 @@ class Comparison:
             " with augmentation"
         )
         if (low > 0 or high < 0) and len(best.seeds) < SEEDS:
-            return (
-                f"Adding synthetic images changes {what}, on {len(best.seeds)} seeds: at least {SEEDS} carry a claim."
-            )
+            return f"{doing} changes {what}, on {len(best.seeds)} seeds: at least {SEEDS} carry a claim."
         if low > 0 and UNKNOWN in self.remarks:
-            return (
-                "Adding synthetic images helps here if their generator saw no test patient, which is not known:"
-                f" {what}."
-            )
+            return f"{doing} helps here if their generator saw no test patient, which is not known: {what}."
         if low > 0:
-            return f"Adding synthetic images helps here: {what}."
-        return f"It was not shown that adding synthetic images helps: {what}."
+            return f"{doing} helps here: {what}."
+        return f"It was not shown that {doing[0].lower()}{doing[1:]} helps: {what}."
 
 
 def compare_arms(
@@ -108,16 +130,20 @@ def compare_arms(
     claim that its arms cannot answer, LeakError for a patient of the generator who tests here, RecipeError as
     `run_recipe`.
     """
+    if terms.pretrain and terms.trainer is not None:
+        raise ValueError("--pretrain is for recipes: a trainer of your own starts from no weights. Leave one out.")
+    if terms.patients is not None:
+        plain = with_patients(plain, terms.patients, real)
     recipes = {
         (arm, seed): arm_recipe(plain, arm, seed, real, synthetic) for arm in ARMS for seed in range(terms.seeds)
     }
-    folders = {arm: [arm_folder(out, arm, seed) for seed in range(terms.seeds)] for arm in ARMS}
+    folders = {arm: [arm_folder(out, arm, seed) for seed in range(terms.seeds)] for arm in terms.arms}
     job, claim = recipes["real", 0].stages[0].build_job(), terms.claim
     if claim is not None:
         _check_answerable(claim, job, terms)
     stamp = declare(claim, out) if claim is not None else ""
     remarks = [known_generator(terms.generator, recipes["real", 0])]
-    rows: dict[str, list[list[Row]]] = {arm: [] for arm in ARMS}
+    rows: dict[str, list[list[Row]]] = {arm: [] for arm in terms.arms}
     for (arm, seed), recipe in recipes.items():
         folder = folders[arm][seed]
         say(f"{arm}, seed {seed}:")
@@ -125,6 +151,15 @@ def compare_arms(
         if cases is None:
             cases = foreign(terms.trainer, recipe, folder) if terms.trainer else _trained(recipe, folder, say)
         rows[arm].append(cases)
+    for seed in range(terms.seeds if terms.pretrain else 0):
+        say(f"{PRETRAINED}, seed {seed}:")
+        folder, halves = folders[PRETRAINED][seed], arm_folder(out, FIRST, seed)
+        first = first_half(plain, seed, real, synthetic)
+        if _cases(halves, first) is None:
+            _trained(first, halves, say)
+        recipe = second_half(plain, seed, real, synthetic, RunFolder.open(halves))
+        cases = _cases(folder, recipe)
+        rows[PRETRAINED].append(_trained(recipe, folder, say) if cases is None else cases)
     if left := _keep_shared(rows):
         remarks.append(
             f"{left} test patients were not tested by every arm (their images are copies of training ones) and are left"

@@ -16,7 +16,7 @@ from fabrica.evaluate.honesty.claim import Claim
 from fabrica.evaluate.result import Result
 from fabrica.recipe.checks import from_plain
 from fabrica.run.sequence import run_recipe
-from fabrica.study.arms import ARMS, UNKNOWN
+from fabrica.study.arms import ARMS, FIRST, PRETRAINED, UNKNOWN, arm_folder
 from fabrica.study.downstream import Arm, Comparison, Terms, compare_arms
 
 from ..jobs.test_outcome import _pictures
@@ -389,3 +389,29 @@ def test_arms_that_were_finished_before_the_claim(tmp_path: Path) -> None:
     late = compare_arms(RECIPE, real, synthetic, tmp_path / "out", terms, say=_quiet)
     assert late.verdict is not None
     assert "check 17: EXPLORATORY: results lay here" in late.verdict.may
+
+
+def test_learning_from_synthetic_images_first_costs_no_more(tmp_path: Path) -> None:
+    real, synthetic = _folders(tmp_path)
+    terms = Terms(seeds=1, pretrain=True, patients=6)
+    found = compare_arms(RECIPE, real, synthetic, tmp_path / "out", terms, say=_quiet)
+    assert [a.name for a in found.arms] == [*ARMS, PRETRAINED]
+    assert {tuple(sorted(a.per_patient)) for a in found.arms} == {tuple(sorted(found.arms[0].per_patient))}
+    assert "learning from synthetic images first" in found.sentence() or "Nothing may be claimed" in found.sentence()
+    steps, seen = {}, {}
+    for arm in (FIRST, PRETRAINED, "real"):
+        home = arm_folder(tmp_path / "out", arm, 0) / "stages/model"
+        facts = json.loads((home / "checkpoint.json").read_text())["facts"]
+        steps[arm], seen[arm] = facts["total"], set(facts["trained_on"])
+    assert steps[FIRST] + steps[PRETRAINED] == steps["real"] == 3
+    assert len(seen["real"]) == 6
+    assert len(seen[FIRST]) == 8
+    assert seen[PRETRAINED] == seen["real"] | seen[FIRST]
+    before = {f: f.stat().st_mtime_ns for f in (tmp_path / "out").rglob("checkpoint.json")}
+    again = compare_arms(RECIPE, real, synthetic, tmp_path / "out", terms, say=_quiet)
+    assert [float(a.value) for a in again.arms] == [float(a.value) for a in found.arms]
+    assert before == {f: f.stat().st_mtime_ns for f in (tmp_path / "out").rglob("checkpoint.json")}
+    with pytest.raises(ValueError, match="and 12 can train"):
+        compare_arms(RECIPE, real, synthetic, tmp_path / "more", Terms(seeds=1, patients=13), say=_quiet)
+    with pytest.raises(ValueError, match="starts from no weights"):
+        compare_arms(RECIPE, real, synthetic, tmp_path / "own", Terms(pretrain=True, trainer="x"), say=_quiet)
