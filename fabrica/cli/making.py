@@ -217,6 +217,37 @@ def adapt(
 
 
 @app.command()
+def prefer(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run of a synthesis.")],
+    readers: Annotated[
+        Path, typer.Option(metavar="DIR", help="Answers of a study: fabrica readers --kind ratings --out DIR.")
+    ],
+    draws: Annotated[Path, typer.Option(metavar="DIR", help="The generated images that were rated.")],
+    out: Annotated[Path, typer.Option(metavar="RUN2", help="A new run folder.")],
+    held: Annotated[str | None, typer.Option(metavar="READER", help="Who judges and never teaches; the last.")] = None,
+    count: Annotated[int, typer.Option(min=8, help="New draws that are scored.")] = 400,
+    keep: Annotated[float, typer.Option(min=0.01, max=0.9, help="The share of them that teaches.")] = 0.25,
+    rank: Annotated[int, typer.Option(min=1, help="Of the change of every layer.")] = 8,
+    steps: Annotated[int, typer.Option(min=1, help="Of training.")] = 100,
+    device: Device = "auto",
+) -> None:
+    """Teach a generator what readers like, with a bound to what it was; realism and diversity stand beside."""
+    from ..learning.loop import Interrupted
+    from ..study.preference import Taste
+    from ..study.preference import prefer as preferred
+
+    with errors():
+        taste = Taste(readers, draws, held, count, keep, rank, steps)
+        try:
+            with bars() as watch:
+                result = preferred(run, taste, out, device=device, say=echo, watch=watch)
+        except (Interrupted, KeyboardInterrupt) as error:
+            echo(f"\n{error or 'Stopped.'}\nGo on with: fabrica run {out}", err=True)
+            raise typer.Exit(INTERRUPTED) from error
+        echo(f"Report: {result.page}")
+
+
+@app.command()
 def draft(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run that segments, or gives any parts.")],
     data: Annotated[Path, typer.Option(metavar="DIR", help="Scans; with masks, what is invented is counted.")],

@@ -62,7 +62,7 @@ def adapt_run(
     base = RunFolder.open(run.resolve())
     former = base.last_stage(stage)
     facts = base.trained(former)
-    _check(base, former, facts)
+    check_adaptable(base, former, facts)
     recipe = from_plain(_plain(base, former, facts, few), str(base.path / "recipe.yaml"))
     result = run_recipe(recipe, out, say=say, watch=watch, device=device)
     compared = _compared(base, former, RunFolder.open(result.folder), find_device(device), say)
@@ -78,7 +78,8 @@ def adapt_run(
     return result
 
 
-def _check(base: RunFolder, stage: Stage, facts: Facts) -> None:
+def check_adaptable(base: RunFolder, stage: Stage, facts: Facts) -> None:
+    """Raises ValueError for a stage that is not finished, reads another's draws, or may not be trained on."""
     if not facts.finished:
         raise ValueError(f"{base.path} is not trained to its end. Type: fabrica run {base.path}")
     if stage.inputs:
@@ -92,21 +93,9 @@ def _check(base: RunFolder, stage: Stage, facts: Facts) -> None:
 
 def _plain(base: RunFolder, stage: Stage, facts: Facts, few: Few) -> dict[str, Any]:
     """The recipe of the stage alone, on the new patients, from its weights, on the grid that they know."""
-    whole = written_out(base.recipe.plain())
-    own = whole["stages"][stage.name] if "stages" in whole else whole
-    plain = {key: own[key] for key in KEPT if key in own}
-    if stage.codec is not None:
-        plain["family"] = {**plain["family"], "in": {"run": str(_codec_home(base, stage.codec)), "stage": stage.codec}}
-    budget = {"minutes": few.minutes, "steps": few.steps, "learning_rate": few.learning_rate}
-    plain["train"] = {
-        **{k: v for k, v in own.get("train", {}).items() if k in TRAINED},
-        **{k: v for k, v in budget.items() if v is not None},
-        "start": str(base.home(stage)), "rank": few.rank, "precision": facts.precision,
-    }  # fmt: skip
-    spacing = facts.grid_preparation.spacing_mm
-    known = dict(own.get("prepare", {}))
-    known.pop("spacing_mm", None)
-    plain["prepare"] = {**known, **({"spacing_mm": list(spacing)} if spacing else {"resample": False})}
+    whole = base.recipe.plain()
+    budget = {"minutes": few.minutes, "steps": few.steps, "learning_rate": few.learning_rate, "rank": few.rank}
+    plain = continued(base, stage, facts, {k: v for k, v in budget.items() if v is not None})
     cohort: dict[str, Any] = {"path": str(few.data.resolve())}
     if few.units:
         cohort["units"] = dict(few.units)
@@ -114,6 +103,24 @@ def _plain(base: RunFolder, stage: Stage, facts: Facts, few: Few) -> dict[str, A
         "cohorts": {NEW: cohort}, "split": {"train": 1 - few.test, "test": few.test}, "baseline": "none",
         "seed": base.recipe.seed, **({"evaluate": whole["evaluate"]} if "evaluate" in whole else {}), **plain,
     }  # fmt: skip
+
+
+def continued(base: RunFolder, stage: Stage, facts: Facts, budget: Mapping[str, Any]) -> dict[str, Any]:
+    """The stage's part of a recipe that goes on from its weights, on the grid that they know."""
+    whole = written_out(base.recipe.plain())
+    own = whole["stages"][stage.name] if "stages" in whole else whole
+    plain = {key: own[key] for key in KEPT if key in own}
+    if stage.codec is not None:
+        plain["family"] = {**plain["family"], "in": {"run": str(_codec_home(base, stage.codec)), "stage": stage.codec}}
+    plain["train"] = {
+        **{k: v for k, v in own.get("train", {}).items() if k in TRAINED}, **budget,
+        "start": str(base.home(stage)), "precision": facts.precision,
+    }  # fmt: skip
+    spacing = facts.grid_preparation.spacing_mm
+    known = dict(own.get("prepare", {}))
+    known.pop("spacing_mm", None)
+    plain["prepare"] = {**known, **({"spacing_mm": list(spacing)} if spacing else {"resample": False})}
+    return plain
 
 
 def _codec_home(base: RunFolder, name: str) -> Path:
