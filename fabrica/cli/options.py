@@ -51,8 +51,12 @@ def claim_in(path: Path) -> Any:
 
 
 def embedding_in(path: Path) -> Any:
-    """A user's own embedding: of an ONNX file, or of a run."""
+    """A user's own embedding: of an ONNX file, of a run, or of a published encoder's folder."""
     if path.is_dir():
+        from ..evaluate.sets.published import from_folder, is_published
+
+        if is_published(path):
+            return from_folder(path)
         from ..run.answering import embedding_of
 
         return embedding_of(path)

@@ -168,3 +168,11 @@ def planes(picture: Picture) -> list[tuple[Array, NDArray[np.bool_]]]:
     chosen = used[np.unique(np.linspace(0, len(used) - 1, min(PLANES + 2, len(used))).round().astype(int))]
     chosen = chosen[1:-1] if len(chosen) > 2 else chosen  # the ends hold little
     return [(picture.values[z].astype(np.float64), picture.inside[z]) for z in chosen]
+
+
+def resized(plane: Array, sides: Sequence[int]) -> Array:
+    """(y, x) with other sides, smoothed first where it gets smaller."""
+    sigma = [max(0.0, 0.5 * n / m - 0.5) for n, m in zip(plane.shape, sides, strict=True)]
+    smooth = ndimage.gaussian_filter(plane, sigma)
+    zoom = [m / n for n, m in zip(plane.shape, sides, strict=True)]
+    return np.asarray(ndimage.zoom(smooth, zoom, order=1, grid_mode=True, mode="nearest"))

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from .embedding import BINS, Embedding, Picture, planes
+from .embedding import BINS, Embedding, Picture, planes, resized
 
 Array = NDArray[np.float64]
 PLAIN_SIDE = 224  # pixels, where the network leaves its input's sides open
@@ -43,17 +42,10 @@ def from_onnx(path: Path) -> dict[str, Embedding]:
     def embedding(picture: Picture, width: float) -> Array:
         features = []
         for plane, inside in planes(picture):
-            given = _resized((plane - np.percentile(plane[inside], 1)) / (BINS * width), sides).astype(np.float32)
+            given = resized((plane - np.percentile(plane[inside], 1)) / (BINS * width), sides).astype(np.float32)
             (out, *_) = session.run(None, {inputs[0].name: np.repeat(given[None, None], channels, axis=1)})
             features.append(np.asarray(out, np.float64).reshape(-1))
         return np.asarray(np.mean(features, axis=0))
 
     digest = hashlib.sha256(content).hexdigest()
     return {f"{path.stem} ({digest[:12]})": embedding}
-
-
-def _resized(plane: Array, sides: list[int]) -> Array:
-    sigma = [max(0.0, 0.5 * n / m - 0.5) for n, m in zip(plane.shape, sides, strict=True)]
-    smooth = ndimage.gaussian_filter(plane, sigma)
-    zoom = [m / n for n, m in zip(plane.shape, sides, strict=True)]
-    return np.asarray(ndimage.zoom(smooth, zoom, order=1, grid_mode=True, mode="nearest"))
