@@ -9,7 +9,7 @@ import pytest
 
 import fabrica
 from fabrica.computations import COMPUTATIONS
-from fabrica.contracts import Codec, Decoder, Denoiser, Density, Family, Reconstructor, Speaker
+from fabrica.contracts import Codec, Decoder, Denoiser, Density, Family, Matcher, Reconstructor, Speaker
 from fabrica.evaluate import METRICS
 from fabrica.families import FAMILIES
 from fabrica.jobs import JOBS
@@ -126,7 +126,7 @@ def test_no_folder_is_a_drawer() -> None:
 
 def test_classes_are_abstract_or_final() -> None:
     concrete = [FAMILIES.find(name) for name in FAMILIES.names()]
-    capabilities = (Family, Denoiser, Decoder, Codec, Density, Reconstructor, Speaker)
+    capabilities = (Family, Denoiser, Decoder, Codec, Density, Matcher, Reconstructor, Speaker)
     for one in concrete:
         assert not inspect.isabstract(one)
         assert all(base in (*capabilities, *Family.__mro__) for base in one.__mro__[1:]), (
