@@ -8,6 +8,7 @@ from typing import Any
 
 from fabrica.computations import COMPUTATIONS
 from fabrica.contracts import Reconstructor
+from fabrica.data.layouts import described
 from fabrica.evaluate import METRICS
 from fabrica.families import FAMILIES, RUNTIME
 from fabrica.jobs import JOBS
@@ -17,6 +18,7 @@ from fabrica.registry import Table, options_of
 from fabrica.sampling import SAMPLERS
 
 PAGE = Path(__file__).parent / "reference.md"
+DATASETS = Path(__file__).parent / "datasets.md"
 
 
 def subject(member: Any) -> Any:
@@ -121,5 +123,29 @@ def text() -> str:
     return "\n".join(lines)
 
 
+def datasets() -> str:
+    """docs/datasets.md: the public data sets whose names are known."""
+    rows = described()
+    lines = [
+        "# Public data sets",
+        "",
+        f"`fabrica inspect DIR` says which of these {len(rows)} sets a folder looks like and reads patients, visits, contrasts and",
+        "stated units by its names. Nothing is downloaded. What headers and tables say goes before names; a table of your own",
+        "(`--write-table`) before all. Sets marked DICOM are recognised only: their headers say whose an image is.",
+        "",
+        "Licence and access are as a set's page said when this was written (2026); read them there before you use it.",
+        "",
+        "| set | shows | licence | access | page | cite |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in rows:
+        title = f"{one['title']}{' (DICOM)' if one['dicom'] else ''}"
+        lines.append(
+            f"| {title} | {one['shows']} | {one['licence']} | {one['access']} | {one['page']} | {one['cite']} |"
+        )
+    return "\n".join([*lines, ""])
+
+
 if __name__ == "__main__":
     PAGE.write_text(text())
+    DATASETS.write_text(datasets())

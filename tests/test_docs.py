@@ -111,6 +111,7 @@ def _accepted(how: str) -> None:
 def test_reference_is_up_to_date() -> None:
     tables = _script("tables")
     assert (ROOT / "docs" / "reference.md").read_text() == tables.text(), "Run: make docs"
+    assert (ROOT / "docs" / "datasets.md").read_text() == tables.datasets(), "Run: make docs"
 
 
 def test_readme_python_is_real() -> None:

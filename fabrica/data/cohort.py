@@ -15,11 +15,12 @@ from typing import Literal
 
 from .. import io
 from ..contracts import Case, Image
-from ..io import RAW, Oddity, Scan, UnreadableError
+from ..io import RAW, VOLUMES, Oddity, Scan, UnreadableError
 from ..machine.device import writing
 from . import vocabulary
 from .demographics import Demographics, day_of, find_demographics
 from .identity import Row, guess
+from .layouts import recognised
 from .measured import measurement_of
 from .stacks import places_of, stacked
 from .tables import Line, lacking, number_of, read_table, value_of
@@ -113,6 +114,7 @@ class Cohort:
     oddities: tuple[Oddity, ...] = ()
     name: str = ""
     doubts: tuple[str, ...] = ()  # names with two readings: who is whose patient
+    looks_like: str = ""  # the public data set whose names it has, with its terms
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -149,7 +151,11 @@ def find(folder: Path, table: Path | None = None, units: Mapping[str, str] | Non
     said = {name: check_unit(name, unit) for name, unit in (units or {}).items()}
     listing = io.scan_folder(folder)
     oddities = list(listing.oddities)
-    rows = _from_table(folder, table, listing.scans, oddities) if table else guess(listing.scans, folder)
+    looks, rows = "", list[Row]()
+    if table:
+        rows = _from_table(folder, table, listing.scans, oddities)
+    else:
+        rows, looks = _named(listing.scans, folder)
     known = find_demographics(folder, rows, [table] if table else ())
     oddities += known.oddities
     if not table:
@@ -169,7 +175,27 @@ def find(folder: Path, table: Path | None = None, units: Mapping[str, str] | Non
             )
         )
     doubts = tuple(dict.fromkeys(row.doubt for row in rows if row.doubt))
-    return Cohort(_with_days(members), tuple(oddities), doubts=doubts)
+    return Cohort(_with_days(members), tuple(oddities), doubts=doubts, looks_like=looks)
+
+
+def _named(scans: Sequence[Scan], folder: Path) -> tuple[list[Row], str]:
+    """(a row an image, which public data set the folder looks like): read as that set's names mean, where they do."""
+    base = folder if folder.is_dir() else folder.parent
+    found = recognised([scan.files[0] for scan in scans], base)
+    if found is None:
+        return guess(scans, folder), ""
+    layout, rows, others = found.layout, list[Row](), list[Scan]()
+    for scan in scans:
+        named = found.files.get(scan.files[0])
+        if named is None or layout.dicom or not named.contrast or scan.format not in (*VOLUMES, "raster"):
+            others.append(scan)
+        elif not layout.skipped(f"{base.resolve().name}/{scan.files[0].relative_to(base).as_posix()}"):
+            kind: Literal["label", "intensity"] = "label" if named.label else scan.kind
+            unit = layout.units.get(named.contrast) if scan.unit == "a.u." and not named.label else None
+            stated = (unit, layout.title) if unit else (scan.unit, scan.unit_from)
+            scan = replace(scan, kind=kind, unit=stated[0], unit_from=stated[1])
+            rows.append(Row(named.patient, named.visit, named.contrast, scan, scan.values, named.site, named.days))
+    return [*rows, *guess(others, folder)], found.words
 
 
 def _check_names(members: Sequence[Member]) -> None:

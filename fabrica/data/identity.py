@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from .. import io
-from ..io import RAW, Scan, UnreadableError
+from ..io import RAW, VOLUMES, Scan, UnreadableError
 from ..io.radiotherapy.names import known_as
 from . import vocabulary
 
@@ -225,7 +225,7 @@ def _by_content(scan: Scan) -> Scan:
     """A volume of a few whole numbers whose regions are of one each is a label map, whatever it or its folder is
     called.
     """
-    if scan.format != "nifti" or scan.kind == "label":
+    if scan.format not in VOLUMES or scan.kind == "label":
         return scan
     path = scan.files[0]
     told = vocabulary.contrast_of(vocabulary.tokens(path.name))[0]
@@ -281,7 +281,7 @@ def _with_doubtful_folders(rows: Sequence[Row], base: Path) -> list[Row]:
     for k, row in enumerate(rows):
         own = [f for f in row.scan.files[0].relative_to(base).parts[:-1] if not _is_plain(f)]
         stated = any(_PERSON.match(f) or f.startswith("sub-") or _BRATS.match(f) for f in own)
-        guessed = row.scan.format == "nifti" and len(own) > 1 and not stated
+        guessed = row.scan.format in VOLUMES and len(own) > 1 and not stated
         if guessed and _level_of_patients(own) > 0:
             inside[k] = own
             above[own[_level_of_patients(own)]].add(own[0])
@@ -300,7 +300,7 @@ def _with_doubtful_codes(rows: Sequence[Row], base: Path) -> list[Row]:
     for row in rows:
         folders = row.scan.files[0].relative_to(base).parts[:-1]
         numbered = [f for f in folders if re.search(r"\d", f)]
-        if row.scan.format == "nifti" and len(folders) > 1 and len(numbered) == 1 and _CODE.fullmatch(numbered[0]):
+        if row.scan.format in VOLUMES and len(folders) > 1 and len(numbered) == 1 and _CODE.fullmatch(numbered[0]):
             doubt = (
                 f"{'/'.join(folders)} may be visit {numbered[0]} of {row.patient}, or patient {numbered[0]} of a group"
             )
@@ -316,4 +316,6 @@ def _is_flat(row: Row, base: Path) -> bool:
     classed = row.scan.format == "raster" and not any(
         re.search(r"\d", f) for f in folders
     )  # a folder of letters is a class
-    return row.scan.format in ("nifti", "raster") and (not folders or classed) and not row.scan.member and not row.visit
+    return (
+        row.scan.format in (*VOLUMES, "raster") and (not folders or classed) and not row.scan.member and not row.visit
+    )

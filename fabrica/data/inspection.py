@@ -27,6 +27,8 @@ IDS = 12  # numbers of label maps that are shown
 def lines(cohort: Cohort, most: int = 12) -> Iterator[str]:
     """Patients, contrasts, grids, units, then every oddity."""
     members = [m for m in cohort.members if isinstance(m, ScannedMember)]
+    if cohort.looks_like:
+        yield cohort.looks_like
     yield (
         f"{len(cohort.patients)} patient{'s' * (len(cohort.patients) != 1)}, {len(members)}"
         f" visit{'s' * (len(members) != 1)}"

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ..contracts import ARBITRARY, SCALES, Image
-from ..io import Scan, UnreadableError
+from ..io import VOLUMES, Scan, UnreadableError
 from . import vocabulary
 
 STATED = (*SCALES, "a.u.", "mg/ml", "%")  # what a table or --unit may say
@@ -52,7 +52,7 @@ def with_unit(scan: Scan, contrast: str, said: Mapping[str, str] | None = None) 
         return replace(scan, unit=said[contrast], unit_from="said")
     if scan.unit_from == "table" or scan.format == "dicom" or scan.unit != "a.u.":
         return replace(scan, unit_from=scan.unit_from or "header")
-    if scan.format == "nifti" and (unit := _by_sidecar(scan.files[0])):
+    if scan.format in VOLUMES and (unit := _by_sidecar(scan.files[0])):
         return replace(scan, unit=unit, unit_from="sidecar")
     words = vocabulary.tokens(scan.files[0].name)
     if contrast == "PET":

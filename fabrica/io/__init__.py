@@ -20,6 +20,7 @@ __all__ = [
     "K_SPACE",
     "RAW",
     "SINOGRAM",
+    "VOLUMES",
     "Listing",
     "Oddity",
     "RawKSpace",
@@ -35,6 +36,7 @@ __all__ = [
     "write_nifti",
 ]
 
+VOLUMES = ("nifti", "metaimage")  # formats whose files are images with a place, and say nothing of patients
 RAW = (K_SPACE, SINOGRAM, COUNTS)  # formats of what was measured before there was an image
 _TEXT = (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".yaml", ".yml", ".bval", ".bvec", ".html", ".pdf", ".rst")
 _OTHER = {  # ending -> what it is; each comes with a job of its own
@@ -44,7 +46,6 @@ _OTHER = {  # ending -> what it is; each comes with a job of its own
     ".th": "network weights",
     ".pt": "network weights",
     ".safetensors": "network weights",
-    ".mha": "a MetaImage",
     ".nrrd": "an NRRD file",
 }
 
@@ -82,7 +83,7 @@ def scan_folder(folder: Path) -> Listing:
 
 def _scans_in(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
     """What one file holds, or None when it is DICOM, whose series are understood as wholes; raises UnreadableError."""
-    from . import dicom, explicit, kspace, nifti, planning, raster, sinogram
+    from . import dicom, explicit, kspace, metaimage, nifti, planning, raster, sinogram
 
     with _told(path):
         state = path.stat()
@@ -95,6 +96,10 @@ def _scans_in(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
             if lowered.endswith(".img") and path.with_suffix(".hdr").exists():
                 return [], []  # the pair is read through its header
             return nifti.listing(path)
+        if lowered.endswith(metaimage.ENDINGS):
+            return metaimage.listing(path)
+        if lowered.endswith(metaimage.VOXELS) and path.with_suffix(".mhd").exists():
+            return [], []  # the pair is read through its header
         if planning.is_plan(path):
             return planning.listing(path)
         if lowered.endswith(kspace.ENDINGS) and (raw := kspace.listing(path)) is not None:
@@ -139,16 +144,18 @@ def by_name(folder: Path, scans: Iterable[Scan]) -> dict[str, Scan]:
 
 def stem(name: str) -> str:
     """A name as `by_name` gives it, without the ending of its format: a.nii.gz and a.png are both a."""
-    from . import nifti, raster
+    from . import metaimage, nifti, raster
 
     file, hash_, member = name.partition("#")
-    fitting = [e for e in (*nifti.ENDINGS, *raster.ENDINGS, ".npy", ".dcm") if file.lower().endswith(e)]
+    fitting = [
+        e for e in (*nifti.ENDINGS, *metaimage.ENDINGS, *raster.ENDINGS, ".npy", ".dcm") if file.lower().endswith(e)
+    ]
     return f"{file[: len(file) - max(map(len, fitting), default=0)]}{hash_}{member}"
 
 
 def read(scan: Scan) -> Image:
     """The pixels of a scan; raises UnreadableError naming the file when they are damaged or not finite."""
-    from . import dicom, nifti, planning, raster
+    from . import dicom, metaimage, nifti, planning, raster
     from .radiotherapy import doses, structures
 
     if scan.format in RAW:
@@ -156,7 +163,8 @@ def read(scan: Scan) -> Image:
         raise UnreadableError("is raw data, no image.", f"Reconstruct it: recipes/{recipe}.yaml", scan.name)
     with _told(scan.files[0], scan.name):
         readers = {
-            "nifti": nifti.read, "dicom": dicom.read, "raster": raster.read, "planning": planning.read,
+            "nifti": nifti.read, "metaimage": metaimage.read, "dicom": dicom.read, "raster": raster.read,
+            "planning": planning.read,
             "contours": structures.read, "dose": doses.read,
         }  # fmt: skip
         return readers[scan.format](scan)

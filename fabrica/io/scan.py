@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 Affine = NDArray[np.float64]  # (4, 4) index (z, y, x, 1) -> LPS millimetres
 
-Format = Literal["nifti", "dicom", "raster", "k-space", "sinogram", "emission counts", "planning", "contours", "dose"]
+Format = Literal[
+    "nifti", "metaimage", "dicom", "raster", "k-space", "sinogram", "emission counts", "planning", "contours", "dose"
+]
 
 
 class UnreadableError(Exception):
