@@ -26,7 +26,7 @@ LATER: Mapping[str, str] = {
     "Super-Resolution": "critics of restorers, and frames between frames",
     "Treatment Planning and Dynamic Intervention": "breathing over time, video of a scope",
     "Disease Progression Prediction": "tumours put into images, limits of biology",
-    "Foundation Models": "conditions from several modalities at once and pretrained weights",
+    "Foundation Models": "masked images at scale, networks of whole slides, published weights of its own",
 }
 FAMILIES: tuple[tuple[str, str], ...] = (  # word in the table -> family here
     ("diffusion", "diffusion"), ("gan", "gan"), ("vae", "vae"), ("cnn", "regression"), ("mamba", "regression"),
@@ -65,6 +65,14 @@ APPLICATIONS: tuple[tuple[str, str], ...] = (  # what a method is for -> the job
     ("^longitudinal mri |brain tumor growth|alzheimer's disease progression|brain neurodegenerative|^disease progression prediction$",
      "progression"),
 )  # fmt: skip
+READ = "`text: {report: {words: 256, length: 32}}`, read by a transformer that is trained with the images, by cross-attention"
+FOUNDATION: Mapping[str, str] = {  # method -> how the same kind of model is asked for here
+    "RoentGen (2024)": f"`job: synthesis`, `family: diffusion` in the codes of `vae`, {READ}; of its losses: denoising",
+    "MINIM (2024)": f"`job: synthesis`, `by: {{modality: [CT, CXR]}}`, `family: diffusion`, {READ}; of its losses: denoising",
+    "MONET (2024)": "`job: representation`, `text: {report: {words: 256, length: 32}}`, `family: contrastive`, `form: infonce`; of its losses: contrastive; without cross-entropy",
+    "MaCo (2024)": "`job: representation`, `text: {report: {words: 256, length: 32}}`, `family: contrastive`, `form: infonce`, `hide: 0.5`; of its losses: contrastive; without MAE loss",
+}
+READERS = ("diffusion",)  # families whose network reads texts
 ACQUISITIONS: Mapping[str, str] = {"CT Reconstruction": "ct", "PET Reconstruction": "pet", "MRI reconstruction": "mr"}
 BEYOND = (
     r"\bar\b|gan|vae|federated|cine|bimodal|pet-mri|jsmoco|multi-contrast"  # what a restorer of one slice does not do
@@ -110,6 +118,8 @@ def judge(row: Mapping[str, str]) -> tuple[str, str]:
     """(status, how or why) of one method."""
     if (how := restored(row)) is not None:
         return "equivalent", how
+    if row["method"] in FOUNDATION:
+        return "equivalent", FOUNDATION[row["method"]]
     words = re.split("[,\uff0c]\\s*", row["family"].lower())
     asked = row["application"].lower().replace("\u2010", "-")
     job = JOBS.get((row["section"], row["subsection"])) or next(
@@ -147,7 +157,8 @@ def judge(row: Mapping[str, str]) -> tuple[str, str]:
     how = f"`job: {job}`, `family: {family}`" + (place[codec] if codec else "")
     how += "".join(f", `{option}`" for option in more)
     how += f", `network: {{kind: {network}}}`" if network else ""
-    how += f", `{TEXT[job]}`; words become a hashed vector, no language model" if told else ""
+    if told:
+        how += f", {READ}" if family in READERS else f", `{TEXT[job]}`; words become a hashed vector, no language model"
     how += f"; of its losses: {', '.join(taken)}" if taken else ""
     return "equivalent", how + (f"; without {', '.join(without)}" if without else "")
 

@@ -80,15 +80,16 @@ def _accepted(how: str) -> None:
         "interpolation": {},
         "cine": {},
         "progression": {},
+        "representation": {"from": ["FLAIR"]},
     }[job]
-    words = {k: named[k] for k in ("text", "values", "acquisition", "factor") if k in named}
+    words = {k: named[k] for k in ("text", "values", "acquisition", "factor", "by") if k in named}
     if "acquisition" in named:
         words["x"] = {"mr": "T1w", "ct": "CT", "pet": "PET"}[named["acquisition"]["name"]]
     network = {**named.get("network", {}), "channels": [48, 48], "blocks": 1}
     family = {"name": named["family"], "network": network}
     coder = next((name for name in ("vq", "vae") if f" of `{name}`" in how), None)
     critic = {k: named[k] for k in ("adversarial",) if k in named}
-    family |= {k: named[k] for k in ("losses",) if k in named} | ({} if coder else critic)
+    family |= {k: named[k] for k in ("losses", "form", "hide") if k in named} | ({} if coder else critic)
     plain = {
         "cohorts": {"all": {"path": "x"}}, "baseline": "none",
         "stages": {"model": {"job": {"name": job, **example, **words}, "family": family, "train": {"steps": 1}}},

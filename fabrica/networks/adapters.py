@@ -35,14 +35,23 @@ def _laid_out(change: Tensor, weight: Tensor) -> Tensor:
 
 
 def adapt(module: nn.Module, trained: Collection[nn.Parameter], rank: int) -> int:
-    """Freeze a module and give each layer whose weight is among `trained` a low-rank change; returns the number of
-    parameters that learn.
+    """Freeze a module and give convolutions and the layers of attention, whose weights are among `trained`, a low-rank
+    change; returns the number of parameters that learn.
 
-    A layer with no more than `rank` outputs or inputs gets a change of its own full rank. Raises ValueError where no
-    layer takes one.
+    Not the ends of a network, nor what a noise level and conditions enter by: a small change there moves all that
+    follows. A layer with no more than `rank` outputs or inputs gets a change of its own full rank. Raises ValueError
+    where no layer takes one.
     """
     chosen = {id(p) for p in trained}
-    layers = [m for m in module.modules() if isinstance(m, KINDS) and id(m.weight) in chosen]
+    attending = {id(part) for m in module.modules() if hasattr(m, "heads") for part in m.children()}
+    layers = [
+        m
+        for m in module.modules()
+        if isinstance(m, KINDS)
+        and id(m.weight) in chosen
+        and not getattr(m, "is_end", False)
+        and (not isinstance(m, nn.Linear) or id(m) in attending)
+    ]
     if not layers:
         raise ValueError("No layer of this network takes an adapter: it has neither dense layers nor convolutions.")
     module.requires_grad_(False)
