@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from .app import app
-from .options import Unit, fixed
+from .options import Data, Device, Unit, fixed
 from .terminal import echo, errors
 
 
@@ -34,6 +34,40 @@ def inspect(
         if sheet:
             shown = inspection.contact_sheet(found, sheet)
             echo(f"{shown} images on {sheet}")
+
+
+@app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="What is to be run.")],
+    data: Data = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="As fabrica run takes it.")
+    ] = None,
+    on: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="cluster.yaml: workers, speed, hours_between_failures, ...")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures as JSON.")] = None,
+    unit: Unit = None,
+    device: Device = "auto",
+) -> None:
+    """What a recipe will cost, measured by a few steps: CPU-seconds, memory, disk; here and on a described cluster."""
+    import json
+
+    from ..deliver.files import plain_yaml
+    from ..machine.cluster import Cluster
+    from ..recipe import checks
+    from ..run import plan as planning
+
+    with errors():
+        cluster = None if on is None else Cluster.of(plain_yaml(on, "Write workers: 8, speed: 20"), str(on))
+        checked = checks.load(recipe, settings or [], data or [], fixed(unit, "--unit PET=SUV"))
+        found = planning.plan_recipe(checked, device=device, say=echo)
+        echo(planning.totals(found))
+        for line in [] if cluster is None else planning.on_cluster(found, cluster):
+            echo(line)
+        if out is not None:
+            out.write_text(json.dumps(planning.plain(found), indent=1) + "\n")
+            echo(f"Written: {out}")
 
 
 @app.command("list")

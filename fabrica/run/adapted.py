@@ -13,6 +13,7 @@ from ..networks.adapters import adapt, factors, merge
 from ..recipe.values import TrainPlan
 
 Say = Callable[[str], None]
+RATE = 1e-3  # of the thin factors, where a recipe says none: three times as much unlearns (results/foundation.md)
 
 
 def with_adapter(family: Family, plan: TrainPlan, say: Say) -> TrainPlan:
@@ -30,7 +31,7 @@ def with_adapter(family: Family, plan: TrainPlan, say: Say) -> TrainPlan:
     trained = {p for group in family.groups().values() for p in group}
     learned = adapt(family, trained, plan.rank)
     say(f"An adapter of rank {plan.rank}: {learned:,} parameters learn, {total:,} stay as they are.")
-    return replace(plan, start=None)
+    return replace(plan, start=None, learning_rate=plan.learning_rate or RATE)
 
 
 def kept_apart(trained: Trained, plan: TrainPlan, home: Path) -> Trained:
