@@ -323,11 +323,16 @@ def virtual(
     disease: Annotated[str, typer.Option(help="mixed, none, ms, tumour or stroke.")] = "mixed",
     visits: Annotated[int, typer.Option(min=1)] = 1,
     skull: Annotated[bool, typer.Option(help="Whole heads instead of brains.")] = True,
+    executor: ExecutorName = "local",
+    scheduler: Scheduler = None,
+    workers: Workers = 2,
 ) -> None:
     """Write simulated patients as NIfTI with their truth."""
     from ..data.virtual import VirtualCohort
     from ..data.virtual.export import write_cohort
+    from ..machine.executors import executor as named
 
     with errors():
         plan = VirtualCohort(patients, seed, spacing, disease, visits, skull=skull)
-        echo(f"{write_cohort(plan, out, echo)} files in {out}")
+        by = named(executor, scheduler, workers)
+        echo(f"{write_cohort(plan, out, echo, by)} files in {out}")
