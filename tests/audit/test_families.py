@@ -28,7 +28,7 @@ TRAIN = {"steps": 1, "batch": 4, "precision": "fp32"}
 
 def _recipe(place: Path, name: str) -> dict[str, Any]:
     shared = {
-        "cohorts": {"all": {"path": str(place / "data")}}, "split": {"train": 0.2, "test": 0.2, "validate": 0.6},
+        "cohorts": {"all": {"path": str(place / "data")}}, "split": {"train": 0.1, "test": 0.1, "validate": 0.2},
         "baseline": "none", "evaluate": {"draws": 1, "realism": 0, "evaluations": []},
     }  # fmt: skip
     if name in ("vq", "autoregressive"):
