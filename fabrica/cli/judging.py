@@ -228,12 +228,16 @@ def downstream(
     patients: Annotated[
         int | None, typer.Option(min=1, help="So many real patients train; all where left out.")
     ] = None,
+    executor: ExecutorName = "local",
+    scheduler: Scheduler = None,
+    workers: Workers = 2,
 ) -> None:
     """Train a task on real, synthetic, both and augmented real images at equal compute; test on unseen real
     patients.
     """
     import yaml
 
+    from ..machine.executors import executor as named
     from ..recipe.text import parse
     from ..study.downstream import Terms, compare_arms
 
@@ -242,7 +246,8 @@ def downstream(
             plain, _ = parse(recipe.read_text())
         except yaml.YAMLError as error:
             fail(f"{recipe} is not YAML: {str(error).splitlines()[0]}. Check its indentation.")
-        terms = Terms(seeds, trainer, generator, claim_in(claim) if claim else None, pretrain, patients)
+        by = None if executor == "local" and scheduler is None else named(executor, scheduler, workers)
+        terms = Terms(seeds, trainer, generator, claim_in(claim) if claim else None, pretrain, patients, by)
         found = compare_arms(plain, real, synthetic, out, terms, say=echo)
         for arm in found.arms:
             echo(f"{arm.name}: {arm.endpoint} {float(arm.value):.4g}")

@@ -54,9 +54,9 @@ def plan(
     import json
 
     from ..deliver.files import plain_yaml
-    from ..machine.cluster import Cluster
     from ..recipe import checks
     from ..run import plan as planning
+    from ..run.cluster import Cluster
 
     with errors():
         cluster = None if on is None else Cluster.of(plain_yaml(on, "Write workers: 8, speed: 20"), str(on))

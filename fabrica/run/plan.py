@@ -19,10 +19,10 @@ from ..data.store import Layout
 from ..evaluate.judging.paired import Answer, competitors_of, evaluate_case
 from ..evaluate.report.results import Report
 from ..learning.loop import Progress, fit
-from ..machine.cluster import Cluster, best_interval
 from ..machine.device import find_device, free_bytes, in_words
 from ..recipe.values import Recipe
 from ..rng import derive
+from .cluster import Cluster, best_interval
 from .draw import draw
 from .family import build_family, drawer
 from .folder import RunFolder

@@ -26,6 +26,7 @@ from ..evaluate.report.page import render
 from ..evaluate.report.results import Report, StageResult
 from ..evaluate.result import Figure, Result, Row
 from ..evaluate.statistics import SMALLEST, interval, paired_test
+from ..machine.executors import Executor, Local
 from ..recipe.values import Recipe
 from ..run.folder import RunFolder
 from ..run.sequence import RunResult, run_recipe
@@ -43,6 +44,7 @@ from .arms import (
     second_half,
     with_patients,
 )
+from .training import train_apart
 
 Say = Callable[[str], None]
 TO_BEAT = "real, augmented"
@@ -65,6 +67,7 @@ class Terms:
     claim: Claim | None = None
     pretrain: bool = False
     patients: int | None = None
+    executor: Executor | None = None  # who trains arms and seeds; this process, one after the other, when left out
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -144,6 +147,9 @@ def compare_arms(
     stamp = declare(claim, out) if claim is not None else ""
     remarks = [known_generator(terms.generator, recipes["real", 0])]
     rows: dict[str, list[list[Row]]] = {arm: [] for arm in terms.arms}
+    if terms.trainer is None and terms.executor is not None:
+        asked = [(recipe, folders[arm][seed]) for (arm, seed), recipe in recipes.items()]
+        train_apart([one for one in asked if _cases(one[1], one[0]) is None], terms.executor, say)
     for (arm, seed), recipe in recipes.items():
         folder = folders[arm][seed]
         say(f"{arm}, seed {seed}:")
@@ -156,7 +162,7 @@ def compare_arms(
         folder, halves = folders[PRETRAINED][seed], arm_folder(out, FIRST, seed)
         first = first_half(plain, seed, real, synthetic)
         if _cases(halves, first) is None:
-            _trained(first, halves, say)
+            train_apart([(first, halves)], terms.executor or Local(), say)
         recipe = second_half(plain, seed, real, synthetic, RunFolder.open(halves))
         cases = _cases(folder, recipe)
         rows[PRETRAINED].append(_trained(recipe, folder, say) if cases is None else cases)

@@ -10,8 +10,8 @@ import yaml
 from typer.testing import CliRunner
 
 from fabrica.cli import app
-from fabrica.machine.cluster import Cluster
 from fabrica.recipe.checks import from_plain
+from fabrica.run.cluster import Cluster
 from fabrica.run.plan import StagePlan, on_cluster, plan_recipe
 from fabrica.run.sequence import run_recipe
 

@@ -14,6 +14,7 @@ from fabrica.cli import app
 from fabrica.data.split import LeakError
 from fabrica.evaluate.honesty.claim import Claim
 from fabrica.evaluate.result import Result
+from fabrica.machine.executors import Dask
 from fabrica.recipe.checks import from_plain
 from fabrica.run.sequence import run_recipe
 from fabrica.study.arms import ARMS, FIRST, PRETRAINED, UNKNOWN, arm_folder
@@ -415,3 +416,18 @@ def test_learning_from_synthetic_images_first_costs_no_more(tmp_path: Path) -> N
         compare_arms(RECIPE, real, synthetic, tmp_path / "more", Terms(seeds=1, patients=13), say=_quiet)
     with pytest.raises(ValueError, match="starts from no weights"):
         compare_arms(RECIPE, real, synthetic, tmp_path / "own", Terms(pretrain=True, trainer="x"), say=_quiet)
+
+
+def test_arms_are_trained_by_worker_processes(tmp_path: Path) -> None:
+    real, synthetic = _folders(tmp_path)
+    alone = compare_arms(RECIPE, real, synthetic, tmp_path / "alone", Terms(seeds=1), say=_quiet)
+    said = list[str]()
+    terms = Terms(seeds=1, executor=Dask(workers=2))
+    apart = compare_arms(RECIPE, real, synthetic, tmp_path / "apart", terms, say=said.append)
+    assert [(a.name, float(a.value)) for a in apart.arms] == [(a.name, float(a.value)) for a in alone.arms]
+    assert sum("is trained" in line for line in said) == len(ARMS)
+    weights = [
+        {f.relative_to(tmp_path / side): f.name for f in (tmp_path / side).rglob("checkpoint-*.safetensors")}
+        for side in ("alone", "apart")
+    ]
+    assert weights[0] == weights[1]  # names are hashes: the same bytes

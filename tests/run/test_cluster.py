@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fabrica.machine.cluster import Cluster, best_interval, simulate
+from fabrica.run.cluster import Cluster, best_interval, simulate
 
 
 def test_without_failures_it_is_arithmetic() -> None:
