@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.cohort import Member
+from ..data.split import patient_hash
 from ..evaluate.report.results import Report
 from ..io import UnreadableError
 from ..learning.gradients import TrainingError
@@ -45,6 +46,8 @@ def why_no_shadows(subject: Subject) -> str:
     """Why other people cannot train the same model, '' where they can."""
     if subject.named:
         return "shadow models need the other side among the run's own patients, and it was named by --holdout"
+    if any(stage.train.start for stage in _chain(subject) if not stage.trained):
+        return "its training started from other weights, which know people already"
     if any(stage.trained for stage in _chain(subject)):
         return "its weights come from another run, whose training is not told here"
     if len(_people(subject.train)) < FEWEST or len(_people(subject.held)) < FEWEST:
@@ -54,7 +57,8 @@ def why_no_shadows(subject: Subject) -> str:
 
 def shadows(subject: Subject, count: int, device: str) -> list[Shadow]:
     """Trains `count` models (those that an earlier audit has trained are read), each on as many patients as the audited
-    one, drawn by chance from both sides; says beforehand how long that takes.
+    one but no more than half of all, as often a patient, drawn by chance from both sides; says beforehand how long that
+    takes.
 
     Raises ValueError for fewer than FEWEST_SHADOWS or a training that cannot be repeated.
     """
@@ -112,6 +116,10 @@ def _trained(subject: Subject, number: int, inside: Sequence[str], people: Seque
     for known in _chain(subject):
         stage = run.recipe.stage(known.name)
         facts = run.facts(stage)
+        own = {patient_hash(p) for p in inside}
+        if facts is not None and facts.trained_on and not facts.trained_on <= own:  # of an audit with other people
+            shutil.rmtree(run.home(stage))
+            facts = None
         if facts is None or not facts.finished:
             ready = prepare_stage(run, stage, cohorts, place / "store", quiet, Report.start(plain, run.name))
             train_stage(ready, quiet, None, on)
@@ -130,7 +138,8 @@ def _plain(subject: Subject, number: int, inside: Sequence[str], people: Sequenc
         facts = subject.run.trained(stage)
         place = plain["stages"][stage.name] if "stages" in plain else plain  # a flat recipe is its one stage
         own = {k: v for k, v in place.get("train", {}).items() if k not in ("minutes", "canaries")}
-        place["train"] = {**own, "steps": facts.total, "batch": facts.batch}
+        steps = max(1, round(facts.total * len(inside) / max(1, len(_people(subject.train)))))  # as often a patient
+        place["train"] = {**own, "steps": steps, "batch": facts.batch}
     return plain
 
 

@@ -187,14 +187,12 @@ def _named(scans: Sequence[Scan], folder: Path) -> tuple[list[Row], str]:
     layout, rows, others = found.layout, list[Row](), list[Scan]()
     for scan in scans:
         named = found.files.get(scan.files[0])
-        if named is None or layout.dicom or not named.contrast or scan.format not in (*VOLUMES, "raster"):
+        if named is None or layout.proposed or not named.contrast or scan.format not in (*VOLUMES, "raster"):
             others.append(scan)
         elif not layout.skipped(f"{base.resolve().name}/{scan.files[0].relative_to(base).as_posix()}"):
             kind: Literal["label", "intensity"] = "label" if named.label else scan.kind
-            unit = layout.units.get(named.contrast) if scan.unit == "a.u." and not named.label else None
-            stated = (unit, layout.title) if unit else (scan.unit, scan.unit_from)
-            scan = replace(scan, kind=kind, unit=stated[0], unit_from=stated[1])
-            rows.append(Row(named.patient, named.visit, named.contrast, scan, scan.values, named.site, named.days))
+            row = Row(named.patient, named.visit, named.contrast, replace(scan, kind=kind), scan.values, named.site)
+            rows.append(replace(row, days=named.days, doubt=layout.doubtful))
     return [*rows, *guess(others, folder)], found.words
 
 

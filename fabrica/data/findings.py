@@ -102,6 +102,12 @@ def measured_in(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> tuple[N
     return numbers, found
 
 
+def placed(point_mm: NDArray[np.float64], sides: tuple[int, ...], affine: NDArray[np.float64]) -> tuple[str, str]:
+    """(side, place) of a point in LPS mm, told as of the centre of a lesion on a grid (z, y, x) of this affine."""
+    index = np.linalg.solve(affine, np.array([*point_mm[:3], 1.0]))
+    return _where(index[1:3], sides[-2:], affine)
+
+
 def sentence(lesions: list[Lesion]) -> str:
     """What a slice shows, in the words that `facts_of` reads."""
     if not lesions:

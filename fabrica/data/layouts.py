@@ -48,7 +48,6 @@ class Layout:
     paths: Sequence[str]
     means: Mapping[str, str] = field(default_factory=dict)  # a name of theirs -> ours
     contrast: str = ""  # where no name says it
-    units: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     others_are_labels: bool = False  # whatever `means` does not name
     skip: tuple[str, ...] = ()  # names that say again what another says better
@@ -56,6 +55,13 @@ class Layout:
     general: bool = False  # how many sets are handed out: a set of its own goes before it
     needs: str = ""  # what some path holds: others have the rest alike
     days: str = ""  # a pattern of visits whose group counts days
+    common: bool = False  # others name their files so, too: it is only proposed
+    doubtful: str = ""  # why its names do not say who is whose patient
+
+    @property
+    def proposed(self) -> bool:
+        """Whether a folder is only said to look like it: headers say more, or others have such names."""
+        return self.dicom or self.common
 
     def named(self, path: str) -> Named | None:
         """What a path (from the folder's own name on, with /) says; None where it is none of the set's."""
@@ -82,7 +88,10 @@ class Layout:
         """One line for who looks at a folder."""
         shows = f" ({self.shows})" if self.shows else ""
         terms = f"licence {self.licence}" if self.licence != "see page" else "terms on its page"
-        return f"This looks like {self.title}{shows}: {count} of {all_} files. {self.page}: {terms}. Cite {self.cite}."
+        looks = "may be" if self.common else "looks like"
+        read = " Files of others are named so, too, and its names are not used." if self.common else ""
+        said = f"This {looks} {self.title}{shows}: {count} of {all_} files. {self.page}: {terms}. Cite {self.cite}."
+        return said + read
 
 
 @lru_cache(maxsize=1)
@@ -95,10 +104,10 @@ def layouts() -> tuple[Layout, ...]:
             Layout(
                 **{k: str(plain[k]) for k in ("name", "title", "shows", "licence", "access", "page", "cite")},
                 paths=tuple(plain["paths"]), means={str(k): str(v) for k, v in plain.get("as", {}).items()},
-                contrast=str(plain.get("is", "")), units=plain.get("unit", {}),
-                labels=() if labels is True else tuple(labels),
+                contrast=str(plain.get("is", "")), labels=() if labels is True else tuple(labels),
                 others_are_labels=labels is True, skip=tuple(plain.get("skip", ())), dicom=bool(plain.get("dicom")),
                 general=bool(plain.get("general")), needs=str(plain.get("needs", "")), days=str(plain.get("days", "")),
+                common=bool(plain.get("common")), doubtful=str(plain.get("doubtful", "")),
             )
         )  # fmt: skip
         _compiled(found[-1].paths if isinstance(found[-1].paths, tuple) else tuple(found[-1].paths))

@@ -156,6 +156,7 @@ class Loader:
         chosen = [self.places[k] for k in places]
         rng = Rng([derive(self.seed, "load", number + row) for row in range(len(chosen))])
         flips, offsets = rng.uniform(1).flatten() < 0.5, rng.child("offset").uniform(3)
+        flips &= ~torch.tensor([self._says_sides(entry) for entry, _ in chosen])
         images: dict[str, Tensor] = {}
         present: dict[str, Tensor] = {}
         for name in self.layout.contrasts:
@@ -172,6 +173,10 @@ class Loader:
         said, heard = worded([e.values for e in rows], self.layout.words, images, present, affine)
         names = tuple(f"{e.name}/{z}" for e, z in chosen)
         return Batch(names, images, affine, {**values, **said}, {**present, **known, **heard})
+
+    def _says_sides(self, entry: Entry) -> bool:
+        """Whether a case's own text is read, whose left would be the right of a mirrored image."""
+        return any(how.written_from not in entry.files for how in self.layout.words.values())
 
     def _place(self, index: int) -> int:
         epoch, place = divmod(index, len(self.places))

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ..contracts import ARBITRARY, SCALES, Image
-from ..io import VOLUMES, Scan, UnreadableError
+from ..io import VOLUMES, Scan, UnreadableError, stem
 from . import vocabulary
 
 STATED = (*SCALES, "a.u.", "mg/ml", "%")  # what a table or --unit may say
@@ -68,9 +68,8 @@ def with_unit(scan: Scan, contrast: str, said: Mapping[str, str] | None = None) 
 
 def _by_sidecar(path: Path) -> str:
     """What a JSON file of the same name says; '' where there is none or it says nothing."""
-    stem = path.name.removesuffix(".gz").removesuffix(".nii")
     try:
-        plain = json.loads((path.parent / f"{stem}.json").read_text(encoding="utf-8"))
+        plain = json.loads((path.parent / f"{stem(path.name)}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return ""
     stated = plain.get("Units") if isinstance(plain, dict) else None

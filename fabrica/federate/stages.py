@@ -24,6 +24,13 @@ def stage_of(recipe: Recipe) -> Stage:
         raise ValueError("Equalised intensities are measured of a site's own images. Leave family.in out.")
     if stage.train.privacy is not None or stage.train.canaries:
         raise ValueError("train.privacy and train.canaries are of one site's training. Leave them out.")
+    if stage.train.start is not None or stage.train.rank is not None:
+        raise ValueError("A federation begins from its seed on every side. Leave train.start and train.rank out.")
+    if text := [f.name for f in stage.build_job().signature().values if f.kind == "token"]:
+        raise ValueError(
+            f"Each site would learn other subwords of {text[0]}, whose numbers would mean other words. Write a vector"
+            f" of hashed words: text: {{{text[0]}: 64}}"
+        )
     return stage
 
 

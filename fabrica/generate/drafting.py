@@ -18,8 +18,8 @@ from .. import io
 from ..contracts import Field, Image
 from ..data.cases import Prepared, left_out, prepare_case
 from ..data.cohort import Member, Source, unreadable
-from ..data.findings import Measured, facts_of, measured_in, sentence
 from ..data.findings import described as worded
+from ..data.findings import facts_of, measured_in, sentence
 from ..deliver.files import write_whole
 from ..evaluate.report.pictures import outlined
 from ..io import UnreadableError
@@ -31,6 +31,7 @@ from ..run.draw import image_of
 from ..run.folder import RunFolder
 from ..run.sequence import Say
 from .record import record_of
+from .sentences import Finding, Sentence, sentences_of
 
 PAGE = Path(__file__).with_name("draft.html")
 MARK = (
@@ -41,24 +42,6 @@ NUMBERED = "findings"  # the file of findings by their numbers
 HALF = 0.5
 DOUBTFUL = 0.1  # chance from which what some draws show is named, though the draft does not say it
 Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What was measured, and the chance that the model gives it: the mean over its voxels."""
-
-    measured: Measured
-    chance: float
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """Words, what they are said of, and whether a second reading of the mask that was written says the same."""
-
-    text: str
-    findings: tuple[int, ...]
-    checked: bool
-    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,6 +117,11 @@ def _label(answering: Answering, wanted: str | None) -> Field:
     found = next((f for f in labels if wanted in (None, f.name)), None)
     if found is None:
         raise unknown("label of the run", str(wanted), [f.name for f in labels])
+    if found.channels != 2:
+        raise ValueError(
+            f"{found.name} has {found.channels} classes, and a draft speaks of lesions or none. Train on a mask of one:"
+            " job: {name: segmentation, x: [lesion]}"
+        )
     return found
 
 
@@ -151,7 +139,7 @@ def _drafted(
     path, apart = (out / member.name / f"{name}.nii.gz" for name in (field.name, NUMBERED))
     io.write_nifti(_on_scan(answering, prepared, field, numbers > 0), path)
     io.write_nifti(_on_scan(answering, prepared, field, numbers), apart)
-    sentences, doubtful = sentences_of(findings, apart, affine), _doubtful(chances, numbers, affine)
+    sentences, doubtful = sentences_of(findings, apart, prepared.grid), _doubtful(chances, numbers, affine)
     truth = None
     if field.name in prepared.tensors:
         truth = against(numbers, findings, prepared.tensors[field.name][0].numpy() > HALF, affine)
@@ -231,44 +219,6 @@ def _doubtful(
 def _on_scan(answering: Answering, prepared: Prepared, field: Field, values: NDArray[Any]) -> Image:
     """A map of the model's grid on that of the scan."""
     return image_of(torch.from_numpy(values[None].astype(np.float32)), field, prepared, answering.preparation)
-
-
-def sentences_of(findings: Sequence[Finding], path: Path, affine: NDArray[np.float64]) -> tuple[Sentence, ...]:
-    """The whole in one sentence, then each finding; all are read again in the mask that was written."""
-    whole = sentence([f.measured.lesion for f in findings])
-    written = io.read_image(path)
-    values = written.data.reshape(-1, *written.data.shape[-2:]).numpy().round().astype(int)
-    again = {n: values == n for n in np.unique(values).tolist() if n}
-    lost = [f.measured.label for f in findings if f.measured.label not in again]
-    why = f"finding {lost[0]} is too small for the grid of the scan" if lost else ""
-    stated = facts_of(whole)
-    if not why and (stated.get("count") == "no") != (not again):
-        why = "the mask that was written says otherwise"
-    sentences = [Sentence(whole, tuple(f.measured.label for f in findings), not why, why)]
-    for one in findings:
-        sentences.append(_of_one(one, again.get(one.measured.label), written, affine))
-    return tuple(sentences)
-
-
-def _of_one(one: Finding, voxels: Mask | None, written: Image, affine: NDArray[np.float64]) -> Sentence:
-    """A sentence of a finding, true where its volume and side are found again."""
-    m = one.measured
-    text = (
-        f"Finding {m.label}: {m.lesion.diameter_mm:.0f} mm across, {m.volume_ml:.2g} ml, {m.lesion.side},"
-        f" {m.lesion.place}, chance {one.chance:.2f}."
-    )
-    if voxels is None:
-        return Sentence(text, (m.label,), False, "it is too small for the grid of the scan")
-    own = written.affine.numpy().astype(float)
-    volume = float(voxels.sum()) * float(abs(np.linalg.det(own[:3, :3]))) / 1000
-    centre = own @ np.array([*np.argwhere(voxels).mean(0), 1.0])
-    coarse = max(np.linalg.norm(own[:3, :3], axis=0).max(), np.linalg.norm(affine[:3, :3], axis=0).max())
-    off = float(np.linalg.norm(centre[:3] - np.array(m.centre_mm)))
-    if off > 2 * coarse:
-        return Sentence(text, (m.label,), False, f"the mask that was written has it {off:.0f} mm away")
-    if abs(volume - m.volume_ml) > HALF * m.volume_ml + (2 * coarse) ** 3 / 1000:
-        return Sentence(text, (m.label,), False, f"the mask that was written has {volume:.2g} ml")
-    return Sentence(text, (m.label,), True)
 
 
 def against(

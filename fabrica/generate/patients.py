@@ -93,9 +93,7 @@ def asked_patients(
     answering: Answering, count: int, values: Mapping[str, str] | None = None, depth: int = 1
 ) -> list[list[Prepared]]:
     """Patients of whom only the grid and their values are known, in groups that are drawn at once."""
-    for name, how in answering.layout.words.items():
-        if why := how.fault((values or {}).get(name, "")):
-            raise ValueError(f"{name} cannot be understood: {why}. Write it as the cohort's texts are.")
+    answering.listen(values or {})
     asked = _values(answering.signature.values, values or {}, count)
     prepared = [_blank(answering, f"synthetic-{i:05d}", v, depth) for i, v in enumerate(asked)]
     at_once = max(1, ROWS // (depth if answering.layout.axes == "yx" else 1))

@@ -51,6 +51,7 @@ def generate_images(
     job, source = answering.job, Source.of(data)
     needed = ", ".join(dict.fromkeys((*answering.signature.given, *job.simulates)))
     said(answering.signature.values, order["values"])  # refuses what the run does not know
+    answering.listen(order["values"])
     if answering.unfinished:
         say(answering.unfinished)
     if order["registry"]:
@@ -134,6 +135,8 @@ def _keyed(answering: Answering, tasks: Sequence[dict[str, Any]], cases: Mapping
 def _found(source: Source, say: Say) -> tuple[Member, ...]:
     """Cases of a folder of new scans; what cannot be read, or not all of it, is said."""
     cohort = source.find()
+    if cohort.looks_like:
+        say(cohort.looks_like)
     for line in unreadable(cohort):
         say(line)
     warnings = [str(o) for o in cohort.oddities if o.severity == "warning"]

@@ -87,6 +87,7 @@ def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
     answering = answering_of(task["token"], task["run"], task["stage"], task["device"])
     found = _cases(task["token"], answering, task["folder"], tuple(map(tuple, task["units"])))[task["case"]]
     asked = said(answering.signature.values, task["values"])
+    answering.listen(task["values"])
     member, lines, out = cohorts.overlaid(found, {}, asked), list[str](), Path(task["out"])
     if not answering.can(member):
         needed = ", ".join(dict.fromkeys((*answering.signature.given, *answering.job.simulates)))

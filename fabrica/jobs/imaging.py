@@ -115,7 +115,7 @@ class Translation(Job):
         often = drop ** len(self.source) >= RARELY  # the answer without any of them has to be learned
         images = tuple(f.name for f in self.source) if often else ()
         self.hidden = (self.values.names if drop else ()) or images
-        self.described = _described("translation", self.values, (*self.x, *self.source), axes)
+        self.described = _described("translation", self.values, self.source, axes)  # of x it would tell the answer
 
     def signature(self) -> Signature:
         depth = 2 * self.neighbours + 1

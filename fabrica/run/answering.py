@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +53,19 @@ class Answering:
         self.held = self.stage.name == name
         for one in self.earlier.values():
             one.hold(name)
+
+    def listen(self, typed: Mapping[str, str]) -> None:
+        """Texts that somebody types are heard as they are, whatever masks a case has; raises ValueError for words that
+        training did not see.
+        """
+        heard = {name: how for name, how in self.layout.words.items() if name in typed}
+        for name, how in heard.items():
+            if why := how.fault(typed[name]):
+                raise ValueError(
+                    f"{name} {typed[name]!r} cannot be understood: {why}. Write it as the cohort's texts are."
+                )
+        own = {name: replace(how, written_from="") for name, how in heard.items()}
+        self.layout = replace(self.layout, words={**self.layout.words, **own})
 
     def of(self, name: str) -> Answering:
         """The stage of this name among those that it builds on; raises KeyError where it is none."""

@@ -18,6 +18,7 @@ from ..rng import derive
 
 TRIALS = 200  # trainings that are simulated for each interval
 GRID = 25  # intervals that are tried, from a fifth to five times Young and Daly's
+HOPELESS = 12.0  # times the time between failures: a piece of work so long ends once in e^12 trials
 STEPS_AT_ONCE = 64  # steps whose slowest worker is drawn; all others are like them
 
 
@@ -82,6 +83,11 @@ def simulate(cluster: Cluster, work_s: float, interval_s: float, trials: int = T
     """`trials` trainings of so much work; the same chances for every interval."""
     if not (work_s > 0 and interval_s > 0):
         raise ValueError(f"work of {work_s} s with checkpoints every {interval_s} s cannot be simulated.")
+    if interval_s + cluster.checkpoint_s > HOPELESS * cluster.failing_s:
+        raise ValueError(
+            f"Workers fail every {cluster.failing_s:.3g} s, and {interval_s:.3g} s of work lie between checkpoints: it"
+            " would not end. Use fewer workers, or hours_between_failures of one."
+        )
     pieces = [interval_s] * int(work_s // interval_s)
     rest = work_s - interval_s * len(pieces)
     if rest > 1e-9 * work_s:
@@ -115,6 +121,8 @@ def best_interval(cluster: Cluster, work_s: float, trials: int = TRIALS, seed: i
     middle = min(cluster.young_daly_s(), work_s)
     tried = middle * np.exp(np.linspace(-math.log(5), math.log(5), GRID))
     tried = tried[tried <= max(work_s, middle)]
+    possible = tried + cluster.checkpoint_s <= HOPELESS * cluster.failing_s
+    tried = tried[possible] if possible.any() else tried[:1]
     seconds = np.array([simulate(cluster, work_s, float(one), trials, seed).seconds for one in tried])
     low = int(seconds.argmin())
     near = slice(max(0, low - 6), low + 7)

@@ -121,7 +121,9 @@ def _conditions(fields: Sequence[Field], sides: Sequence[int], generator: torch.
     for f in fields:
         if f.kind == "token":
             raise ValueError(f"{f.name} is a text, which is not exported.")
-        if f.kind in ("number", "class"):
+        if f.kind == "number":
+            found[f.name] = torch.randn(2, generator=generator)
+        elif f.kind == "class":
             found[f.name] = torch.randint(0, max(1, f.channels), (2,), generator=generator) * 1.0
         elif f.kind == "embedding":
             found[f.name] = torch.randn(2, f.channels, generator=generator)
@@ -170,6 +172,14 @@ def _runtime() -> Any:
     return onnxruntime
 
 
+def _told_of(field: Field) -> dict[str, Any]:
+    """A part of the inputs: its kind and channels, and how its numbers are scaled (by the recipe, or a unit)."""
+    own = field.scale
+    how = {"label": "one-hot", "class": f"the place among {list(field.classes)}"}.get(field.kind, "")
+    scale = {"offset": own.offset, "width": own.width} if own is not None and field.kind == "number" else {}
+    return {"name": field.name, "kind": field.kind, "channels": field.channels, **({"as": how} if how else {}), **scale}
+
+
 def _interface(run: RunFolder, stage: Stage, facts: Facts, parts: Mapping[str, Any]) -> dict[str, Any]:
     """What somebody needs to know who has the files alone."""
     signature, preparation = stage.build_job().signature(), facts.grid_preparation
@@ -186,6 +196,7 @@ def _interface(run: RunFolder, stage: Stage, facts: Facts, parts: Mapping[str, A
         "job": dict(stage.job.options) | {"name": stage.job.name},
         "weights": weights_of(run.home(stage)), "axes": signature.grid_axes, "spacing_mm": preparation.spacing_mm,
         "numbers": "network = (value - offset) / width", "scales": scales,
-        "x": [f.name for f in signature.x], "conditions": [f.name for f in signature.condition], "parts": parts,
+        "x": [_told_of(f) for f in signature.x], "conditions": [_told_of(f) for f in signature.condition],
+        "parts": parts,
         "trained_privately": bool(facts.privacy),
     }  # fmt: skip

@@ -184,6 +184,12 @@ def _recipe(how: Format, card: Card, axes: str, config: Mapping[str, Any], path:
         if len(card.size) != len(axes):
             raise ValueError(f"The card {path} says no size, which a denoiser draws. Write size: [64, 64]")
         family["noise"] = dict(card.noise)
+        units = {name: field_of(name).unit for name in (card.contrast, *card.given)}
+        if odd := [name for name, unit in units.items() if unit != units[card.contrast]]:
+            raise ValueError(
+                f"The card {path} gives {odd[0]} in {units[odd[0]]} beside {card.contrast} in {units[card.contrast]}:"
+                " its intensities say one scale. Weights whose given images have another unit are not read."
+            )
     return stage_of_others(how.stage, family, card.contrast, axes, card.given, card.classes)
 
 

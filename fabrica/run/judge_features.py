@@ -44,8 +44,9 @@ class Seen:
 
 
 def judge_features(ready: PreparedStage, family: Matcher, result: StageResult, say: Say) -> StageResult:
-    """Retrieval of texts, zero-shot answers by sentences of the findings grammar, and linear probes with few labels;
-    intervals by resampling patients. Texts of another grammar are retrieved, and nothing else is asked of them.
+    """Retrieval of texts, answers by sentences of the findings grammar to questions that no label was given for, and
+    linear probes by the labels of few patients; intervals by resampling patients. The encoder has met the sentences of
+    all training patients. Texts of another grammar are retrieved, and nothing else is asked of them.
     """
     (name, how), *_ = ready.layout.words.items()
     train = _seen(ready, family, [_stored(ready, k) for k in range(len(ready.store.entries))], name, how)
@@ -182,7 +183,7 @@ def _probes(ready: PreparedStage, train: Seen, test: Seen) -> list[Figure]:
             scaler = StandardScaler().fit(own[rows])
             probe = LogisticRegression(C=0.1, max_iter=500).fit(scaler.transform(own[rows]), label[rows])
             score = probe.decision_function(scaler.transform(other))
-            figures.append(_auc(f"AUC of {question}, labels of {count} patients", by, score, truth, test, ready.seed))
+            figures.append(_auc(f"AUC of {question}, a probe on {count} patients", by, score, truth, test, ready.seed))
     return figures
 
 

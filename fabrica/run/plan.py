@@ -55,6 +55,7 @@ class StagePlan:
     training_wall_s: float
     memory_bytes: int
     disk_bytes: int
+    row_bytes: int = 0  # of memory_bytes, for each row of a batch
 
     @property
     def cpu_s(self) -> float:
@@ -97,7 +98,7 @@ def _planned(ready: PreparedStage, preparing: float, device: str) -> StagePlan:
     disk = store + COPIES * KEPT * 4 * parameters + draws
     return StagePlan(
         ready.name, parameters, steps, batch, preparing, cpu * steps, drawing, judging, wall * steps,
-        need.total(batch), disk
+        need.total(batch), disk, need.row
     )  # fmt: skip
 
 
@@ -163,7 +164,8 @@ def on_cluster(plans: Sequence[StagePlan], cluster: Cluster) -> list[str]:
     lines = []
     for plan in plans:
         share = -(-plan.batch // cluster.workers)
-        if cluster.memory_gb and plan.memory_bytes * share / plan.batch > cluster.memory_gb * 1e9:
+        each = plan.memory_bytes - (plan.batch - share) * plan.row_bytes  # weights and their companions are everywhere
+        if cluster.memory_gb and each > cluster.memory_gb * 1e9:
             lines.append(
                 f"{plan.name}: {share} of {plan.batch} rows a worker do not fit into {cluster.memory_gb:g} GB."
             )
@@ -171,7 +173,7 @@ def on_cluster(plans: Sequence[StagePlan], cluster: Cluster) -> list[str]:
         if not plan.training_wall_s:
             lines.append(f"{plan.name}: nothing is trained.")
             continue
-        work = cluster.work_s(plan.training_wall_s)
+        work = cluster.work_s(plan.training_wall_s * share * cluster.workers / plan.batch)  # no row is shared out
         found = best_interval(cluster, work)
         saved = (
             f"saved every {found.interval_s / 60:.1f} min of work, {found.failures:.2f} failures"

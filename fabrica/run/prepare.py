@@ -26,6 +26,7 @@ from ..evaluate.report.results import Report
 from ..io import UnreadableError
 from ..jobs import layout_of
 from ..jobs.values import wide_covariates
+from ..learning.facts import facts_of
 from ..learning.lineage import trained_elsewhere
 from ..networks.joint import beyond
 from ..recipe.values import Recipe, Stage
@@ -133,7 +134,7 @@ def prepare_stage(
     read = [name for name in contrasts if name not in job.weighed_by]
     preparation = public_preparation(_preparation(stage, signature, train, read, reference, split), stage)
     store, remarks = build_store(place / stage.name, train, contrasts, reference, preparation)
-    preparation = _with_words(preparation, job, store)
+    preparation = _with_words(_as_started(preparation, stage), job, store)
     used = (*contrasts, *job.judged_with, *signature.measurements, "lesion", run.recipe.evaluate.mask or "lesion")
     prints, unusable = _thumbnails(split, used, reference, preparation)
     for remark in (*remarks, *unusable):
@@ -148,6 +149,24 @@ def prepare_stage(
     size = _patch(stage, preparation)
     _say_prepared(stage, split, size, time.perf_counter() - started, say, report)
     return PreparedStage(run, stage, job, split, reference, preparation, store, layout_of(job, size, preparation.words))
+
+
+def _as_started(preparation: GridPreparation, stage: Stage) -> GridPreparation:
+    """With the words that the weights it starts from know: others' numbers would mean other words to them. Raises
+    ValueError where an image came in another unit there.
+    """
+    known = facts_of(Path(stage.train.start)) if stage.train.start else None
+    if known is None:
+        return preparation
+    theirs = known.grid_preparation
+    for name in preparation.scales.keys() & theirs.scales.keys():
+        one, other = preparation.units.get(name, "a.u."), theirs.units.get(name, "a.u.")
+        if one != other:
+            raise ValueError(
+                f"{name} is in {one}, and the weights in {stage.train.start} know it in {other}. Say its unit: --unit"
+                f" {name}={other}"
+            )
+    return replace(preparation, words=theirs.words)
 
 
 def _beyond(signature: Signature, members: Sequence[Member]) -> str:

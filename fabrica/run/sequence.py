@@ -109,6 +109,8 @@ def _prepared(run: RunFolder, only: str | None, say: Say, report: Report, proces
     data = found_cohorts(recipe)
     for name, cohort in data.items():
         report.add_cohort(name, cohort)
+        if cohort.looks_like:
+            say(f"{name}: {cohort.looks_like}")
         for line in unreadable(cohort):
             say(line)
     asked = [s for s in recipe.stages if only in (None, s.name)]

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..contracts import Field
 from ..data.cohort import Member, one_each
+from ..data.split import patient_hash
 from ..evaluate.report.page import render
 from ..evaluate.result import Figure
 from ..evaluate.statistics import paired_test
@@ -139,7 +140,11 @@ def _compared(
         return None
     after = adapted.recipe.stage(adapted.last_stage(None).name)
     sides = {"before": Answering(base, stage, device), "after": Answering(adapted, after, device)}
-    members = {NEW: _tested(adapted, after), OLD: _former(base, stage, say)}
+    taught = adapted.trained(after).trained_on
+    members = {
+        who: [m for m in those if patient_hash(m.patient) not in taught]  # who taught does not judge, whoever he was
+        for who, those in ((NEW, _tested(adapted, after)), (OLD, _former(base, stage, say)))
+    }
     return [f for who, those in members.items() for f in _figures(after.name, who, sides, field, those)]
 
 
@@ -197,5 +202,6 @@ def merge_run(run: Path, out: Path, say: Say = print) -> RunFolder:
     shutil.copytree(known.home(stage), home, ignore=shutil.ignore_patterns("checkpoint*", "shift.json", "draws"))
     own = {k: v for k, v in plain_facts.items() if k not in ("adapter", "format")}
     checkpoint.save(home, {f"{part}/{k}": v for part in ("model", "average") for k, v in weights.items()}, own)
-    say(f"{out} holds {sum(v.numel() for v in weights.values()):,} parameters and needs no other run.")
+    others = f"; its codec stays in {stage.codec}'s run" if stage.codec else " and needs no other run"
+    say(f"{out} holds {sum(v.numel() for v in weights.values()):,} parameters{others}.")
     return merged

@@ -2,8 +2,8 @@
 that it likes best, and a thin change learned from those beside the run's own training images.
 
 Reward-ranked fine-tuning (Dong et al. 2023, RAFT); the bound is threefold: a low-rank change, few steps,
-and as many real
-images as liked ones. What raters like is not what is true: realism and diversity stand beside.
+and no more liked
+patients than real ones. What raters like is not what is true: realism and diversity stand beside.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ from .adaptation import check_adaptable, continued
 Say = Callable[[str], None]
 FEWEST_RATED = 20  # images, of which a reward can be learned
 FEWEST_READERS = 3  # of whom one is left out, to judge
+LIKED = "liked"  # RUN2/liked: the draws that taught
+TRUSTED = 0.1  # correlation with ratings of unseen images below which a reward foretells nothing
 ALPHAS = np.logspace(-1, 5, 13)  # of the ridge, chosen by leaving images out
 Array = NDArray[np.float64]
 
@@ -121,9 +123,10 @@ def prefer(
     say(f"The reward foretells ratings of images that it has not seen: correlation {reward.foretold:.2f}.")
     work = out.parent / f".{out.name}-draws"
     before = _drawn(run, work / "before", taste.count, base.recipe.seed + 1, device, say)
-    chosen = _best(before, reward, taste.keep, work)
-    say(f"{len(chosen)} of {len(before)} draws teach, those that the reward likes best.")
-    recipe = from_plain(_recipe(base, work / "liked", taste), str(base.path / "recipe.yaml"))
+    most = len({m.patient for m in split_stage(base.recipe, stage, found_cohorts(base.recipe)).parts["train"]})
+    chosen = _best(before, reward, min(taste.keep, most / taste.count), work, out / LIKED)
+    say(f"{len(chosen)} of {len(before)} draws teach, those that the reward likes best, beside {most} real patients.")
+    recipe = from_plain(_recipe(base, out / LIKED, taste), str(base.path / "recipe.yaml"))
     result = run_recipe(recipe, out, say=say, watch=watch, device=device)
     after = _drawn(result.folder, work / "after", taste.count, base.recipe.seed + 2, device, say)
     figures = _told(stage.name, before, after, (reward, judge), held, _real(base))
@@ -192,12 +195,11 @@ def _table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _best(drawn: Mapping[str, Tensor], reward: Reward, keep: float, work: Path) -> list[str]:
-    """Those that are liked best, written apart with their table."""
+def _best(drawn: Mapping[str, Tensor], reward: Reward, keep: float, work: Path, liked: Path) -> list[str]:
+    """Those that are liked best, written into the new run with their table: it is their cohort from then on."""
     names = list(drawn)
     order = np.argsort(-reward([drawn[n] for n in names]), kind="stable")
     chosen = [names[k] for k in order[: max(2, round(keep * len(names)))]]
-    liked = work / "liked"
     shutil.rmtree(liked, ignore_errors=True)
     liked.mkdir(parents=True)
     rows = [row for row in _table(work / "before") if row["patient"] in set(chosen)]
@@ -216,7 +218,8 @@ def _recipe(base: RunFolder, liked: Path, taste: Taste) -> dict[str, Any]:
     plain = continued(base, stage, base.trained(stage), {"steps": taste.steps, "rank": taste.rank})
     whole = base.recipe.plain()
     split = {**whole.get("split", {}), "only_train": [*whole.get("split", {}).get("only_train", ()), "liked"]}
-    cohorts = {**whole["cohorts"], "liked": {"path": str(liked), "table": str(liked / TABLE)}}
+    place = liked.resolve()
+    cohorts = {**whole["cohorts"], "liked": {"path": str(place), "table": str(place / TABLE)}}
     kept: dict[str, Any] = {key: whole[key] for key in ("evaluate", "seed") if key in whole}
     return {**kept, "cohorts": cohorts, "split": split, "baseline": "none", **plain}
 
@@ -237,12 +240,12 @@ def _told(
     sides, figures = {"before": list(before.values()), "after": list(after.values())}, list[Figure]()
     for who, reward in (("readers it learned from", taste[0]), (f"{held}, whom it never saw", taste[1])):
         scores = {side: reward(images) for side, images in sides.items()}
-        gain = scores["after"].mean() - scores["before"].mean()
-        told = stats.ttest_ind(scores["after"], scores["before"], equal_var=False).confidence_interval(0.95)
+        gain: float | str = float(scores["after"].mean() - scores["before"].mean())
+        if reward.foretold < TRUSTED:
+            gain = f"not evaluated: ratings are foretold with a correlation of {reward.foretold:.2f}"
         name = f"rating foretold of {who}, after minus before (deviations)"
-        figures.append(
-            Figure(stage, "model", name, float(gain), (float(told.low), float(told.high)), len(after), "Welch")
-        )
+        how = f"a ridge; correlation with ratings of unseen images {reward.foretold:.2f}; its own error is not told"
+        figures.append(Figure(stage, "model", name, gain, None, len(after), how))
     rows = {side: encoded(images) for side, images in sides.items()}
     truth = encoded(real) if len(real) >= 2 else None
     for side, own in rows.items():

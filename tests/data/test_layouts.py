@@ -46,7 +46,7 @@ TWINS: dict[str, tuple[list[str], tuple[str, str, str]]] = {
     "ibsr": (["IBSR_01/IBSR_01_ana.nii.gz", "IBSR_01/IBSR_01_segTRI_ana.nii.gz"], ("IBSR_01", "", "T1w")),
     "mrbrains18": (["training/1/pre/reg_T1.nii.gz", "training/1/pre/FLAIR.nii.gz", "training/1/segm.nii.gz"], ("1", "", "T1w")),
     "wmh-2017": (["training/Utrecht/0/pre/FLAIR.nii.gz", "training/Amsterdam/GE3T/100/wmh.nii.gz"], ("0", "", "FLAIR")),
-    "msseg-2016": (["Center_01/Patient_01/Preprocessed_Data/FLAIR_preprocessed.nii.gz", "Center_01/Patient_01/Masks/Consensus.nii.gz"], ("Patient_01", "", "FLAIR")),
+    "msseg-2016": (["Center_01/Patient_01/Preprocessed_Data/FLAIR_preprocessed.nii.gz", "Center_01/Patient_01/Masks/Consensus.nii.gz"], ("Center_01/Patient_01", "", "FLAIR")),
     "isbi-ms-2015": (["training01/preprocessed/training01_01_flair_pp.nii", "training01/masks/training01_01_mask1.nii"], ("training01", "01", "FLAIR")),
     "atlas-2": (["R001/sub-r001s001/ses-1/anat/sub-r001s001_ses-1_space-MNI152NLin2009aSym_T1w.nii.gz", "R001/sub-r001s001/ses-1/anat/sub-r001s001_ses-1_space-MNI152NLin2009aSym_label-L_desc-T1lesion_mask.nii.gz"], ("sub-r001s001", "ses-1", "T1w")),
     "isles-2022": (["sub-strokecase0001/ses-0001/dwi/sub-strokecase0001_ses-0001_dwi.nii.gz", "derivatives/sub-strokecase0001/ses-0001/sub-strokecase0001_ses-0001_msk.nii.gz"], ("sub-strokecase0001", "ses-0001", "DWI")),
@@ -108,7 +108,7 @@ def test_a_twin_is_recognised_and_no_other_set_is_meant(name: str, tmp_path: Pat
     [
         n
         for n, s in SETS.items()
-        if not s.dicom and n not in ("fastmri-knee", "fastmri-brain", "openkbp", "skm-tea", "oasis-1")
+        if not s.proposed and n not in ("fastmri-knee", "fastmri-brain", "openkbp", "skm-tea", "oasis-1")
     ],
 )
 def test_a_twin_is_read_as_the_set_means(name: str, tmp_path: Path) -> None:
@@ -122,8 +122,6 @@ def test_a_twin_is_read_as_the_set_means(name: str, tmp_path: Path) -> None:
     member = next(m for m in cohort.members if m.patient == patient)
     assert member.visit == visit
     assert contrast in member.contrasts()
-    scan = member.scans[contrast]
-    assert scan.unit == SETS[name].units.get(contrast, scan.unit)
     if "label" in {named.contrast for named in recognised([tmp_path / n for n in names], tmp_path).files.values()}:
         labelled = [m.scans["label"] for m in cohort.members if "label" in m.contrasts()]
         assert labelled
@@ -155,6 +153,7 @@ def test_units_and_days_that_a_set_states(tmp_path: Path) -> None:
     assert member.contrasts() == ("CT", "PET", "label")  # of two that say the same, the better one
     assert member.scans["PET"].files[0].name == "SUV.nii.gz"
     assert (member.scans["PET"].unit, member.scans["CT"].unit) == ("SUV", "HU")
+    assert (member.scans["PET"].unit_from, member.scans["CT"].unit_from) == ("name", "name")  # values may still object
     for k, day in enumerate(("0129", "0757")):
         _write(tmp_path / f"o/sub-OAS30001/ses-d{day}/anat/sub-OAS30001_ses-d{day}_T1w.nii.gz", k)
     assert [m.days for m in find(tmp_path / "o").members] == [129.0, 757.0]
@@ -169,3 +168,30 @@ def test_folders_of_nobody_else_are_read_as_ever(tmp_path: Path) -> None:
     assert (
         recognised([tmp_path / "BraTS2021_00000/BraTS2021_00000_flair.nii.gz"], tmp_path) is None
     )  # one file is no set
+
+
+def test_names_that_others_have_too_are_only_proposed(tmp_path: Path) -> None:
+    for k in range(2):
+        _write(tmp_path / f"Patient_0{k}" / f"Patient_0{k}.nii.gz", k)
+        _write(tmp_path / f"Patient_0{k}" / "GT.nii.gz", k)
+    cohort = find(tmp_path)
+    assert cohort.looks_like.startswith("This may be SegTHOR")
+    assert "CT" not in {c for m in cohort.members for c in m.contrasts()}
+
+
+def test_one_number_at_two_centres_is_two_people(tmp_path: Path) -> None:
+    for centre in ("01", "07"):
+        for name in ("FLAIR", "T1"):
+            _write(
+                tmp_path / f"Training/Center_{centre}/Patient_01/Preprocessed_Data/{name}_preprocessed.nii.gz",
+                int(centre),
+            )
+    cohort = find(tmp_path)
+    assert cohort.patients == ("Center_01/Patient_01", "Center_07/Patient_01")
+
+
+def test_sessions_of_the_same_people_are_doubtful(tmp_path: Path) -> None:
+    for k in (1, 2):
+        _write(tmp_path / f"KKI2009-0{k}-MPRAGE.nii", k)
+    (doubt,) = find(tmp_path).doubts
+    assert "42 sessions of 21 people" in doubt

@@ -2,26 +2,31 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 from typer.testing import CliRunner
 
 from fabrica.cli import app
 from fabrica.data.cohort import Source
 from fabrica.data.findings import facts_of, measured_in
+from fabrica.data.grid import Grid
 from fabrica.data.virtual import VirtualCohort
 from fabrica.data.virtual.export import write_cohort
 from fabrica.deliver.record import Record
-from fabrica.generate.drafting import Finding, against, draft_scans, sentences_of
+from fabrica.generate.drafting import against, draft_scans
+from fabrica.generate.sentences import Finding, sentences_of
 from fabrica.recipe.checks import from_plain
 from fabrica.run.sequence import run_recipe
 
 AFFINE = np.array([[0, 0, 2.0, -32], [0, 2.0, 0, -32], [3.0, 0, 0, 0], [0, 0, 0, 1]])  # (z, y, x) -> LPS mm
 SHAPE = (10, 32, 32)
+GRID = Grid(torch.from_numpy(AFFINE), SHAPE)
 
 
 def _mask(*boxes: tuple[slice, slice, slice]) -> np.ndarray:
@@ -58,20 +63,37 @@ def test_parts_are_measured_in_mm() -> None:
 def test_sentences_are_read_again_in_the_mask_that_was_written(tmp_path: Path) -> None:
     numbers, found = measured_in(_mask(LEFT, RIGHT), AFFINE)
     findings = [Finding(m, 0.9) for m in found]
-    said = sentences_of(findings, _written(tmp_path / "right.nii.gz", numbers), AFFINE)
+    said = sentences_of(findings, _written(tmp_path / "right.nii.gz", numbers), GRID)
     assert said[0].text == "Two lesions, on both sides; the largest: medium, left, anterior."
     assert [s.findings for s in said] == [(1, 2), (1,), (2,)]
     assert all(s.checked for s in said)
-    moved = sentences_of(findings, _written(tmp_path / "moved.nii.gz", np.roll(numbers, -12, 2)), AFFINE)
-    assert [s.checked for s in moved] == [True, False, False]
+    moved = sentences_of(findings, _written(tmp_path / "moved.nii.gz", np.roll(numbers, -12, 2)), GRID)
+    assert [s.checked for s in moved] == [False, False, False]
     assert "mm away" in moved[1].why
+    assert "map that was written says" in moved[0].why
     thin = np.where(np.arange(SHAPE[0])[:, None, None] == 3, numbers, 0)
-    lost = sentences_of(findings, _written(tmp_path / "lost.nii.gz", thin), AFFINE)
+    lost = sentences_of(findings, _written(tmp_path / "lost.nii.gz", thin), GRID)
     assert "too small for the grid" in lost[2].why
     assert not lost[0].checked
-    none = sentences_of([], _written(tmp_path / "none.nii.gz", numbers * 0), AFFINE)
+    none = sentences_of([], _written(tmp_path / "none.nii.gz", numbers * 0), GRID)
     assert (none[0].text, none[0].checked) == ("No lesion.", True)
-    assert not sentences_of([], _written(tmp_path / "some.nii.gz", numbers), AFFINE)[0].checked
+    assert not sentences_of([], _written(tmp_path / "some.nii.gz", numbers), GRID)[0].checked
+
+
+@pytest.mark.parametrize(
+    "lie", [{"side": "right"}, {"place": "posterior"}, {"diameter_mm": 40.0}], ids=["side", "place", "size"]
+)
+def test_a_sentence_that_the_map_contradicts_is_marked(tmp_path: Path, lie: dict) -> None:
+    numbers, (first,) = measured_in(_mask(LEFT), AFFINE)
+    path = _written(tmp_path / "map.nii.gz", numbers)
+    false = replace(first, lesion=replace(first.lesion, **lie))
+    said = sentences_of([Finding(false, 0.9)], path, GRID)
+    assert not said[1].checked
+    assert "the map that was written" in said[1].why
+    assert said[0].checked == ("diameter_mm" in lie)  # 13.5 mm in voxels of 3 mm may be called large
+    assert all(s.checked for s in sentences_of([Finding(first, 0.9)], path, GRID))
+    doubled = sentences_of([Finding(replace(first, volume_ml=3 * first.volume_ml), 0.9)], path, GRID)
+    assert not doubled[1].checked
 
 
 def test_what_is_invented_and_left_out_is_counted() -> None:

@@ -26,7 +26,7 @@ def _batch(rows: int = 3) -> Batch:
 
 
 @pytest.mark.parametrize(
-    "job", [Synthesis(["FLAIR", "lesion"], text=TEXT, drop=0.5), Translation(["T1w"], ["FLAIR", "lesion"], drop=0.5, values={"text": TEXT})]
+    "job", [Synthesis(["FLAIR", "lesion"], text=TEXT, drop=0.5), Translation(["T1w", "lesion"], ["FLAIR"], drop=0.5, values={"text": TEXT})]
 )  # fmt: skip
 def test_texts_are_conditions_that_are_hidden_at_times(job: Synthesis | Translation) -> None:
     check_job(job, _batch())

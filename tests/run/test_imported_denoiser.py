@@ -86,9 +86,9 @@ def test_the_clean_image_is_the_schedulers(
 @torch.no_grad()
 def test_monais_denoiser_with_a_given_image_and_in_three_axes(tmp_path: Path) -> None:
     net = random_weights(DiffusionModelUNet(**MONAI))
-    family = _denoiser(_imported(tmp_path, "monai-diffusion-unet", MONAI, net, given=["CT"], contrast="PET",
-        intensities={"unit": "SUV", "range": [0, 10], "to": [0, 1]}))  # fmt: skip
-    assert family.given == ("CT",)
+    family = _denoiser(_imported(tmp_path, "monai-diffusion-unet", MONAI, net, given=["T1w"], contrast="FLAIR",
+        intensities={"percentiles": [0, 99.5], "to": [0, 1]}))  # fmt: skip
+    assert family.given == ("T1w",)
     scheduler = MonaiScheduler(1000, clip_sample=False)
     generator = torch.Generator().manual_seed(0)
     x, ct, chance = (torch.rand(2, 1, 16, 16, generator=generator) for _ in range(3))
@@ -97,7 +97,7 @@ def test_monais_denoiser_with_a_given_image_and_in_three_axes(tmp_path: Path) ->
     _, wanted = scheduler.step(told[:1], 400, noisy[:1])
     kept = scheduler.alphas_cumprod[400]
     sigma = ((1 - kept) / kept).sqrt()
-    found = family.denoise(x + sigma * chance, sigma.expand(2), Condition({"CT": ct}))
+    found = family.denoise(x + sigma * chance, sigma.expand(2), Condition({"T1w": ct}))
     torch.testing.assert_close(found[:1], wanted, atol=2e-3, rtol=1e-3)
 
 

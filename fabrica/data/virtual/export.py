@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ... import __version__
 from ...io import write_nifti
 from ...machine.executors import Executor, Local, SetAside
 from ..cohort import Member
@@ -66,7 +67,10 @@ def _members(plan: str) -> tuple[Member, ...]:
 
 def _before(note: Path, key: str, folder: Path) -> dict[str, Any] | None:
     """What the same plan has made of the case, where all of it is still there."""
-    known = json.loads(note.read_text()) if note.is_file() else {}
+    try:
+        known = json.loads(note.read_text()) if note.is_file() else {}
+    except ValueError:  # cut short: the case is made again
+        return None
     made: dict[str, Any] = known.get("made", {})
     whole = known.get("key") == key and all((folder / name).is_file() for name in made["files"])
     return made if whole else None
@@ -74,7 +78,10 @@ def _before(note: Path, key: str, folder: Path) -> dict[str, Any] | None:
 
 def _written(task: Mapping[str, Any]) -> dict[str, Any]:
     member, folder = _members(task["plan"])[task["number"]], Path(task["folder"])
-    note, key = folder / NOTES / f"{member.name}.json", hashlib.sha256(task["plan"].encode()).hexdigest()
+    note, key = (
+        folder / NOTES / f"{member.name}.json",
+        hashlib.sha256(f"{__version__} {task['plan']}".encode()).hexdigest(),
+    )
     if (before := _before(note, key, folder)) is not None:
         return before
     case, files = member.load([*CONTRASTS, *LABELS]), list[str]()
@@ -85,5 +92,7 @@ def _written(task: Mapping[str, Any]) -> dict[str, Any]:
     row = {"participant_id": case.patient, "visit": case.visit, "days": case.days, **case.values}
     made = {"row": row, "files": files}
     note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps({"key": key, "made": made}))
+    part = note.with_name(f"{note.name}.part")
+    part.write_text(json.dumps({"key": key, "made": made}))
+    part.replace(note)
     return made
