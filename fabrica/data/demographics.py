@@ -93,14 +93,12 @@ def _take(found: Demographics, table: Table, visits: Mapping[str, set[str]], ste
         patient = join.get(name)
         if patient is None:
             continue
-        values, visit = (
-            _values(line, (of_patient, of_visit)),
-            _visit(line.get(of_visit), visits[patient]) if of_visit else "",
-        )
-        if of_visit and visit is None:
+        values, named = _values(line, (of_patient, of_visit)), line.get(of_visit) if of_visit else ""
+        visit = _visit(named, visits[patient]) if named else ""
+        if visit is None:
             continue
-        _put(found, line, patient, visit or "", values, by_visit=bool(of_visit))
-        if of_visit:
+        _put(found, line, patient, visit, values, by_visit=bool(named))  # of no visit: of the patient
+        if named or visits[patient] == {""}:
             dated.setdefault(patient, []).append((visit or "", line))
     for patient, lines in dated.items():
         found.days |= {(patient, visit): days for visit, days in _days(lines).items()}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fabrica.data.cohort import find
 from fabrica.data.virtual import VirtualCohort
 from fabrica.data.virtual.export import write_cohort
 from fabrica.machine.executors import Dask
@@ -50,3 +51,13 @@ def test_another_plan_is_no_reason_to_keep(local: Path) -> None:
     before = _bytes(local)
     write_cohort(VirtualCohort(3, seed=5, spacing_mm=4, disease="ms", visits=2, planes=(14, 18)), local, quiet)
     assert _bytes(local) != before
+
+
+def test_a_written_cohort_says_who_its_patients_are(tmp_path: Path) -> None:
+    plan = VirtualCohort(2, seed=4, spacing_mm=4, disease="ms", planes=(14, 16))
+    write_cohort(plan, tmp_path, quiet)
+    found = find(tmp_path).members
+    for made, read in zip(plan.cohort().members, found, strict=True):
+        assert read.patient == made.patient
+        assert read.values["age"] == pytest.approx(made.values["age"])
+        assert read.values["sex"] == made.values["sex"]
