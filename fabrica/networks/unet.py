@@ -43,6 +43,7 @@ class UNetShape:
     attention: bool = True  # on the smallest grid
     kind: Literal["unet", "transformer", "state-space"] = "unet"  # the last two: width channels[-1], depth blocks
     recompute: bool = False  # keep no activations inside blocks: less memory, more time
+    control: tuple[str, ...] = ()  # conditions that a branch beside a trained network is shown, see networks/control
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from ..sampling import SAMPLERS
 from .borrowed import family_of, trained_plan
 from .computed import computed_stages, computes
 from .parts import (
+    check_control,
     check_multiple,
     check_name,
     check_prepare,
@@ -182,6 +183,7 @@ def _stage(name: str, value: Any, cohorts: tuple[str, ...], at: str) -> Stage:
     train = train_plan(value.get("train", {}), f"{dot}train")
     if trained is None:
         check_train(train, f"{dot}train")
+        check_control(network, train, codec or equalised, f"{dot}family.network.control")
     used = value.get("cohorts", list(cohorts))
     for cohort in used:
         if cohort not in cohorts:

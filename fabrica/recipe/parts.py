@@ -100,6 +100,16 @@ def check_train(train: TrainPlan, at: str) -> None:
         )
 
 
+def check_control(network: UNetShape, train: TrainPlan, within: object, at: str) -> None:
+    """A control branch stands beside weights that are trained already, and needs them."""
+    if network.control and (train.start is None or train.rank is not None or train.privacy is not None or within):
+        raise AtError(
+            at,
+            "a control branch stands beside a network that another run has trained on the images themselves. Write:"
+            " train: {start: RUN/stages/model, ...}, without rank, privacy and family.in",
+        )
+
+
 def check_prepare(prepare: PreparePlan, axes: str, at: str) -> None:
     wanted = (2, 3) if axes == "yx" else (3,)
     whole(prepare.multiple, f"{at}.multiple")
@@ -206,6 +216,6 @@ def family_named(value: Any, at: str) -> tuple[Named, UNetShape]:
     family = named(value, at)
     family_class = guard(f"{at}.name", lambda: FAMILIES.find(family.name))
     options = {k: v for k, v in family.options.items() if k != "in"}
-    network = dataclass_of(UNetShape, options.pop("network", {}), f"{at}.network", tuples=("channels",))
+    network = dataclass_of(UNetShape, options.pop("network", {}), f"{at}.network", tuples=("channels", "control"))
     guard(at, lambda: check_options(f"family {family.name!r}", family_class, options, RUNTIME))
     return Named(family.name, options), network

@@ -10,6 +10,7 @@ from ..contracts import Family
 from ..learning import checkpoint
 from ..learning.loop import Trained
 from ..networks.adapters import adapt, factors, merge
+from ..networks.control import Controlled
 from ..recipe.values import TrainPlan
 
 Say = Callable[[str], None]
@@ -45,3 +46,27 @@ def kept_apart(trained: Trained, plan: TrainPlan, home: Path) -> Trained:
     checkpoint.save(home, factors(trained.family), facts)
     merge(trained.family)
     return trained
+
+
+def with_control(family: Family, plan: TrainPlan, begins: bool, say: Say) -> None:
+    """The family's network beside the one that it starts from, which stays; its branch `begins` as a copy, or goes on.
+
+    Raises CheckpointError for weights of another network.
+    """
+    assert plan.start is not None  # the recipe was checked
+    weights, _ = checkpoint.weights_in(Path(plan.start))
+    fault = f"The weights in {plan.start} do not fit. Control a stage of the same family and network, without the mask."
+    nets = [net for net in family.modules() if isinstance(net, Controlled)]
+    if not begins:  # its own checkpoint holds all weights
+        for net in nets:
+            net.base.requires_grad_(False)
+        return
+    found = {k.removeprefix("net."): v for k, v in weights.items() if k.startswith("net.")}
+    if len(nets) != 1 or len(found) != len(weights):
+        raise checkpoint.CheckpointError(fault)
+    try:
+        nets[0].start_from(found)
+    except (RuntimeError, KeyError) as error:
+        raise checkpoint.CheckpointError(f"{fault} ({str(error).splitlines()[-1].strip()[:120]})") from error
+    learned = sum(p.numel() for p in family.parameters() if p.requires_grad)
+    say(f"A control branch: {learned:,} parameters learn, {sum(p.numel() for p in nets[0].base.parameters()):,} stay.")

@@ -22,7 +22,7 @@ from ..learning.lineage import check_codec, check_start, trained_before
 from ..learning.loop import Progress, Trained, fit
 from ..networks.soundness import in_float32
 from ..rng import Rng, derive
-from .adapted import kept_apart, with_adapter
+from .adapted import kept_apart, with_adapter, with_control
 from .family import build_family, check_scales, drawer, with_codec
 from .forecast import batch_that_fits, foretell_drawing, look_at_layers, precision_of
 from .marks import marked, tags_of
@@ -63,6 +63,9 @@ def train_stage(ready: PreparedStage, say: Say, watch: Watch | None, device: str
 
     facts = _plain_facts(ready, family, precision, batch, wide, device)
     job = marked(stage.training_job(), tags_of(stage, [e.name for e in ready.store.entries], ready.seed))
+    if stage.network.control:
+        with_control(family, stage.train, known is None, say)
+        return fit(family, job, loader, replace(stage.train, start=None), ready.home, facts, shown, device)
     if stage.train.rank is None:
         return fit(family, job, loader, stage.train, ready.home, facts, shown, device)
     plan = with_adapter(family, stage.train, say)
