@@ -134,8 +134,11 @@ def _compared(
     base: RunFolder, stage: Stage, adapted: RunFolder, device: str, say: Say
 ) -> list[Figure] | None:  # fmt: skip
     """The adapted stage minus the former one on test patients of both, paired by patient."""
-    field = next((f for f in stage.build_job().signature().x if f.kind in ("intensity", "label")), None)
-    if field is None or not stage.build_job().signature().asked or stage.build_job().answer != "image":
+    job = stage.build_job()
+    signature = job.signature()
+    field = next((f for f in signature.x if f.kind in ("intensity", "label")), None)
+    shown = signature.given or signature.measurements or job.simulates
+    if field is None or not shown or job.answer != "image":
         say("What is forgotten is not told: its answers are no images of patients.")
         return None
     after = adapted.recipe.stage(adapted.last_stage(None).name)

@@ -200,3 +200,16 @@ def test_what_was_refused_is_not_delivered(tmp_path: Path) -> None:
 def test_a_translation_has_nobody_to_audit(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not a run"):
         audit(tmp_path)
+
+
+def test_copies_are_looked_for_in_spaces_of_the_user(folder: Path) -> None:
+    asked = list[str]()
+
+    def dark(picture: object, width: float) -> np.ndarray:
+        asked.append("")
+        values = picture.values  # type: ignore[attr-defined]
+        return np.array([values.mean(), values.std(), *values[::8, ::8].ravel()])
+
+    gate = audit(folder / "run", data=folder / "planted", embeddings={"own": dark})
+    assert gate.checks[COPIES].verdict == "REFUSED"
+    assert len(asked) == 2 * 1000 + 200  # draws as they are and mirrored, and real images of both sides

@@ -305,3 +305,47 @@ def test_workers_are_not_promised(trained: Path, scans: Path, tmp_path: Path) ->
     result = CliRunner().invoke(app, [*words, "--ask", "FLAIR"])
     assert result.exit_code != 0
     assert "Leave --executor out" in result.output
+
+
+def test_findings_are_drafted_beside_the_models_own_words(trained: Path, scans: Path, tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    words = [
+        "draft",
+        str(trained),
+        "--data",
+        str(scans),
+        "--out",
+        str(tmp_path / "out"),
+        "--draws",
+        "2",
+        "--stage",
+        "any",
+    ]
+    result = run(app, words)
+    assert result.exit_code == 0, result.output
+    assert "Drafts: " in result.output
+    (file,) = (tmp_path / "out").glob("*/draft.json")
+    plain = json.loads(file.read_text())
+    assert plain["spoken"]
+    assert {type(one["agrees"]) for one in plain["spoken"]} == {bool}
+    assert plain["truth"]["lesions"] > 0
+    assert "own words agree with its mask" in (tmp_path / "out/index.html").read_text()
+
+
+def test_what_cannot_be_drafted_is_said(trained: Path, scans: Path, tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    words = ["draft", str(trained), "--data", str(scans), "--out", str(tmp_path / "out")]
+    result = run(app, [*words, "--stage", "alone"])
+    assert "draws no mask to put into words" in result.output
+    some = tmp_path / "some"
+    shutil.copytree(scans, some, ignore=shutil.ignore_patterns("FLAIR*", ".made"))
+    result = run(app, [*words[:3], str(some), *words[4:], "--stage", "finder"])
+    assert "has no FLAIR" in result.output
+    assert "No case in" in result.output
+    broken = tmp_path / "broken"
+    shutil.copytree(scans, broken, ignore=shutil.ignore_patterns(".made", "lesion*"))
+    file = next(broken.rglob("FLAIR.nii.gz"))
+    file.write_bytes(file.read_bytes()[:2000])
+    result = run(app, [*words[:3], str(broken), *words[4:], "--stage", "finder"])
+    assert result.exit_code != 0
+    assert "Traceback" not in result.output

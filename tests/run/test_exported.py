@@ -31,6 +31,10 @@ HOW: dict[str, dict[str, Any]] = {
         "job": JOB, "family": {"name": "diffusion", "network": {"channels": [48], "blocks": 1, "kind": "transformer"}},
     },
     "regression": {"job": {"name": "segmentation", "from": ["T1w"], "x": ["lesion"]}, "family": {"name": "regression", "network": NETWORK}},
+    "by class and word": {
+        "job": {"name": "synthesis", "x": ["FLAIR"], "by": {"sex": ["F", "M"]}, "text": {"findings": 16}, "drop": 0.2},
+        "family": {"name": "flow", "network": NETWORK},
+    },
     "vae": {
         "job": {"name": "synthesis", "x": ["T1w"], "place": False}, "family": {"name": "vae", "network": NETWORK, "rungs": 0, "kl": 0.01},
     },
@@ -53,7 +57,7 @@ def test_onnxruntime_answers_as_the_family_does(name: str, tmp_path: Path) -> No
     run = RunFolder.open(tmp_path / "run")
     stage = run.recipe.stage("model")
     family = trained_family(run, stage, run.trained(stage)).eval()
-    if isinstance(family, Denoiser):
+    if isinstance(family, Denoiser) and "T1w" in HOW[name]["job"].get("from", ()):
         generator = torch.Generator().manual_seed(5)
         given = {"T1w": torch.rand(4, 1, 16, 32, generator=generator), "age": torch.rand(4), "position": torch.rand(4)}
         has = {n: torch.tensor([1.0, 0.0, 1.0, 0.0]) for n in given}
@@ -81,3 +85,20 @@ def test_what_is_no_part_of_onnx_is_refused(tmp_path: Path) -> None:
     assert "is no grid" in result.output
     result = CliRunner().invoke(app, ["export", str(tmp_path / "run"), "--out", str(tmp_path / "o"), "--size", "17,16"])
     assert "expected multiples of" in result.output
+
+
+def test_texts_and_what_draws_no_images_are_refused(tmp_path: Path) -> None:
+    text = {"findings": {"of": "lesion", "words": 96, "length": 20}}
+    plain = {
+        **SHARED, "train": TRAIN, "job": {"name": "synthesis", "x": ["FLAIR", "lesion"], "text": text}, "family": {"name": "flow", "network": NETWORK},
+    }  # fmt: skip
+    run_recipe(from_plain(plain), tmp_path / "words", say=quiet)
+    with pytest.raises(ValueError, match="is a text, which is not exported"):
+        export_stage(tmp_path / "words", tmp_path / "o", say=quiet)
+    job = {"name": "outcome", "from": ["T1w"], "x": "age", "centre": 50, "width": 20, "unit": "year"}
+    value = {**SHARED, "train": TRAIN, "job": job, "family": {"name": "regression", "network": NETWORK}}
+    run_recipe(from_plain(value), tmp_path / "value", say=quiet)
+    with pytest.raises(ValueError, match="more or less than images"):
+        export_stage(tmp_path / "value", tmp_path / "o", say=quiet)
+    with pytest.raises(ValueError, match="--size has 3 sides"):
+        export_stage(tmp_path / "words", tmp_path / "o", size=(1, 16, 16), say=quiet)

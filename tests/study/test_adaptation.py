@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from typer.testing import CliRunner
 
 from fabrica.cli import app
@@ -113,3 +114,82 @@ def test_wrong_words_end_in_one_line(place: Path, tmp_path: Path) -> None:
     assert "is not a run" in result.output
     with pytest.raises(RecipeError, match="fabrica adapt RUN"):
         from_plain({**PLAIN, "train": {**PLAIN["train"], "rank": 4}})
+
+
+@pytest.fixture(scope="module")
+def in_codes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("codes") / "run"
+    family = {"name": "flow", "in": "vae", "network": {"channels": [8, 16], "blocks": 1}}
+    run_recipe(
+        from_plain({**PLAIN, "family": family, "train": {"steps": 6, "batch": 4, "precision": "fp32"}}),
+        folder,
+        say=quiet,
+    )
+    return folder
+
+
+def test_a_model_in_codes_is_adapted_and_its_codec_stays(in_codes: Path, place: Path, tmp_path: Path) -> None:
+    words = [
+        "adapt",
+        str(in_codes),
+        "--data",
+        str(place / "few"),
+        "--steps",
+        "2",
+        "--rank",
+        "2",
+        "--out",
+        str(tmp_path / "a"),
+    ]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "Report: " in result.output
+    found = checkpoint.load(tmp_path / "a/stages/model")
+    assert found is not None
+    assert not any(name.startswith("codec.") for name in found[0])
+    said = list[str]()
+    merge_run(tmp_path / "a", tmp_path / "m", said.append)
+    assert "its codec stays in codec's run" in said[0]
+
+
+def test_what_cannot_be_adapted_is_said(in_codes: Path, place: Path, tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    words = ["adapt", str(in_codes), "--data", str(place / "few"), "--out", str(tmp_path / "a")]
+    result = run(app, [*words, "--stage", "nothing"])
+    assert "There is no stage 'nothing'" in result.output
+    shutil.copytree(in_codes, tmp_path / "begun")
+    file = tmp_path / "begun/stages/model/checkpoint.json"
+    plain = json.loads(file.read_text())
+    plain["facts"]["total"] = 99
+    file.write_text(json.dumps(plain))
+    result = run(app, ["adapt", str(tmp_path / "begun"), *words[2:]])
+    assert "is not trained to its end" in result.output
+    plain["facts"]["total"], plain["facts"]["privacy"] = plain["facts"]["step"], {"epsilon": 1}
+    file.write_text(json.dumps(plain))
+    result = run(app, ["adapt", str(tmp_path / "begun"), *words[2:]])
+    assert "with a promise of privacy" in result.output
+    result = run(app, ["export", str(in_codes), "--out", str(tmp_path / "o")])
+    assert "draws in the codes of codec" in result.output
+    result = run(app, ["adapt", str(place / "adapted-not"), "--merge", "--out", str(tmp_path / "m")])
+    assert "is not a run" in result.output
+
+
+def test_forgetting_is_not_told_where_nobody_is_left(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "run", tmp_path / "run")
+    recipe = yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())
+    recipe["cohorts"] = {"all": {"path": str(tmp_path / "gone")}}
+    (tmp_path / "run/recipe.yaml").write_text(yaml.safe_dump(recipe))
+    said = list[str]()
+    few = Few(place / "few", {}, rank=1, steps=1)
+    adapt_run(tmp_path / "run", few, tmp_path / "out", device="cpu", say=said.append)
+    assert any("What is forgotten of former patients is not told" in line for line in said)
+    synthesis = {
+        **PLAIN,
+        "job": {"name": "synthesis", "x": ["FLAIR"]},
+        "family": {"name": "flow", "network": {"channels": [8], "blocks": 1}},
+    }
+    run_recipe(
+        from_plain({**synthesis, "train": {"steps": 2, "batch": 4, "precision": "fp32"}}), tmp_path / "s", say=quiet
+    )
+    adapt_run(tmp_path / "s", few, tmp_path / "s2", device="cpu", say=said.append)
+    assert any("its answers are no images of patients" in line for line in said)

@@ -116,3 +116,22 @@ def test_what_teaches_nothing_is_refused(place: Path, tmp_path: Path) -> None:
     assert "was rated and is not in" in result.output
     result = run(app, [*words[:3], str(place / "draws"), *words[4:], "--out", str(tmp_path / "a")])
     assert "holds no key.json" in result.output
+
+
+def test_the_verb(place: Path, tmp_path: Path) -> None:
+    words = [
+        "prefer",
+        str(place / "run"),
+        "--readers",
+        str(place / "study"),
+        "--draws",
+        str(place / "draws"),
+        "--out",
+        str(tmp_path / "b"),
+    ]
+    result = CliRunner().invoke(app, [*words, "--count", "16", "--steps", "2", "--rank", "1", "--keep", "0.5"])
+    assert result.exit_code == 0, result.output
+    assert "Report: " in result.output
+    assert (tmp_path / "b/liked/patients.csv").is_file()  # the cohort that taught stays with the run
+    few = json.loads((place / "study/key.json").read_text())
+    assert few["kind"] == "ratings"
