@@ -213,3 +213,21 @@ def test_shipped_recipes_run(name: str, tmp_path: Path) -> None:
         str(tmp_path),
     )
     assert code == 0, text
+
+
+def test_verbs_refuse_what_they_are_not_told(tmp_path: Path) -> None:
+    place = str(tmp_path)
+    for words, message in (
+        (("adapt", place, "--out", str(tmp_path / "o")), "Whose scans are to be learned is not said"),
+        (("generate", place, "--data", place, "--out", place, "--shift", "maybe"), "--shift warn or --shift refuse"),
+        (("deidentify", str(tmp_path / "none"), "--out", place, "--key", str(tmp_path / "key")), "There is no folder"),
+        (("review", "--readers", "0", "--store", str(tmp_path / "store")), "expected at least 1"),
+        (("draft", place, "--data", place, "--out", str(tmp_path / "o")), "is not a run"),
+        (("prefer", place, "--readers", place, "--draws", place, "--out", str(tmp_path / "o")), "is not a run"),
+        (("export", place, "--out", str(tmp_path / "o.onnx")), "is not a run"),
+        (("audit", place), "is not a run"),
+    ):
+        code, text = call(*words)
+        assert (code, message in " ".join(text.split())) == (2, True), text
+        assert "Traceback" not in text
+    assert not (tmp_path / "o").exists()

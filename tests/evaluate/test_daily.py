@@ -1,5 +1,7 @@
 """Constraints of a day: figures, intervals that hold, lights only where an interval allows one."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from fabrica.evaluate.judging.daily import (
     same_dose_rows,
     table,
 )
+from fabrica.run.daily import Calibrated, read_factors, write_factors
 
 SO_FAR = "accumulated EQD2"
 CORD = Constraint.of("SpinalCord D0.1cc <= 45 Gy")
@@ -106,3 +109,13 @@ def test_equal_doses_pass_and_others_do_not() -> None:
     off = {r.metric: r.value for r in same_dose_rows(("p", "p", TODAY), "model", 1.1 * gray, gray, (3, 3, 3))}
     assert off["mean dose difference"] == pytest.approx(0.1 * gray[gray >= 6].mean())
     assert off["gamma 2 %/2 mm local"] < off["gamma 2 %/2 mm"] < 100
+
+
+def test_widths_of_intervals_are_kept_with_the_run(tmp_path: Path) -> None:
+    assert read_factors(tmp_path) is None
+    known = Calibrated(0.9, 16, 19, {(TODAY, CORD.text): 1.25})
+    write_factors(tmp_path, known)
+    assert read_factors(tmp_path) == known
+    (tmp_path / "daily.json").write_text('{"level": 0.9, "draws": 16}')
+    with pytest.raises(ValueError, match=r"daily\.json is damaged.*fabrica run"):
+        read_factors(tmp_path)

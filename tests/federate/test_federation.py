@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
+from fabrica.cli import app
 from fabrica.federate.flower import USUAL, flower_at, make_certificates, secret_in
 from fabrica.federate.messages import Message, recipe_hash
 from fabrica.federate.server import Gathering, _agreed, _answers, serve
-from fabrica.federate.site import Site
+from fabrica.federate.site import Site, _answered, _closed, join
 from fabrica.federate.stages import stage_of
 from fabrica.generate.scans import generate_images
 from fabrica.learning.checkpoint import load
@@ -245,3 +247,103 @@ def test_what_is_missing_is_said_with_the_line_to_type(place: Path, tmp_path: Pa
         secret_in(tmp_path)
     assert (place / "keys/server.key").stat().st_mode & 0o077 == 0
     assert (place / "keys/secret").stat().st_mode & 0o077 == 0
+
+
+class _Node:
+    """A node of Flower that lives for so many looks."""
+
+    def __init__(self, looks: int) -> None:
+        self.left = looks
+
+    def poll(self) -> int | None:
+        self.left -= 1
+        return None if self.left >= 0 else 0
+
+
+class _Learner:
+    """A site that tells how large the weights are that it was sent."""
+
+    name, secret = "one", b"ours"
+
+    def answer(self, asked: Message) -> Message:
+        if asked.plain["round"] == 0:
+            return Message({"error": "its scans are of another unit"}, {})
+        return Message({"loss": float(asked.weights["w"].sum())}, asked.weights)
+
+
+def _asks(folder: Path, rounds: int, of: int) -> Path:
+    folder.mkdir()
+    for k in range(rounds):
+        Message({"round": k, "rounds": of}, {"w": torch.full((2,), float(k))}).write(folder / f"ask-{k}.json", b"ours")
+    return folder
+
+
+def test_questions_are_answered_until_the_server_ends(tmp_path: Path) -> None:
+    asks, said = _asks(tmp_path / "asks", 2, 2), list[str]()
+    Message({"round": 0, "rounds": 2}, {}).write(asks / "ask-9.json", b"somebody else's")
+    assert _answered(_Learner(), asks, f"127.0.0.1:{_port()}", _Node(5), said.append) == 2  # type: ignore[arg-type]
+    assert not list(asks.glob("ask-*.json"))
+    assert Message.read(asks / "answer-1.json", b"ours").plain == {"loss": 2.0}
+    assert said == [
+        "Round 1 of 2: its scans are of another unit.", "Round 2 of 2: loss 2.",
+        "A question was not answered: a message was not made with the secret of this federation.",
+        "The server has ended.",
+    ]  # fmt: skip
+
+
+def test_a_server_that_goes_early_or_was_never_there_is_told_apart(tmp_path: Path) -> None:
+    said = list[str]()
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        server = f"127.0.0.1:{listening.getsockname()[1]}"
+        assert not _closed(server)
+        asks = _asks(tmp_path / "asks", 1, 3)
+        assert _answered(_Learner(), asks, server, _Node(1), said.append) == 1  # type: ignore[arg-type]
+    assert _closed(server)
+    assert said[-1] == "The server is gone before the last round."
+    with pytest.raises(FederationError, match=r"No server asked one anything.*flower\.log"):
+        _answered(_Learner(), tmp_path / "asks", server, _Node(1), said.append)  # type: ignore[arg-type]
+
+
+def test_a_site_whose_node_ends_at_once_says_where_to_look(tmp_path: Path) -> None:
+    tools = tmp_path / "environment/bin"
+    tools.mkdir(parents=True)
+    node = tools / "flower-supernode"
+    node.write_text('#!/bin/sh\necho "$@"\n')
+    node.chmod(0o700)
+    (tools / "flower-superlink").symlink_to(node)
+    make_certificates(tmp_path / "keys", "127.0.0.1")
+    work = tmp_path / "work"
+    with pytest.raises(FederationError, match="No server asked one anything"):
+        join(
+            _Learner(), "127.0.0.1:8443", tmp_path / "keys", work, print, tmp_path / "environment",  # type: ignore[arg-type]
+        )  # fmt: skip
+    told = (work / "flower.log").read_text()
+    assert "--superlink 127.0.0.1:8443 --host 127.0.0.1" in told
+    assert str(work / "asks") in told
+
+
+def test_verbs_of_a_federation(place: Path, tmp_path: Path) -> None:
+    run = CliRunner()
+    made = run.invoke(app, ["federate", "certificates", str(tmp_path / "keys")])
+    assert made.exit_code == 0, made.output
+    assert "hand authority.pem and secret" in " ".join(made.output.split())
+    assert (tmp_path / "keys/server.key").is_file()
+    again = run.invoke(app, ["federate", "certificates", str(tmp_path / "keys")])
+    assert again.exit_code == 2
+    assert "holds certificates already" in again.output
+    recipe, keys = str(place / "recipe.yaml"), ["--certificates", str(place / "keys")]
+    open_to_all = ["federate", "server", recipe, "--out", str(tmp_path / "run"), *keys, "--host", "0.0.0.0"]
+    refused = run.invoke(app, open_to_all)
+    assert refused.exit_code == 2
+    assert "bring sites there by a tunnel" in " ".join(refused.output.split())
+    assert not (tmp_path / "run").exists()
+    asked = ["federate", "client", recipe, "--server", "127.0.0.1:8443", *keys, "--name", "one", "--work"]
+    nowhere = run.invoke(app, [*asked, str(tmp_path / "work"), "--data", f"all={tmp_path / 'none'}"])
+    assert nowhere.exit_code == 2
+    assert "none" in nowhere.output
+    environment = ["--flower", str(tmp_path / "no-flower")]
+    alone = run.invoke(app, [*asked, str(tmp_path / "own"), "--data", f"all={place / 'one'}", *environment])
+    assert alone.exit_code == 2
+    assert "make federation" in " ".join(alone.output.split())

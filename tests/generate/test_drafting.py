@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from fabrica.data.grid import Grid
 from fabrica.data.virtual import VirtualCohort
 from fabrica.data.virtual.export import write_cohort
 from fabrica.deliver.record import Record
-from fabrica.generate.drafting import against, draft_scans
+from fabrica.generate.drafting import _doubtful, against, draft_scans
 from fabrica.generate.sentences import Finding, sentences_of
 from fabrica.recipe.checks import from_plain
 from fabrica.run.sequence import run_recipe
@@ -166,3 +167,28 @@ def test_runs_and_words_that_fit_nothing(place: Path, tmp_path: Path) -> None:
     result = run(app, [*words[:3], str(tmp_path / "empty"), *words[4:]])
     assert result.exit_code != 0
     assert "Traceback" not in result.output
+
+
+def test_scans_without_a_mask_are_drafted_and_those_without_the_image_left_out(place: Path, tmp_path: Path) -> None:
+    first, second = sorted((place / "scans").glob("virtual*"))
+    shutil.copytree(first, tmp_path / "scans" / first.name, ignore=shutil.ignore_patterns("lesion*"))
+    shutil.copytree(second, tmp_path / "scans" / second.name, ignore=shutil.ignore_patterns("FLAIR*"))
+    said = list[str]()
+    draft_scans(place / "run", Source(tmp_path / "scans"), tmp_path / "out", device="cpu", say=said.append)
+    assert f"{second.name}: has no FLAIR; left out." in said
+    (row,) = csv.DictReader((tmp_path / "out/drafts.csv").read_text().splitlines())
+    assert (row["case"], row["lesions"], row["invented"]) == (first.name, "", "")
+    assert not any(line.startswith("Beside the masks") for line in said)
+    shutil.rmtree(tmp_path / "scans" / first.name)
+    with pytest.raises(ValueError, match=r"No case in .* has FLAIR.*fabrica inspect"):
+        draft_scans(place / "run", Source(tmp_path / "scans"), tmp_path / "none", device="cpu", say=said.append)
+    assert not (tmp_path / "none/index.html").exists()
+
+
+def test_what_only_some_draws_show_is_kept_apart() -> None:
+    chances = np.zeros(SHAPE)
+    chances[LEFT], chances[RIGHT] = 0.9, 0.25
+    numbers, _ = measured_in(chances > 0.5, AFFINE)
+    (doubtful,) = _doubtful(chances, numbers, AFFINE)
+    assert doubtful.measured.lesion.side == "right"
+    assert doubtful.chance == pytest.approx(0.25)
