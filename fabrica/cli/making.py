@@ -9,7 +9,7 @@ import typer
 
 from .app import app
 from .options import Data, Device, ExecutorName, Scheduler, Unit, Value, Workers, fixed
-from .terminal import INTERRUPTED, bars, echo, errors, fail
+from .terminal import echo, errors, fail, going_on
 
 
 @app.command()
@@ -33,7 +33,6 @@ def run(
     """Train, draw and measure what a recipe asks for; ends by printing where the report lies."""
     import yaml
 
-    from ..learning.loop import Interrupted
     from ..machine.processes import joined
     from ..recipe import checks as config
     from ..run.folder import RunFolder, common_folder
@@ -59,12 +58,8 @@ def run(
         folder = recipe if existing else common_folder(runs, processes)
         if processes.first:
             echo(f"Run {folder}")
-        try:
-            with bars() as watch:
-                result = run_recipe(checked, folder, only=only, say=echo, watch=watch, device=device)
-        except (Interrupted, KeyboardInterrupt) as error:
-            echo(f"\n{error or 'Stopped.'}\nGo on with: fabrica run {folder}", err=True)
-            raise typer.Exit(INTERRUPTED) from error
+        with going_on(folder) as watch:
+            result = run_recipe(checked, folder, only=only, say=echo, watch=watch, device=device)
         if processes.first:
             echo(f"Report: {result.page}")
 
@@ -196,7 +191,6 @@ def adapt(
     device: Device = "auto",
 ) -> None:
     """Teach a finished run a new scanner by a thin change of its weights; says what it gains there and forgets."""
-    from ..learning.loop import Interrupted
     from ..study.adaptation import Few, adapt_run, merge_run
 
     with errors():
@@ -207,12 +201,8 @@ def adapt(
             fail("Whose scans are to be learned is not said. Type: fabrica adapt RUN --data DIR --out RUN2")
         budget = (2.0 if minutes is None and steps is None else minutes, steps)
         few = Few(data, fixed(unit, "--unit PET=SUV"), rank, *budget, learning_rate, test)
-        try:
-            with bars() as watch:
-                result = adapt_run(run, few, out, stage=stage, device=device, say=echo, watch=watch)
-        except (Interrupted, KeyboardInterrupt) as error:
-            echo(f"\n{error or 'Stopped.'}\nGo on with: fabrica run {out}", err=True)
-            raise typer.Exit(INTERRUPTED) from error
+        with going_on(out) as watch:
+            result = adapt_run(run, few, out, stage=stage, device=device, say=echo, watch=watch)
         echo(f"Report: {result.page}")
 
 
@@ -232,18 +222,13 @@ def prefer(
     device: Device = "auto",
 ) -> None:
     """Teach a generator what readers like, with a bound to what it was; realism and diversity stand beside."""
-    from ..learning.loop import Interrupted
     from ..study.preference import Taste
     from ..study.preference import prefer as preferred
 
     with errors():
         taste = Taste(readers, draws, held, count, keep, rank, steps)
-        try:
-            with bars() as watch:
-                result = preferred(run, taste, out, device=device, say=echo, watch=watch)
-        except (Interrupted, KeyboardInterrupt) as error:
-            echo(f"\n{error or 'Stopped.'}\nGo on with: fabrica run {out}", err=True)
-            raise typer.Exit(INTERRUPTED) from error
+        with going_on(out) as watch:
+            result = preferred(run, taste, out, device=device, say=echo, watch=watch)
         echo(f"Report: {result.page}")
 
 

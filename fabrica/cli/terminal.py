@@ -7,7 +7,8 @@ import os
 import shutil
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -103,3 +104,16 @@ class bars:  # noqa: N801 (reads as a block)
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.stop()
+
+
+@contextmanager
+def going_on(run: Path) -> Iterator[Callable[[str, Any], None]]:
+    """Bars of a training; one that is stopped says how it goes on."""
+    from ..learning.loop import Interrupted
+
+    try:
+        with bars() as watch:
+            yield watch
+    except (Interrupted, KeyboardInterrupt) as error:
+        echo(f"\n{error or 'Stopped.'}\nGo on with: fabrica run {run}", err=True)
+        raise typer.Exit(INTERRUPTED) from error

@@ -24,7 +24,7 @@ from ..deliver.outbox import now
 from ..deliver.record import check_inside, hash_of
 from ..io import UnreadableError
 from ..jobs.values import said
-from ..machine.device import find_device
+from ..machine.device import find_device, threads
 from ..run.answering import Answering
 from ..run.costs import CHOICE
 from ..run.folder import RECIPE, RunFolder
@@ -75,12 +75,8 @@ def draw_case(task: Mapping[str, Any]) -> dict[str, Any]:
 
     Its threads are those of whoever asked, so that bytes are the same wherever it is done.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(task["threads"])
-    try:
+    with threads(task["threads"]):
         return _draw(task)
-    finally:
-        torch.set_num_threads(before)
 
 
 def _draw(task: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,6 +51,17 @@ def writing(path: Path) -> Iterator[None]:
         raise OSError(code, os.strerror(code), str(path)) from error
 
 
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many threads of torch within, as many as before afterwards: bytes depend on how many there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def processor_name() -> str:
     """The processor's name and a short hash of its instructions: processors of one name differ."""
     try:

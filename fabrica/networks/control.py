@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts import Backbone, Condition, Field
-from .blocks import Down, conv, planes_and_vectors
-from .unet import Seen, UNet, UNetShape
+from .blocks import Stage, conv, planes_and_vectors
+from .unet import Seen, UNet, UNetShape, check_sides
 
 UNUSED = ("up", "last", "tune", "head")  # of the branch, which has no way up
 
@@ -46,11 +46,7 @@ class Controlled(Backbone):
 
     def forward(self, x: Tensor, level: Tensor, condition: Condition) -> Tensor:
         """Raises ValueError when a side is no multiple of `multiple`."""
-        if any(side % self.multiple for side in x.shape[2:]):
-            raise ValueError(
-                f"The U-Net got a grid of {tuple(x.shape[2:])}, expected sides that are multiples of {self.multiple}."
-                f" Write: prepare: {{multiple: {self.multiple}}}"
-            )
+        check_sides(x, self.multiple)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             h, e, seen = self.base.descend(x, level, condition)
             g, _, more = self.branch.descend(x, level, condition)
@@ -85,5 +81,5 @@ def _widths(net: UNet) -> list[int]:
     """Channels of each thing that is kept on the way down."""
     widths = [net.width]
     for module in net.down:
-        widths.append(widths[-1] if isinstance(module, Down) else module.conv1.out_channels)  # type: ignore[union-attr, arg-type]
+        widths.append(module.conv1.out_channels if isinstance(module, Stage) else widths[-1])
     return widths

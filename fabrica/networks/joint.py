@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..contracts import Backbone, Condition, Field, Signature
 from .blocks import channels_last, mark_ends
-from .unet import Seen, UNet, UNetShape, only_convolutions
+from .unet import Seen, UNet, UNetShape, check_sides, only_convolutions
 
 DEPTH = 3  # blocks over the joint sequence
 HEAD = 32  # channels of a head
@@ -129,11 +129,7 @@ class Joint(Backbone):
             return self._logits(self._met(looked, condition, known)[1])
 
     def _looked(self, x: Tensor, level: Tensor, condition: Condition) -> Looked:
-        if any(side % self.multiple for side in x.shape[2:]):
-            raise ValueError(
-                f"The network got a grid of {tuple(x.shape[2:])}, expected sides that are multiples of {self.multiple}."
-                f" Write: prepare: {{multiple: {self.multiple}}}"
-            )
+        check_sides(x, self.multiple)
         return Looked(*self.unet.descend(self._asked(x, condition), level, condition))
 
     def _asked(self, x: Tensor, condition: Condition) -> Tensor:

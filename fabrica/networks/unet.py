@@ -60,6 +60,15 @@ def only_convolutions(shape: UNetShape, what: str) -> None:
         raise ValueError(f"{what} is made of convolutions, not a {shape.kind}. Take kind out of its network.")
 
 
+def check_sides(x: Tensor, multiple: int) -> None:
+    """Raises ValueError where a grid cannot be halved as often as a U-Net halves it."""
+    if any(side % multiple for side in x.shape[2:]):
+        raise ValueError(
+            f"The U-Net got a grid of {tuple(x.shape[2:])}, expected sides that are multiples of {multiple}."
+            f" Write: prepare: {{multiple: {multiple}}}"
+        )
+
+
 class UNet(Backbone):
     """x (B, C, *axes), level (B,), condition -> (B, out, *axes), float32.
 
@@ -134,11 +143,7 @@ class UNet(Backbone):
 
     def forward(self, x: Tensor, level: Tensor, condition: Condition) -> Tensor:
         """Raises ValueError when a side is no multiple of `multiple`."""
-        if any(side % self.multiple for side in x.shape[2:]):
-            raise ValueError(
-                f"The U-Net got a grid of {tuple(x.shape[2:])}, expected sides that are multiples of {self.multiple}."
-                f" Write: prepare: {{multiple: {self.multiple}}}"
-            )
+        check_sides(x, self.multiple)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             h, e, seen = self.descend(x, level, condition)
             return self.ascend(h, e, seen)

@@ -118,7 +118,7 @@ def _retrieval(ready: PreparedStage, family: Matcher, test: Seen, name: str, how
         hit = (place < near).astype(float)
         often = np.bincount(own, minlength=len(known))
         usual = float(np.sort(often)[::-1][:near].sum() / len(own))
-        found = _by_patient(test.patients, lambda rows, hit=hit: float(hit[rows].mean()), ready.seed)  # type: ignore[misc]
+        found = _by_patient(test.patients, _share(hit), ready.seed)
         figures.append(_figure(f"own sentence among the {near} nearest of {len(known)}", "model", *found, test))
         figures.append(
             Figure("", "the commonest sentences", f"own sentence among the {near} nearest of {len(known)}", usual, None,
@@ -201,6 +201,11 @@ def _auc(what: str, by: str, score: Array, truth: Array, test: Seen, seed: int) 
         return float((ranks[y == 1].sum() - n * (n + 1) / 2) / (n * m)) if n and m else np.nan
 
     return _figure(what, by, *_by_patient(test.patients, area, seed), test)
+
+
+def _share(hit: NDArray[np.float64]) -> Callable[[NDArray[np.int_]], float]:
+    """How large a part of some rows hits."""
+    return lambda rows: float(hit[rows].mean())
 
 
 def _by_patient(

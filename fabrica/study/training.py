@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..machine.device import threads
 from ..machine.executors import Executor, SetAside
 from ..recipe.checks import from_plain
 from ..recipe.values import Recipe
@@ -31,12 +32,8 @@ def train_apart(waiting: Sequence[tuple[Recipe, Path]], executor: Executor, say:
 
 def train_arm(task: Mapping[str, Any]) -> str:
     """One training of one arm, where it is done; returns its folder."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(task["threads"])
-    try:
+    with threads(task["threads"]):
         run_recipe(from_plain(task["recipe"]), Path(task["folder"]), say=_quiet)
-    finally:
-        torch.set_num_threads(before)
     return str(task["folder"])
 
 

@@ -15,6 +15,7 @@ import torch
 
 from ... import __version__
 from ...io import write_nifti
+from ...machine.device import threads
 from ...machine.executors import Executor, Local, SetAside
 from ..cohort import Member
 from .patients import LABELS, VirtualCohort
@@ -52,12 +53,8 @@ def write_cohort(
 
 def write_member(task: Mapping[str, Any]) -> dict[str, Any]:
     """Simulates one case and writes its images; {"row": of the table, "files": paths below the folder}."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(task["threads"])
-    try:
+    with threads(task["threads"]):
         return _written(task)
-    finally:
-        torch.set_num_threads(before)
 
 
 @lru_cache(maxsize=2)

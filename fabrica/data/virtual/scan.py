@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...machine.device import threads
 from ...rng import Rng
 from . import anatomy as head
 from .fields import blur, noise
@@ -32,17 +32,6 @@ class Simulated:
     smallest_jacobian: float
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """The same bits whatever the number of threads; a cohort is better made by several processes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @torch.inference_mode()
 def simulate(
     patient: head.Patient, scanner: str = "A", contrasts: Sequence[str] = CONTRASTS, spacing_mm: int = 1
@@ -52,7 +41,7 @@ def simulate(
     Raises ValueError for an unknown scanner, contrast or spacing.
     """
     check_request(scanner, contrasts, spacing_mm)
-    with one_thread():
+    with threads(1):  # the same bits everywhere; a cohort is better made by several processes
         return _simulate(patient, SCANNERS[scanner], contrasts, spacing_mm)
 
 
