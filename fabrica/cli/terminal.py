@@ -15,12 +15,21 @@ from typing import Any, NoReturn
 import typer
 
 WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+_called: dict[str, str] = {}  # folder of this machine -> the URL that its user gave
+
+
+def call(folder: Path, url: str) -> None:
+    """From now on a folder is shown by the name that its user knows."""
+    _called[str(folder)] = url
 
 
 def echo(text: object = "", *, nl: bool = True, err: bool = False) -> None:
     """Say it; once nobody listens any more (`| head`), work goes on in silence."""
+    words = str(text)
+    for folder, url in _called.items():
+        words = words.replace(folder, url)
     try:
-        typer.echo(text, nl=nl, err=err)
+        typer.echo(words, nl=nl, err=err)
     except BrokenPipeError:
         stream = sys.stderr if err else sys.stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -17,6 +17,7 @@ from ..contracts import Batch, class_name
 from ..contracts.measured import joined as joined_measurements
 from ..io import UnreadableError
 from ..machine.device import writing
+from ..machine.stores import NOT_KEPT
 from ..rng import Rng, derive
 from .augment import augmented
 from .cases import Prepared, left_out, prepare_case
@@ -26,6 +27,8 @@ from .split import fingerprint
 from .subwords import Subwords
 from .text import hashed
 from .worded import worded
+
+MADE_AGAIN = "Signature: 8a477f597d28d172789f06886806bc55\n# Prepared images, which a run makes again.\n"
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def build_store(
     """
     entries, remarks = [], list[str]()
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / NOT_KEPT).write_text(MADE_AGAIN)
     for member in members:
         try:
             prepared = prepare_case(member, contrasts, reference, preparation)

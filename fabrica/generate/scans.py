@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from ..data.cases import left_out
 from ..data.cohort import Member, Source, unreadable
 from ..deliver.approvals import Approvals
+from ..deliver.files import alone
 from ..io import UnreadableError
 from ..jobs.values import said
 from ..machine.executors import Executor, Local, SetAside
+from ..machine.stores import fetched, named
 from ..run.answering import Answering
 from ..run.judge_courses import foretold
 from ..run.sequence import Say
@@ -47,7 +49,7 @@ def generate_images(
     """
     order: Order = {**PLAIN, **wanted}
     by, token = executor or Local(), secrets.token_hex(8)
-    answering = answering_of(token, str(run.resolve()), order["stage"], by.device)
+    answering = answering_of(token, named(run), order["stage"], by.device)
     job, source = answering.job, Source.of(data)
     needed = ", ".join(dict.fromkeys((*answering.signature.given, *job.simulates)))
     said(answering.signature.values, order["values"])  # refuses what the run does not know
@@ -74,11 +76,15 @@ def generate_images(
     tasks = _tasks(shared, run, source, out, list(cases))
     _keyed(answering, tasks, cases)
     recorded: list[tuple[Member, Mapping[str, Sequence[Path]]]] = []
-    for name, result in _results(tasks, out, by, say):
-        files = {contrast: [out / p for p in own] for contrast, own in result["files"].items()}
-        if files:
-            recorded.append((cases[name], files))
+    with alone(out / ".running") as ours:
+        if not ours:
+            raise ValueError(f"{out} is being drawn into by another process. Wait for it, or name another folder.")
+        for name, result in _results(tasks, out, by, say):
+            files = {contrast: [out / p for p in own] for contrast, own in result["files"].items()}
+            if files:
+                recorded.append((cases[name], files))
     answering_of.cache_clear()  # the model is not kept beyond the call
+    fetched(out)  # of a place in a store, what workers of other machines sent there
     places = {name: k for k, name in enumerate(cases)}
     recorded.sort(key=lambda one: places[one[0].name])
     written = [path for _, files in recorded for own in files.values() for path in own]
@@ -96,7 +102,7 @@ def _tasks(
 ) -> list[dict[str, Any]]:
     """A case each, as plain data."""
     shared = {
-        **asked, "run": str(run.resolve()), "folder": str(source.folder.resolve()), "out": str(out.resolve()),
+        **asked, "run": named(run), "folder": named(source.folder), "out": named(out),
         "units": sorted(source.units.items()), "threads": torch.get_num_threads(),
     }  # fmt: skip
     return [{**shared, "case": name} for name in cases]

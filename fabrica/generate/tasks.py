@@ -25,6 +25,7 @@ from ..deliver.record import check_inside, hash_of
 from ..io import UnreadableError
 from ..jobs.values import said
 from ..machine.device import find_device, threads
+from ..machine.stores import fetched, place, sent
 from ..run.answering import Answering
 from ..run.costs import CHOICE
 from ..run.folder import RECIPE, RunFolder
@@ -60,13 +61,13 @@ PLAIN: Order = {"draws": 1, "stage": None, "values": {}, "shift": "warn", "regis
 @lru_cache(maxsize=1)  # of one call of generate, whose token is in the task
 def answering_of(token: str, run: str, stage: str | None, device: str) -> Answering:
     """The stage that answers, loaded once for all tasks of a call that this process does."""
-    opened = RunFolder.open(Path(run))
+    opened = RunFolder.open(fetched(run))
     return Answering(opened, opened.last_stage(stage), find_device(device))
 
 
 @lru_cache(maxsize=1)
 def _cases(token: str, answering: Answering, folder: str, units: tuple[tuple[str, str], ...]) -> dict[str, Member]:
-    found = Source(Path(folder), dict(units)).find()
+    found = Source(fetched(folder), dict(units)).find()
     return {m.name: m for m in answering.job.gathered(found.members, True)}
 
 
@@ -76,7 +77,11 @@ def draw_case(task: Mapping[str, Any]) -> dict[str, Any]:
     Its threads are those of whoever asked, so that bytes are the same wherever it is done.
     """
     with threads(task["threads"]):
-        return _draw(task)
+        drawn = _draw(task)
+    out = place(task["out"])
+    for made in (out / task["case"], out / REFUSED / f"{task['case']}.json", out / DONE / f"{task['case']}.json"):
+        sent(made)
+    return drawn
 
 
 def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +89,7 @@ def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
     found = _cases(task["token"], answering, task["folder"], tuple(map(tuple, task["units"])))[task["case"]]
     asked = said(answering.signature.values, task["values"])
     answering.listen(task["values"])
-    member, lines, out = cohorts.overlaid(found, {}, asked), list[str](), Path(task["out"])
+    member, lines, out = cohorts.overlaid(found, {}, asked), list[str](), place(task["out"])
     if not answering.can(member):
         needed = ", ".join(dict.fromkeys((*answering.signature.given, *answering.job.simulates)))
         return {"files": {}, "said": [f"{member.name}: has none of {needed}; left out."]}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ..contracts import Family
@@ -16,6 +15,7 @@ from ..data.simulated_plans import SimulatedPlans
 from ..data.units import check_unit
 from ..data.virtual import VirtualCohort, VirtualHearts
 from ..families import FAMILIES, RUNTIME
+from ..machine.stores import place
 from ..networks.unet import UNetShape
 from ..registry import check_options, check_type, unknown
 from .strict import AtError, dataclass_of, guard, known_keys, named, whole
@@ -173,12 +173,14 @@ def cohort_plan(value: Any, at: str) -> CohortPlan:
         virtual = dataclass_of(VirtualCohort, value["virtual"], f"{at}.virtual")
         guard(f"{at}.virtual", virtual.cohort)
         return CohortPlan(virtual=virtual)
-    table, units = value.get("table"), value.get("units", {})
+    units = value.get("units", {})
     guard(f"{at}.units", lambda: check_type(f"{at}.units", units, Mapping[str, str]))
     said = {str(n): guard(f"{at}.units", lambda n=n, u=u: check_unit(str(n), u)) for n, u in units.items()}
-    return CohortPlan(
-        Path(str(value["path"])).expanduser(), Path(str(table)).expanduser() if table else None, units=said
+    path, told = (
+        guard(f"{at}.{key}", lambda key=key: place(str(value[key])).expanduser()) if value.get(key) else None
+        for key in ("path", "table")
     )
+    return CohortPlan(path, told, units=said)
 
 
 def split_plan(value: Any, cohorts: Sequence[str]) -> Mapping[str, Any]:

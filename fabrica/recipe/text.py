@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ..machine.stores import mirror_of, named
 from ..registry import unknown
 
 
@@ -67,7 +69,8 @@ def override(plain: Any, settings: Sequence[str], data: Sequence[str]) -> Any:
             if isinstance(cohorts.get(name), dict)
             else {}
         )
-        cohorts[name] = {"path": folder, **kept}
+        known = mirror_of(Path(folder))
+        cohorts[name] = {"path": folder if known is None else named(Path(folder)), **kept}
     return plain
 
 

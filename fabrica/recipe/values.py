@@ -20,6 +20,7 @@ from ..families import FAMILIES
 from ..jobs import JOBS, job_options
 from ..jobs.posed import Posed
 from ..jobs.unpaired import Unpaired
+from ..machine.stores import fetched
 from ..networks.unet import UNetShape
 from ..registry import build, unknown
 from .text import unfrozen
@@ -42,7 +43,11 @@ class CohortPlan:
 
     def find(self) -> Cohort:
         """Its patients; raises UnreadableError for a folder that is none."""
-        found = self.virtual.cohort() if self.virtual else find(self.path or Path(), self.table, self.units)
+        if self.virtual:
+            found = self.virtual.cohort()
+        else:
+            table = None if self.table is None else fetched(self.table)
+            found = find(fetched(self.path or Path()), table, self.units)
         for added in (self.events, self.plans, self.days, self.cone_beam):
             found = found if added is None else added.added_to(found)
         return found

@@ -4,19 +4,22 @@ others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..contracts import Family
 from ..data.cohort import Cohort, unreadable
+from ..deliver.files import alone
 from ..evaluate.judging.run_checks import conclude
 from ..evaluate.report.page import render
 from ..evaluate.report.results import Report
 from ..learning.loop import Trained
 from ..machine.device import find_device
 from ..machine.processes import Processes, joined
+from ..machine.stores import sent
 from ..recipe.values import Recipe, Stage
 from .costs import Choice, chosen_by
 from .evaluations import chosen
@@ -59,11 +62,21 @@ def run_recipe(
     with joined() as processes:
         run = RunFolder(folder or common_folder(runs, processes), recipe)
         quiet = say if processes.first else _silent
-        report = _run_stages(run, only, quiet, watch if processes.first else None, processes, find_device(device))
-        if processes.first:
-            render(report, run.path / "report")
+        with _undisturbed(run) if processes.first else nullcontext():
+            report = _run_stages(run, only, quiet, watch if processes.first else None, processes, find_device(device))
+            if processes.first:
+                render(report, run.path / "report")
         processes.wait()
     return RunResult(run.path, report)
+
+
+@contextmanager
+def _undisturbed(run: RunFolder) -> Iterator[None]:
+    """Raises ValueError where another process of this machine is running the same folder."""
+    with alone(run.path / ".running") as ours:
+        if not ours:
+            raise ValueError(f"{run.path} is being run by another process. Wait for it, or stop it first.")
+        yield
 
 
 def _silent(text: str) -> None:
@@ -91,6 +104,7 @@ def _run_stages(
             report.stages.append(judge_stage(ready, trained, _told(ready, trained, say, report), say, report))
             if not _used(ready.stage, recipe_stages):
                 follow(run, ready.test, ready.stage, report.stages[-1], device, say)
+            sent(run.path, say)  # of a run in a store: whoever goes on elsewhere begins after this stage
         processes.wait()
     if processes.first:
         report.stages += judge_computed(run, found_cohorts(run.recipe), only, device, say, report)

@@ -9,11 +9,13 @@ import pytest
 from fabrica import io
 from fabrica.data.cohort import overlaid
 from fabrica.data.virtual import VirtualCohort
+from fabrica.deliver.files import alone
 from fabrica.deliver.record import hash_of
 from fabrica.generate.scans import generate_images
 from fabrica.generate.tasks import done_before, key_of, state_of
 from fabrica.machine.executors import Dask
 from fabrica.run.folder import RunFolder
+from fabrica.run.sequence import continue_run
 
 from ..deliver.conftest import trained  # noqa: F401 (fixture)
 
@@ -75,6 +77,13 @@ def test_what_a_table_says_is_part_of_what_was_asked(trained: Path, tmp_path: Pa
     assert before == state_of(RunFolder.open(copied))
     (copied / "stages/model/evaluations.json").write_text("{}")
     assert state_of(RunFolder.open(copied)) != before
+
+
+def test_two_processes_do_not_draw_into_one_folder(trained: Path, scans: Path, tmp_path: Path) -> None:  # noqa: F811
+    with alone(tmp_path / ".running"), pytest.raises(ValueError, match="is being drawn into by another process"):
+        generate_images(trained, scans, tmp_path, say=lambda _: None)
+    with alone(trained / ".running"), pytest.raises(ValueError, match="is being run by another process"):
+        continue_run(trained, say=lambda _: None)
 
 
 def test_notes_that_lead_out_of_the_folder_are_not_believed(tmp_path: Path) -> None:
