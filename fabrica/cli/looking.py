@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from .app import app
-from .options import Data, Device, Unit, fixed
-from .terminal import echo, errors
+from .options import Data, Device, ExecutorName, Scheduler, Unit, Workers, fixed
+from .terminal import echo, errors, fail
 
 
 @app.command()
@@ -21,11 +21,29 @@ def inspect(
     ] = None,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet (PNG).")] = None,
     unit: Unit = None,
+    index: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|URL", help="Keep studies, series and hashes there; later only what changed is read."
+        ),
+    ] = None,
+    executor: ExecutorName = "local",
+    scheduler: Scheduler = None,
+    workers: Workers = 2,
 ) -> None:
     """Show what is in a folder: patients, contrasts, grids, units, oddities, before anything is trained."""
     from ..data import cohort, inspection
+    from ..machine.executors import executor as named
 
     with errors():
+        by = named(executor, scheduler, workers)
+        if index is not None:
+            if table or sheet or unit:
+                fail("An index knows files, not contrasts: leave --table, --sheet and --unit out, or --index.")
+            _indexed(folder, index, by, write_table)
+            return
+        if executor != "local":
+            fail("Workers read for an index: add --index index.sqlite")
         found = cohort.find(folder, table, fixed(unit, "--unit PET=SUV"))
         for line in inspection.lines(found):
             echo(line)
@@ -34,6 +52,22 @@ def inspect(
         if sheet:
             shown = inspection.contact_sheet(found, sheet)
             echo(f"{shown} images on {sheet}")
+
+
+def _indexed(folder: Path, place: str, by: Any, write_table: Path | None) -> None:
+    """As `inspect --index`."""
+    import importlib.util
+
+    if importlib.util.find_spec("sqlalchemy") is None:
+        fail('An index needs the extra: pip install -e ".[index]" -c constraints.txt')
+    from ..data.index import Index
+
+    with Index.open(place) as index:
+        echo(f"{folder}: {index.look(folder, by, echo)}")
+        for line in index.lines():
+            echo(line)
+        if write_table:
+            echo(f"{index.write_series(write_table)} series written to {write_table}")
 
 
 @app.command()

@@ -66,7 +66,7 @@ def scan_folder(folder: Path) -> Listing:
     for path in _files(folder, oddities):
         count += 1
         try:
-            understood = _scans_in(path)
+            understood = scans_in(path)
         except UnreadableError as error:
             oddities.append(Oddity(str(path), error.fault, error.next_step))
             continue
@@ -81,7 +81,7 @@ def scan_folder(folder: Path) -> Listing:
     return Listing(tuple(scans + found), tuple(oddities + odd))
 
 
-def _scans_in(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
+def scans_in(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
     """What one file holds, or None when it is DICOM, whose series are understood as wholes; raises UnreadableError."""
     from . import dicom, explicit, kspace, metaimage, nifti, planning, raster, sinogram
 

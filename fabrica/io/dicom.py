@@ -64,7 +64,7 @@ def looks_like(path: Path) -> bool:
 def listing(paths: Iterable[Path]) -> tuple[list[Scan], list[Oddity]]:
     """Every series in these files as one or more scans; a file that fails is one line and hinders no other."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # those that matter are caught in `_header` and become oddities
+        warnings.simplefilter("ignore")  # those that matter are caught in `read_header` and become oddities
         return _listing(paths)
 
 
@@ -74,7 +74,7 @@ def _listing(paths: Iterable[Path]) -> tuple[list[Scan], list[Oddity]]:
     oddities: list[Oddity] = []
     for path in paths:
         try:
-            header = _header(path, oddities)
+            header = read_header(path, oddities)
         except UnreadableError as error:
             oddities.append(Oddity(str(path), error.fault, error.next_step))
             continue
@@ -88,7 +88,7 @@ def _listing(paths: Iterable[Path]) -> tuple[list[Scan], list[Oddity]]:
         found = _series_scans(members, oddities)
         around.setdefault(radiotherapy.patient_of(members[0][1]), radiotherapy.Surroundings()).add(members, found)
         scans += found
-    more, odd = radiotherapy.listing(therapy, around, _facts)
+    more, odd = radiotherapy.listing(therapy, around, facts)
     return scans + more, oddities + odd
 
 
@@ -132,7 +132,7 @@ def read(scan: Scan) -> Image:
     )
 
 
-def _header(path: Path, oddities: list[Oddity]) -> Any:
+def read_header(path: Path, oddities: list[Oddity]) -> Any:
     """The data set without pixels; raises UnreadableError for what can never be an image."""
     header = explicit.header(path)  # which knows what images need, and no more
     if header is None or radiotherapy.kind_of(header):
@@ -231,10 +231,10 @@ def _scan(header: Any, stack: Stack, member: str) -> Scan:
     axes = "tzyx" if moments > 1 else "zyx"
     shape = (channels, moments, *size) if moments > 1 else (channels, *size)
     files = tuple(dict.fromkeys(plane.path for plane in stack.planes))
-    facts = _facts(header)
-    if member and facts["kind"] == "label":
-        facts["description"] = _segment(header, str(stack.planes[0].key[-1]))
-    return Scan(files, "dicom", shape, axes, stack.affine, member=member, recipe=stack, **facts)
+    known = facts(header)
+    if member and known["kind"] == "label":
+        known["description"] = _segment(header, str(stack.planes[0].key[-1]))
+    return Scan(files, "dicom", shape, axes, stack.affine, member=member, recipe=stack, **known)
 
 
 def _segment(header: Any, number: str) -> str:
@@ -266,12 +266,12 @@ def _flat_scans(members: Sequence[tuple[Path, Any]]) -> list[Scan]:
         shape, axes = ((channels, frames, *size), "tyx") if frames > 1 else ((channels, *size), "yx")
         stack = Stack(planes, np.diag([1.0, rows, columns, 1.0]), ())
         scans.append(
-            Scan((path,), "dicom", shape, axes, stack.affine, calibrated=bool(spacing), recipe=stack, **_facts(header))
+            Scan((path,), "dicom", shape, axes, stack.affine, calibrated=bool(spacing), recipe=stack, **facts(header))
         )
     return scans
 
 
-def _facts(header: Any) -> dict[str, Any]:
+def facts(header: Any) -> dict[str, Any]:
     """What the header says of the patient and the image, without any name or identifier."""
     modality = str(header.get("Modality") or "")
     named = str(header.get("PatientID") or "").strip()
