@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..data.cohort import find
 from ..evaluate.sets.embedding import Embedding
+from ..machine.executors import Executor, Local
 from ..safeguards.fairness import fairness_check
 from ..safeguards.gate import Check, Gate
 from ..safeguards.privacy.copies import copies_check
@@ -50,8 +51,11 @@ class Asked:
         return not self.only or check in self.only
 
 
-def audit(run: Path, asked: Asked | None = None, *, device: str = "auto", seed: int = 0, say: Say = print) -> Gate:
-    """Writes RUN/audit/gate.json and RUN/audit/index.html.
+def audit(
+    run: Path, asked: Asked | None = None, *, device: str = "auto", seed: int = 0, say: Say = print,
+    executor: Executor | None = None,
+) -> Gate:  # fmt: skip
+    """Writes RUN/audit/gate.json and RUN/audit/index.html. `executor`: who trains shadow models.
 
     Raises ValueError for a folder that is no run or a check that is none, UnreadableError for folders that cannot be
     read.
@@ -59,7 +63,8 @@ def audit(run: Path, asked: Asked | None = None, *, device: str = "auto", seed: 
     asked = asked or Asked()
     if unknown := [name for name in (*asked.only, *asked.overrides) if name not in CHECKS]:
         raise ValueError(f"There is no check {unknown[0]!r}. Checks: {', '.join(CHECKS)}.")
-    subject = Subject.open(run, asked.holdout, device, seed, say, asked.stage)
+    by = executor or Local(device)
+    subject = Subject.open(run, asked.holdout, by.device, seed, say, asked.stage)
     made = _made(subject, asked)
     void = apart(subject) if subject.drawn is not None and asked.wants(COPIES) | asked.wants(MEMBERSHIP) else ""
     evidence = Evidence()
@@ -70,7 +75,7 @@ def audit(run: Path, asked: Asked | None = None, *, device: str = "auto", seed: 
         evidence.described = found.described
         evidence.pairs = [] if found.test is None else gallery(found.test, made, subject.sides[0].images)
     if asked.wants(MEMBERSHIP):
-        told = _membership(subject, void, asked.shadows, device)
+        told = _membership(subject, void, asked.shadows, by)
         checks[MEMBERSHIP], evidence.attacks = told.check, told.attacks
     if asked.wants(CANARIES):
         checks[CANARIES] = canaries(subject)
@@ -126,7 +131,7 @@ def _copies(subject: Subject, made: Sequence[Tensor], void: str, embeddings: Map
     return copies(subject, made, void, embeddings)
 
 
-def _membership(subject: Subject, void: str, shadows: int, device: str) -> MembershipFound:
+def _membership(subject: Subject, void: str, shadows: int, executor: Executor) -> MembershipFound:
     if subject.drawn is None:
         return MembershipFound(membership_check((), "its answers are no images"))
-    return membership(subject, void, shadows, device)
+    return membership(subject, void, shadows, executor)

@@ -17,6 +17,7 @@ from ..data.store import question_batch, to_device
 from ..evaluate.sets.embedding import Embedding
 from ..evaluate.sets.feature import classifier_two_sample_test
 from ..io import UnreadableError
+from ..machine.executors import Executor, Local
 from ..rng import Rng, derive
 from ..run.family import trained_family
 from ..run.marks import tags_of
@@ -127,7 +128,7 @@ class MembershipFound:
     attacks: tuple[Attack, ...] = ()
 
 
-def membership(subject: Subject, void: str, shadowed: int = 0, device: str = "auto") -> MembershipFound:
+def membership(subject: Subject, void: str, shadowed: int = 0, executor: Executor | None = None) -> MembershipFound:
     """Attacks by what the family's own losses say of each patient, by what else it can be asked, and by all of these
     beside so many shadow models. Raises ValueError where shadows are asked for and cannot be trained.
     """
@@ -144,7 +145,7 @@ def membership(subject: Subject, void: str, shadowed: int = 0, device: str = "au
         return MembershipFound(membership_check((), f"{few} patients on a side, {FEWEST} are needed"))
     sides = [_by_name(side, known) for side in known]
     if shadowed:
-        beside = _beside(subject, [m for members in asked for m in members], known, shadowed, device)
+        beside = _beside(subject, [m for members in asked for m in members], known, shadowed, executor or Local())
         sides = [{**side, **more} for side, more in zip(sides, beside, strict=True)]
     inside, outside = sides
     found = tuple(attack(name, inside[name], outside[name], len(inside)) for name in inside)
@@ -162,10 +163,10 @@ def _by_name(side: Told, sides: Sequence[Told]) -> dict[str, Array]:
 
 
 def _beside(
-    subject: Subject, members: Sequence[Member], known: Sequence[Told], count: int, device: str
+    subject: Subject, members: Sequence[Member], known: Sequence[Told], count: int, executor: Executor
 ) -> list[dict[str, Array]]:
     """The same scores of both sides, less what models say that others have trained."""
-    trained = shadows(subject, count, device)
+    trained = shadows(subject, count, executor)
     told = []
     for number, shadow in enumerate(trained):
         family = _family(shadow.subject)

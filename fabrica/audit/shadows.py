@@ -5,12 +5,16 @@ LiRA (Carlini et al. 2022, "Membership Inference Attacks From First Principles")
 
 from __future__ import annotations
 
+import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..data.cohort import Member
@@ -18,7 +22,9 @@ from ..data.split import patient_hash
 from ..evaluate.report.results import Report
 from ..io import UnreadableError
 from ..learning.gradients import TrainingError
-from ..machine.device import find_device
+from ..machine.device import find_device, threads
+from ..machine.executors import Executor, SetAside
+from ..machine.stores import fetched, named, sent
 from ..recipe.checks import from_plain
 from ..recipe.short_form import written_out
 from ..recipe.values import Stage
@@ -31,6 +37,7 @@ from ..run.train import train_stage
 from ..safeguards.privacy.membership import FEWEST
 from .subject import Subject
 
+TRAIN = "fabrica.audit.shadows:train_shadow"
 FEWEST_SHADOWS = 4  # below, what one person costs cannot be told from what one training costs
 
 
@@ -55,10 +62,10 @@ def why_no_shadows(subject: Subject) -> str:
     return ""
 
 
-def shadows(subject: Subject, count: int, device: str) -> list[Shadow]:
+def shadows(subject: Subject, count: int, executor: Executor) -> list[Shadow]:
     """Trains `count` models (those that an earlier audit has trained are read), each on as many patients as the audited
     one but no more than half of all, as often a patient, drawn by chance from both sides; says beforehand how long that
-    takes.
+    takes. `executor`: who trains them.
 
     Raises ValueError for fewer than FEWEST_SHADOWS or a training that cannot be repeated.
     """
@@ -71,14 +78,36 @@ def shadows(subject: Subject, count: int, device: str) -> list[Shadow]:
         f"{count} shadow models on {each} of {len(people)} patients each: about {count * took / 60:.0f} minutes on the"
         " machine that trained the run."
     )
-    found = []
-    for number, inside in enumerate(drawn_people(people, each, count, subject.seed)):
+    shared = {
+        "token": secrets.token_hex(8), "run": named(subject.run.path), "stage": subject.stage.name,
+        "device": executor.device, "seed": subject.seed, "people": people, "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    drawn = drawn_people(people, each, count, subject.seed)
+    tasks = [{**shared, "number": number, "inside": inside} for number, inside in enumerate(drawn)]
+    for done, (number, result) in enumerate(executor.results(TRAIN, tasks), 1):
+        why = result.reason if isinstance(result, SetAside) else result["fault"]
+        if why:
+            raise ValueError(f"Shadow model {number + 1} cannot be trained: {why}")
+        subject.say(f"{done} of {count} shadow models trained.")
+    fetched(subject.run.path)
+    return [_opened(subject, number, inside, executor.device) for number, inside in enumerate(drawn)]
+
+
+@lru_cache(maxsize=1)  # of one audit, whose token is in the task
+def _subject(token: str, run: str, stage: str, device: str, seed: int) -> Subject:
+    return Subject.open(fetched(run), None, device, seed, _quiet, stage)
+
+
+def train_shadow(task: Mapping[str, Any]) -> dict[str, str]:
+    """Trains the shadow model of a task, or finds that it was; {"fault": why it cannot be, or ""}."""
+    subject = _subject(task["token"], task["run"], task["stage"], task["device"], task["seed"])
+    with threads(task["threads"]):
         try:
-            found.append(_trained(subject, number, inside, people, device))
+            home = _train(subject, task["number"], task["inside"], task["people"], task["device"])
         except (UnreadableError, TrainingError) as error:
-            raise ValueError(f"Shadow model {number + 1} cannot be trained: {error}") from None
-        subject.say(f"{number + 1} of {count} shadow models trained.")
-    return found
+            return {"fault": str(error)}
+    sent(home)
+    return {"fault": ""}
 
 
 def drawn_people(people: Sequence[str], each: int, count: int, seed: int) -> list[list[str]]:
@@ -106,9 +135,13 @@ def _chain(subject: Subject) -> list[Stage]:
     return [*([subject.run.recipe.stage(stage.codec)] if stage.codec else []), stage]
 
 
-def _trained(subject: Subject, number: int, inside: Sequence[str], people: Sequence[str], device: str) -> Shadow:
+def _home(subject: Subject, number: int, inside: Sequence[str]) -> Path:
+    return subject.run.path / "audit" / "shadows" / f"{subject.weights[:12]}-{len(inside)}" / f"{number}"
+
+
+def _train(subject: Subject, number: int, inside: Sequence[str], people: Sequence[str], device: str) -> Path:
     """A run of its own below the audit's folder, without its store, which says the same once more."""
-    place = subject.run.path / "audit" / "shadows" / f"{subject.weights[:12]}-{len(inside)}" / f"{number}"
+    place = _home(subject, number, inside)
     plain = _plain(subject, number, inside, people)
     run = RunFolder(place, from_plain(plain, str(subject.run.path / "recipe.yaml")))
     run.write_recipe()
@@ -124,7 +157,13 @@ def _trained(subject: Subject, number: int, inside: Sequence[str], people: Seque
             ready = prepare_stage(run, stage, cohorts, place / "store", quiet, Report.start(plain, run.name))
             train_stage(ready, quiet, None, on)
     shutil.rmtree(place / "store", ignore_errors=True)
-    answering = Answering(run, run.recipe.stage(subject.stage.name), on)
+    return place
+
+
+def _opened(subject: Subject, number: int, inside: Sequence[str], device: str) -> Shadow:
+    """One that is trained."""
+    run = RunFolder.open(_home(subject, number, inside))
+    answering = Answering(run, run.recipe.stage(subject.stage.name), find_device(device))
     return Shadow(replace(subject, answering=answering), frozenset(inside))
 
 

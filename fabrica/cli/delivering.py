@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .app import app
+from .options import ExecutorName, Scheduler, Workers
 from .terminal import FAILED, echo, errors, fail
 
 Store = Annotated[
@@ -184,17 +185,23 @@ def deidentify(
         bool, typer.Option(help="Keep words of descriptions that name no one, so that contrasts are still known.")
     ] = False,
     burned_in: Annotated[bool, typer.Option(help="Let files through whose pixels may hold words.")] = False,
+    executor: ExecutorName = "local",
+    scheduler: Scheduler = None,
+    workers: Workers = 2,
 ) -> None:
     """Take identifiers out of DICOM files, by the table of the standard (PS3.15 Annex E)."""
     from ..deliver.deidentification.engine import Deidentifier
-    from ..deliver.deidentification.folder import deidentified, key_of
+    from ..deliver.deidentification.folder import Hands, deidentified, key_of
     from ..deliver.deidentification.profile import Options
+    from ..machine.executors import executor as named
 
     with errors():
         if not folder.is_dir():
             fail(f"There is no folder {folder}.")
         options = Options(frozenset(keep or ()), dates, descriptors)  # type: ignore[arg-type]
-        found = deidentified(folder, out, Deidentifier(key_of(key, echo), options, burned_in), echo)
+        by = Deidentifier(key_of(key, echo), options, burned_in)
+        alone = executor == "local" and scheduler is None
+        found = deidentified(folder, out, by, echo, None if alone else Hands(named(executor, scheduler, workers), key))
         if found.refused:
             raise typer.Exit(FAILED)
 

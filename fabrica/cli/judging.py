@@ -105,16 +105,22 @@ def audit(
         list[Path] | None, typer.Option(metavar="RUN|FILE", help="Look for copies by these features, too.")
     ] = None,
     device: Device = "auto",
+    executor: ExecutorName = "local",
+    scheduler: Scheduler = None,
+    workers: Workers = 2,
 ) -> None:
     """Privacy, shift, fairness, robustness: verdicts in RUN/audit/gate.json, obeyed by deliver and patients."""
     from ..audit.conduct import Asked
     from ..audit.conduct import audit as audited
+    from ..machine.executors import executor as named
 
     with errors():
+        if executor != "local" and not shadows:
+            fail("Workers train shadow models, all else is asked here. Add --shadows 8, or leave --executor out.")
         reasons = fixed(override, "--override copies=REASON")
         own = {name: how for path in embedding or () for name, how in embedding_in(path).items()}
         asked = Asked(draws, data, holdout, ladder, stage, tuple(only or ()), reasons, shadows, own)
-        gate = audited(run, asked, device=device, say=echo)
+        gate = audited(run, asked, say=echo, executor=named(executor, scheduler, workers, device))
         if gate.refused:
             raise typer.Exit(FAILED)
 

@@ -264,12 +264,17 @@ def patients(
     depth: Annotated[int, typer.Option(min=1, help="Slices of a patient, where the model draws slices.")] = 1,
     seed: Annotated[int, typer.Option()] = 0,
     device: Device = "auto",
+    executor: ExecutorName = "local",
+    scheduler: Scheduler = None,
+    workers: Workers = 2,
 ) -> None:
     """Draw patients who do not exist, with a table of what each was asked to be."""
     from ..generate.patients import draw_patients
+    from ..machine.executors import executor as named
 
     with errors():
-        echo(draw_patients(run, out, count, fixed(value), seed=seed, device=device, depth=depth, say=echo))
+        by = named(executor, scheduler, workers, device)
+        echo(draw_patients(run, out, count, fixed(value), seed=seed, depth=depth, say=echo, executor=by))
 
 
 @app.command()

@@ -5,19 +5,26 @@ table of who is who.
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import io
+from .. import __version__, io
 from ..contracts import Case, Field, Image
 from ..data.cases import Prepared
 from ..data.grid import Grid
+from ..deliver.files import alone
 from ..jobs.values import said
-from ..machine.device import find_device, writing
+from ..machine.device import threads, writing
+from ..machine.executors import Executor, Local, SetAside
+from ..machine.stores import fetched, named, place, sent
 from ..recipe.values import Stage
 from ..run.answering import Answering
 from ..run.draw import draw, images_of
@@ -25,45 +32,124 @@ from ..run.folder import RunFolder
 from ..run.question import Shown
 from ..run.shift import weights_of
 from ..safeguards.gate import UNAUDITED, standing
+from .tasks import DONE, answering_of, note_done, noted, state_of
 
 ROWS = 64  # slices or volumes drawn at once
 TABLE = "patients.csv"
+DRAW_GROUP = "fabrica.generate.patients:draw_group"
 PLAIN_SPACING_MM = (1.0, 1.0, 1.0)
 
 
 def draw_patients(
     run: Path, out: Path, count: int, values: Mapping[str, str], *, seed: int = 0,
-    device: str = "auto", depth: int = 1, say: Callable[[str], None] = print,
+    device: str = "auto", depth: int = 1, say: Callable[[str], None] = print, executor: Executor | None = None,
 ) -> Path:  # fmt: skip
     """Write out/PATIENT/CONTRAST.nii.gz and patients.csv, which a recipe takes as `table:`; returns that table.
 
     `values` fixes a class or covariate for all; classes that are left out are drawn in turn. `depth`: slices of a
-    patient where the model draws slices. Raises ValueError for a run that needs scans, an unknown value, or a covariate
-    that is left out.
+    patient where the model draws slices. `executor`: who draws them; those drawn before from the same are kept. Raises
+    ValueError for a run that needs scans, an unknown value, or a covariate that is left out.
     """
-    opened = RunFolder.open(run, "recipes/synthesis.yaml")
+    opened, by, token = RunFolder.open(run, "recipes/synthesis.yaml"), executor or Local(device), secrets.token_hex(8)
     stage = synthesising_stage(opened)
-    answering = Answering(opened, stage, find_device(device))
+    answering = answering_of(token, named(run), stage.name, by.device)
     if answering.unfinished:
         say(answering.unfinished)
     _obey(run, opened.home(stage), say)
-    groups = asked_patients(answering, count, values, depth)
-    asked, done = [one.case.values for group in groups for one in group], 0
+    answering.listen(values)
+    asked = _values(answering.signature.values, values, count)
+    shared = {
+        "token": token, "run": named(run), "name": run.name, "stage": stage.name, "out": named(out), "seed": seed,
+        "values": dict(values), "depth": depth, "device": by.device, "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    tasks = _tasks(shared, asked, _at_once(answering, depth), state_of(opened))
     out.mkdir(parents=True, exist_ok=True)
+    with alone(out / ".running") as ours:
+        if not ours:
+            raise ValueError(f"{out} is being drawn into by another process. Wait for it, or name another folder.")
+        rows = _drawn(tasks, out, by, count, say)
+    answering_of.cache_clear()  # the model is not kept beyond the call
+    fetched(out)
     with writing(out / TABLE), (out / TABLE).open("w", newline="") as table:
         writer = csv.writer(table)
         writer.writerow(["file", "member", "patient", "visit", "contrast", *asked[0]])
-        for group in groups:
-            shown = [Shown(one) for one in group]
-            drawn = draw(answering.family, answering.job, shown, answering.layout, seed, say, answering.window)
-            for one, x in zip(group, drawn, strict=True):
-                for name, image in _images(answering, one, x, run).items():
-                    path = out / one.name / f"{name}.nii.gz"
-                    io.write_nifti(image, path)
-                    writer.writerow([path.relative_to(out), "", one.name, "", name, *one.case.values.values()])
-            done += len(group)
-            say(f"{done} of {count} patients drawn.")
+        for task in tasks:
+            writer.writerows(rows.get(task["first"], []))
     return out / TABLE
+
+
+def _tasks(
+    shared: Mapping[str, Any], asked: Sequence[Mapping[str, float | str]], at_once: int, state: str
+) -> list[dict[str, Any]]:
+    """A group of patients each, as plain data, with the key of what its bytes depend on."""
+    tasks = []
+    for first in range(0, len(asked), at_once):
+        task = {**shared, "first": first, "asked": asked[first : first + at_once]}
+        tasks.append({**task, "key": _key(state, task)})
+    return tasks
+
+
+def _drawn(
+    tasks: Sequence[Mapping[str, Any]], out: Path, by: Executor, count: int, say: Callable[[str], None]
+) -> dict[int, list[list[Any]]]:
+    """First patient of a group -> rows of the table; groups of before first."""
+    rows, waiting, done = dict[int, list[list[Any]]](), list[Mapping[str, Any]](), 0
+    for task in tasks:
+        before = noted(out, _group_name(task["first"]), task["key"])
+        if before is None:
+            waiting.append(task)
+            continue
+        rows[task["first"]], done = before["rows"], done + len(task["asked"])
+    if done:
+        say(f"{done} of {count} patients were drawn before from the same; kept.")
+    for number, result in by.results(DRAW_GROUP, waiting):
+        task = waiting[number]
+        done += len(task["asked"])
+        if isinstance(result, SetAside):
+            say(f"Patients from number {task['first']} are left out: {result.reason}.")
+            continue
+        rows[task["first"]] = result["rows"]
+        for line in (*result["said"], f"{done} of {count} patients drawn."):
+            say(line)
+    return rows
+
+
+def draw_group(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Draws the patients of one task and writes their files; {"rows": of the table, "said": lines}."""
+    answering, out = answering_of(task["token"], task["run"], task["stage"], task["device"]), place(task["out"])
+    said, rows = list[str](), list[list[Any]]()
+    with threads(task["threads"]):
+        answering.listen(task["values"])
+        numbered = enumerate(task["asked"], task["first"])
+        group = [_blank(answering, _patient_name(number), own, task["depth"]) for number, own in numbered]
+        shown = [Shown(one) for one in group]
+        drawn = draw(
+            answering.family, answering.job, shown, answering.layout, task["seed"], said.append, answering.window
+        )
+        for one, x in zip(group, drawn, strict=True):
+            for name, image in _images(answering, one, x, task["name"]).items():
+                path = out / one.name / f"{name}.nii.gz"
+                io.write_nifti(image, path)
+                rows.append([path.relative_to(out).as_posix(), "", one.name, "", name, *one.case.values.values()])
+    done = _group_name(task["first"])
+    note_done(out, done, task["key"], [row[0] for row in rows], {"rows": rows})
+    for made in (*(out / one.name for one in group), out / DONE / f"{done}.json"):
+        sent(made)
+    return {"rows": rows, "said": said}
+
+
+def _key(state: str, task: Mapping[str, Any]) -> str:
+    """What a group's bytes depend on."""
+    asked = {k: task[k] for k in ("stage", "seed", "values", "depth", "device", "threads", "first", "asked", "name")}
+    return hashlib.sha256(json.dumps([state, __version__, asked], sort_keys=True).encode()).hexdigest()
+
+
+def _patient_name(number: int) -> str:
+    return f"synthetic-{number:05d}"
+
+
+def _group_name(first: int) -> str:
+    return f"from-{first:05d}"
 
 
 def _obey(run: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
@@ -95,9 +181,13 @@ def asked_patients(
     """Patients of whom only the grid and their values are known, in groups that are drawn at once."""
     answering.listen(values or {})
     asked = _values(answering.signature.values, values or {}, count)
-    prepared = [_blank(answering, f"synthetic-{i:05d}", v, depth) for i, v in enumerate(asked)]
-    at_once = max(1, ROWS // (depth if answering.layout.axes == "yx" else 1))
+    prepared = [_blank(answering, _patient_name(i), v, depth) for i, v in enumerate(asked)]
+    at_once = _at_once(answering, depth)
     return [prepared[start : start + at_once] for start in range(0, count, at_once)]
+
+
+def _at_once(answering: Answering, depth: int) -> int:
+    return max(1, ROWS // (depth if answering.layout.axes == "yx" else 1))
 
 
 def _needs_nobody(stage: Stage) -> bool:
@@ -149,6 +239,6 @@ def _blank(answering: Answering, name: str, values: Mapping[str, float | str], d
     return Prepared(name, Case(name, {}, values), {}, traces, grid)
 
 
-def _images(answering: Answering, one: Prepared, x: Tensor, run: Path) -> dict[str, Image]:
+def _images(answering: Answering, one: Prepared, x: Tensor, run: str) -> dict[str, Image]:
     fields: Sequence[Field] = answering.signature.x
-    return images_of(x, fields, one, answering.preparation, f"{run.name}/{answering.stage.name}/{one.name}")
+    return images_of(x, fields, one, answering.preparation, f"{run}/{answering.stage.name}/{one.name}")

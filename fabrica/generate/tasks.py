@@ -200,9 +200,13 @@ def key_of(state: str, task: Mapping[str, Any], member: Member, given: Sequence[
 def _note(out: Path, case: str, key: str, result: Mapping[str, Any]) -> None:
     """Only when all files of a case are on disk."""
     names = [*(name for own in result["files"].values() for name in own), *result["beside"]]
-    hashes = {name: hash_of(out / name) for name in names}
-    plain = {"key": key, "hashes": hashes, **result}
-    write_whole(out / DONE / f"{case}.json", json.dumps(plain).encode())
+    note_done(out, case, key, names, result)
+
+
+def note_done(out: Path, name: str, key: str, files: Sequence[str], result: Mapping[str, Any]) -> None:
+    """That all of these files of a task are on disk, and what came of it."""
+    hashes = {file: hash_of(out / file) for file in files}
+    write_whole(out / DONE / f"{name}.json", json.dumps({"key": key, "hashes": hashes, **result}).encode())
 
 
 def _note_refusal(out: Path, case: str, why: str, looked: Looked, weights: str) -> None:
@@ -213,12 +217,19 @@ def _note_refusal(out: Path, case: str, why: str, looked: Looked, weights: str) 
 
 def done_before(out: Path, case: str, key: str) -> dict[str, Any] | None:
     """The result of a case that was drawn from the same inputs and whose files are as they were; else None."""
-    path = out / DONE / f"{case}.json"
+    plain = noted(out, case, key)
+    if plain is None or not isinstance(plain.get("files"), dict):
+        return None
+    return {"files": plain["files"], "said": [f"{case}: drawn before from the same; kept."]}
+
+
+def noted(out: Path, name: str, key: str) -> dict[str, Any] | None:
+    """What was noted of a task with this key whose files are as they were; else None."""
     try:
-        plain = json.loads(path.read_text())
-        for name in plain["hashes"]:
-            check_inside(out, name)
-        whole = plain["key"] == key and all(hash_of(out / name) == h for name, h in plain["hashes"].items())
+        plain: dict[str, Any] = json.loads((out / DONE / f"{name}.json").read_text())
+        for file in plain["hashes"]:
+            check_inside(out, file)
+        whole = plain["key"] == key and all(hash_of(out / file) == h for file, h in plain["hashes"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return {"files": plain["files"], "said": [f"{case}: drawn before from the same; kept."]} if whole else None
+    return plain if whole else None

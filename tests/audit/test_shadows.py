@@ -1,5 +1,6 @@
 """Shadow models: whom they are trained on, that they are trained once, and what they add to an attack."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fabrica.audit.conduct import MEMBERSHIP, Asked, audit
 from fabrica.audit.shadows import drawn_people, shadows
 from fabrica.audit.subject import Subject
 from fabrica.evaluate.sets.embedding import Picture
+from fabrica.machine.executors import Dask, Local
 from fabrica.safeguards.privacy.spaces import embedded
 
 from .conftest import quiet
@@ -39,9 +41,21 @@ def test_membership_is_told_beside_models_of_others(finished: Path) -> None:
     assert len(places) == 4
     assert not any((place / "store").exists() for place in places)
     weights = {f: f.stat().st_mtime_ns for place in places for f in place.rglob("*.safetensors")}
-    again = shadows(Subject.open(run, None, "cpu", 0, quiet), 4, "cpu")
+    again = shadows(Subject.open(run, None, "cpu", 0, quiet), 4, Local("cpu"))
     assert sorted(map(len, (one.inside for one in again))) == [20] * 4
     assert weights == {f: f.stat().st_mtime_ns for place in places for f in place.rglob("*.safetensors")}
+
+
+def test_workers_train_the_same_models(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished / "run", run, ignore=shutil.ignore_patterns("audit"))
+    shadows(Subject.open(run, None, "cpu", 0, quiet), 4, Dask(workers=2, device="cpu"))
+    own, others = (
+        {p.relative_to(at).as_posix(): p.read_bytes() for p in at.rglob("*.safetensors")}
+        for at in (run / "audit/shadows", finished / "run/audit/shadows")
+    )
+    assert len(own) == 4
+    assert own == others
 
 
 def test_what_cannot_be_repeated_is_refused(finished: Path) -> None:

@@ -12,10 +12,12 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag,
 from pydicom.dataset import Dataset
 
 from fabrica.data.vocabulary import CONTRASTS, LABELS
+from fabrica.deliver.deidentification import folder
 from fabrica.deliver.deidentification.engine import DUMMIES, Deidentifier, RefusedError, moved
-from fabrica.deliver.deidentification.folder import deidentified, key_of
+from fabrica.deliver.deidentification.folder import TWO_PERSONS, Hands, deidentified, key_of
 from fabrica.deliver.deidentification.profile import Options, rules
 from fabrica.deliver.deidentification.words import cleaned, technical
+from fabrica.machine.executors import Dask
 
 from .iod import missing
 from .scanner import head, write_series
@@ -365,6 +367,29 @@ def test_two_files_of_one_uid_do_not_overwrite_each_other(tmp_path: Path) -> Non
     assert found.written == len(first) + 1  # the copy is the same file
     assert sum(found.refused.values()) == 1
     assert "holds something else" in next(iter(found.refused))
+
+
+def test_workers_write_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever each of them sees: two birth dates under one number and two files of one instance lie far apart."""
+    monkeypatch.setattr(folder, "EACH", 2)
+    first = write_series(tmp_path / "in" / "m", *head())
+    for name, change in (("a", {"PatientBirthDate": "19010203"}), ("z", {"EchoTime": "99"})):
+        other = pydicom.dcmread(first[0])
+        for word, value in change.items():
+            setattr(other, word, value)
+        other.save_as(tmp_path / "in" / f"{name}.dcm")
+    (tmp_path / "in" / "notes.txt").write_text("about")
+    key, passes = tmp_path / "key", []
+    by = key_of(key, lambda _: None)
+    for name, hands in (("here", None), ("there", Hands(Dask(workers=2), key))):
+        passes.append(deidentified(tmp_path / "in", tmp_path / name, Deidentifier(by), lambda _: None, hands))
+    here, there = (
+        {p.relative_to(tmp_path / n): p.read_bytes() for p in (tmp_path / n).rglob("*.dcm")} for n in ("here", "there")
+    )
+    assert here == there
+    assert passes[0] == passes[1]
+    assert passes[0].written == 1  # a.dcm came first: whoever has another birth date is refused
+    assert passes[0].refused == {TWO_PERSONS: len(first) + 1, "it is no DICOM file": 1}
 
 
 def test_a_label_whose_words_are_all_taken_out_is_no_empty_one(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 from fabrica import io
 from fabrica.cli import app
 from fabrica.data import cohort
+from fabrica.generate import patients
 from fabrica.generate.patients import draw_patients
+from fabrica.machine.executors import Dask
 from fabrica.recipe.checks import from_plain
 from fabrica.recipe.text import RecipeError
 from fabrica.run.sequence import run_recipe
@@ -136,3 +138,25 @@ def test_a_run_that_synthesises_says_how_its_set_compares(tmp_path: Path) -> Non
         from_plain({**recipe, "evaluate": {"realism": -1}})
     with pytest.raises(RecipeError, match="expected at least 1"):
         from_plain({**recipe, "evaluate": {"evaluations": [0]}})
+
+
+def test_workers_draw_the_same_and_nothing_twice(trained: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr(patients, "ROWS", 2)  # three groups
+    said: list[str] = []
+    here = draw_patients(trained[1], tmp_path / "here", 5, {}, say=_quiet)
+    there = draw_patients(trained[1], tmp_path / "there", 5, {}, say=said.append, executor=Dask(workers=2))
+    assert here.read_bytes() == there.read_bytes()
+    files = {p.relative_to(here.parent): p.read_bytes() for p in here.parent.rglob("*.nii.gz")}
+    assert files == {p.relative_to(there.parent): p.read_bytes() for p in there.parent.rglob("*.nii.gz")}
+    assert len(files) == 5
+    assert said[-1] == "5 of 5 patients drawn."
+    lost = tmp_path / "here" / "synthetic-00002" / "image.nii.gz"
+    before = lost.read_bytes()
+    lost.write_bytes(b"cut short")
+    said.clear()
+    draw_patients(trained[1], tmp_path / "here", 5, {}, say=said.append)
+    assert [line for line in said if "kept" in line] == ["3 of 5 patients were drawn before from the same; kept."]
+    assert lost.read_bytes() == before
+    said.clear()
+    draw_patients(trained[1], tmp_path / "here", 5, {"class": "1"}, say=said.append)
+    assert not [line for line in said if "kept" in line]

@@ -1,21 +1,34 @@
-"""A folder of DICOM files, de-identified into another; what cannot be made safe is named and left out."""
+"""A folder of DICOM files, de-identified into another; what cannot be made safe is named and left out.
+
+Twice through the files: first who and which each is, since one file says what becomes of another, then each on its own.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import io
 import os
 import secrets
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from ...machine.executors import Executor, Local, SetAside
+from ...machine.stores import named, place, sent
 from ..files import write_whole
 from ..record import check_inside
 from .engine import Deidentifier, RefusedError
+from .profile import Options
 
 Say = Callable[[str], None]
+EACH = 200  # files of a task
+SEEN, WRITTEN = (f"fabrica.deliver.deidentification.folder:{name}" for name in ("seen_in", "written_of"))
+_ASKED = ("PatientID", "PatientBirthDate", "SOPInstanceUID")
+TWO_PERSONS = "its Patient ID stands for persons of several birth dates"
 
 
 @dataclass
@@ -24,23 +37,48 @@ class Pass:
 
     written: int = 0
     patients: set[str] = field(default_factory=set)
-    births: dict[str, str] = field(default_factory=dict)  # patient -> birth date as its first file says it
     refused: Counter[str] = field(default_factory=Counter)  # why -> files
 
 
-def deidentified(folder: Path, out: Path, by: Deidentifier, say: Say = print) -> Pass:
-    """Files below OUT/PATIENT/STUDY/SERIES, named by their new UIDs. Raises ValueError for an output within the input,
-    and where there is no file at all.
+@dataclass(frozen=True)
+class Hands:
+    """Who does it, and the file that they read the key from: a key itself is never sent."""
+
+    executor: Executor
+    key: Path
+
+
+def deidentified(folder: Path, out: Path, by: Deidentifier, say: Say = print, hands: Hands | None = None) -> Pass:
+    """Files below OUT/PATIENT/STUDY/SERIES, named by their new UIDs; the same by workers.
+
+    Raises ValueError for an output within the input, and where there is no file at all.
     """
     if out.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{out} lies within {folder}: a second pass would read its own answers. Give another --out.")
-    files, found = sorted(p for p in folder.rglob("*") if p.is_file()), Pass()
+    files, found = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()), Pass()
     if not files:
         raise ValueError(f"{folder} holds no files.")
-    for path in files:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pydicom: they print values
-            _one(path, out, by, found)
+    executor = Local() if hands is None else hands.executor
+    secret = {"key": by.key.hex()} if hands is None else {"key_file": named(hands.key)}
+    shared: dict[str, Any] = {
+        **secret, "folder": named(folder), "out": named(out), "burned_in": by.burned_in,
+        "keep": sorted(by.options.keep), "dates": by.options.dates, "descriptors": by.options.descriptors,
+    }  # fmt: skip
+    tasks = [{**shared, "files": part} for part in _parts(files, EACH)]
+    facts: dict[str, tuple[str, str, str]] = {}
+    for number, result in executor.results(SEEN, tasks):
+        if not isinstance(result, SetAside):
+            facts |= dict(zip(tasks[number]["files"], result, strict=True))
+    two = _of_two_persons(files, facts)
+    tasks = [{**shared, "files": part, "two": [n for n in part if n in two]} for part in _together(files, facts)]
+    for number, result in executor.results(WRITTEN, tasks):
+        if isinstance(result, SetAside):
+            found.refused[f"of them one {result.reason.removeprefix('it ')}"] += len(tasks[number]["files"])
+            continue
+        found.written += result["written"]
+        found.patients |= set(result["patients"])
+        found.refused.update(result["refused"])
+        by.done.update(result["done"])
     say(f"{found.written} of {len(files)} files of {len(found.patients)} patients written to {out}.")
     for action, count in sorted(by.done.items()):
         say(f"  {action}: {count} attributes")
@@ -49,7 +87,78 @@ def deidentified(folder: Path, out: Path, by: Deidentifier, say: Say = print) ->
     return found
 
 
-def _one(path: Path, out: Path, by: Deidentifier, found: Pass) -> None:
+def _parts(files: Sequence[str], each: int) -> Iterator[list[str]]:
+    for first in range(0, len(files), each):
+        yield list(files[first : first + each])
+
+
+def _of_two_persons(files: Sequence[str], facts: Mapping[str, tuple[str, str, str]]) -> set[str]:
+    """Files of a Patient ID whose birth date is not that of its first file."""
+    births: dict[str, str] = {}
+    two = set()
+    for name in files:
+        patient, born, _ = facts.get(name, ("", "", ""))
+        if patient and born and births.setdefault(patient, born) != born:
+            two.add(name)
+    return two
+
+
+def _together(files: Sequence[str], facts: Mapping[str, tuple[str, str, str]]) -> list[list[str]]:
+    """Tasks of about EACH files; those of one instance in one task, in order: the second must see the first."""
+    first_of: dict[str, str] = {}
+    groups: dict[str, list[str]] = {}
+    for name in files:
+        instance = facts.get(name, ("", "", ""))[2]
+        groups.setdefault(first_of.setdefault(instance, name) if instance else name, []).append(name)
+    tasks: list[list[str]] = [[]]
+    for group in groups.values():
+        if tasks[-1] and len(tasks[-1]) + len(group) > EACH:
+            tasks.append([])
+        tasks[-1] += group
+    return tasks
+
+
+def _deidentifier(task: Mapping[str, Any]) -> Deidentifier:
+    key = bytes.fromhex(task["key"]) if "key" in task else key_of(place(task["key_file"]))
+    return Deidentifier(key, Options(frozenset(task["keep"]), task["dates"], task["descriptors"]), task["burned_in"])
+
+
+def seen_in(task: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(patient, birth date, instance) of each file under the key, so that no identifier leaves it; "" where unknown."""
+    import pydicom
+
+    by, found = _deidentifier(task), list[tuple[str, str, str]]()
+
+    def hidden(text: object) -> str:
+        known = str(text or "").strip()
+        return hmac.new(by.key, f"seen\0{known}".encode(), hashlib.sha256).hexdigest()[:32] if known else ""
+
+    for name in task["files"]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pydicom: they print values
+            try:
+                ds = pydicom.dcmread(place(task["folder"]) / name, stop_before_pixels=True)
+                patient, born, instance = (hidden(ds.get(word)) for word in _ASKED)
+                found.append((patient, born, instance))
+            except Exception:  # said when it is its turn to be written
+                found.append(("", "", ""))
+    return found
+
+
+def written_of(task: Mapping[str, Any]) -> dict[str, Any]:
+    """De-identifies the files of a task; {"written", "patients", "refused": why -> files, "done": action -> count}."""
+    by, found, out, two = _deidentifier(task), Pass(), place(task["out"]), set(task["two"])
+    for name in task["files"]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _one(place(task["folder"]) / name, out, by, found, name in two)
+    for patient in sorted(found.patients):
+        sent(out / patient)
+    told = {"patients": sorted(found.patients), "refused": dict(found.refused), "done": dict(by.done)}
+    return {"written": found.written, **told}
+
+
+def _one(path: Path, out: Path, by: Deidentifier, found: Pass, of_two: bool) -> None:
     import pydicom
     from pydicom.errors import InvalidDicomError
 
@@ -57,9 +166,8 @@ def _one(path: Path, out: Path, by: Deidentifier, found: Pass) -> None:
     try:
         ds = pydicom.dcmread(path)
         made = by.applied(ds)
-        born, whose = str(ds.get("PatientBirthDate") or ""), str(made.PatientID)
-        if born and found.births.setdefault(whose, born) != born:
-            raise RefusedError("its Patient ID stands for persons of several birth dates")
+        if of_two:
+            raise RefusedError(TWO_PERSONS)
         made.save_as(buffer, enforce_file_format=True)
     except InvalidDicomError:
         found.refused["it is no DICOM file"] += 1
