@@ -17,6 +17,7 @@ from ..contracts import Batch, class_name
 from ..contracts.measured import joined as joined_measurements
 from ..io import UnreadableError
 from ..machine.device import writing
+from ..machine.processes import ALONE, Processes
 from ..machine.stores import NOT_KEPT
 from ..rng import Rng, derive
 from .augment import augmented
@@ -73,27 +74,37 @@ class Store:
 
 
 def build_store(
-    folder: Path, members: Iterable[Member], contrasts: Sequence[str], reference: str, preparation: GridPreparation
-) -> tuple[Store, tuple[str, ...]]:
+    folder: Path, members: Iterable[Member], contrasts: Sequence[str], reference: str, preparation: GridPreparation,
+    processes: Processes = ALONE,
+) -> tuple[Store, tuple[str, ...]]:  # fmt: skip
     """Prepare every member once into `folder`; returns the store and the remarks made on the way.
 
-    A member whose files cannot be used is left out, and one remark names the file.
+    Each of several processes prepares its share, and all of them open the whole. A member whose files cannot be used is
+    left out, and one remark names the file. Raises ValueError where a process does not see what another one wrote.
     """
-    entries, remarks = [], list[str]()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / NOT_KEPT).write_text(MADE_AGAIN)
-    for member in members:
+    own: dict[int, tuple[Entry | None, list[str]]] = {}
+    for number, member in list(enumerate(members))[processes.rank :: processes.count]:
         try:
             prepared = prepare_case(member, contrasts, reference, preparation)
         except UnreadableError as error:
-            remarks.append(left_out(member, error))
+            own[number] = None, [left_out(member, error)]
             continue
-        remarks += list(prepared.remarks)
-        entries.append(_write(folder / member.name, prepared, reference))
+        own[number] = _write(folder / member.name, prepared, reference), list(prepared.remarks)
+    found = {number: one for share in processes.gathered(own) for number, one in share.items()}
+    entries = [entry for _, (entry, _) in sorted(found.items()) if entry is not None]
+    if unseen := next((path for e in entries for path in e.files.values() if not path.is_file()), None):
+        raise ValueError(f"{unseen} was prepared by another process and is not here. Run where all see one folder.")
+    if processes.first:
+        _write_index(folder, entries)
+    return Store(entries), tuple(line for _, (_, lines) in sorted(found.items()) for line in lines)
+
+
+def _write_index(folder: Path, entries: Sequence[Entry]) -> None:
     index = [_plain_entry(entry, folder) for entry in entries]
     with writing(folder / "index.json"):
+        (folder / NOT_KEPT).write_text(MADE_AGAIN)
         (folder / "index.json").write_text(json.dumps(index, indent=1))
-    return Store(entries), tuple(remarks)
 
 
 def _plain_entry(entry: Entry, folder: Path) -> dict[str, object]:

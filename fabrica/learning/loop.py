@@ -138,6 +138,8 @@ class _Loop:
             self.writer.wait()
             return
         tensors, facts = found
+        if (before := facts.get("processes", 1)) != self.processes:
+            raise checkpoint.CheckpointError(_other_processes(before, self.processes))
         self.step = self.resumed_at = int(facts["step"])
         self.total, self.before = int(facts["total"]), float(facts["seconds"])
         self.curve = [(int(s), float(v)) for s, v in facts["curve"]]
@@ -230,6 +232,7 @@ class _Loop:
             return
         seconds = self.before + time.perf_counter() - began
         facts = {**self.facts, "step": self.step, "total": self.total, "seconds": seconds, "curve": self.curve}
+        facts |= {"processes": self.processes}
         buffers = {f"model/{name}" for name, _ in self.family.named_buffers()}  # a forward pass may change them
         self.writer.save(checkpoint.pack(self.family, self.average.slow, self.optimisers), facts, at_once=buffers)
 
@@ -242,6 +245,12 @@ class _Loop:
 def _together(family: Family) -> str:
     """Where groups take turns, each step leaves the others' parameters without a gradient."""
     return "ddp_find_unused_parameters_true" if len(family.groups()) > 1 else "ddp"
+
+
+def _other_processes(before: int, now: int) -> str:
+    """Their batches would be others than those that the step number counts."""
+    again = f"torchrun --nproc-per-node {before} -m fabrica run RUN" if before > 1 else "fabrica run RUN"
+    return f"This training was begun by {before} processes, this is {now}: it would not end the same. Type: {again}"
 
 
 def _warm_and_cool(step: int, total: int, warm: int = 40) -> float:

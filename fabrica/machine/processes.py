@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -35,10 +35,21 @@ class Processes:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def gathered(self, value: T) -> list[T]:
+        """What each process has, in all of them, in the order of their ranks."""
+        if self.count == 1:
+            return [value]
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, value)
+        return found
+
     def wait(self) -> None:
         """Until all have come here."""
         if self.count > 1:
             dist.barrier()
+
+
+ALONE = Processes(0, 1)
 
 
 @contextmanager

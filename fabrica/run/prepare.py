@@ -28,6 +28,7 @@ from ..jobs import layout_of
 from ..jobs.values import wide_covariates
 from ..learning.facts import facts_of
 from ..learning.lineage import trained_elsewhere
+from ..machine.processes import ALONE, Processes
 from ..networks.joint import beyond
 from ..recipe.values import Recipe, Stage
 from ..safeguards.uncertainty import check_enough
@@ -117,8 +118,9 @@ def _no_values(job: Job, cohort: Cohort) -> str:
 
 
 def prepare_stage(
-    run: RunFolder, stage: Stage, data: Mapping[str, Cohort], place: Path, say: Say, report: Report
-) -> PreparedStage:
+    run: RunFolder, stage: Stage, data: Mapping[str, Cohort], place: Path, say: Say, report: Report,
+    processes: Processes = ALONE,
+) -> PreparedStage:  # fmt: skip
     """Select, split, fit the preparation, fill the store in `place`, check for leaks."""
     started, split = time.perf_counter(), split_stage(run.recipe, stage, data)
     job = stage.build_job().fitted(split.parts["train"], run.home(stage), run.recipe.seed, say)
@@ -133,7 +135,7 @@ def prepare_stage(
         check_enough(len({m.patient for m in split.parts["validate"]}), run.recipe.evaluate.coverage)
     read = [name for name in contrasts if name not in job.weighed_by]
     preparation = public_preparation(_preparation(stage, signature, train, read, reference, split), stage)
-    store, remarks = build_store(place / stage.name, train, contrasts, reference, preparation)
+    store, remarks = build_store(place / stage.name, train, contrasts, reference, preparation, processes)
     preparation = _with_words(_as_started(preparation, stage), job, store)
     used = (*contrasts, *job.judged_with, *signature.measurements, "lesion", run.recipe.evaluate.mask or "lesion")
     prints, unusable = _thumbnails(split, used, reference, preparation)

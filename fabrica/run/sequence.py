@@ -131,11 +131,13 @@ def _prepared(run: RunFolder, only: str | None, say: Say, report: Report, proces
     if not asked and not any(only in (None, s.name) for s in recipe.computed):
         known = ", ".join([*(s.name for s in recipe.stages), *(s.name for s in recipe.computed)])
         raise ValueError(f"There is no stage {only!r}. Stages: {known}.")
-    store = run.path / "store" if processes.first else run.path / "store" / f"process-{processes.rank}"
+    store = run.path / "store"
     found: list[PreparedStage] = []
     for stage in asked:
         twin = next((p for p in found if _same_preparation(p.stage, stage)), None)
-        found.append(replace(twin, stage=stage) if twin else prepare_stage(run, stage, data, store, say, report))
+        found.append(
+            replace(twin, stage=stage) if twin else prepare_stage(run, stage, data, store, say, report, processes)
+        )
     return found
 
 

@@ -33,8 +33,6 @@ from fabrica.run.costs import kept_choice
 from fabrica.run.folder import RunFolder, new_folder
 from fabrica.run.sequence import continue_run, run_recipe
 
-from ..torchrun import two_processes
-
 MAKE = Callable[..., Image]
 NETWORK = {"channels": [8, 16], "blocks": 1}
 
@@ -697,17 +695,6 @@ def test_a_family_that_was_trained_on_a_test_patient_is_refused(finished: Path, 
     plain["family"] = {"run": str(tmp_path / "half")}
     with pytest.raises(ValueError, match="is not trained yet. Type: fabrica run"):
         run_recipe(from_plain(plain), tmp_path / "run2", say=lambda _: None)
-
-
-def test_two_processes_make_one_run(tmp_path: Path) -> None:
-    """fabrica run under torchrun: one folder, one report, one talker."""
-    plain = _plain(baseline="none")
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(plain))
-    stdout = two_processes(tmp_path, "-m", "fabrica", "run", "recipe.yaml")
-    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["0001"]
-    assert stdout.count("index.html") == 1, stdout
-    assert (tmp_path / "runs" / "0001" / "report" / "report.json").is_file()
-    assert len(list((tmp_path / "runs" / "0001" / "stages").rglob("*.safetensors"))) == 1
 
 
 def test_values_of_new_scans_can_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
