@@ -72,7 +72,9 @@ def _indexed(folder: Path, place: str, by: Any, write_table: Path | None) -> Non
 
 @app.command()
 def plan(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="What is to be run.")],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE|RUN", help="What is to be run; or a run that is to draw new scans.")
+    ],
     data: Data = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="As fabrica run takes it.")
@@ -83,8 +85,12 @@ def plan(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures as JSON.")] = None,
     unit: Unit = None,
     device: Device = "auto",
+    draws: Annotated[int, typer.Option(min=1, help="Of a run: draws per case.")] = 1,
+    stage: Annotated[str | None, typer.Option(help="Of a run: which stage draws.")] = None,
 ) -> None:
-    """What a recipe will cost, measured by a few steps: CPU-seconds, memory, disk; here and on a described cluster."""
+    """What a recipe, or drawing by a run, will cost, measured beforehand: CPU-seconds, memory, disk; here and on a
+    described cluster.
+    """
     import json
 
     from ..deliver.files import plain_yaml
@@ -92,6 +98,9 @@ def plan(
     from ..run import plan as planning
     from ..run.cluster import Cluster
 
+    if recipe.is_dir():
+        _plan_drawing(recipe, data or [], fixed(unit, "--unit PET=SUV"), draws, stage, out)
+        return
     with errors():
         cluster = None if on is None else Cluster.of(plain_yaml(on, "Write workers: 8, speed: 20"), str(on))
         checked = checks.load(recipe, settings or [], data or [], fixed(unit, "--unit PET=SUV"))
@@ -101,6 +110,26 @@ def plan(
             echo(line)
         if out is not None:
             out.write_text(json.dumps(planning.plain(found), indent=1) + "\n")
+            echo(f"Written: {out}")
+
+
+def _plan_drawing(
+    run: Path, data: list[str], units: dict[str, str], draws: int, stage: str | None, out: Path | None
+) -> None:
+    """`fabrica generate`, foretold."""
+    import json
+    from dataclasses import asdict
+
+    from ..data.cohort import Source
+    from ..generate.forecast import foretell_scans
+
+    with errors():
+        if len(data) != 1:
+            fail(f"Which scans are to be drawn is not said. Type: fabrica plan {run} --data DIR")
+        found = foretell_scans(run, Source(Path(data[0]), units), draws, stage, echo)
+        echo(str(found))
+        if out is not None:
+            out.write_text(json.dumps(asdict(found), indent=1) + "\n")
             echo(f"Written: {out}")
 
 

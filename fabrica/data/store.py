@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from .augment import augmented
 from .cases import Prepared, left_out, prepare_case
 from .cohort import Member
 from .prepare import GridPreparation
+from .sharded import ENDING, Sharded, files_of, write_sharded
 from .split import fingerprint
 from .subwords import Subwords
 from .text import hashed
@@ -55,13 +57,15 @@ class Store:
     def array(self, entry: Entry, contrast: str) -> NDArray[np.float32]:
         """(C, z, y, x), memory-mapped."""
         path = entry.files[contrast]
-        if path not in self._open:
+        if path not in self._open and path.suffix == ENDING:
+            self._open[path] = cast(NDArray[np.float32], Sharded(path))
+        elif path not in self._open:
             self._open[path] = np.load(path, mmap_mode="r", allow_pickle=False)
         return self._open[path]
 
     def fingerprints(self, contrast: str) -> dict[str, NDArray[np.float32]]:
         """Thumbnails for the leak check, by case."""
-        return {e.name: fingerprint(self.array(e, contrast)) for e in self.entries if contrast in e.files}
+        return {e.name: fingerprint(self.array(e, contrast)[:1]) for e in self.entries if contrast in e.files}
 
     def digest(self) -> str:
         """SHA-256 over every stored array: what a run's environment file calls its data hash."""
@@ -69,18 +73,20 @@ class Store:
         for entry in self.entries:
             for contrast, path in sorted(entry.files.items()):
                 total.update(f"{entry.name}/{contrast}".encode())
-                total.update(path.read_bytes())
+                for file in files_of(path) if path.suffix == ENDING else [path]:
+                    total.update(file.read_bytes())
         return total.hexdigest()
 
 
 def build_store(
     folder: Path, members: Iterable[Member], contrasts: Sequence[str], reference: str, preparation: GridPreparation,
-    processes: Processes = ALONE,
+    processes: Processes = ALONE, sharded: bool = False,
 ) -> tuple[Store, tuple[str, ...]]:  # fmt: skip
     """Prepare every member once into `folder`; returns the store and the remarks made on the way.
 
-    Each of several processes prepares its share, and all of them open the whole. A member whose files cannot be used is
-    left out, and one remark names the file. Raises ValueError where a process does not see what another one wrote.
+    `sharded`: as compressed Zarr, else as plain arrays that are mapped into memory. Each of several processes prepares
+    its share, and all of them open the whole. A member whose files cannot be used is left out, and one remark names the
+    file. Raises ValueError where a process does not see what another one wrote.
     """
     folder.mkdir(parents=True, exist_ok=True)
     own: dict[int, tuple[Entry | None, list[str]]] = {}
@@ -90,10 +96,10 @@ def build_store(
         except UnreadableError as error:
             own[number] = None, [left_out(member, error)]
             continue
-        own[number] = _write(folder / member.name, prepared, reference), list(prepared.remarks)
+        own[number] = _write(folder / member.name, prepared, reference, sharded), list(prepared.remarks)
     found = {number: one for share in processes.gathered(own) for number, one in share.items()}
     entries = [entry for _, (entry, _) in sorted(found.items()) if entry is not None]
-    if unseen := next((path for e in entries for path in e.files.values() if not path.is_file()), None):
+    if unseen := next((path for e in entries for path in e.files.values() if not path.exists()), None):
         raise ValueError(f"{unseen} was prepared by another process and is not here. Run where all see one folder.")
     if processes.first:
         _write_index(folder, entries)
@@ -114,13 +120,17 @@ def _plain_entry(entry: Entry, folder: Path) -> dict[str, object]:
             "useful": list(entry.useful), "values": dict(entry.values)}  # fmt: skip
 
 
-def _write(folder: Path, prepared: Prepared, reference: str) -> Entry:
+def _write(folder: Path, prepared: Prepared, reference: str, sharded: bool) -> Entry:
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for name, tensor in prepared.tensors.items():
-        files[name] = folder / f"{name}.npy"
+        files[name] = folder / f"{name}{ENDING if sharded else '.npy'}"
         with writing(files[name]):
-            np.save(files[name], tensor.numpy().astype(np.float32), allow_pickle=False)
+            values = tensor.numpy().astype(np.float32)
+            if sharded:
+                write_sharded(files[name], values)
+            else:
+                np.save(files[name], values, allow_pickle=False)
     anchor = prepared.tensors.get(reference)
     anchor = next(iter(prepared.tensors.values())) if anchor is None else anchor
     inside = (anchor[0] > 0.1).float().flatten(1).mean(1)

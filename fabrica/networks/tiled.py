@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,19 @@ from .transformer import Transformer
 from .unet import UNet
 
 OVERLAP = 0.25  # of a window's side, shared with each neighbour
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Sides of the windows in voxels of the image, and the share of a side that neighbours have in common."""
+
+    sides: tuple[int, ...]
+    overlap: float = OVERLAP
+
+    @staticmethod
+    def of(given: Windows | Sequence[int] | None) -> Windows | None:
+        """Sides alone overlap as usual."""
+        return given if given is None or isinstance(given, Windows) else Windows(tuple(given))
 
 
 class Tiled(nn.Module):
@@ -81,15 +95,18 @@ def windows(grid: Sequence[int], sides: Sequence[int], overlap: float = OVERLAP)
 
 
 @contextmanager
-def tiled(family: nn.Module, window: Sequence[int] | None) -> Iterator[None]:
+def tiled(family: nn.Module, window: Windows | Sequence[int] | None) -> Iterator[None]:
     """Inside the block the family's networks work by windows (codecs by tiles, exactly); None changes nothing.
 
     `window` counts voxels of the image: a prior over codes works by windows of as many codes as stand for them.
     """
-    held = [] if window is None else list(_networks(family, 1))
+    asked = Windows.of(window)
+    held = [] if asked is None else list(_networks(family, 1))
     for parent, name, net, factor in held:
-        sides = [max(1, n // factor) for n in window or ()]
-        setattr(parent, name, TiledCodec(net, sides) if isinstance(net, Encoder | Decoder) else Tiled(net, sides))
+        assert asked is not None
+        sides = [max(1, n // factor) for n in asked.sides]
+        by_parts = TiledCodec(net, sides) if isinstance(net, Encoder | Decoder) else Tiled(net, sides, asked.overlap)
+        setattr(parent, name, by_parts)
     try:
         yield
     finally:

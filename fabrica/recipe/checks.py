@@ -34,7 +34,7 @@ from .parts import (
     train_plan,
 )
 from .short_form import written_out
-from .stages import check_window, in_order, input_plans, unmade, words
+from .stages import check_overlap, check_window, in_order, input_plans, unmade, words
 from .strict import AtError, ancestors, dataclass_of, guard, known_keys, mapping, named, need, whole
 from .text import RecipeError, override, parse
 from .values import (
@@ -118,6 +118,7 @@ def _recipe(plain: Mapping[str, Any]) -> Recipe:
     for count in evaluate.evaluations or ():
         whole(count, "evaluate.evaluations")
     check_window(evaluate.window, built)
+    check_overlap(evaluate.overlap)
     seed = plain.get("seed", 0)
     guard("seed", lambda: check_type("seed", seed, int))
     shares = {"test": 1.0} if all(stage.trained for stage in built) else {"train": 0.8, "test": 0.2}

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..contracts import Family
 from ..data.cone_beam import ConeBeam
+from ..data.sharded import check_installed
 from ..data.simulated_days import SimulatedDays
 from ..data.simulated_events import SimulatedEvents
 from ..data.simulated_plans import SimulatedPlans
@@ -113,6 +114,8 @@ def check_control(network: UNetShape, train: TrainPlan, within: object, at: str)
 def check_prepare(prepare: PreparePlan, axes: str, at: str) -> None:
     wanted = (2, 3) if axes == "yx" else (3,)
     whole(prepare.multiple, f"{at}.multiple")
+    if prepare.store == "zarr":
+        guard(f"{at}.store", check_installed)
     for name, value in (("spacing_mm", prepare.spacing_mm), ("size", prepare.size)):
         if value is not None and (len(value) not in wanted or any(v <= 0 for v in value)):
             raise AtError(

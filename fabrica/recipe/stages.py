@@ -154,6 +154,12 @@ def words(part: Any) -> str:
     return part if isinstance(part, str) else ", ".join(f.name for f in part) or "none"
 
 
+def check_overlap(overlap: float) -> None:
+    """Of windows: less than half, or a window would meet more neighbours than the next ones."""
+    if isinstance(overlap, bool) or not isinstance(overlap, int | float) or not 0 <= overlap < 0.5:
+        raise AtError("evaluate.overlap", f"evaluate.overlap is {overlap!r}. Write overlap: 0.25, or 0.125 for speed")
+
+
 def check_window(window: Sequence[int] | None, stages: Sequence[Stage]) -> None:
     """`evaluate.window` fits every stage, before anything is trained."""
     if window is None:

@@ -21,6 +21,7 @@ from ..jobs import JOBS, job_options
 from ..jobs.posed import Posed
 from ..jobs.unpaired import Unpaired
 from ..machine.stores import fetched
+from ..networks.tiled import OVERLAP, Windows
 from ..networks.unet import UNetShape
 from ..registry import build, unknown
 from .text import unfrozen
@@ -100,6 +101,7 @@ class PreparePlan:
     multiple: int = (
         16  # of which sides are multiples: less wastes fewer voxels on small organs, and suits fewer networks
     )
+    store: Literal["memory-map", "zarr"] = "memory-map"  # zarr: sharded and compressed, where disk is scarce
 
 
 @dataclass(frozen=True)
@@ -217,11 +219,16 @@ class EvaluatePlan:
     # 1, 2, 4 and 8, in at most a fifth of the training's time
     likelihood: int = 0  # test cases whose exact log-probability is counted, an evaluation of the network a word
     window: Sequence[int] | None = None  # sides that networks draw by; none = the whole grid where memory allows
+    overlap: float = OVERLAP  # share of a window's side that is blended with each neighbour's
     coverage: float | None = None  # of intervals calibrated on validation patients, 0.9 for instance; none = none
     lesions: LesionPlan | None = None  # none = none
     paths: int = 0  # draws that are followed through a whole chain of stages; 0 = none
     constraints: tuple[str, ...] = ()  # that doses are told by, such as "SpinalCord D0.1cc <= 45 Gy"
     dose: DoseCheck | None = None  # of drawn CTs: what a plan made on the true one gives there; none = none
+
+    @property
+    def windows(self) -> Windows | None:
+        return None if self.window is None else Windows(tuple(self.window), self.overlap)
 
 
 @dataclass(frozen=True)

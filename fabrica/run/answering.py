@@ -37,7 +37,7 @@ class Answering:
         check_scales(stage, facts)
         self.run, self.seed, self.stage = run, run.recipe.seed, stage
         self.job = stage.build_job().fitted((), run.home(stage), self.seed, print)
-        self.signature, self.window = self.job.signature(), run.recipe.evaluate.window
+        self.signature, self.window = self.job.signature(), run.recipe.evaluate.windows
         known = facts.grid_preparation
         self.preparation, self.reference = known.as_learned() if self.job.restores else known, facts.reference
         drawn_by = chosen_by(drawer(stage, trained_family(run, stage, facts)), kept_choice(run.home(stage)))

@@ -40,7 +40,7 @@ def each_drawn(
         group = members[start : start + together]
         cases = [ready.case(member, more) for member in group]
         shown = [Shown(case, k) for case in cases for k in range(count)]
-        drawn = iter(draw(family, ready.job, shown, ready.layout, ready.seed, say, ready.evaluate.window))
+        drawn = iter(draw(family, ready.job, shown, ready.layout, ready.seed, say, ready.evaluate.windows))
         for member, case in zip(group, cases, strict=True):
             yield DrawnCase(member, case, torch.stack([next(drawn) for _ in range(count)]))
 

@@ -117,7 +117,7 @@ def _calibrated(ready: PreparedStage, family: Family, level: float, say: Say, do
             continue  # said where the split was made
         for hidden in questions(ready.job, cases[0]):
             shown = [Shown(without(cases[k % len(cases)], hidden), k) for k in range(count)]
-            x = torch.stack(draw(family, ready.job, shown, ready.layout, ready.seed, say, ready.evaluate.window))
+            x = torch.stack(draw(family, ready.job, shown, ready.layout, ready.seed, say, ready.evaluate.windows))
             doses.add(cases[0], x)
             for name, found in _ratios(ready, cases[0], x, hidden).items():
                 ratios.setdefault(name, {}).setdefault(member.patient, []).append(found)

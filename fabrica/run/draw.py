@@ -13,7 +13,7 @@ from ..data.cases import Prepared
 from ..data.filmed import film_of
 from ..data.prepare import GridPreparation
 from ..data.store import Layout
-from ..networks.tiled import tiled
+from ..networks.tiled import Windows, tiled
 from ..physics.mask import settled
 from ..rng import Rng, derive
 from .memory import drawing_room, windows_said
@@ -23,7 +23,7 @@ from .question import ROWS, Shown, background, nothing_given, question_of, whole
 @torch.no_grad()
 def draw(
     family: Family, job: Job, shown: Sequence[Shown], layout: Layout, seed: int, say: Callable[[str], None],
-    window: Sequence[int] | None = None,
+    window: Windows | Sequence[int] | None = None,
 ) -> list[Tensor]:  # fmt: skip
     """A draw of each of `shown`: (C, z, y, x), or (C,) for values (the mean over slices). Small cases share a batch.
 
@@ -46,7 +46,7 @@ def draw(
 @torch.no_grad()
 def rows_drawn(
     family: Family, job: Job, problem: Problem, seeds: Sequence[int], say: Callable[[str], None],
-    window: Sequence[int] | None = None,
+    window: Windows | Sequence[int] | None = None,
 ) -> Tensor:  # fmt: skip
     """(B, C, *axes) on the CPU: every row of a question drawn, as many at once as memory allows; rows in which nothing
     is shown, or all of x was measured, are left as they are.

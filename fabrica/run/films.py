@@ -67,7 +67,7 @@ def _as_asked(ready: PreparedStage, family: Family, say: Callable[[str], None]) 
             case = ready.case(overlaid(member, {}, {EJECTED: percent}), ready.job.judged_with)
             if CAVITY not in case.tensors or not bool((case.tensors[CAVITY] > 0.5).any()):
                 continue
-            (x,) = draw(family, ready.job, [Shown(case)], ready.layout, ready.seed, say, ready.evaluate.window)
+            (x,) = draw(family, ready.job, [Shown(case)], ready.layout, ready.seed, say, ready.evaluate.windows)
             cavity = case.tensors[CAVITY][0].numpy() > 0.5
             measured.append(ejection_fraction(x.numpy(), x[0].numpy(), cavity))
             asked.append(percent)

@@ -129,7 +129,7 @@ def time_of_stage(ready: PreparedStage, device: str) -> Times:
     quick, own = with_steps(family, 1), count_evaluations(family, ready.question(case, device))
     one = quick or family
     started = time.perf_counter()
-    (x,) = draw(one, ready.job, [Shown(case)], ready.layout, ready.seed, _nothing, plan.window)
+    (x,) = draw(one, ready.job, [Shown(case)], ready.layout, ready.seed, _nothing, plan.windows)
     seconds = time.perf_counter() - started
     each = _each_draw(ready, case, device, seconds, own / count_evaluations(one, ready.question(case, device)))
     draws = plan.draws if own > 1 or not ready.signature.given else 1
@@ -180,7 +180,7 @@ def _nothing(text: str) -> None:
 
 def foretell_drawing(ready: PreparedStage, family: Family, device: str, say: Say) -> None:
     """Says before training that a whole draw of the first test case will not fit, and which windows will."""
-    if not ready.test or ready.evaluate.window is not None or ready.job.answer != "image":
+    if not ready.test or ready.evaluate.windows is not None or ready.job.answer != "image":
         return
     problem = ready.question(ready.case(ready.test[0]), device)
     _, fitting = drawing_room(family.eval(), problem, min(ROWS, len(problem.cases)), device)

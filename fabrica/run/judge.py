@@ -125,7 +125,7 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
     for asked in _together(_asked(ready, draws_of(ready, family), extra)):
         started = time.perf_counter()
         shown = [Shown(one, k) for a in asked for k, one in enumerate(a.shown)]
-        drawn = iter(draw(family, ready.job, shown, ready.layout, ready.seed, noted, plan.window))
+        drawn = iter(draw(family, ready.job, shown, ready.layout, ready.seed, noted, plan.windows))
         seconds = (time.perf_counter() - started) / len(shown)
         for a in asked:
             x = torch.stack([next(drawn) for _ in a.shown])

@@ -29,7 +29,7 @@ class GivenBack:
         self.ready, self.codec, self.window = (
             ready,
             family if isinstance(family, Codec) else None,
-            ready.evaluate.window,
+            ready.evaluate.windows,
         )
         self.errors: list[float] = []
         self.patients: list[str] = []
@@ -66,7 +66,7 @@ class Chances:
     """How likely a family that knows chances finds the truth of some test cases; nothing of other families."""
 
     def __init__(self, ready: PreparedStage, family: Family) -> None:
-        self.ready, self.cases, self.window = ready, ready.evaluate.likelihood, ready.evaluate.window
+        self.ready, self.cases, self.window = ready, ready.evaluate.likelihood, ready.evaluate.windows
         self.family = None if density_of(family) is None else family.eval()
         self.found: list[tuple[str, float]] = []
         self.how = ""

@@ -116,7 +116,7 @@ def _answers(ready: PreparedStage, family: Family, one: _Slice, image: Tensor) -
     problem = ready.job.question(batch, Rng([derive(one.seed, "question")]))
     count = draws_of(ready, family)
     rows = problem.rows(torch.zeros(count, dtype=torch.long))
-    with tiled(family.eval(), ready.evaluate.window):
+    with tiled(family.eval(), ready.evaluate.windows):
         x = ready.job.finished(family.sample(rows, Rng([derive(one.seed, "draw", k) for k in range(count)])), rows)
     found = {"model": [draw[0].cpu().numpy() for draw in x]}
     for m in problem.measurements.values():

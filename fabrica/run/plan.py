@@ -129,7 +129,7 @@ def _drawn(ready: PreparedStage, family: Family, device: str) -> tuple[float, fl
     drawn_by = drawer(ready.stage, family).eval()
     count = 1 if family.deterministic else plan.draws
     began = time.process_time()
-    (x,) = draw(drawn_by, ready.job, [Shown(case)], ready.layout, ready.seed, _quiet, plan.window)
+    (x,) = draw(drawn_by, ready.job, [Shown(case)], ready.layout, ready.seed, _quiet, plan.windows)
     drawing = (time.process_time() - began) * count
     began = time.process_time()
     evidence = evidence_of(ready)

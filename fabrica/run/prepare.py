@@ -135,7 +135,8 @@ def prepare_stage(
         check_enough(len({m.patient for m in split.parts["validate"]}), run.recipe.evaluate.coverage)
     read = [name for name in contrasts if name not in job.weighed_by]
     preparation = public_preparation(_preparation(stage, signature, train, read, reference, split), stage)
-    store, remarks = build_store(place / stage.name, train, contrasts, reference, preparation, processes)
+    sharded = stage.prepare.store == "zarr"
+    store, remarks = build_store(place / stage.name, train, contrasts, reference, preparation, processes, sharded)
     preparation = _with_words(_as_started(preparation, stage), job, store)
     used = (*contrasts, *job.judged_with, *signature.measurements, "lesion", run.recipe.evaluate.mask or "lesion")
     prints, unusable = _thumbnails(split, used, reference, preparation)

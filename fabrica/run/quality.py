@@ -47,7 +47,7 @@ class Trial:
             return None
         calls = self.calls(told, kept)
         started, shown = time.perf_counter(), [Shown(a.shown[0]) for a in kept]
-        drawn = draw(told, job, shown, self.ready.layout, self.ready.seed, self.say, plan.window)
+        drawn = draw(told, job, shown, self.ready.layout, self.ready.seed, self.say, plan.windows)
         seconds = (time.perf_counter() - started) / len(drawn)
         return Cost(
             calls, seconds, len(kept), {**self._paired(kept, drawn), **self._as_set(kept, drawn)}, own=not evaluations

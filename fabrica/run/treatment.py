@@ -57,7 +57,7 @@ def _drawn_ml(
     say: Callable[[str], None],
 ) -> float:  # fmt: skip
     case = ready.case(overlaid(member, {}, {ready.job.treated: share}))
-    (x,) = draw(family, ready.job, [Shown(case)], ready.layout, ready.seed, say, ready.evaluate.window)
+    (x,) = draw(family, ready.job, [Shown(case)], ready.layout, ready.seed, say, ready.evaluate.windows)
     return _ml(case, x[0], inside)
 
 
