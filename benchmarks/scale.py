@@ -2,8 +2,9 @@
 
     python benchmarks/scale.py [--only plan] [--work runs/scale]
 
-Parts: plan (CPU-seconds foretold and taken by recipes cut to some fifty steps), workers (simulated patients by one and two processes of one
-thread), tasks (ten thousand tiny ones: overhead of each, growth of memory), interval (checkpoints of a simulated cluster beside Young and Daly).
+Parts: plan (CPU-seconds foretold and taken by recipes cut to some fifty steps), workers (draws and rows by one and two processes of one
+thread), tasks (ten thousand tiny ones: overhead of each, growth of memory), interval (checkpoints of a simulated cluster beside Young and Daly),
+index (100,000 studies), volumes (512 x 512 x 512 and more), stores (memory map and Zarr). Run one at a time, from the repository's root.
 """
 
 from __future__ import annotations
@@ -13,16 +14,24 @@ import json
 import resource
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 import torch
 import yaml
 
+from fabrica import io
+from fabrica.data.index import Index
+from fabrica.data.prepare import fit as fit_preparation
+from fabrica.data.store import Layout, Loader, build_store
 from fabrica.data.virtual import VirtualCohort
-from fabrica.data.virtual.export import write_cohort
-from fabrica.machine.executors import Dask, Local
+from fabrica.evaluate.judging.folders import evaluate_folders
+from fabrica.evaluate.judging.shelf import Asked, Folders
+from fabrica.generate.scans import generate_images
+from fabrica.machine.executors import Dask, Executor, Local, Task
 from fabrica.recipe.checks import from_plain
 from fabrica.run.cluster import Cluster, best_interval
 from fabrica.run.plan import plan_recipe
@@ -32,12 +41,14 @@ RECIPES = ("translation", "segmentation", "synthesis", "outcome", "volumes", "de
 STEPS = 50
 CASES = 32
 TINY = 10_000
+STUDIES = 100_000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/scale"))
     parser.add_argument("--only", default="")
+    parser.add_argument("--times", type=int, default=3, help="Of each plan and its run; the median is told.")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     for name, part in PARTS.items():
@@ -51,7 +62,7 @@ def main() -> None:
 
 
 def plan(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Foretold first, then run; process time of this process alone."""
+    """Foretold first, then run, three times; process time of this process alone."""
     for name in RECIPES:
         plain = yaml.safe_load(Path(f"recipes/{name}.yaml").read_text())
         for stage in plain.get("stages", {"": plain}).values():
@@ -59,37 +70,220 @@ def plan(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 stage["train"] = {**{k: v for k, v in stage["train"].items() if k != "minutes"}, "steps": STEPS}
         plain["evaluate"] = {"draws": 1, "realism": 0, "evaluations": []}
         plain["baseline"] = "none"
-        began = time.process_time()
-        found = plan_recipe(from_plain(plain), say=lambda text: None)
-        planning = time.process_time() - began
-        folder = options.work / f"plan-{name}"
-        shutil.rmtree(folder, ignore_errors=True)
-        began = time.process_time()
-        run_recipe(from_plain(plain), folder, say=lambda text: None)
-        took = time.process_time() - began
-        foretold = sum(p.cpu_s for p in found)
+        ratios, planning = [], 0.0
+        for _ in range(options.times):
+            began = time.process_time()
+            found = plan_recipe(from_plain(plain), say=lambda text: None)
+            planning = time.process_time() - began
+            folder = options.work / f"plan-{name}"
+            shutil.rmtree(folder, ignore_errors=True)
+            began = time.process_time()
+            run_recipe(from_plain(plain), folder, say=lambda text: None)
+            took, foretold = time.process_time() - began, sum(p.cpu_s for p in found)
+            ratios.append((round(foretold / took, 2), round(foretold, 1), round(took, 1)))
+        ratio, foretold, took = sorted(ratios)[len(ratios) // 2]
         yield {
-            "what": name,
-            "foretold": round(foretold, 1),
-            "took": round(took, 1),
-            "ratio": round(foretold / took, 2),
+            "what": name, "foretold": foretold, "took": took, "ratio": ratio, "all": [r[0] for r in ratios],
             "planning": round(planning, 1),
-        }
+        }  # fmt: skip
+
+
+class Timed(Executor):
+    """When each result came."""
+
+    def __init__(self, by: Executor) -> None:
+        self.by, self.device, self.marks = by, "cpu", list[float]()
+
+    def results(self, name: str, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
+        for one in self.by.results(name, tasks):
+            self.marks.append(time.perf_counter())
+            yield one
+
+    @property
+    def seconds(self) -> float:
+        """Of all but the first four, which start workers and load the model."""
+        return self.marks[-1] - self.marks[3]
 
 
 def workers(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """The same cohort by this process, one worker and two, of one thread each; workers are warm after four cases."""
+    """Draws and per-case rows of 32 cases by this process, one worker and two, of one thread each."""
     torch.set_num_threads(1)
-    times = {}
-    for name, executor in (("local", Local()), ("one worker", Dask(workers=1)), ("two workers", Dask(workers=2))):
-        folder = options.work / f"virtual-{name.replace(' ', '-')}"
-        shutil.rmtree(folder, ignore_errors=True)
-        marks: list[float] = []
-        plan = VirtualCohort(CASES + 4, seed=1, spacing_mm=2, planes=(30, 60))
-        write_cohort(plan, folder, lambda text, marks=marks: marks.append(time.perf_counter()), executor)  # type: ignore[misc]
-        times[name] = marks[-1] - marks[3]
-        yield {"what": name, "seconds": round(times[name], 1), "cases": CASES}
-    yield {"what": "one worker over two", "ratio": round(times["one worker"] / times["two workers"], 2)}
+    plain = yaml.safe_load(Path("recipes/translation.yaml").read_text())
+    plain["train"], plain["baseline"] = {"steps": 20, "batch": 4, "precision": "fp32"}, "none"
+    plain["evaluate"] = {"draws": 1, "realism": 0, "evaluations": []}
+    run = options.work / "drawing"
+    if not (run / "report").exists():
+        run_recipe(from_plain(plain), run, say=lambda text: None, device="cpu")
+    scans = options.work / "scans"
+    if not scans.exists():
+        for member in VirtualCohort(CASES + 4, first=500, seed=1, spacing_mm=2, planes=(30, 54)).cohort().members:
+            for name, image in member.load(["T1w", "FLAIR"]).images.items():
+                io.write_nifti(image, scans / name / member.patient / f"{name}.nii.gz")
+    found: dict[tuple[str, str], float] = {}
+    for who, executor in (
+        ("this process", Local("cpu")),
+        ("one worker", Dask(workers=1, device="cpu")),
+        ("two workers", Dask(workers=2, device="cpu")),
+    ):
+        out = options.work / f"drawn-{who.replace(' ', '-')}"
+        shutil.rmtree(out, ignore_errors=True)
+        by = Timed(executor)
+        generate_images(run, scans / "T1w", out, draws=2, say=lambda text: None, executor=by)
+        found["draws", who] = by.seconds
+        pairs = options.work / "pairs"
+        if not pairs.exists():
+            for path in out.glob("*/FLAIR-0.nii.gz"):
+                (pairs / path.parent.name).mkdir(parents=True)
+                shutil.copy(path, pairs / path.parent.name / "FLAIR.nii.gz")
+        by, report = Timed(executor), options.work / f"rows-{who.replace(' ', '-')}"
+        shutil.rmtree(report, ignore_errors=True)
+        evaluate_folders(
+            Folders(pairs, scans / "FLAIR"),
+            report,
+            Asked(data_range=1.0, quick=True, executor=by, overrides={3: "benchmark"}),
+            lambda text: None,
+        )
+        found["rows", who] = by.seconds
+        for what in ("draws", "rows"):
+            yield {"what": what, "who": who, "seconds": round(found[what, who], 2), "cases": CASES}
+    for what in ("draws", "rows"):
+        yield {"what": what, "two over one": round(found[what, "one worker"] / found[what, "two workers"], 2),
+               "two over this process": round(found[what, "this process"] / found[what, "two workers"], 2)}  # fmt: skip
+
+
+def index(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """100,000 studies of one instance, new, as they were, and with a hundredth changed."""
+    folder = options.work / "studies"
+    if not folder.exists():
+        write_studies(folder, STUDIES)
+    place = options.work / "index.sqlite"
+    for one in options.work.glob("index.sqlite*"):
+        one.unlink()
+    with Index.open(str(place)) as known:
+        for what in ("all new", "as they were", "a hundredth changed"):
+            if what == "a hundredth changed":
+                for path in sorted(folder.glob("*/*.dcm"))[::100]:
+                    path.write_bytes(path.read_bytes()[:-1] + b"\x07")
+            looked = known.look(folder)
+            yield {
+                "what": what, "seconds": round(looked.seconds, 1), "new": looked.new, "changed": looked.changed,
+                "kept": looked.kept, "index MB": round(place.stat().st_size / 1e6, 1),
+                "memory MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            }  # fmt: skip
+        yield {"what": "in words", "lines": list(known.lines())[:2]}
+
+
+def write_studies(folder: Path, count: int) -> None:
+    """Copies of one small CT slice, each with UIDs and a patient of its own."""
+    from tests.data.test_index import write_slice
+
+    pattern = write_slice(folder / "pattern.dcm", "P000000", "1.2.3.1000000", "1.2.3.2000000").read_bytes()
+    (folder / "pattern.dcm").unlink()
+    for k in range(count):
+        own = pattern.replace(b"P000000", b"P%06d" % k).replace(b"1.2.3.1000000", b"1.2.3.1%06d" % k)
+        path = folder / f"{k // 1000:03d}" / f"{k:06d}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(own.replace(b"1.2.3.2000000", b"1.2.3.2%06d" % k))
+
+
+def volumes(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """512 x 512 x 512 and 800 x 512 x 512 by windows of 64 that share an eighth: foretold, then drawn, each in a process of its own; the
+    codec of a prior over codes by tiles; one pair evaluated."""
+    shared = {
+        "cohorts": {"all": {"virtual": {"patients": 4, "spacing_mm": 4, "disease": "none"}}}, "split": {"train": 0.5, "test": 0.5}, "baseline": "none",
+        "evaluate": {"draws": 1, "realism": 0, "window": [64, 64, 64], "overlap": 0.125, "evaluations": [2]},
+    }  # fmt: skip
+    train = {"steps": 20, "batch": 1, "precision": "fp32"}
+    job = {"name": "translation", "from": ["T1w"], "x": ["T2w"], "axes": "zyx"}
+    net = {"channels": [8, 16], "blocks": 1}
+    flow = {
+        **shared,
+        "job": job,
+        "family": {"name": "flow", "network": net},
+        "sampler": {"name": "euler", "steps": 2},
+        "train": train,
+        "prepare": {"size": [32, 32, 32]},
+    }
+    codes = {**shared, "stages": {
+        "codec": {"job": {"name": "synthesis", "x": ["T2w"], "axes": "zyx", "place": False}, "family": {"name": "vae", "network": net},
+                  "train": train, "prepare": {"size": [32, 32, 32]}},
+        "prior": {"job": job, "family": {"name": "flow", "in": {"stage": "codec"}, "network": {**net, "patch": 1}}, "sampler": {"name": "euler", "steps": 2},
+                  "train": train, "prepare": {"size": [32, 32, 32]}},
+    }}  # fmt: skip
+    from fabrica.data.cohort import Source
+    from fabrica.generate.forecast import foretell_scans, taken_by
+
+    for name, plain in (("flow", flow), ("codes", codes)):
+        run = options.work / f"volume-{name}"
+        if not (run / "report").exists():
+            run_recipe(from_plain(plain), run, say=lambda text: None, device="cpu")
+        for sides in ((512, 512, 512), (800, 512, 512)) if name == "flow" else ((512, 512, 512),):
+            words = " x ".join(map(str, sides))
+            scans = options.work / f"scan-{sides[0]}"
+            if not scans.exists():
+                write_body(scans / "a" / "T1w.nii", sides)
+            found = foretell_scans(run, Source(scans), say=lambda text: None)
+            out = options.work / f"out-{name}-{sides[0]}"
+            shutil.rmtree(out, ignore_errors=True)
+            began = time.perf_counter()
+            took = taken_by("generate", str(run), "--data", str(scans), "--out", str(out))
+            yield {
+                "what": f"{name}, {words}", "seconds": round(time.perf_counter() - began), "GB": round(took.memory_bytes / 1e9, 2),
+                "GB foretold": round(found.memory_bytes / 1e9, 2), "memory": round(found.memory_bytes / took.memory_bytes, 3),
+                "CPU s": round(took.cpu_s), "cpu": round(found.cpu_s / took.cpu_s, 3),
+            }  # fmt: skip
+    pair = options.work / "pair"
+    for side, path in (
+        ("drawn", options.work / "out-flow-512/a/T2w-0.nii.gz"),
+        ("real", options.work / "scan-512/a/T1w.nii"),
+    ):
+        (pair / side / "a").mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, pair / side / "a" / f"T2w{''.join(path.suffixes)}")
+    shutil.rmtree(options.work / "pair-report", ignore_errors=True)
+    began = time.perf_counter()
+    took = taken_by(
+        "evaluate",
+        "--generated",
+        str(pair / "drawn"),
+        "--reference",
+        str(pair / "real"),
+        "--out",
+        str(options.work / "pair-report"),
+        "--quick",
+    )
+    yield {
+        "what": "evaluate, 512 x 512 x 512",
+        "seconds": round(time.perf_counter() - began),
+        "GB": round(took.memory_bytes / 1e9, 2),
+    }
+
+
+def write_body(path: Path, sides: Sequence[int]) -> None:
+    """An ellipsoid of whole numbers on a grid of 1 mm."""
+    lines = [np.linspace(-1, 1, n, dtype=np.float32) ** 2 for n in sides]
+    body = np.clip(1.1 - lines[0][:, None, None] - lines[1][None, :, None] - lines[2][None, None, :], 0, 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image((1000 * body).astype(np.int16), np.eye(4)), path)
+
+
+def stores(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The same prepared images as a memory map and as sharded Zarr: disk, and batches of slices and patches a second."""
+    for axes, size in (("yx", (1, 96, 96)), ("zyx", (32, 64, 64))):
+        members = VirtualCohort(8, seed=1, spacing_mm=2).cohort().members
+        preparation = fit_preparation((m.load(["T1w", "T2w"]) for m in members), "T1w", axes, None)
+        for sharded in (False, True):
+            folder = options.work / f"store-{axes}-{sharded}"
+            shutil.rmtree(folder, ignore_errors=True)
+            store, _ = build_store(folder, members, ["T1w", "T2w"], "T1w", preparation, sharded=sharded)
+            loader = Loader(store, Layout(("T1w", "T2w"), axes, size), 8, 0)
+            loader.load(0)
+            began = time.perf_counter()
+            for step in range(40):
+                loader.load(step)
+            rate = 40 / (time.perf_counter() - began)
+            disk = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+            yield {"what": "slices" if axes == "yx" else "patches", "store": "zarr" if sharded else "memory map",
+                   "batches a second": round(rate, 1), "MB": round(disk / 1e6, 1)}  # fmt: skip
 
 
 def tasks(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -121,7 +315,9 @@ def interval(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         }
 
 
-PARTS = {"plan": plan, "workers": workers, "tasks": tasks, "interval": interval}
+PARTS = {
+    "plan": plan, "workers": workers, "tasks": tasks, "interval": interval, "index": index, "volumes": volumes, "stores": stores,
+}  # fmt: skip
 
 if __name__ == "__main__":
     main()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-CHUNK = (16, 64, 64)  # (z, y, x) that are read and decompressed together
+CHUNKS = {"zyx": (32, 64, 64), "yx": (1, 128, 128)}  # (z, y, x) that are read and decompressed together
 ENDING = ".zarr"
 EXTRA = 'Zarr is not installed. Install it: pip install -e ".[zarr]" -c constraints.txt'
 
@@ -21,11 +21,11 @@ def check_installed() -> None:
         raise ValueError(EXTRA)
 
 
-def write_sharded(path: Path, values: NDArray[np.float32]) -> None:
-    """(C, z, y, x) into one file of chunks a channel, zstd-compressed."""
+def write_sharded(path: Path, values: NDArray[np.float32], axes: str = "zyx") -> None:
+    """(C, z, y, x) into a file of zstd-compressed chunks a channel. `axes`: what is read at a time, yx for slices."""
     import zarr
 
-    chunks = (1, *(min(c, n) for c, n in zip(CHUNK, values.shape[1:], strict=True)))
+    chunks = (1, *(min(c, n) for c, n in zip(CHUNKS[axes], values.shape[1:], strict=True)))
     shards = (1, *(-(-n // c) * c for c, n in zip(chunks[1:], values.shape[1:], strict=True)))
     array = zarr.create_array(
         store=str(path), shape=values.shape, dtype="float32", chunks=chunks, shards=shards, overwrite=True

@@ -96,7 +96,10 @@ def build_store(
         except UnreadableError as error:
             own[number] = None, [left_out(member, error)]
             continue
-        own[number] = _write(folder / member.name, prepared, reference, sharded), list(prepared.remarks)
+        own[number] = (
+            _write(folder / member.name, prepared, reference, preparation.axes if sharded else ""),
+            list(prepared.remarks),
+        )
     found = {number: one for share in processes.gathered(own) for number, one in share.items()}
     entries = [entry for _, (entry, _) in sorted(found.items()) if entry is not None]
     if unseen := next((path for e in entries for path in e.files.values() if not path.exists()), None):
@@ -120,7 +123,8 @@ def _plain_entry(entry: Entry, folder: Path) -> dict[str, object]:
             "useful": list(entry.useful), "values": dict(entry.values)}  # fmt: skip
 
 
-def _write(folder: Path, prepared: Prepared, reference: str, sharded: bool) -> Entry:
+def _write(folder: Path, prepared: Prepared, reference: str, sharded: str = "") -> Entry:
+    """`sharded`: axes that are read at a time from Zarr; "": a plain array."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for name, tensor in prepared.tensors.items():
@@ -128,7 +132,7 @@ def _write(folder: Path, prepared: Prepared, reference: str, sharded: bool) -> E
         with writing(files[name]):
             values = tensor.numpy().astype(np.float32)
             if sharded:
-                write_sharded(files[name], values)
+                write_sharded(files[name], values, sharded)
             else:
                 np.save(files[name], values, allow_pickle=False)
     anchor = prepared.tensors.get(reference)

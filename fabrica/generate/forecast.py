@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +75,7 @@ class Taken:
 
     cpu_s: float
     memory_bytes: int
-    disk_bytes: int
+    disk_bytes: int = 0
 
 
 def foretell_scans(run: Path, data: Source, draws: int = 1, stage: str | None = None, say: Say = print) -> Foretold:
@@ -148,26 +148,24 @@ def write_twin(scans: dict[str, Scan], folder: Path, scale: float) -> int:
 
 
 def _drawn(run: Path, folder: Path, draws: int, stage: str | None) -> Taken:
-    """`fabrica generate` on a twin in a process of its own: what the system counts of it."""
-    words = [
-        "generate",
-        named(run),
-        "--data",
-        str(folder / "twin"),
-        "--out",
-        str(folder / "out"),
-        "--draws",
-        str(draws),
-    ]
-    with (folder / "said").open("w+") as said:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "fabrica", *words, *(["--stage", stage] if stage else [])], stdout=said, stderr=said
-        )
+    """`fabrica generate` on a twin."""
+    out, more = folder / "out", ["--stage", stage] if stage else []
+    try:
+        words = ["--data", str(folder / "twin"), "--out", str(out), "--draws", str(draws), *more]
+        taken = taken_by("generate", named(run), *words)
+    except ValueError as error:
+        raise ValueError(f"A twin of the largest case cannot be drawn: {error}") from None
+    disk = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
+    return replace(taken, disk_bytes=disk)
+
+
+def taken_by(*words: str) -> Taken:
+    """What the system counts of a verb in a process of its own; raises ValueError with its last line where it fails."""
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen([sys.executable, "-m", "fabrica", *words], stdout=said, stderr=said)
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             said.seek(0)
-            last = (said.read().strip().splitlines() or ["it said nothing"])[-1]
-            raise ValueError(f"A twin of the largest case cannot be drawn: {last}")
-    disk = sum(f.stat().st_size for f in (folder / "out").rglob("*") if f.is_file())
-    return Taken(used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, disk)
+            raise ValueError((said.read().strip().splitlines() or ["it said nothing"])[-1])
+    return Taken(used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)

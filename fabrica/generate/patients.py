@@ -24,7 +24,7 @@ from ..deliver.files import alone
 from ..jobs.values import said
 from ..machine.device import threads, writing
 from ..machine.executors import Executor, Local, SetAside
-from ..machine.stores import fetched, named, place, sent
+from ..machine.stores import HELD, fetched, named, place, sent
 from ..recipe.values import Stage
 from ..run.answering import Answering
 from ..run.draw import draw, images_of
@@ -64,7 +64,7 @@ def draw_patients(
     }  # fmt: skip
     tasks = _tasks(shared, asked, _at_once(answering, depth), state_of(opened))
     out.mkdir(parents=True, exist_ok=True)
-    with alone(out / ".running") as ours:
+    with alone(out / HELD) as ours:
         if not ours:
             raise ValueError(f"{out} is being drawn into by another process. Wait for it, or name another folder.")
         rows = _drawn(tasks, out, by, count, say)

@@ -19,7 +19,7 @@ from ..deliver.files import alone
 from ..io import UnreadableError
 from ..jobs.values import said
 from ..machine.executors import Executor, Local, SetAside
-from ..machine.stores import fetched, named
+from ..machine.stores import HELD, fetched, named
 from ..run.answering import Answering
 from ..run.judge_courses import foretold
 from ..run.sequence import Say
@@ -76,7 +76,7 @@ def generate_images(
     tasks = _tasks(shared, run, source, out, list(cases))
     _keyed(answering, tasks, cases)
     recorded: list[tuple[Member, Mapping[str, Sequence[Path]]]] = []
-    with alone(out / ".running") as ours:
+    with alone(out / HELD) as ours:
         if not ours:
             raise ValueError(f"{out} is being drawn into by another process. Wait for it, or name another folder.")
         for name, result in _results(tasks, out, by, say):

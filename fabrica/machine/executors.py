@@ -10,12 +10,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from .stores import is_place
 
 Task = Mapping[str, Any]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 EXTRA = 'Install it: pip install -e ".[cluster]" -c constraints.txt'
+READ_FROM = ("run", "folder", "key_file")  # what tasks call places that must be there
 PATIENCE_S = 30  # until a scheduler answers
 DEATHS = 3  # workers that a task may end before it is set aside
 
@@ -82,6 +86,8 @@ class Dask(Executor):
             raise ValueError(f"Dask is not installed. {EXTRA}") from error
         with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS}):
             client, close = self._opened()
+            if self.scheduler is not None and tasks:
+                _check_places(client, tasks[0], close)
 
             def asked(number: int) -> Any:
                 return client.submit(call, name, dict(tasks[number]), pure=False, retries=0)
@@ -139,6 +145,23 @@ class Dask(Executor):
                 raise ValueError(
                     f"Worker {worker} has Fabrica {version}, this is {__version__}. Install the same there."
                 )
+
+
+def _check_places(client: Any, task: Task, close: Callable[[], None]) -> None:
+    """Raises ValueError where a worker does not see what a task reads: another machine has other disks."""
+    asked = [task[name] for name in READ_FROM if isinstance(task.get(name), str)]
+    for worker, missing in client.run(unseen, asked).items():
+        if missing:
+            close()
+            raise ValueError(
+                f"Worker {worker} does not see {missing[0]}. Put it on a disk that all workers see, or in a store:"
+                " s3://BUCKET/FOLDER"
+            )
+
+
+def unseen(places: Sequence[str]) -> list[str]:
+    """Of these places, the paths that are not here; what lies in a store is fetched when it is asked for."""
+    return [one for one in places if not is_place(one) and not Path(one).exists()]
 
 
 def installed() -> str:

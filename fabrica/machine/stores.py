@@ -27,6 +27,7 @@ TESTED = ("file", "s3")
 SCHEMES = (*TESTED, "s3a", "gs", "gcs", "az", "abfs", "abfss")
 AT_ONCE = 8  # files that travel together
 BATCH = 256  # names that are held at once
+HELD = ".running"  # a lock of this machine
 NOT_KEPT = "CACHEDIR.TAG"  # bford.info/cachedir: a folder that anybody can make again
 Say = Callable[[str], None]
 
@@ -285,7 +286,7 @@ def _kept(folder: Path) -> Iterator[Path]:
             continue
         for name in names:
             path = Path(here, name)
-            if not name.endswith(".part") and path.is_file():
+            if not name.endswith(".part") and name != HELD and path.is_file():
                 yield path
 
 

@@ -19,7 +19,7 @@ from ..evaluate.report.results import Report
 from ..learning.loop import Trained
 from ..machine.device import find_device
 from ..machine.processes import Processes, joined
-from ..machine.stores import sent
+from ..machine.stores import HELD, sent
 from ..recipe.values import Recipe, Stage
 from .costs import Choice, chosen_by
 from .evaluations import chosen
@@ -73,7 +73,7 @@ def run_recipe(
 @contextmanager
 def _undisturbed(run: RunFolder) -> Iterator[None]:
     """Raises ValueError where another process of this machine is running the same folder."""
-    with alone(run.path / ".running") as ours:
+    with alone(run.path / HELD) as ours:
         if not ours:
             raise ValueError(f"{run.path} is being run by another process. Wait for it, or stop it first.")
         yield

@@ -138,3 +138,19 @@ def test_a_scheduler_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("fabrica.machine.executors.PATIENCE_S", 0.5)
     with pytest.raises(ValueError, match="does not answer. Start it: dask scheduler"):
         list(Dask("tcp://127.0.0.1:9").results(DOUBLED, [{"x": 1}]))
+
+
+def test_a_worker_that_does_not_see_the_data_is_named(tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    tasks = [{"x": 1, "run": str(tmp_path), "folder": str(tmp_path / "only-there")}]
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, host="127.0.0.1", protocol="tcp", dashboard_address="127.0.0.1:0",
+        silence_logs=50,
+    ) as cluster:  # fmt: skip
+        with pytest.raises(ValueError, match=r"Worker tcp://.* does not see .*only-there. Put it on a disk"):
+            list(Dask(cluster.scheduler_address).results(DOUBLED, tasks))
+        (tmp_path / "only-there").mkdir()
+        assert dict(Dask(cluster.scheduler_address).results(DOUBLED, tasks)) == {0: 2}
+        stored = [{"x": 1, "folder": "s3://bucket/cohort"}]  # fetched where it is read
+        assert dict(Dask(cluster.scheduler_address).results(DOUBLED, stored)) == {0: 2}

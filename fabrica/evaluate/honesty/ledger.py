@@ -18,6 +18,8 @@ Mask = NDArray[np.bool_]
 Severity = Literal["refuse", "warn", "note"]
 Status = Literal["passed", "refused", "warned", "noted", "overruled", "not asked"]
 OFF_PIXELS = 0.25  # residual shift of a pair that is warned of
+WIDEST = {1: 4096, 2: 1024, 3: 160}  # axes -> side of the block in which a shift is looked for
+ENOUGH = 2_000_000  # voxels of a correlation
 BACKGROUND = 0.2  # share of the image beyond the patient
 TITLES: Mapping[int, tuple[str, Severity]] = {
     1: ("no patient both trains and judges", "refuse"),
@@ -187,8 +189,10 @@ def _threshold_fit(mask: Mask, image: Array) -> float:
 
 def shift_pixels(generated: Array, reference: Array) -> float:
     """Check 9: by how many pixels a pair is shifted, to a tenth (upsampled phase correlation of their smoothed
-    selves).
+    selves). Of volumes too large for that, the block around their middle says it.
     """
+    place = _middle(reference)
+    generated, reference = generated[place], reference[place]
     if not np.ptp(generated) or not np.ptp(reference):
         return 0.0
     pair = [ndimage.gaussian_filter(np.asarray(v, np.float64) - np.mean(v), 1.0) for v in (generated, reference)]
@@ -199,8 +203,25 @@ def shift_pixels(generated: Array, reference: Array) -> float:
     return float(np.linalg.norm(found))
 
 
+def _middle(image: Array) -> tuple[slice, ...]:
+    """The block of at most WIDEST voxels a side around the middle of what is bright."""
+    widest, dark = WIDEST[min(image.ndim, 3)], float(image.min())
+    place = []
+    for axis, n in enumerate(image.shape):
+        others = tuple(k for k in range(image.ndim) if k != axis)
+        mass = np.cumsum(image.mean(others, dtype=np.float64) - dark)
+        centre = int(np.searchsorted(mass, mass[-1] / 2)) if n > widest else 0
+        first = min(max(0, centre - widest // 2), max(0, n - widest))
+        place.append(slice(first, first + widest))
+    return tuple(place)
+
+
 def flipped(generated: Array, reference: Array) -> bool:
     """Whether a pair fits clearly better after turning the generated image left to right."""
+
+    step = max(1, round((reference.size / ENOUGH) ** (1 / reference.ndim)))  # a flip shows in every k-th voxel as well
+    thin = (slice(None, None, step),) * reference.ndim
+    generated, reference = generated[thin], reference[thin]
 
     def fit(a: Array) -> float:
         return float(np.corrcoef(a.ravel(), reference.ravel())[0, 1]) if np.ptp(a) and np.ptp(reference) else 0.0

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from ... import io
 from ...io import Scan, UnreadableError
 from ...machine.executors import Executor, SetAside
+from ...machine.stores import fetched, named
 from ..result import Row
 
 PAIR = "fabrica.evaluate.judging.folders:pair_task"
@@ -18,7 +18,7 @@ SIDES = ("generated", "reference", "masks")
 def plain_scans(found: Mapping[str, Mapping[str, Scan]]) -> dict[str, dict[str, Any]]:
     """Side -> name -> the files and the member that a scan lies in."""
     return {
-        side: {name: {"files": [str(p) for p in s.files], "member": s.member} for name, s in found[side].items()}
+        side: {name: {"files": [named(p) for p in s.files], "member": s.member} for name, s in found[side].items()}
         for side in SIDES if side in found
     }  # fmt: skip
 
@@ -29,7 +29,7 @@ def scans_of(plain: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Sca
 
 
 def _again(plain: Mapping[str, Any]) -> Scan:
-    files = [Path(p) for p in plain["files"]]
+    files = [fetched(p) for p in plain["files"]]
     if len(files) == 1:
         scans = list(io.scan_folder(files[0]).scans)
     else:

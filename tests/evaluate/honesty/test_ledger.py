@@ -463,3 +463,13 @@ def test_a_claim_says_both_numbers_of_seeds_and_known_words() -> None:
     with pytest.raises(ValueError, match="seeds_started is 'many'"):
         Claim.of({**CLAIM, "seeds_started": "many", "seeds_reported": 2})
     assert replace(Claim.of(CLAIM), about="utility").digest() != Claim.of(CLAIM).digest()
+
+
+def test_a_shift_of_a_large_volume_is_told_from_its_middle() -> None:
+    """Where the patient is, however large the dark around him: a whole transform would take 25 times its memory."""
+    rng = np.random.default_rng(0)
+    image = np.full((30, 400, 400), -1000.0, np.float32)
+    image[:, 250:390, 20:180] = ndimage.gaussian_filter(rng.random((30, 140, 160)), 2).astype(np.float32) * 500
+    assert honesty.shift_pixels(np.roll(image, 3, 2), image) == pytest.approx(3, abs=0.3)
+    assert honesty.shift_pixels(image, image) == 0
+    assert honesty.flipped(image[..., ::-1], image)
