@@ -25,7 +25,8 @@ Device = Annotated[str, typer.Option(help="auto (a CUDA card where there is one)
 Workers = Annotated[int, typer.Option(min=1, help="Processes of this machine, where no scheduler is named.")]
 ExecutorName = Annotated[str, typer.Option("--executor", help="local, or dask: cases are done by worker processes.")]
 Scheduler = Annotated[
-    str | None, typer.Option(metavar="ADDRESS", help="Of a running Dask scheduler: tcp://127.0.0.1:8786")
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Of a running Dask scheduler: tcp://127.0.0.1:8786; or a cluster.yaml."),
 ]
 
 

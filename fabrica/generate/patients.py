@@ -42,15 +42,15 @@ PLAIN_SPACING_MM = (1.0, 1.0, 1.0)
 
 def draw_patients(
     run: Path, out: Path, count: int, values: Mapping[str, str], *, seed: int = 0,
-    device: str = "auto", depth: int = 1, say: Callable[[str], None] = print, executor: Executor | None = None,
+    depth: int = 1, say: Callable[[str], None] = print, executor: Executor | None = None,
 ) -> Path:  # fmt: skip
     """Write out/PATIENT/CONTRAST.nii.gz and patients.csv, which a recipe takes as `table:`; returns that table.
 
     `values` fixes a class or covariate for all; classes that are left out are drawn in turn. `depth`: slices of a
-    patient where the model draws slices. `executor`: who draws them; those drawn before from the same are kept. Raises
-    ValueError for a run that needs scans, an unknown value, or a covariate that is left out.
+    patient where the model draws slices. `executor`: who draws them and on what; those drawn before from the same are
+    kept. Raises ValueError for a run that needs scans, an unknown value, or a covariate that is left out.
     """
-    opened, by, token = RunFolder.open(run, "recipes/synthesis.yaml"), executor or Local(device), secrets.token_hex(8)
+    opened, by, token = RunFolder.open(run, "recipes/synthesis.yaml"), executor or Local(), secrets.token_hex(8)
     stage = synthesising_stage(opened)
     answering = answering_of(token, named(run), stage.name, by.device)
     if answering.unfinished:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from .slurm import Slurm
 from .stores import is_place
 
 Task = Mapping[str, Any]
@@ -71,7 +72,8 @@ class Dask(Executor):
     """
 
     def __init__(self, scheduler: str | None = None, workers: int = 2, device: str = "auto") -> None:
-        if scheduler is not None:
+        self.slurm = Slurm.read(Path(scheduler)) if scheduler is not None and is_description(scheduler) else None
+        if scheduler is not None and self.slurm is None:
             check_address(scheduler)
         if workers < 1:
             raise ValueError(f"--workers is {workers}, expected at least 1.")
@@ -112,6 +114,8 @@ class Dask(Executor):
     def _opened(self) -> tuple[Any, Callable[[], None]]:
         from distributed import Client, LocalCluster
 
+        if self.slurm is not None:
+            return self._asked_for(self.slurm)
         if self.scheduler is None:
             # Port 0: no address at all means dask's own port, which another cluster on this machine may hold.
             cluster = LocalCluster(
@@ -132,6 +136,28 @@ class Dask(Executor):
             raise ValueError(f"{self.scheduler} does not answer. Start it: dask scheduler") from error
         self._check_versions(client)
         return client, client.close
+
+    def _asked_for(self, slurm: Slurm) -> tuple[Any, Callable[[], None]]:
+        """Jobs of a cluster: whoever waits in its queue longer than is said gives up."""
+        from distributed import Client
+
+        cluster = slurm.cluster()
+        client = Client(cluster)
+
+        def close() -> None:
+            with suppress(Exception):
+                client.close()
+            cluster.close()
+
+        try:
+            client.wait_for_workers(1, timeout=60 * slurm.patience_min)
+        except TimeoutError as error:
+            close()
+            raise ValueError(
+                f"No job of {self.scheduler} ran within {slurm.patience_min:g} min. See: squeue; raise patience_min"
+            ) from error
+        self._check_versions(client)
+        return client, close
 
     def _check_versions(self, client: Any) -> None:
         """Raises ValueError where a worker runs another Fabrica: its bytes would be others."""
@@ -171,11 +197,18 @@ def installed() -> str:
     return __version__
 
 
+def is_description(scheduler: str) -> bool:
+    """Whether it names a file that describes a cluster, and no address."""
+    return scheduler.lower().endswith((".yaml", ".yml"))
+
+
 def check_address(scheduler: str) -> None:
     """Raises ValueError for an address that is none, or that would send patients unencrypted."""
     parts = urlsplit(scheduler)
     if parts.scheme not in ("tcp", "tls") or not parts.hostname or not parts.port:
-        raise ValueError(f"--scheduler {scheduler!r} is no address. Write tcp://127.0.0.1:8786 or tls://HOST:8786")
+        raise ValueError(
+            f"--scheduler {scheduler!r} is no address. Write tcp://127.0.0.1:8786, tls://HOST:8786 or cluster.yaml"
+        )
     if parts.scheme == "tcp" and parts.hostname not in LOOPBACK:
         raise ValueError(f"{parts.hostname} would be spoken to unencrypted. Write tls://{parts.hostname}:{parts.port}")
 

@@ -41,6 +41,7 @@ class Cluster:
         known = {f.name for f in fields(Cluster)}
         if not isinstance(plain, dict) or not {"workers", "speed"} <= set(plain):
             raise ValueError(f"{at} says no workers and speed. Write: workers: 8, speed: 20")
+        plain = {k: v for k, v in plain.items() if k != "slurm"}  # how its jobs are asked for: machine.slurm
         if odd := sorted(set(plain) - known):
             raise ValueError(f"{at}: there is no {odd[0]!r}. Known: {', '.join(sorted(known))}.")
         for key, value in plain.items():

@@ -28,6 +28,7 @@ from ..evaluate.report.page import render
 from ..evaluate.result import Figure
 from ..evaluate.sets.feature import kernel_distance, vendi
 from ..generate.patients import TABLE, draw_patients
+from ..machine.executors import Local
 from ..recipe.checks import from_plain
 from ..run.folder import RunFolder
 from ..run.prepare import split_stage
@@ -181,7 +182,7 @@ def _learned(images: Mapping[str, Tensor], ratings: Mapping[str, Mapping[str, fl
 def _drawn(run: Path, out: Path, count: int, seed: int, device: str, say: Say) -> dict[str, Tensor]:
     """Patients of a run by name, their first image."""
     shutil.rmtree(out, ignore_errors=True)
-    draw_patients(run, out, count, {}, seed=seed, device=device, say=lambda text: None)
+    draw_patients(run, out, count, {}, seed=seed, executor=Local(device), say=lambda text: None)
     say(f"{count} draws of {run.name}.")
     found: dict[str, Tensor] = {}
     for row in _table(out):
