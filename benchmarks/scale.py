@@ -3,7 +3,7 @@
     python benchmarks/scale.py [--only plan] [--work runs/scale]
 
 Parts: plan (CPU-seconds foretold and taken by recipes cut to some fifty steps), workers (draws and rows by one and two processes of one
-thread), tasks (ten thousand tiny ones: overhead of each, growth of memory), interval (checkpoints of a simulated cluster beside Young and Daly),
+thread), killed (one of two killed ten times), tasks (ten thousand tiny ones: overhead of each, growth of memory), interval (checkpoints of a simulated cluster beside Young and Daly),
 index (100,000 studies), volumes (512 x 512 x 512 and more), stores (memory map and Zarr). Run one at a time, from the repository's root.
 """
 
@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import resource
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import psutil
 import torch
 import yaml
 
@@ -110,7 +113,7 @@ def workers(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     torch.set_num_threads(1)
     plain = yaml.safe_load(Path("recipes/translation.yaml").read_text())
     plain["train"], plain["baseline"] = {"steps": 20, "batch": 4, "precision": "fp32"}, "none"
-    plain["evaluate"] = {"draws": 1, "realism": 0, "evaluations": []}
+    plain["evaluate"], plain["sampler"] = {"draws": 1, "realism": 0, "evaluations": []}, {"name": "euler", "steps": 2}
     run = options.work / "drawing"
     if not (run / "report").exists():
         run_recipe(from_plain(plain), run, say=lambda text: None, device="cpu")
@@ -149,6 +152,52 @@ def workers(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for what in ("draws", "rows"):
         yield {"what": what, "two over one": round(found[what, "one worker"] / found[what, "two workers"], 2),
                "two over this process": round(found[what, "this process"] / found[what, "two workers"], 2)}  # fmt: skip
+
+
+def killed(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The draws of `workers` by two workers of which one is killed ten times, at random moments."""
+    out, chance, kills = options.work / "drawn-killed", random.Random(0), list[int]()
+    shutil.rmtree(out, ignore_errors=True)
+    done = threading.Event()
+
+    def kill() -> None:
+        while len(kills) < 10 and not done.wait(chance.uniform(1, 6)):
+            own = [p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
+            busy = [
+                p for p in own if p.cpu_times().user > 4
+            ]  # workers, which have loaded the model; not those who watch them
+            if busy:
+                one = chance.choice(busy)
+                kills.append(one.pid)
+                one.kill()
+
+    torch.set_num_threads(1)
+    killer = threading.Thread(target=kill)
+    killer.start()
+    began = time.perf_counter()
+    try:
+        generate_images(
+            options.work / "drawing",
+            options.work / "scans" / "T1w",
+            out,
+            draws=2,
+            say=lambda text: None,
+            executor=Dask(workers=2, device="cpu"),
+        )
+    finally:
+        done.set()
+        killer.join()
+    seconds = time.perf_counter() - began
+    images = {p.relative_to(out): p.read_bytes() for p in out.rglob("*.nii.gz")}
+    here = options.work / "drawn-this-process"
+    same = images == {p.relative_to(here): p.read_bytes() for p in here.rglob("*.nii.gz")}
+    yield {
+        "what": "killed workers",
+        "kills": len(kills),
+        "images": len(images),
+        "same bytes": same,
+        "seconds": round(seconds, 1),
+    }
 
 
 def index(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -316,7 +365,7 @@ def interval(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 PARTS = {
-    "plan": plan, "workers": workers, "tasks": tasks, "interval": interval, "index": index, "volumes": volumes, "stores": stores,
+    "plan": plan, "workers": workers, "killed": killed, "tasks": tasks, "interval": interval, "index": index, "volumes": volumes, "stores": stores,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .contracts import Family, Measured, Metric, Noise, Operator, Reconstructor, Sampler
@@ -26,7 +28,7 @@ class Table(Generic[T]):
 
     def names(self) -> list[str]:
         """Every registered name, sorted; entry points are named without being loaded."""
-        return sorted({*self.builtin, *entry_points(group=f"fabrica.{self.noun}").names})
+        return sorted({*self.builtin, *(point.name for point in _offered(self.noun))})
 
     def find(self, name: str) -> T:
         """The member; raises ValueError with the nearest name when there is none, or when two packages offer it."""
@@ -34,7 +36,7 @@ class Table(Generic[T]):
             return self.builtin[name]
         if name in self.unlisted:
             return self.unlisted[name]
-        points = entry_points(group=f"fabrica.{self.noun}", name=name)
+        points = [point for point in _offered(self.noun) if point.name == name]
         if len(points) > 1:
             packages = ", ".join(point.value for point in points)
             raise ValueError(f"{self.noun} {name!r} is offered twice: {packages}. Uninstall one.")
@@ -42,6 +44,16 @@ class Table(Generic[T]):
             member: T = point.load()
             return member
         raise unknown(self.noun, name, self.names())
+
+
+def _offered(noun: str) -> Sequence[EntryPoint]:
+    """What installed packages offer: looked up once for the places that Python imports from, in every file of them."""
+    return _scanned(f"fabrica.{noun}", tuple(sys.path), entry_points)
+
+
+@lru_cache(maxsize=64)
+def _scanned(group: str, path: tuple[str, ...], scan: Callable[..., Any]) -> Sequence[EntryPoint]:
+    return tuple(scan(group=group))
 
 
 def unknown(noun: str, got: str, known: Sequence[str]) -> ValueError:

@@ -51,6 +51,7 @@ class Coils(Gridded):
         self.register_buffer("maps", maps)
         self.register_buffer("weight", weight)
         self._both: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self._supported: tuple[Tensor, Tensor] | None = None
 
     def _weighted(self) -> tuple[Tensor, Tensor]:
         """(maps times weight, its conjugate), made once for these rows."""
@@ -100,7 +101,9 @@ class Coils(Gridded):
 
     def support(self) -> Tensor:
         """Where any coil sees something: signal elsewhere would have shown in what the maps were learned from."""
-        return self._spread((self.maps.abs().amax(1, keepdim=True) > 0).float()) > 0
+        if self._supported is None or self._supported[0] is not self.maps:  # made once for these rows
+            self._supported = self.maps, self._spread((self.maps.abs().amax(1, keepdim=True) > 0).float()) > 0
+        return self._supported[1]
 
     def feasible(self, x: Tensor) -> Tensor:
         return x * self.support()

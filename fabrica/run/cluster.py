@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from ..rng import derive
@@ -101,16 +102,23 @@ def simulate(cluster: Cluster, work_s: float, interval_s: float, trials: int = T
 
 def _one(cluster: Cluster, pieces: NDArray[np.float64], chance: np.random.Generator) -> tuple[float, int]:
     """(seconds, failures) of one training."""
-    clock, failures = 0.0, 0
     if math.isinf(cluster.failing_s):
         return float(pieces.sum() + cluster.checkpoint_s * len(pieces)), 0
-    fails = chance.exponential(cluster.failing_s)
+    seconds, failures = _walked(pieces, cluster.checkpoint_s, cluster.restart_s, cluster.failing_s, chance)
+    return float(seconds), int(failures)
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _walked(pieces: Any, checkpoint_s: float, restart_s: float, failing_s: float, chance: Any) -> tuple[float, int]:
+    """Compiled: a training meets thousands of events, and a hundred trainings are tried for each interval."""
+    clock, failures = 0.0, 0
+    fails = chance.exponential(failing_s)
     for piece in pieces:
-        needed = float(piece) + cluster.checkpoint_s
+        needed = piece + checkpoint_s
         while clock + needed > fails:  # what was done since the last checkpoint is lost
-            clock = fails + cluster.restart_s
+            clock = fails + restart_s
             failures += 1
-            fails = clock + chance.exponential(cluster.failing_s)
+            fails = clock + chance.exponential(failing_s)
         clock += needed
     return clock, failures
 

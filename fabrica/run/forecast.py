@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -64,12 +64,18 @@ def look_at_layers(stage: Stage, family: Family, loader: Loader, device: str, sa
     return sorted(found)
 
 
-def refuse_early(stages: Sequence[PreparedStage], device: str) -> None:
-    """Raises MemoryShortage for any stage of a chain that would not fit, before the first one is trained."""
-    for ready in stages[1:]:  # the first is counted as it starts
+def refuse_early(stages: Sequence[PreparedStage], device: str) -> list[PreparedStage]:
+    """Raises MemoryShortage for any stage of a chain that would not fit, before the first one is trained; the stages
+    with what was counted.
+    """
+    found = list(stages[:1])  # the first is counted as it starts
+    for ready in stages[1:]:
         if not ready.stage.trained and not ready.run.begun(ready.stage):
-            family = _blank(ready, device)
-            _check(ready, _need(ready, family), ready.stage.train.batch, device)
+            need = _need(ready, _blank(ready, device))
+            _check(ready, need, ready.stage.train.batch, device)
+            ready = replace(ready, need=need)
+        found.append(ready)
+    return found
 
 
 def batch_that_fits(ready: PreparedStage, family: Family, asked: int | None, device: str, say: Say) -> int:
@@ -190,7 +196,7 @@ def foretell_drawing(ready: PreparedStage, family: Family, device: str, say: Say
 
 
 def _need(ready: PreparedStage, family: Family) -> Need:
-    return training_need(family, ready.stage.training_job(), ready.store, ready.layout)
+    return ready.need or training_need(family, ready.stage.training_job(), ready.store, ready.layout)
 
 
 def _check(ready: PreparedStage, need: Need, asked: int | None, device: str) -> tuple[int, str]:

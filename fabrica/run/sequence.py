@@ -92,7 +92,7 @@ def _run_stages(
     prepared = _prepared(run, only, say, report, processes)
     if processes.first:
         run.write_environment({r.name: r.store.digest() for r in prepared})
-    refuse_early(prepared, device)
+    prepared = refuse_early(prepared, device)
     foretell_time(prepared, device, say)
     recipe_stages = run.recipe.stages
     for ready in prepared:

@@ -18,6 +18,7 @@ from ..data.split import Split
 from ..data.store import Layout, Loader, Store, question_batch, to_device
 from ..jobs.imaging import stack_fields
 from ..learning.facts import Facts
+from ..machine.memory import Need
 from ..recipe.values import EvaluatePlan, Stage
 from ..rng import Rng
 from .folder import RunFolder
@@ -35,6 +36,7 @@ class PreparedStage:
     preparation: GridPreparation
     store: Store
     layout: Layout
+    need: Need | None = None  # of memory, where it was counted already
 
     @property
     def name(self) -> str:
