@@ -1,13 +1,14 @@
 """Verbs on folders of an object store: the same results as on folders of this machine, sent when they are done."""
 
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from fabrica import io
+from fabrica.cli import main
 from fabrica.data.virtual import VirtualCohort
 
 from ..deliver.conftest import trained  # noqa: F401 (fixture)
@@ -20,10 +21,28 @@ def s3(tmp_path: Path) -> Iterator[str]:
         yield root
 
 
-def _fabrica(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fabrica", *map(str, words)], capture_output=True, text=True, check=False
-    )
+@dataclass(frozen=True)
+class Done:
+    """What the program said, and how it ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def fabrica(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """The console script, in this process."""
+
+    def told(*words: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["fabrica", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return Done(int(ended.value.code or 0), said.out, said.err)
+
+    return told
 
 
 def _send(folder: Path, name: str) -> None:
@@ -33,15 +52,20 @@ def _send(folder: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_scans_runs_and_results_in_a_store(trained: Path, s3: str, tmp_path: Path) -> None:  # noqa: F811
+def test_scans_runs_and_results_in_a_store(
+    trained: Path,  # noqa: F811
+    s3: str,
+    tmp_path: Path,
+    fabrica: Callable[..., Done],
+) -> None:
     for member in VirtualCohort(2, first=30, spacing_mm=4, planes=(18, 20), disease="none").cohort().members:
         io.write_nifti(member.load(["T1w"]).images["T1w"], tmp_path / "scans" / member.patient / "T1w.nii.gz")
     _send(tmp_path / "scans", "cohort")
     _send(trained, "runs/ct")
-    here = _fabrica("generate", trained, "--data", tmp_path / "scans", "--out", tmp_path / "out")
+    here = fabrica("generate", trained, "--data", tmp_path / "scans", "--out", tmp_path / "out")
     assert here.returncode == 0, here.stderr
     words = ("generate", f"{s3}/runs/ct", f"--data={s3}/cohort", "--out", f"{s3}/out", "--executor", "dask")
-    there = _fabrica(*words)
+    there = fabrica(*words)
     assert there.returncode == 0, there.stderr
     assert f"Fetched from {s3}/cohort: 2 files" in there.stdout
     assert f"2 files in {s3}/out" in there.stdout
@@ -51,16 +75,18 @@ def test_scans_runs_and_results_in_a_store(trained: Path, s3: str, tmp_path: Pat
     assert {name: found[f"out/{name}"] for name in images} == images
     assert {k for k in found if k.startswith("out/.done/")}
     assert b"mirrors" not in b"".join(v for k, v in found.items() if k.startswith("out/") and k.endswith(".json"))
-    again = _fabrica(*words)
+    again = fabrica(*words)
     assert again.stdout.count("kept") == 2
-    nobody = _fabrica("generate", f"{s3}/runs/ct", "--data", f"{s3}/nobody", "--out", tmp_path / "none")
+    nobody = fabrica("generate", f"{s3}/runs/ct", "--data", f"{s3}/nobody", "--out", tmp_path / "none")
     assert (nobody.returncode, nobody.stderr) == (
         2, f"{s3}/nobody is empty. Give the folder that holds the scans: --data DIR.\n",
     )  # fmt: skip
 
 
 @pytest.mark.slow
-def test_a_run_in_a_store_is_gone_on_with_elsewhere(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_in_a_store_is_gone_on_with_elsewhere(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fabrica: Callable[..., Done]
+) -> None:
     _virtual = VirtualCohort(4, spacing_mm=4, planes=(18, 20), disease="none").cohort().members
     for member in _virtual:
         image = member.load(["T1w", "T2w"]).images
@@ -75,7 +101,7 @@ def test_a_run_in_a_store_is_gone_on_with_elsewhere(s3: str, tmp_path: Path, mon
         "family: {name: regression, network: {channels: [8, 8], blocks: 1}}\n"
         "train: {steps: 3, batch: 2}\nevaluate: {draws: 1, realism: 0}\n"
     )
-    done = _fabrica("run", recipe, "--data", f"{s3}/cohort", "--runs", f"{s3}/runs", "--device", "cpu")
+    done = fabrica("run", recipe, "--data", f"{s3}/cohort", "--runs", f"{s3}/runs", "--device", "cpu")
     assert done.returncode == 0, done.stderr
     assert f"Run {s3}/runs/0001" in done.stdout
     found = keys()
@@ -83,6 +109,6 @@ def test_a_run_in_a_store_is_gone_on_with_elsewhere(s3: str, tmp_path: Path, mon
     assert not [k for k in found if "/store/" in k]
     assert b"<html" in found["runs/0001/report/index.html"]
     monkeypatch.setenv("FABRICA_STORES", str(tmp_path / "elsewhere"))
-    more = _fabrica("run", f"{s3}/runs/0001", "--device", "cpu")
+    more = fabrica("run", f"{s3}/runs/0001", "--device", "cpu")
     assert more.returncode == 0, more.stderr
     assert keys()["runs/0001/stages/model/checkpoint.json"] == found["runs/0001/stages/model/checkpoint.json"]

@@ -30,10 +30,11 @@ PLAIN = {
         },
         "rivals": {
             "job": {"name": "translation", "from": ["T1w"], "x": ["T2w"]}, "family": {"name": "gan", "network": {"channels": [8, 8], "blocks": 1}},
-            "train": {"steps": 4, "batch": 2, "precision": "fp32"},
+            "train": {"steps": 24, "batch": 2, "precision": "fp32", "checkpoint_minutes": 0.0},
         },
     },
 }  # fmt: skip
+STEPS = {"codec": 4, "latent": 4, "rivals": 24}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_every_structure_of_groups(made: Path) -> None:
     assert [stage["name"] for stage in report["stages"]] == ["codec", "latent", "rivals"]
     for name in ("codec", "latent", "rivals"):
         tensors, facts = checkpoint.load(run / "stages" / name) or ({}, {})
-        assert (facts["step"], facts["processes"]) == (4, 2)
+        assert (facts["step"], facts["processes"]) == (STEPS[name], 2)
         assert all(bool(t.isfinite().all()) for t in tensors.values() if t.is_floating_point())
     index = json.loads((run / "store" / "rivals" / "index.json").read_text())
     assert len(index) == 4
@@ -65,11 +66,8 @@ def test_every_structure_of_groups(made: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_and_gone_on_with_by_as_many_it_ends_the_same(made: Path, tmp_path: Path) -> None:
-    plain = {**PLAIN, "stages": {"rivals": PLAIN["stages"]["rivals"]}}
-    train = {"steps": 24, "batch": 2, "precision": "fp32", "checkpoint_minutes": 0.0}
-    plain["stages"]["rivals"] = {**plain["stages"]["rivals"], "train": train}
+    plain = {**PLAIN, "stages": {"rivals": PLAIN["stages"]["rivals"]}}  # seeds are of the stage: others change nothing
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(plain))
-    two_processes(tmp_path, "-m", "fabrica", "run", "recipe.yaml", "--runs", "whole", "--device", "cpu")
     own = f"cut-{uuid.uuid4().hex}"  # by which its processes are found: torchrun gives each a session of its own
     state = tmp_path / own / "0001" / "stages" / "rivals" / "checkpoint.json"
     process = subprocess.Popen(
@@ -85,7 +83,8 @@ def test_killed_and_gone_on_with_by_as_many_it_ends_the_same(made: Path, tmp_pat
     with pytest.raises(CheckpointError, match="begun by 2 processes, this is 1.*torchrun --nproc-per-node 2"):
         continue_run(tmp_path / own / "0001", say=lambda _: None, device="cpu")
     two_processes(tmp_path, "-m", "fabrica", "run", f"{own}/0001", "--device", "cpu")
-    whole, cut = (checkpoint.load(tmp_path / name / "0001/stages/rivals") or ({}, {}) for name in ("whole", own))
+    runs = (made / "runs", tmp_path / own)
+    whole, cut = (checkpoint.load(run / "0001/stages/rivals") or ({}, {}) for run in runs)
     assert whole[0].keys() == cut[0].keys()
     assert all(bool((whole[0][k] == cut[0][k]).all()) for k in whole[0])
 
