@@ -16,6 +16,7 @@ from ..contracts import Field, Image
 PARAMETRIC_MAP, SEGMENTATION, DOSE = (
     "1.2.840.10008.5.1.4.1.1.30", "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.481.2",
 )  # fmt: skip
+REPORT = "1.2.840.10008.5.1.4.1.1.88.34"  # Comprehensive 3D SR
 
 
 def stored_image(files: Sequence[Path]) -> Image | None:
@@ -32,6 +33,25 @@ def stored_image(files: Sequence[Path]) -> Image | None:
     if kind in (PARAMETRIC_MAP, SEGMENTATION):
         return _frames(pydicom.dcmread(files[0]), kind)
     return _planes(files)
+
+
+def stored_answers(files: Sequence[Path]) -> list[str]:
+    """Every number of a structured report, in words; nothing of other objects."""
+    import pydicom
+
+    ds = pydicom.dcmread(files[0], stop_before_pixels=True)
+    return _numbers(ds) if str(ds.get("SOPClassUID", "")) == REPORT else []
+
+
+def _numbers(item: Any) -> list[str]:
+    found = []
+    for one in item.get("ContentSequence") or []:
+        if one.get("ValueType") == "NUM":
+            measured, name = one.MeasuredValueSequence[0], one.ConceptNameCodeSequence[0].CodeMeaning
+            unit = str(measured.MeasurementUnitsCodeSequence[0].CodeMeaning)
+            found.append(f"{name}: {float(measured.NumericValue):.4g} {'' if unit == 'no units' else unit}".strip())
+        found += _numbers(one)
+    return found
 
 
 def _planes(files: Sequence[Path]) -> Image | None:

@@ -29,7 +29,7 @@ class Drawn:
     case: str
     contrast: str
     unit: str
-    kind: str  # "intensity" or "label"
+    kind: str  # "intensity" or "label"; "value": its one file holds numbers, see `answers_in`
     files: tuple[str, ...]  # relative to the record's folder, a draw each
     sha256: tuple[str, ...]
     given: tuple[str, ...]  # contrasts that it was drawn from
@@ -122,6 +122,32 @@ def _figure(one: Mapping[str, Any]) -> Evidence:
     known = one["interval"]
     interval = None if known is None else (float(known[0]), float(known[1]))
     return Evidence(**words, value=float(one["value"]), n=int(one["n"]), interval=interval)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A number that a model says of a case: a chance, an amount in its unit."""
+
+    name: str
+    value: float
+    unit: str = ""
+
+    def words(self) -> str:
+        return f"{self.name}: {self.value:.4g} {self.unit}".strip()
+
+
+def write_answers(path: Path, answers: Sequence[Answer]) -> None:
+    """As JSON; the folder is made when needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([asdict(one) for one in answers], indent=1) + "\n")
+
+
+def answers_in(path: Path) -> list[Answer]:
+    """What `write_answers` wrote; raises ValueError for a file that holds something else."""
+    try:
+        return [Answer(str(a["name"]), float(a["value"]), str(a["unit"])) for a in json.loads(path.read_text())]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no answers ({error}). Draw again: fabrica generate") from error
 
 
 def check_inside(folder: Path, name: str) -> None:

@@ -18,12 +18,12 @@ from ..deliver.objects.dose import planned_dose
 from ..deliver.objects.images import derived_series
 from ..deliver.objects.marking import Making, Series
 from ..deliver.objects.parametric_map import spread_map
-from ..deliver.objects.report import evidence_report
+from ..deliver.objects.report import answer_report, evidence_report
 from ..deliver.objects.segmentation import segmentation
 from ..deliver.objects.source import read_headers
 from ..deliver.objects.structure_set import structure_set
 from ..deliver.outbox import Outbox
-from ..deliver.record import Drawn, Record, check_drawn, check_sources
+from ..deliver.record import Drawn, Record, answers_in, check_drawn, check_sources
 
 Say = Callable[[str], None]
 
@@ -54,6 +54,9 @@ def hand_over(
     for drawn in record.images:
         paths = check_sources(drawn, source) if drawn.sources or identity is None else [identity]
         headers = read_headers(paths)
+        if drawn.kind == "value":
+            found.append(_said(Making(record, drawn, headers), outbox, paths, evidence, say))
+            continue
         for name, image, spread in _wanted(record, drawn, which):
             making = Making(record, drawn, headers, name)
             series, parts = _object(making, image), list[Series]()
@@ -78,6 +81,22 @@ def hand_over(
             say(f"{drawn.case}: {drawn.contrast}, {len(series.datasets)} files{beside}, {'made' if new else 'known'}.")
             found.append(series.uid)
     return found
+
+
+def _said(making: Making, outbox: Outbox, paths: Sequence[Path], evidence: bool, say: Say) -> str:
+    """The UID of the report that a case's answers became."""
+    record, drawn = making.record, making.drawn
+    answers = answers_in(check_drawn(record, drawn, [0])[0])
+    series = answer_report(making, answers)
+    if (before := outbox.drawn(series.uid)) not in ("", record.made):
+        making = replace(making, record=replace(record, made=before))
+        series = answer_report(making, answers)
+    event = _told(making, series)
+    new = outbox.add(series, paths, event)
+    if evidence:
+        outbox.add(evidence_report(making, series), paths, event, part_of=series.uid)
+    say(f"{drawn.case}: {drawn.contrast}, a structured report, {'made' if new else 'known'}.")
+    return series.uid
 
 
 def _told(making: Making, series: Series) -> dict[str, Any]:

@@ -40,9 +40,11 @@ def record_of(
             if not files:
                 continue
             names, hashes = tuple(str(p.relative_to(folder)) for p in files), tuple(map(hash_of, files))
-            unit = "" if field.kind == "label" else preparation.unit_of(field.name, field.unit)
+            told = job.answer in ("value", "course")
+            unit = "" if told or field.kind == "label" else preparation.unit_of(field.name, field.unit)
             classes, sources = field.channels if field.kind == "label" else 0, sources_of(member, own)
-            images.append(Drawn(member.name, field.name, unit, field.kind, names, hashes, own, sources, classes))
+            kind = "value" if told else field.kind
+            images.append(Drawn(member.name, field.name, unit, kind, names, hashes, own, sources, classes))
     checkpoint = json.loads((run.home(stage) / "checkpoint.json").read_text())
     recipe = hashlib.sha256((run.path / RECIPE).read_bytes()).hexdigest()
     when = made or datetime.now(UTC).isoformat(timespec="seconds")

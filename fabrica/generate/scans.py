@@ -16,6 +16,7 @@ from ..data.cases import left_out
 from ..data.cohort import Member, Source, unreadable
 from ..deliver.approvals import Approvals
 from ..deliver.files import alone
+from ..deliver.record import Answer, write_answers
 from ..io import UnreadableError
 from ..jobs.values import said
 from ..machine.executors import Executor, Local, SetAside
@@ -29,6 +30,7 @@ from .record import record_of
 from .tasks import DRAW, PLAIN, Order, answering_of, done_before, key_of, state_of
 
 MOST = 5  # lines on what is odd about scans
+ANSWER = "answer.json"  # CASE/answer.json: what was said of a case, for delivery
 
 
 def generate_images(
@@ -153,14 +155,16 @@ def _found(source: Source, say: Say) -> tuple[Member, ...]:
     return cohort.members
 
 
-def _answered(answering: Answering) -> tuple[list[str], Callable[[NDArray[np.float64]], NDArray[np.float64]]]:
-    """What an answer's numbers are called, and how they leave the network's scale."""
+def _answered(
+    answering: Answering,
+) -> tuple[list[tuple[str, str]], Callable[[NDArray[np.float64]], NDArray[np.float64]]]:
+    """What an answer's numbers are called with their units, and how they leave the network's scale."""
     job, (field,) = answering.job, answering.signature.x
     if (course := job.course) is not None:
-        heads = [f"chance of {course.event} within {h:g} {course.unit}" for h in course.horizons]
+        heads = [(f"chance of {course.event} within {h:g} {course.unit}", "") for h in course.horizons]
         home = answering.run.home(answering.stage)
         return heads, lambda x: 1 - foretold(course, x[None], home).survival(np.array(course.horizons))[0]
-    return [f"chance of {c}" for c in field.classes] or [f"{field.name} {field.unit}".strip()], field.in_unit
+    return [(f"chance of {c}", "") for c in field.classes] or [(field.name, field.unit)], field.in_unit
 
 
 def _write_answers(
@@ -174,10 +178,10 @@ def _write_answers(
             f"No case in {data} has {', '.join(answering.signature.given)}. See what is there: fabrica inspect {data}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
+    recorded: list[tuple[Member, Mapping[str, Sequence[Path]]]] = []
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["case", *heads])
-        count = 0
+        writer.writerow(["case", *(f"{name} {unit}".strip() for name, unit in heads)])
         for member in found:
             looked = look(answering.scans, member, answering.scanned)
             if looked.words:
@@ -191,6 +195,10 @@ def _write_answers(
                 say(left_out(member, error))
                 continue
             writer.writerow([member.name, *(f"{v:.6g}" for v in values)])
-            count += 1
-    say(f"{count} cases answered.")
+            own = path.parent / member.name / ANSWER
+            write_answers(own, [Answer(n, float(v), unit) for (n, unit), v in zip(heads, values, strict=True)])
+            recorded.append((member, {answering.signature.x[0].name: [own]}))
+    if recorded:
+        record_of(answering.run, answering.stage, path.parent, recorded).write()
+    say(f"{len(recorded)} cases answered.")
     return path

@@ -11,14 +11,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from fastapi import Cookie, Depends, FastAPI, Form, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader
 
-from ..contracts import Image
+from ..contracts import Field, Image
 from ..data.grid import grid_of, resample
 from ..deliver.outbox import Outbox, Prepared
-from ..deliver.reading import PARAMETRIC_MAP, stored_image
+from ..deliver.reading import PARAMETRIC_MAP, stored_answers, stored_image
 from ..deliver.withdrawal import withdraw
 from .pictures import WINDOWS, Overlay, overlay_of, picture, window_of
 
@@ -40,6 +41,7 @@ class Shown:
     result: Image
     source: Image | None
     overlays: Mapping[str, Overlay]
+    answers: tuple[str, ...] = ()  # of a report, whose `result` is what it was told from
 
     @property
     def base(self) -> Image:
@@ -50,6 +52,9 @@ class Shown:
     def own(self) -> str:
         """The overlay that the series is itself, or nothing."""
         return next((k for k in ("classes", "dose") if k in self.overlays), "")
+
+
+_BLANK = Image(torch.zeros(1, 1, 16, 16), "zyx", torch.eye(4).double(), Field("nothing"), calibrated=False)
 
 
 def key_of(series: str) -> str:
@@ -88,11 +93,14 @@ class Reviewing:
 
     def _shown(self, uid: str, sources: tuple[str, ...]) -> Shown:
         """Read back from the stored files: what is looked at is what is sent."""
-        result = stored_image(self.outbox.files(uid))
-        if result is None:
-            raise HTTPException(404, "This series has no planes to show.")
+        stored = self.outbox.files(uid)
+        result, answers = stored_image(stored), tuple(stored_answers(stored))
         files = [Path(s) for s in sources if Path(s).is_file()]
         given = _given(files) if len(files) == len(sources) else None  # a part of it would show another source
+        if result is None and answers:  # numbers are judged beside the images that they were told from
+            return Shown(given or _BLANK, given, {}, answers)
+        if result is None:
+            raise HTTPException(404, "This series has no planes to show.")
         source = None if given is None else resample(given, grid_of(result))
         return Shown(result, source, self._overlays(uid, result, source))
 
@@ -122,8 +130,8 @@ class Reviewing:
         return {
             "key": key, "series": series, "whose": self.whose(series.uid), "depth": shown.result.data.shape[1],
             "facts": facts, "windows": windows, "source": shown.source is not None, "overlays": legends,
-            "own": shown.own, "evidence": made.get("evidence", []), "readers": self.outbox.readers(),
-            "accepted": self.outbox.accepted_by(series.uid),
+            "own": shown.own, "answers": shown.answers, "evidence": made.get("evidence", []),
+            "readers": self.outbox.readers(), "accepted": self.outbox.accepted_by(series.uid),
         }  # fmt: skip
 
     def values(self, key: str, z: int, y: float, x: float) -> dict[str, str]:

@@ -1,11 +1,12 @@
-"""What was measured of the model that drew: a structured report beside its images (PS3.16 TID 1500, 4019)."""
+"""Structured reports: what a model says of a case, and what was measured of it (PS3.16 TID 1500, 4019)."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..record import Evidence
+from ..record import Answer, Evidence
 from .marking import FIRST_NUMBER, MARK, Making, Series, library, settled, uid_of
 
 SCHEME = ("99FABRICA", "2.25.201743518390017285570293362290114563122", "Fabrica")  # designator, UID, name
@@ -23,6 +24,24 @@ UCUM = {
 NUMBER = FIRST_NUMBER + 950
 
 
+def answer_report(making: Making, answers: Sequence[Answer]) -> Series:
+    """A Comprehensive 3D SR of what a model says of a case, UNVERIFIED: each number a measurement by an algorithm.
+
+    Raises ValueError where highdicom is not installed.
+    """
+    hd = library()
+    known = {**making.known(), "answers": [[a.name, a.value, a.unit] for a in answers]}
+    groups = [
+        hd.sr.MeasurementsAndQualitativeEvaluations(
+            tracking_identifier=_tracked(hd, making, f"answer {k}", one.words()),
+            measurements=[_measurement(hd, making, one.name, one.value, one.unit)],
+        )
+        for k, one in enumerate(answers)
+    ]
+    what = f"{making.drawn.contrast} from {making.given}"
+    return _report(hd, making, groups, making.headers, known, NUMBER + 1, what)
+
+
 def evidence_report(making: Making, about: Series) -> Series:
     """A Comprehensive 3D SR of the figures that the run reached on patients that training did not see, UNVERIFIED.
 
@@ -31,6 +50,16 @@ def evidence_report(making: Making, about: Series) -> Series:
     """
     hd, record = library(), making.record
     known = {**making.known(), "report of": about.uid, "figures": [e.words() for e in record.evidence]}
+    groups = [_group(hd, making, k, e) for k, e in enumerate(record.evidence)] or [_nothing(hd, making)]
+    what = f"evidence of {making.drawn.contrast} from {making.given}"
+    return _report(hd, making, groups, about.datasets, known, NUMBER, what)
+
+
+def _report(
+    hd: Any, making: Making, groups: Sequence[Any], evidence: Sequence[Any], known: Mapping[str, Any], number: int,
+    what: str,
+) -> Series:  # fmt: skip
+    record = making.record
     context = hd.sr.ObservationContext(
         observer_device_context=hd.sr.ObserverContext(
             observer_type=hd.sr.CodedConcept("121007", "DCM", "Device"),
@@ -40,29 +69,32 @@ def evidence_report(making: Making, about: Series) -> Series:
             ),
         )
     )  # fmt: skip
-    groups = [_group(hd, making, k, e) for k, e in enumerate(record.evidence)] or [_nothing(hd, making)]
     content = hd.sr.MeasurementReport(
         observation_context=context, procedure_reported=hd.sr.CodedConcept("363679005", "SCT", "Imaging procedure"),
         imaging_measurements=groups, title=hd.sr.CodedConcept("126000", "DCM", "Imaging Measurement Report"),
     )  # fmt: skip
     ds = hd.sr.Comprehensive3DSR(
-        evidence=list(about.datasets), content=content, series_instance_uid=uid_of(known), series_number=NUMBER,
+        evidence=list(evidence), content=content, series_instance_uid=uid_of(known), series_number=number,
         sop_instance_uid=uid_of({**known, "instance": 1}), instance_number=1, manufacturer="Fabrica",
     )  # fmt: skip
-    ds.SeriesDescription = f"{MARK} evidence of {making.drawn.contrast} from {making.given}"[:64]
+    ds.SeriesDescription = f"{MARK} {what}"[:64]
     ds.CodingSchemeIdentificationSequence = [_scheme()]
     return Series(uid_of(known), (settled(ds, making, known),))
 
 
 def _group(hd: Any, making: Making, number: int, one: Evidence) -> Any:
-    unit = UCUM.get(one.unit, f"{{{one.unit}}}"[:16])
-    measured = hd.sr.Measurement(
-        name=hd.sr.CodedConcept(_short(one.metric), SCHEME[0], one.metric[:64]), value=one.value,
-        unit=hd.sr.CodedConcept(unit, "UCUM", one.unit or "no units"), algorithm_id=_algorithm(hd, making),
-    )  # fmt: skip
+    measured = _measurement(hd, making, one.metric, one.value, one.unit)
     return hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracked(hd, making, f"figure {number}", one.words()), measurements=[measured]
     )
+
+
+def _measurement(hd: Any, making: Making, name: str, value: float, unit: str) -> Any:
+    code = UCUM.get(unit, f"{{{unit}}}"[:16])
+    return hd.sr.Measurement(
+        name=hd.sr.CodedConcept(_short(name), SCHEME[0], name[:64]), value=value,
+        unit=hd.sr.CodedConcept(code, "UCUM", unit or "no units"), algorithm_id=_algorithm(hd, making),
+    )  # fmt: skip
 
 
 def _nothing(hd: Any, making: Making) -> Any:
