@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..data.cohort import find
+from ..data.cohort import Source
 from ..evaluate.sets.embedding import Embedding
 from ..machine.executors import Executor, Local
 from ..safeguards.fairness import fairness_check
@@ -16,7 +16,7 @@ from ..safeguards.gate import Check, Gate
 from ..safeguards.privacy.copies import copies_check
 from ..safeguards.privacy.gallery import gallery
 from ..safeguards.privacy.membership import membership_check
-from .groups import fairness
+from .groups import amplified, copied, fairness
 from .page import Evidence, write_page
 from .privacy import CopiesFound, MembershipFound, apart, canaries, copies, membership
 from .scans import ladder, robustness_check, shift
@@ -38,8 +38,8 @@ class Asked:
     """
 
     draws: int = 1000
-    data: Path | None = None
-    holdout: Path | None = None
+    data: Path | Source | None = None
+    holdout: Path | Source | None = None
     ladder: int = 8
     stage: str | None = None
     only: tuple[str, ...] = ()
@@ -85,6 +85,10 @@ def audit(
         by_group = fairness(subject, made)
         checks[FAIRNESS] = fairness_check(None, by_group) if isinstance(by_group, str) else fairness_check(by_group)
         evidence.fairness = None if isinstance(by_group, str) else by_group
+        if subject.synthesises:
+            near, more = copied(subject, made), amplified(subject, made)
+            evidence.copied = None if isinstance(near, str) else near
+            evidence.amplified = None if isinstance(more, str) else more
     if asked.wants(ROBUSTNESS):
         climbed = ladder(subject, asked.ladder)
         checks[ROBUSTNESS], evidence.ladder = robustness_check(climbed), None if isinstance(climbed, str) else climbed
@@ -121,7 +125,11 @@ def _made(subject: Subject, asked: Asked) -> list[Tensor]:
         return []
     if subject.by_image:
         subject.say("Every training image counts as a patient of its own: the audit is by image.")
-    return subject.side(find(asked.data).members, alike=True).images if asked.data else subject.draws(asked.draws)
+    return (
+        subject.side(Source.of(asked.data).find().members, alike=True).images
+        if asked.data
+        else subject.draws(asked.draws)
+    )
 
 
 def _copies(subject: Subject, made: Sequence[Tensor], void: str, embeddings: Mapping[str, Embedding]) -> CopiesFound:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.cohort import Member, one_each
+from ..safeguards.amplification import Amplification, People, amplification
 from ..safeguards.fairness import Fairness, assess, attributes_of
 from ..safeguards.privacy.copies import nearest
 from ..safeguards.privacy.spaces import encoded
@@ -34,6 +35,46 @@ def fairness(subject: Subject, made: Sequence[Tensor]) -> Fairness | str:
     if not endpoints:
         return "the run's report holds no figure by patient"
     return assess(endpoints, attributes, subject.seed)
+
+
+def copied(subject: Subject, made: Sequence[Tensor]) -> Fairness | str:
+    """Which groups' training patients have a draw nearer than any other person: copies by group."""
+    members = one_each(subject.train)
+    attributes = attributes_of([_known(m) for m in members])
+    train = subject.sides[0]
+    if not attributes or not made or len(set(train.patients)) < 2:
+        return "no attribute of the training patients says a group"
+    coded, others = subject.coded
+    gaps, _ = nearest([coded], encoded(made))
+    alone = np.full(len(coded), np.inf)
+    for start in range(0, len(coded), 512):
+        rows = slice(start, start + 512)
+        apart = _apart(coded[rows], coded)
+        same = np.array(train.patients[rows])[:, None] == np.array(train.patients)[None]
+        alone[rows] = np.where(same, np.inf, apart).min(1)
+        if len(others):
+            alone[rows] = np.minimum(alone[rows], _apart(coded[rows], others).min(1))
+    nearer: dict[str, float] = {}
+    for patient, gap, other in zip(train.patients, gaps, alone, strict=True):
+        nearer[patient] = max(nearer.get(patient, 0.0), float(gap < other))
+    values = np.array([nearer.get(m.patient, np.nan) for m in members])
+    return assess({"has a draw nearer than any other person": values}, attributes, subject.seed)
+
+
+def amplified(subject: Subject, made: Sequence[Tensor]) -> Amplification | str:
+    """Which groups are drawn more often than they are: told by real neighbours."""
+    if not subject.synthesises or not made:
+        return "its draws follow somebody's scan"
+    sides = []
+    for members, side, features in zip((subject.train, subject.held), subject.sides, subject.coded, strict=True):
+        of = {m.patient: _known(m) for m in members}
+        sides.append(People(features, attributes_of([of.get(p, {}) for p in side.patients])))
+    return amplification(sides[0], sides[1], encoded(made), subject.seed)
+
+
+def _apart(one: Array, other: Array) -> Array:
+    squares: Array = (one**2).sum(1)[:, None] + (other**2).sum(1) - 2 * one @ other.T
+    return np.sqrt(np.maximum(squares, 0))
 
 
 def _known(member: Member) -> dict[str, float | str]:
@@ -62,7 +103,7 @@ def _reached(subject: Subject, members: Sequence[Member], made: Sequence[Tensor]
     if not made or len(held.images) <= NEIGHBOUR:
         return {}
     real, drawn = encoded(held.images), encoded(made)
-    own = np.sqrt(np.maximum((real**2).sum(1)[:, None] + (real**2).sum(1) - 2 * real @ real.T, 0))
+    own = _apart(real, real)
     radius = np.sort(own, axis=1)[:, NEIGHBOUR]
     gaps, _ = nearest([real], drawn)
     rows: dict[str, list[tuple[float, float]]] = {}

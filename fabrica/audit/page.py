@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from ..evaluate.report.pictures import encode
+from ..safeguards.amplification import Amplification
 from ..safeguards.fairness import Fairness
 from ..safeguards.gate import Gate
 from ..safeguards.privacy.copies import Described
@@ -31,6 +32,8 @@ class Evidence:
     described: Described | None = None
     attacks: Sequence[Attack] = ()
     fairness: Fairness | None = None
+    copied: Fairness | None = None  # by group: who has a draw nearer than any other person
+    amplified: Amplification | None = None
     ladder: Ladder | None = None
 
 

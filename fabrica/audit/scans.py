@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from ..contracts import Image
-from ..data.cohort import Member, find, one_each, overlaid
+from ..data.cohort import Member, Source, one_each, overlaid
 from ..run.likeness import likeness
 from ..run.shift import seen
 from ..safeguards.gate import Check
@@ -25,10 +25,10 @@ FEWEST = 3
 WORST = {"psnr": 0.0, "ssim": 0.0, "mae": 1.0}
 
 
-def shift(subject: Subject, data: Path | None = None) -> Check:
+def shift(subject: Subject, data: Path | Source | None = None) -> Check:
     """Scans of a folder, or of the test part, held against those of training."""
     reference, contrasts = subject.answering.scans, subject.answering.scanned
-    members = subject.held if data is None else subject.answering.job.gathered(find(data).members, True)
+    members = subject.held if data is None else subject.answering.job.gathered(Source.of(data).find().members, True)
     looked = [seen(m, reference, contrasts) for m in one_each(members)]
     return shift_check(
         [one for one in looked if one is not None], reference, "test patients" if data is None else "new patients"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..contracts import Field, Job, Reconstructor
 from ..data.cases import prepare_case
-from ..data.cohort import Member, find
+from ..data.cohort import Member, Source
 from ..data.split import Split, patient_hash
 from ..families import FAMILIES
 from ..generate.patients import asked_patients, synthesising_stage
@@ -60,7 +60,7 @@ class Subject:
 
     @staticmethod
     def open(
-        run: Path, holdout: Path | None, device: str, seed: int, say: Say, stage: str | None = None
+        run: Path, holdout: Path | Source | None, device: str, seed: int, say: Say, stage: str | None = None
     ) -> Subject:  # fmt: skip
         """Raises ValueError where there is no such run or it has several last stages, UnreadableError for a folder
         without scans.
@@ -70,7 +70,7 @@ class Subject:
         answering = Answering(opened, audited, find_device(device))
         cohorts = {name: plan.find() for name, plan in opened.recipe.cohorts.items()}
         split = split_stage(opened.recipe, audited, cohorts)
-        held = answering.job.gathered(find(holdout).members) if holdout else split.parts["test"]
+        held = answering.job.gathered(Source.of(holdout).find().members) if holdout else split.parts["test"]
         return Subject(answering, split, tuple(held), holdout is not None, seed, say)
 
     @property

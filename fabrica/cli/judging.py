@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .options import Device, ExecutorName, Scheduler, Workers, claim_in, embedding_in, fixed
+from .options import Device, ExecutorName, Scheduler, Unit, Workers, claim_in, embedding_in, fixed
 from .terminal import FAILED, echo, errors, fail
 
 
@@ -98,6 +98,7 @@ def audit(
     ] = None,
     ladder: Annotated[int, typer.Option(min=1, help="Test patients whose scans are made worse.")] = 8,
     stage: Annotated[str | None, typer.Option(help="Which stage is audited; what synthesises, or the last.")] = None,
+    unit: Unit = None,
     shadows: Annotated[
         int, typer.Option(min=0, help="Train so many models on others (8): membership is told beside them.")
     ] = 0,
@@ -112,6 +113,7 @@ def audit(
     """Privacy, shift, fairness, robustness: verdicts in RUN/audit/gate.json, obeyed by deliver and patients."""
     from ..audit.conduct import Asked
     from ..audit.conduct import audit as audited
+    from ..data.cohort import Source
     from ..machine.executors import executor as named
 
     with errors():
@@ -119,7 +121,9 @@ def audit(
             fail("Workers train shadow models, all else is asked here. Add --shadows 8, or leave --executor out.")
         reasons = fixed(override, "--override copies=REASON")
         own = {name: how for path in embedding or () for name, how in embedding_in(path).items()}
-        asked = Asked(draws, data, holdout, ladder, stage, tuple(only or ()), reasons, shadows, own)
+        units = fixed(unit, "--unit PET=SUV")
+        scans, others = (None if path is None else Source(path, units) for path in (data, holdout))
+        asked = Asked(draws, scans, others, ladder, stage, tuple(only or ()), reasons, shadows, own)
         gate = audited(run, asked, say=echo, executor=named(executor, scheduler, workers, device))
         if gate.refused:
             raise typer.Exit(FAILED)
