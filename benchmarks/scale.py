@@ -168,7 +168,7 @@ def killed(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         return False
 
     def kill() -> None:
-        while len(kills) < 10 and not done.wait(chance.uniform(1, 6)):
+        while len(kills) < 10 and not done.wait(chance.uniform(6, 16)):
             if own := [p for p in psutil.Process().children(recursive=True) if busy(p)]:
                 one = chance.choice(own)
                 with contextlib.suppress(psutil.Error):

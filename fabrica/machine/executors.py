@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from .slurm import Slurm
 from .stores import is_place
+from .workers import LocalWorkers
 
 Task = Mapping[str, Any]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -81,13 +82,15 @@ class Dask(Executor):
 
     def results(self, name: str, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
         try:
+            from concurrent.futures import CancelledError
+
             import dask
             from distributed import as_completed
             from distributed.scheduler import KilledWorker
         except ImportError as error:
             raise ValueError(f"Dask is not installed. {EXTRA}") from error
         with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS}):
-            client, close = self._opened()
+            client, close, own = self._opened()
             if self.scheduler is not None and tasks:
                 _check_places(client, tasks[0], close)
 
@@ -97,45 +100,43 @@ class Dask(Executor):
             suspects: list[int] = []
             try:
                 futures = {asked(number): number for number in range(len(tasks))}
+                if own is not None:
+                    own.watch(lambda: client.cancel(list(futures), force=True))
                 for future in as_completed(list(futures)):
                     try:
                         yield futures[future], future.result()
                     except KilledWorker:
                         suspects.append(futures[future])
+                    if own is not None:
+                        own.progressed()
                     future.release()
                 for number in suspects:
                     try:
                         yield number, asked(number).result()
                     except KilledWorker:
                         yield number, SetAside(f"it ended {DEATHS + 1} workers when it was alone")
+            except CancelledError as error:
+                raise ValueError(
+                    "Workers end as soon as they start: is there memory for them? See: dmesg. Or use fewer: --workers 1"
+                ) from error
             finally:
                 close()
 
-    def _opened(self) -> tuple[Any, Callable[[], None]]:
-        from distributed import Client, LocalCluster
+    def _opened(self) -> tuple[Any, Callable[[], None], LocalWorkers | None]:
+        """(client, what ends it, the workers of this machine that it talks to)."""
+        from distributed import Client
 
         if self.slurm is not None:
-            return self._asked_for(self.slurm)
+            return *self._asked_for(self.slurm), None
         if self.scheduler is None:
-            # Port 0: no address at all means dask's own port, which another cluster on this machine may hold.
-            cluster = LocalCluster(
-                n_workers=self.workers, threads_per_worker=1, processes=True, host="127.0.0.1",
-                dashboard_address="127.0.0.1:0", silence_logs=50,
-            )  # fmt: skip
-            client = Client(cluster)
-
-            def close() -> None:
-                with suppress(Exception):  # workers that died have nothing to close
-                    client.close()
-                cluster.close()
-
-            return client, close
+            own = LocalWorkers(self.workers)
+            return own.client, own.close, own
         try:
             client = Client(self.scheduler, timeout=PATIENCE_S)
         except (OSError, TimeoutError) as error:
             raise ValueError(f"{self.scheduler} does not answer. Start it: dask scheduler") from error
         self._check_versions(client)
-        return client, client.close
+        return client, client.close, None
 
     def _asked_for(self, slurm: Slurm) -> tuple[Any, Callable[[], None]]:
         """Jobs of a cluster: whoever waits in its queue longer than is said gives up."""

@@ -3,10 +3,14 @@
 import os
 import signal
 import socket
+import threading
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from fabrica.machine.executors import Dask, Executor, Local, SetAside, check_address, executor
@@ -26,6 +30,16 @@ def killed_once(task: Mapping[str, Any]) -> Any:
     if task["x"] == 3 and (task["always"] or not (mark / "killed").exists()):
         (mark / "killed").touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    return 2 * task["x"]
+
+
+def slow(task: Mapping[str, Any]) -> Any:
+    time.sleep(0.5 if task["x"] else 0)
+    return 2 * task["x"]
+
+
+def forever(task: Mapping[str, Any]) -> Any:
+    time.sleep(0 if task["x"] == 1 else 600)
     return 2 * task["x"]
 
 
@@ -154,3 +168,55 @@ def test_a_worker_that_does_not_see_the_data_is_named(tmp_path: Path) -> None:
         assert dict(Dask(cluster.scheduler_address).results(DOUBLED, tasks)) == {0: 2}
         stored = [{"x": 1, "folder": "s3://bucket/cohort"}]  # fetched where it is read
         assert dict(Dask(cluster.scheduler_address).results(DOUBLED, stored)) == {0: 2}
+
+
+def test_workers_that_are_killed_while_they_start_are_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask gives such workers up, and tasks would wait for ever."""
+    monkeypatch.setattr("fabrica.machine.executors.DEATHS", 1000)
+    made, killed = Dask(workers=2), list[int]()
+    done = threading.Event()
+
+    def kill() -> None:
+        until = time.monotonic() + 4
+        while time.monotonic() < until and not done.wait(0.3):
+            for one in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    if "spawn_main" in " ".join(one.cmdline()):
+                        one.kill()
+                        killed.append(one.pid)
+
+    killer = threading.Thread(target=kill)
+    found = {}
+    for number, result in made.results("tests.machine.test_executors:slow", [{"x": k} for k in range(4)]):
+        if not found and not killer.is_alive() and not killed:
+            killer.start()
+        found[number] = result
+    done.set()
+    killer.join()
+    assert found == {k: 2 * k for k in range(4)}
+    assert killed
+
+
+def test_workers_that_never_live_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fabrica.machine.workers.RESTARTS", 2)
+    monkeypatch.setattr("fabrica.machine.workers.EVERY_S", 0.5)
+    monkeypatch.setattr("fabrica.machine.executors.DEATHS", 1000)
+    done = threading.Event()
+
+    def kill() -> None:
+        while not done.wait(0.2):
+            for one in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    if "spawn_main" in " ".join(one.cmdline()):
+                        one.kill()
+
+    killer = threading.Thread(target=kill)
+
+    def ask() -> None:
+        for _ in Dask(workers=1).results("tests.machine.test_executors:forever", [{"x": 1}, {"x": 2}]):
+            killer.start()
+
+    with pytest.raises(ValueError, match="Workers end as soon as they start"):
+        ask()
+    done.set()
+    killer.join()
