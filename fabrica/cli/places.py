@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from ..machine import stores
 from .terminal import call, echo, errors
 
 _ARGUMENT = re.compile(r"((?:--[\w-]+=)?(?:[\w-]+=)?)([a-z][a-z0-9]*://.+)", re.DOTALL)
@@ -19,6 +18,11 @@ def brought(arguments: Sequence[str]) -> Iterator[list[str]]:
 
     What was done until a failure or a stop is sent as well: it can be gone on with, here or elsewhere.
     """
+    if not any(_ARGUMENT.fullmatch(argument) for argument in arguments):
+        yield list(arguments)  # --help answers at once: what opens stores is not loaded
+        return
+    from ..machine import stores
+
     found: list[str] = []
     used: list[str] = []
     with errors():
