@@ -28,7 +28,7 @@ from ..run.answering import Answering
 from ..run.folder import RunFolder
 from ..run.sequence import Say
 
-TWINS = (10_000_000, 20_000_000)  # voxels: above what the allocator keeps, below a minute
+TWINS = (2_000_000, 24_000_000)  # voxels: a start and a lever, both within a minute
 FEWEST = 32  # voxels a side of a twin
 
 
