@@ -41,7 +41,7 @@ from fabrica.run.cluster import Cluster, best_interval
 from fabrica.run.plan import plan_recipe
 from fabrica.run.sequence import run_recipe
 
-RECIPES = ("translation", "segmentation", "synthesis", "outcome", "volumes", "denoise")
+RECIPES = ("translation", "segmentation", "synthesis", "latent", "painting", "denoise")
 STEPS = 50
 CASES = 32
 TINY = 10_000
