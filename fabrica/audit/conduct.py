@@ -125,11 +125,9 @@ def _made(subject: Subject, asked: Asked) -> list[Tensor]:
         return []
     if subject.by_image:
         subject.say("Every training image counts as a patient of its own: the audit is by image.")
-    return (
-        subject.side(Source.of(asked.data).find().members, alike=True).images
-        if asked.data
-        else subject.draws(asked.draws)
-    )
+    if asked.data is None:
+        return subject.draws(asked.draws)
+    return subject.side(Source.of(asked.data).find().members, alike=True).images
 
 
 def _copies(subject: Subject, made: Sequence[Tensor], void: str, embeddings: Mapping[str, Embedding]) -> CopiesFound:

@@ -21,15 +21,15 @@ import sqlalchemy as sql
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from ..io import UnreadableError
+from ..io import Oddity, UnreadableError, walked
 from ..io.headers import Header, header_of
-from ..machine.device import writing
+from ..machine.addresses import is_loopback
+from ..machine.device import in_words, writing
 from ..machine.executors import Executor, Local, SetAside
 
 READ = "fabrica.data.index:read_files"
 EACH = 250  # files that one task reads
 ROUND = 256  # tasks that are known at once: as many names as are held in memory
-LOOPBACK = ("127.0.0.1", "localhost", "::1", "")
 EXAMPLE = "Write --index index.sqlite, or postgresql://USER@HOST/DATABASE"
 Say = Callable[[str], None]
 
@@ -156,7 +156,8 @@ class Index:
             patients = db.scalar(sql.select(sql.func.count(sql.distinct(STUDY.c.patient))).where(STUDY.c.patient != ""))
             studies, series = (db.scalar(sql.select(sql.func.count()).select_from(t)) for t in (STUDY, SERIES))
             images, size = db.execute(sql.select(sql.func.sum(FILE.c.images), sql.func.sum(FILE.c.size))).one()
-            yield f"{patients} patients, {studies} studies, {series} series, {images or 0} images, {_bytes(size)}"
+            amount = in_words(int(size or 0))
+            yield f"{patients} patients, {studies} studies, {series} series, {images or 0} images, {amount}"
             kinds = sql.select(SERIES.c.modality, SERIES.c.format, sql.func.count()).group_by(
                 SERIES.c.modality, SERIES.c.format
             )
@@ -231,17 +232,21 @@ def _tasks(waiting: Iterator[tuple[str, str]]) -> Iterator[dict[str, Any]]:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Every file below, one folder after the other; raises UnreadableError for a folder that may not be opened."""
+    """Every file that a cohort would be read from; raises UnreadableError for a folder that may not be opened."""
+    odd: list[Oddity] = []
+    for path in walked(folder, odd):
+        _check_open(odd)
+        if path.is_file():
+            yield path.relative_to(folder).as_posix(), path.stat()
+    _check_open(odd)
 
-    def closed(error: OSError) -> None:
-        raise UnreadableError(f"cannot be opened ({error.strerror}).", "Open it to this user.", str(error.filename))
 
-    for here, folders, names in os.walk(folder, onerror=closed):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(here, name)
-            if not name.startswith(".") and path.is_file():
-                yield path.relative_to(folder).as_posix(), path.stat()
+def _check_open(odd: list[Oddity]) -> None:
+    """A folder that was read before under another name is no fault; one that is closed is not empty."""
+    for one in odd:
+        if one.severity == "fault":
+            raise UnreadableError(one.fault, one.next_step, one.file)
+    odd.clear()
 
 
 def _keep(db: Connection, root: str, number: int, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -303,7 +308,7 @@ def _engine(place: str) -> Engine:
     told: dict[str, Any] = {"timeout": 30}
     if "PGPASSWORD" in os.environ:
         told["password"] = os.environ["PGPASSWORD"]
-    if (url.host or "") not in LOOPBACK:
+    if url.host and not is_loopback(url.host):
         told["ssl_context"] = ssl.create_default_context()
     return sql.create_engine(url, connect_args=told)
 
@@ -319,9 +324,3 @@ def _shown(place: str) -> str:
 
 def _reason(error: SQLAlchemyError) -> str:
     return str(getattr(error, "orig", None) or error).splitlines()[0][:120]
-
-
-def _bytes(size: Any) -> str:
-    """PostgreSQL adds up to a Decimal."""
-    count = float(size or 0)
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -19,6 +19,7 @@ from ..contracts import Family
 from ..deliver.files import write_whole
 from ..learning import checkpoint
 from ..learning.federation import FederationError, LocalPlan, Update, combined, shared_weights
+from ..machine.addresses import is_loopback
 from ..recipe.values import Recipe, Stage
 from ..run.folder import RunFolder
 from .flower import ended, relay_in, secret_in, started
@@ -31,7 +32,6 @@ OPENING_S = 60.0
 LOG = "federation.json"
 TOLD = ("count", "loss", "preparation", "reference", "size")  # of every answer
 TWICE = "two sites bear this name"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def serve(
     Raises ValueError for a recipe that cannot be learned by rounds, FederationError where too few sites answer.
     """
     stage, secret = stage_of(recipe), secret_in(certificates)
-    if address[0] not in LOOPBACK:
+    if not is_loopback(address[0]):
         raise ValueError(
             f"Flower runs what anybody sends who reaches it, and {address[0]} is not this machine alone. Listen at"
             " 127.0.0.1 and bring sites there by a tunnel that knows them: ssh -L 8443:127.0.0.1:8443 SERVER"

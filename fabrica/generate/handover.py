@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,9 @@ def hand_over(
             found.append(_said(Making(record, drawn, headers), outbox, paths, evidence, say))
             continue
         for name, image, spread in _wanted(record, drawn, which):
-            making = Making(record, drawn, headers, name)
-            series, parts = _object(making, image), list[Series]()
-            before = outbox.drawn(series.uid)
-            if before not in ("", record.made):  # drawn again, to the same pixels: it is the same object, of that day
-                making = replace(making, record=replace(record, made=before))
-                series = _object(making, image)
+            made = partial(_object, image=image)
+            making, series = _of_its_day(Making(record, drawn, headers, name), outbox, made)
+            parts = list[Series]()
             if spread is not None and drawn.kind != "label" and drawn.unit != "Gy":
                 parts.append(spread_map(replace(making, which="spread"), spread, series))
             if structures and drawn.kind == "label":
@@ -85,18 +83,25 @@ def hand_over(
 
 def _said(making: Making, outbox: Outbox, paths: Sequence[Path], evidence: bool, say: Say) -> str:
     """The UID of the report that a case's answers became."""
-    record, drawn = making.record, making.drawn
-    answers = answers_in(check_drawn(record, drawn, [0])[0])
-    series = answer_report(making, answers)
-    if (before := outbox.drawn(series.uid)) not in ("", record.made):
-        making = replace(making, record=replace(record, made=before))
-        series = answer_report(making, answers)
+    drawn = making.drawn
+    answers = answers_in(check_drawn(making.record, drawn, [0])[0])
+    making, series = _of_its_day(making, outbox, partial(answer_report, answers=answers))
     event = _told(making, series)
     new = outbox.add(series, paths, event)
     if evidence:
         outbox.add(evidence_report(making, series), paths, event, part_of=series.uid)
     say(f"{drawn.case}: {drawn.contrast}, a structured report, {'made' if new else 'known'}.")
     return series.uid
+
+
+def _of_its_day(making: Making, outbox: Outbox, made: Callable[[Making], Series]) -> tuple[Making, Series]:
+    """What was drawn again to the same is the same object, of the day on which it was drawn first."""
+    series = made(making)
+    before = outbox.drawn(series.uid)
+    if before in ("", making.record.made):
+        return making, series
+    making = replace(making, record=replace(making.record, made=before))
+    return making, made(making)
 
 
 def _told(making: Making, series: Series) -> dict[str, Any]:

@@ -70,6 +70,8 @@ def draw_patients(
         rows = _drawn(tasks, out, by, count, say)
     answering_of.cache_clear()  # the model is not kept beyond the call
     fetched(out)
+    if not rows:
+        raise ValueError(f"No patient was drawn into {out}: every group was given up. Draw fewer at once, or here.")
     with writing(out / TABLE), (out / TABLE).open("w", newline="") as table:
         writer = csv.writer(table)
         writer.writerow(["file", "member", "patient", "visit", "contrast", *asked[0]])

@@ -33,6 +33,7 @@ __all__ = [
     "read_raw",
     "scan_folder",
     "stem",
+    "walked",
     "write_nifti",
 ]
 
@@ -63,7 +64,7 @@ def scan_folder(folder: Path) -> Listing:
     oddities: list[Oddity] = []
     dicom_files: list[Path] = []
     count = 0
-    for path in _files(folder, oddities):
+    for path in walked(folder, oddities):
         count += 1
         try:
             understood = scans_in(path)
@@ -196,7 +197,7 @@ def write_nifti(image: Image, path: str | Path) -> None:
     nifti.write(image, Path(path))
 
 
-def _files(folder: Path, oddities: list[Oddity]) -> Iterator[Path]:
+def walked(folder: Path, oddities: list[Oddity]) -> Iterator[Path]:
     """Every file below, in the order of names, links followed; what starts with a dot is left alone.
 
     A folder that may not be opened is one oddity, and so is one that was walked before under another name.

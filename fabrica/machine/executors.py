@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from .addresses import is_loopback
 from .slurm import Slurm
 from .stores import is_place
 from .workers import LocalWorkers
 
 Task = Mapping[str, Any]
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 EXTRA = 'Install it: pip install -e ".[cluster]" -c constraints.txt'
 READ_FROM = ("run", "folder", "key_file")  # what tasks call places that must be there
 PATIENCE_S = 30  # until a scheduler answers
@@ -91,18 +91,20 @@ class Dask(Executor):
             raise ValueError(f"Dask is not installed. {EXTRA}") from error
         with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS}):
             client, close, own = self._opened()
-            if self.scheduler is not None and tasks:
-                _check_places(client, tasks[0], close)
+            futures: dict[Any, int] = {}
+            suspects: list[int] = []
 
             def asked(number: int) -> Any:
-                return client.submit(call, name, dict(tasks[number]), pure=False, retries=0)
+                future = client.submit(call, name, dict(tasks[number]), pure=False, retries=0)
+                futures[future] = number
+                return future
 
-            suspects: list[int] = []
             try:
-                futures = {asked(number): number for number in range(len(tasks))}
-                if own is not None:
+                if self.scheduler is not None and tasks:
+                    _check_places(client, tasks[0])
+                if own is not None:  # whatever is asked by then
                     own.watch(lambda: client.cancel(list(futures), force=True))
-                for future in as_completed(list(futures)):
+                for future in as_completed([asked(number) for number in range(len(tasks))]):
                     try:
                         yield futures[future], future.result()
                     except KilledWorker:
@@ -174,12 +176,11 @@ class Dask(Executor):
                 )
 
 
-def _check_places(client: Any, task: Task, close: Callable[[], None]) -> None:
+def _check_places(client: Any, task: Task) -> None:
     """Raises ValueError where a worker does not see what a task reads: another machine has other disks."""
     asked = [task[name] for name in READ_FROM if isinstance(task.get(name), str)]
     for worker, missing in client.run(unseen, asked).items():
         if missing:
-            close()
             raise ValueError(
                 f"Worker {worker} does not see {missing[0]}. Put it on a disk that all workers see, or in a store:"
                 " s3://BUCKET/FOLDER"
@@ -210,7 +211,7 @@ def check_address(scheduler: str) -> None:
         raise ValueError(
             f"--scheduler {scheduler!r} is no address. Write tcp://127.0.0.1:8786, tls://HOST:8786 or cluster.yaml"
         )
-    if parts.scheme == "tcp" and parts.hostname not in LOOPBACK:
+    if parts.scheme == "tcp" and not is_loopback(parts.hostname):
         raise ValueError(f"{parts.hostname} would be spoken to unencrypted. Write tls://{parts.hostname}:{parts.port}")
 
 

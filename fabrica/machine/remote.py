@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from .addresses import is_loopback
+
 CONNECT_S, READ_S = 10, 60  # until a store counts as silent
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class StoreError(ValueError):
@@ -74,7 +75,7 @@ def _check_encrypted(fs: Any, url: str) -> None:
     fs.connect()
     address = str((getattr(getattr(fs, "s3", None), "meta", None) and fs.s3.meta.endpoint_url) or "")
     parts = urlsplit(address)
-    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise StoreError(
             f"{url} would be spoken to unencrypted at {parts.hostname}. Set AWS_ENDPOINT_URL to https://..."
         )

@@ -122,7 +122,7 @@ class Mirror:
         if not path.is_file():
             return True
         if before is None:
-            if hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == tag:
+            if _md5(path) == tag:
                 known.keep(name, size, tag, path.stat().st_mtime_ns)
                 return False
             if path.stat().st_size == size:
@@ -140,7 +140,7 @@ class Mirror:
             there = facts_of(fs.info(remote))
         except FileNotFoundError:
             return False
-        if hashlib.md5((self.folder / name).read_bytes(), usedforsecurity=False).hexdigest() == there[1]:
+        if _md5(self.folder / name) == there[1]:
             return True
         before = known.of(name)
         if before is None or there != before[:2]:
@@ -269,6 +269,12 @@ def sent(path: Path, say: Say | None = None) -> None:
     moved = mirror.send(path)
     if moved.files and say is not None:
         say(f"Sent to {mirror.url}: {moved}.")
+
+
+def _md5(path: Path) -> str:
+    """What stores call a file that came in one piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _join(root: str, name: str) -> str:

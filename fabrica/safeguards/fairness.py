@@ -120,6 +120,8 @@ def _unseen(endpoint: str, attribute: str, values: Array, sizes: Sequence[int], 
     spread = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
     least = REACH * spread * (1 / max(n, 1) + 1 / max(m, 1)) ** 0.5
     said = ", ".join(f"{name} {size}" for name, size in zip(names, sizes, strict=True))
+    if not spread > 0:
+        return f"{endpoint} by {attribute} ({said}): all are alike, and too few to tell which gap would have shown"
     return f"{endpoint} by {attribute} ({said}): only a gap of {least:.3g} or more could have been seen"
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..deliver.destinations.dimse import Certificates
+from ..machine.addresses import is_loopback
 from .intake import ClashError, Intake
 
 OUT_OF_RESOURCES, NO_MATCH, NOT_UNDERSTOOD, CLASH = 0xA700, 0xA900, 0xC000, 0x0111  # statuses (PS3.4 B.2.3)
@@ -38,7 +39,7 @@ class Door:
         for title in (self.title, *self.callers):
             if not 0 < len(title.strip()) <= 16:
                 raise ValueError(f"{title!r} is no name of a node: 1 to 16 letters.")
-        if self.address not in ("127.0.0.1", "localhost", "::1") and self.tls is None:
+        if not is_loopback(self.address) and self.tls is None:
             raise ValueError(f"{self.address} would get patients unencrypted. Give certificates: --tls DIR")
 
 

@@ -144,6 +144,15 @@ def test_only_what_changed_is_read_again(
         assert [line for line in again.lines() if "4 files more than once" in line]
 
 
+def test_links_are_followed_once_as_a_cohort_follows_them(archive: Path, tmp_path: Path) -> None:
+    write_slice(tmp_path / "elsewhere" / "0.dcm", "EVE", "1.2.7", "1.2.7.1")
+    (archive / "linked").symlink_to(tmp_path / "elsewhere")
+    (archive / "a" / "round").symlink_to(archive)
+    with Index.open(str(tmp_path / "index.sqlite")) as index:
+        assert str(index.look(archive)).startswith("8 new")
+        assert next(iter(index.lines())).startswith("3 patients")
+
+
 def test_workers_read_the_same(archive: Path, tmp_path: Path) -> None:
     for name, by in (("here", None), ("there", Dask(workers=2))):
         with Index.open(str(tmp_path / f"{name}.sqlite")) as index:

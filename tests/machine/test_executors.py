@@ -197,10 +197,11 @@ def test_workers_that_are_killed_while_they_start_are_started_again(monkeypatch:
     assert killed
 
 
-def test_workers_that_never_live_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("deaths", [1000, 0])  # asked once, or again as one that may have ended its worker
+def test_workers_that_never_live_are_given_up(deaths: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fabrica.machine.workers.RESTARTS", 2)
     monkeypatch.setattr("fabrica.machine.workers.EVERY_S", 0.5)
-    monkeypatch.setattr("fabrica.machine.executors.DEATHS", 1000)
+    monkeypatch.setattr("fabrica.machine.executors.DEATHS", deaths)
     done = threading.Event()
 
     def kill() -> None:

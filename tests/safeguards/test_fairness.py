@@ -70,3 +70,11 @@ def test_patients_without_a_figure_are_left_out_of_it() -> None:
     found = assess(endpoints, attributes)
     counted = sum(c.patients for c in found.cells if c.endpoint == "psnr" and c.attribute == "sex")
     assert counted == 100
+
+
+def test_small_groups_that_are_all_alike_promise_no_gap() -> None:
+    found = assess({"copied": np.zeros(30)}, {"sex": ["F", "M", "M"] * 10})
+    assert not found.gaps
+    assert found.unseen == (
+        "copied by sex (F 10, M 20): all are alike, and too few to tell which gap would have shown",
+    )

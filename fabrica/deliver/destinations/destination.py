@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 EXTRA = 'Install what talks to it: pip install -e ".[clinic]" -c constraints.txt'
 TIMEOUT_S = 60
 KEY = ("SOPClassUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "SyntheticData", "ContentQualification",

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from .destination import EXTRA, LOOPBACK, Destination, UnreachableError
+from ...machine.addresses import is_loopback
+from .destination import EXTRA, Destination, UnreachableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Dicomweb(Destination):
             raise ValueError(f"{url!r} is no address of a DICOMweb server. Write dicomweb:https://HOST/dicom-web")
         if parts.username or parts.password:
             raise ValueError("A password is no part of an address: set FABRICA_PACS_USER, FABRICA_PACS_PASSWORD.")
-        if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+        if parts.scheme == "http" and not is_loopback(parts.hostname):
             raise ValueError(f"{parts.hostname} would get patients unencrypted. Write https://")
         self.url, self.name, self.ca = url, f"dicomweb:{url}", ca
         self.login = Login.of_environment() if login is None else login
