@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .app import app
 from .options import Device, ExecutorName, Scheduler, Unit, Workers, claim_in, embedding_in, fixed
 from .terminal import FAILED, echo, errors, fail
+
+if TYPE_CHECKING:
+    from ..io import Scan
 
 
 @app.command()
@@ -321,9 +325,13 @@ def readers(
     table: Annotated[
         Path | None, typer.Option(metavar="FILE", help="CSV of a study: reader, case, modality, truth, score.")
     ] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Open a page for each reader: whole images, answers kept at once.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="Of the pages, on this machine alone; 0 takes a free one.")] = 8766,
 ) -> None:
-    """Make sheets for a reader study; without images analyse the answers in DIR, or a table of ratings of several
-    modalities.
+    """Make sheets for a reader study, or open its pages; without images analyse the answers in DIR, or a table of
+    ratings of several modalities.
     """
     from .. import io
     from ..evaluate.judging.reading import analyse, in_words, make_sheets, read_study
@@ -337,14 +345,25 @@ def readers(
             fail("A study lies somewhere: --out DIR; a table of ratings: --table FILE")
         if generated is not None and reference is not None:
             sides = [io.by_name(d, io.scan_folder(d).scans) for d in (generated, reference)]
-            for page in make_sheets(sides[0], sides[1], out, readers=count, kind=kind, seed=seed):
-                echo(page)
-            echo(f"The key is {out / 'key.json'}: readers must not see it.")
+            if not serve or not (out / "key.json").is_file():
+                for page in make_sheets(sides[0], sides[1], out, readers=count, kind=kind, seed=seed):
+                    echo(page)
+                echo(f"The key is {out / 'key.json'}: readers must not see it.")
+            if serve:
+                _open_pages(out, {"generated": sides[0], "reference": sides[1]}, port)
             return
-        if generated is not None or reference is not None:
+        if generated is not None or reference is not None or serve:
             fail("Sheets need images of both sides: --generated DIR --reference DIR")
         for line in in_words(analyse(out)):
             echo(line)
+
+
+def _open_pages(study: Path, sides: Mapping[str, Mapping[str, Scan]], port: int) -> None:
+    try:
+        from ..serve.reading import Study, serve
+    except ImportError as error:
+        fail(f'The pages need the extra: pip install -e ".[clinic]" -c constraints.txt ({error.name} is missing)')
+    serve(Study(study, sides), port, echo)
 
 
 @app.command()

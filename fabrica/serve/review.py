@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,26 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from fastapi import Cookie, Depends, FastAPI, Form, HTTPException, Request
+from fastapi import Depends, FastAPI, Form, HTTPException
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
-from jinja2 import Environment, FileSystemLoader
 
 from ..contracts import Field, Image
 from ..data.grid import grid_of, resample
 from ..deliver.outbox import Outbox, Prepared
 from ..deliver.reading import PARAMETRIC_MAP, stored_answers, stored_image
 from ..deliver.withdrawal import withdraw
+from .pages import PAGES, Session, framed, served
 from .pictures import WINDOWS, Overlay, overlay_of, picture, window_of
-
-COOKIE = "fabrica_review"
-LONGEST = 20_000  # bytes of a request
-PAGES = Environment(loader=FileSystemLoader(Path(__file__).parent / "web"), autoescape=True)
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self';"
-    " connect-src 'self';"
-    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -164,88 +153,17 @@ def is_map(files: Sequence[Path]) -> bool:
     return str(pydicom.dcmread(files[0], stop_before_pixels=True).SOPClassUID) == PARAMETRIC_MAP
 
 
-class Session:
-    """Who may look: whoever opened the address with the token; and forms that this page made itself."""
-
-    def __init__(self, token: str) -> None:
-        self.token, self._secret = token, secrets.token_bytes(32)
-        self.cookie = hmac.new(self._secret, token.encode(), "sha256").hexdigest()
-
-    def opens(self, token: str) -> bool:
-        return hmac.compare_digest(token.encode(), self.token.encode())
-
-    def allowed(self, fabrica_review: Annotated[str, Cookie()] = "") -> None:
-        if not hmac.compare_digest(fabrica_review.encode(), self.cookie.encode()):
-            raise HTTPException(401, "Open the address that fabrica review printed: it holds the token.")
-
-    def form(self, key: str) -> str:
-        return hmac.new(self._secret, f"form {key}".encode(), "sha256").hexdigest()
-
-    def made(self, form: str, key: str) -> bool:
-        return hmac.compare_digest(form.encode(), self.form(key).encode())
-
-
 def application(store: Path, token: str) -> FastAPI:
     """The page's server; `token` opens it, kept in a cookie of this site alone."""
-    app, session = FastAPI(docs_url=None, redoc_url=None, openapi_url=None), Session(token)
-    app.middleware("http")(_guarded)
-    app.exception_handler(HTTPException)(_told)
-    app.exception_handler(ValueError)(_refused)
-    _open_to_all(app, session)
+    session = Session("review", {"": token})
+    app = framed(session)
     _pages(app, Reviewing(store), session)
     return app
 
 
-async def _guarded(request: Request, call_next: Callable[[Request], Any]) -> Any:
-    host = (request.headers.get("host") or "").rsplit(":", 1)[0]
-    if host not in ("127.0.0.1", "localhost"):  # no other site's name leads here
-        return Response("This page answers to 127.0.0.1 alone.", 421)
-    length = request.headers.get("content-length") or ("0" if request.method == "GET" else "")
-    if not request.url.path.startswith("/dicom-web/") and not (length.isdigit() and int(length) <= LONGEST):
-        return Response("Too long.", 413)
-    answer = await call_next(request)
-    answer.headers.update(HEADERS)
-    return answer
-
-
-async def _told(request: Request, error: Exception) -> HTMLResponse:
-    assert isinstance(error, HTTPException)
-    page = PAGES.get_template("error.html").render(code=error.status_code, words=error.detail)
-    return HTMLResponse(page, error.status_code, HEADERS)
-
-
-async def _refused(request: Request, error: Exception) -> HTMLResponse:
-    words = "The stored files are not what was made. Nothing was done."
-    return HTMLResponse(PAGES.get_template("error.html").render(code=409, words=words), 409, HEADERS)
-
-
-def _open_to_all(app: FastAPI, session: Session) -> None:
-    """The way in, and files that say nothing of anybody."""
-
-    @app.get("/enter")
-    def enter(t: str = "") -> Response:
-        if not session.opens(t):
-            raise HTTPException(401, "The token is another. Open the address that fabrica review printed.")
-        answer = RedirectResponse("/", 303)
-        answer.set_cookie(COOKIE, session.cookie, httponly=True, samesite="strict")
-        return answer
-
-    @app.get("/style.css")
-    def style() -> Response:
-        return Response((Path(__file__).parent / "web" / "style.css").read_text(), media_type="text/css")
-
-    @app.get("/page.js")
-    def script() -> Response:
-        return Response((Path(__file__).parent / "web" / "page.js").read_text(), media_type="text/javascript")
-
-    @app.get("/favicon.ico")
-    def icon() -> Response:
-        return Response(status_code=204)
-
-
 def _pages(app: FastAPI, reviewing: Reviewing, session: Session) -> None:
     """What only somebody with the token sees and does."""
-    known = [Depends(session.allowed)]
+    known = [Depends(session.who)]
 
     @app.get("/", dependencies=known)
     def index() -> HTMLResponse:
@@ -296,23 +214,4 @@ def _pages(app: FastAPI, reviewing: Reviewing, session: Session) -> None:
 def serve(store: Path, port: int, say: Callable[[str], None]) -> None:
     """Until it is stopped; says the address that opens the page."""
     token = secrets.token_urlsafe(24)
-    served(application(store, token), token, port, say)
-
-
-def served(app: FastAPI, token: str, port: int, say: Callable[[str], None]) -> None:
-    """An application of this page, until it is stopped. No request is logged: addresses hold the token."""
-    import socket
-
-    import uvicorn
-
-    with socket.socket() as free:
-        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            free.bind(("127.0.0.1", port))
-        except (OSError, OverflowError) as error:
-            why = error.strerror if isinstance(error, OSError) else "ports are 0 to 65535"
-            raise ValueError(f"Port {port} cannot be listened on ({why}). Port 0 takes a free one.") from error
-        say(f"Open http://127.0.0.1:{free.getsockname()[1]}/enter?t={token}   (stop with Ctrl-C)")
-        free.listen(128)
-        config = uvicorn.Config(app, log_level="error", access_log=False, server_header=False)
-        uvicorn.Server(config).run(sockets=[free])
+    served(application(store, token), {"": token}, port, say)

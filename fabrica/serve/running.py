@@ -12,7 +12,8 @@ from ..deliver.files import alone
 from ..deliver.outbox import Outbox
 from .intake import Intake
 from .node import Node
-from .review import application, served
+from .pages import served
+from .review import application
 from .rules import read_rules
 from .storage import Door, listening
 from .stow import add_intake
@@ -42,7 +43,7 @@ def _run(door: Door, node: Node, token: str, page: int) -> None:
         working = threading.Thread(target=node.run)
         working.start()
         try:
-            served(app, token, page, say)  # ends with the process's signals
+            served(app, {"": token}, page, say)  # ends with the process's signals
         finally:
             say("Stopping: what is being drawn begins anew at the next start.")
             node.stop()

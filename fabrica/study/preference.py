@@ -150,7 +150,7 @@ def _rated(taste: Taste) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]
         raise ValueError(f"{len(answers)} readers have answered, {FEWEST_READERS} are needed: one of them judges.")
     ratings: dict[str, dict[str, float]] = {}
     for reader, items in answers.items():
-        shown = [(item["shown"][0], float(answer)) for item, answer in items]
+        shown = [(item.shown[0], float(answer)) for item, answer in items]
         ratings[reader] = {name: value for (side, name), value in shown if side == "generated"}
     scans = io.by_name(taste.draws, io.scan_folder(taste.draws).scans)
     wanted = sorted({name for own in ratings.values() for name in own})

@@ -21,8 +21,9 @@ from fabrica.deliver.outbox import Outbox
 from fabrica.deliver.reading import stored_image
 from fabrica.deliver.record import Record
 from fabrica.generate.handover import hand_over
+from fabrica.serve.pages import HEADERS
 from fabrica.serve.pictures import overlay_of, picture, window_of
-from fabrica.serve.review import HEADERS, application, key_of, serve
+from fabrica.serve.review import application, key_of, serve
 
 from ..deliver.conftest import drawn, trained  # noqa: F401 (fixtures)
 

@@ -12,6 +12,7 @@ import io as buffers
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from ..result import Result
 PRACTICE = 3  # first items of a sheet, which are not counted
 STUDY = ("reader", "case", "modality", "truth", "score")
 SIDE = 320  # pixels of a picture on the page
+CHOICES = {"pairs": ("left", "right"), "ratings": ("1", "2", "3", "4", "5")}
 Pixels = NDArray[np.floating[Any]]
 
 
@@ -48,7 +50,7 @@ def make_sheets(
     All pictures have one window, from the reference images. Raises ValueError for fewer than 2 + PRACTICE images a
     side.
     """
-    if kind not in ("pairs", "ratings"):
+    if kind not in CHOICES:
         raise ValueError(f"The kind of sheet is {kind!r}, expected pairs or ratings.")
     if (out / "key.json").exists():
         raise ValueError(
@@ -138,37 +140,92 @@ def _ratings(
     return [{"shown": [sides[i]], "right": sides[i][0]} for i in rng.permutation(len(sides))]
 
 
-def read_answers(folder: Path) -> tuple[str, dict[str, list[tuple[dict[str, Any], str]]]]:
-    """(kind, reader -> (item, answer) without practice) from key.json and answers-*.csv (item, answer).
+@dataclass(frozen=True)
+class Asked:
+    """One item of a sheet: (side, name) of what is shown, and the answer that is right."""
 
-    Raises ValueError for a missing key, an unknown reader, an answer that is none, or an item left out.
-    """
+    shown: tuple[tuple[str, str], ...]
+    right: str
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a study's readers are asked, each in an order of their own; the first `practice` items count for nothing."""
+
+    kind: str
+    practice: int
+    readers: Mapping[str, Sequence[Asked]]
+
+
+def read_key(folder: Path) -> Key:
+    """Raises ValueError for a folder without a key, and for a key that this version did not write."""
     file = folder / "key.json"
     if not file.is_file():
         raise ValueError(
             f"{folder} holds no key.json. Make sheets first: fabrica readers --generated DIR --reference DIR --out"
             f" {folder}"
         )
-    key = json.loads(file.read_text())
-    allowed = {"left", "right"} if key["kind"] == "pairs" else {"1", "2", "3", "4", "5"}
+    try:
+        key = json.loads(file.read_text())
+        readers = {
+            str(name): [Asked(tuple((str(s), str(n)) for s, n in i["shown"]), str(i["right"])) for i in items]
+            for name, items in key["readers"].items()
+        }
+        found = Key(str(key["kind"]), int(key["practice"]), readers)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{file} is not the key of a study. Make sheets in another folder.") from error
+    sides = {side for items in readers.values() for item in items for side, _ in item.shown}
+    safe = all(name == Path(name).name for name in readers)  # a name becomes that of a file
+    if found.kind not in CHOICES or not sides <= {"generated", "reference"} or not safe:
+        raise ValueError(f"{file} is not the key of a study. Make sheets in another folder.")
+    return found
+
+
+def given_answers(folder: Path, key: Key, reader: str) -> list[str]:
+    """A reader's answers so far, in the order of the items; none where none were given.
+
+    Raises ValueError for an answer that is none, an item answered twice, and a gap.
+    """
+    path = folder / f"answers-{reader}.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8-sig") as table:
+        rows = [((r.get("item") or "").strip(), (r.get("answer") or "").strip()) for r in csv.DictReader(table)]
+    given, numbers = dict(rows), [str(i + 1) for i in range(len(rows))]
+    if sorted(item for item, _ in rows) != sorted(numbers) or len(rows) > len(key.readers[reader]):
+        raise ValueError(
+            f"{path.name} answers other items than 1 to {len(rows)}, expected each item once, from the first."
+        )
+    for number in numbers:
+        if given[number] not in CHOICES[key.kind]:
+            expected = ", ".join(CHOICES[key.kind])
+            raise ValueError(
+                f"{path.name}: item {number} has the answer {given[number]!r}, expected one of {expected}."
+            )
+    return [given[number] for number in numbers]
+
+
+def read_answers(folder: Path) -> tuple[str, dict[str, list[tuple[Asked, str]]]]:
+    """(kind, reader -> (item, answer) without practice) from key.json and answers-*.csv (item, answer).
+
+    Raises ValueError for a missing key, an unknown reader, an answer that is none, or an item left out.
+    """
+    key = read_key(folder)
     found = {}
     for path in sorted(folder.glob("answers-*.csv")):
         name = path.stem.removeprefix("answers-")
-        if name not in key["readers"]:
-            raise ValueError(f"{path.name} is of no reader of this study. Readers: {', '.join(key['readers'])}.")
-        with path.open(newline="", encoding="utf-8-sig") as table:
-            given = {r.get("item", ""): (r.get("answer") or "").strip() for r in csv.DictReader(table)}
-        items = key["readers"][name]
-        for i in range(len(items)):
-            if given.get(str(i + 1)) not in allowed:
-                raise ValueError(
-                    f"{path.name}: item {i + 1} has the answer {given.get(str(i + 1))!r}, expected one of"
-                    f" {', '.join(sorted(allowed))}."
-                )
-        found[name] = [(item, given[str(i + 1)]) for i, item in enumerate(items) if i >= key["practice"]]
+        if name not in key.readers:
+            raise ValueError(f"{path.name} is of no reader of this study. Readers: {', '.join(key.readers)}.")
+        items, given = key.readers[name], given_answers(folder, key, name)
+        if len(given) < len(items):
+            raise ValueError(
+                f"{path.name}: {len(given)} of {len(items)} items are answered. Let the reader finish, or take the file"
+                " away."
+            )
+        found[name] = list(zip(items, given, strict=True))[key.practice :]
     if not found:
         raise ValueError(f"{folder} holds no answers-READER.csv yet. The last button of a sheet saves it.")
-    return str(key["kind"]), found
+    return key.kind, found
 
 
 def analyse(folder: Path) -> dict[str, Result]:
@@ -177,7 +234,7 @@ def analyse(folder: Path) -> dict[str, Result]:
     """
     kind, answers = read_answers(folder)
     if kind == "pairs":
-        right = [float(answer == item["right"]) for items in answers.values() for item, answer in items]
+        right = [float(answer == item.right) for items in answers.values() for item, answer in items]
         names = [name for name, items in answers.items() for _ in items]
         return {"all readers": forced_choice(right, names)}
     return {name: _rated(items) for name, items in answers.items()}
@@ -292,6 +349,6 @@ def watch(
     ]
 
 
-def _rated(items: Sequence[tuple[dict[str, Any], str]]) -> Result:
-    labels = [int(item["right"] == "generated") for item, _ in items]
+def _rated(items: Sequence[tuple[Asked, str]]) -> Result:
+    labels = [int(item.right == "generated") for item, _ in items]
     return auc_delong([-float(answer) for _, answer in items], labels)

@@ -177,7 +177,7 @@ def test_ratings_become_areas(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("harm", "words"),
-    [("none", "no answers-READER.csv"), ("who", "is of no reader"), ("what", "item 2 has the answer 'maybe'"), ("short", "item 9 has the answer None"), ("key", "holds no key.json")],
+    [("none", "no answers-READER.csv"), ("who", "is of no reader"), ("what", "item 2 has the answer 'maybe'"), ("short", "8 of 9 items are answered"), ("twice", "expected each item once"), ("other", "is not the key of a study"), ("key", "holds no key.json")],
 )  # fmt: skip
 def test_answers_that_cannot_be_used(tmp_path: Path, harm: str, words: str) -> None:
     folder = _sheets(tmp_path, "pairs")
@@ -188,6 +188,12 @@ def test_answers_that_cannot_be_used(tmp_path: Path, harm: str, words: str) -> N
         _answer(folder, "reader-1", [good[0], "maybe", *good[2:]])
     elif harm == "short":
         _answer(folder, "reader-1", good[:8])
+    elif harm == "twice":
+        _answer(folder, "reader-1", good)
+        with (folder / "answers-reader-1.csv").open("a") as file:
+            file.write("9,right\n")
+    elif harm == "other":
+        (folder / "key.json").write_text('{"kind": "pairs", "practice": 3, "readers": {"../x": []}}')
     elif harm == "key":
         (folder / "key.json").unlink()
     done = CliRunner().invoke(app, ["readers", "--out", str(folder)])
