@@ -65,9 +65,14 @@ def unknown(noun: str, got: str, known: Sequence[str]) -> ValueError:
 
 def options_of(factory: Callable[..., Any], runtime: Sequence[str] = ()) -> dict[str, Any]:
     """The options of a class or function that a recipe may set: name -> type hint."""
+    return {name: hint for name, hint in _hints(factory) if name not in runtime}
+
+
+@lru_cache(maxsize=1024)  # a recipe asks again for each of its stages
+def _hints(factory: Callable[..., Any]) -> tuple[tuple[str, Any], ...]:
     hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
     names = [p.name for p in inspect.signature(factory).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    return {name: hints.get(name, Any) for name in names if name not in runtime}
+    return tuple((name, hints.get(name, Any)) for name in names)
 
 
 def check_options(noun: str, factory: Callable[..., Any], options: Mapping[str, Any], runtime: Sequence[str]) -> None:

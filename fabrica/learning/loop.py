@@ -18,6 +18,7 @@ from ..rng import Rng, derive
 from . import checkpoint
 from .gradients import Loss, PrivateGradients, TrainingError, check_private
 from .optimiser import optimisers
+from .processes import joined
 
 WARM_UP_STEPS = 14  # timed to turn minutes into steps
 RECOUNTS = (0.1, 0.25, 0.5, 0.75, 0.9)  # of the steps, where minutes are turned into steps once more
@@ -99,13 +100,9 @@ class _Loop:
         facts: dict[str, Any],
         device: str,
     ) -> None:
-        from lightning_fabric import Fabric
-
         self.processes = int(os.environ.get("WORLD_SIZE", "1"))
         strategy = _together(family) if self.processes > 1 else "auto"
-        self.fabric = Fabric(accelerator=device, devices=self.processes, strategy=strategy)
-        if self.processes > 1:
-            self.fabric.launch()
+        self.fabric = joined(device, self.processes, strategy)
         self.family, self.job, self.loader, self.plan = family, job, loader, plan
         self.folder, self.facts, self.writer = folder, facts, checkpoint.Writer(folder)
         self.step, self.total, self.before, self.resumed_at = 0, plan.steps or 0, 0.0, 0

@@ -39,18 +39,18 @@ def _p_value(draws: np.ndarray, train: np.ndarray, held: np.ndarray, seed: int =
 
 def test_it_says_copies_as_often_as_it_says_it_does() -> None:
     """Honest draws, also of a generator that lacks diversity: the level is kept."""
-    found = [_p_value(_people(300, 3 * k), _people(80, 3 * k + 1), _people(80, 3 * k + 2), k) for k in range(150)]
-    assert np.mean(np.array(found) < 0.05) <= 0.10  # 150 repetitions: .05 and three standard errors
+    found = [_p_value(_people(300, 3 * k), _people(80, 3 * k + 1), _people(80, 3 * k + 2), k) for k in range(100)]
+    assert np.mean(np.array(found) < 0.05) <= 0.12  # 100 repetitions: .05 and three standard errors
     centre = _people(1, 999)
     narrow = []
-    for k in range(60):
+    for k in range(50):
         draws = centre + 0.2 * _people(300, 7 * k)
         narrow.append(
             _p_value(
                 draws / np.linalg.norm(draws, axis=1, keepdims=True), _people(80, 7 * k + 1), _people(80, 7 * k + 2), k
             )
         )
-    assert np.mean(np.array(narrow) < 0.05) <= 0.13
+    assert np.mean(np.array(narrow) < 0.05) <= 0.14
 
 
 def test_one_copy_in_a_hundred_is_found() -> None:
@@ -101,16 +101,17 @@ def _picture(rng: np.random.Generator) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on a hundred pictures, tested on a hundred others; honest draws, and draws of which ten are copies."""
+    """A run on a hundred pictures, tested on a hundred others; honest draws, and many and few of which ten are copies."""
     place, rng = tmp_path_factory.mktemp("audit"), np.random.default_rng(0)
-    for part, count in (("train", 100), ("held", 100), ("honest", 1000), ("planted", 1000)):
+    for part, count in (("train", 100), ("held", 100), ("honest", 1000), ("planted", 1000), ("few", 200)):
         (place / part).mkdir()
         for k in range(count):
             Picture.fromarray(_picture(rng)).save(place / part / f"{part}{k:04d}.png")
     for k in range(10):
         copied = np.asarray(Picture.open(place / "train" / f"train{k:04d}.png")).astype(float)
         noisy = np.clip(copied[:, ::-1] + rng.normal(size=copied.shape) * 6, 0, 255).astype(np.uint8)  # mirrored, too
-        Picture.fromarray(noisy).save(place / "planted" / f"planted{k:04d}.png")
+        for part in ("planted", "few"):
+            Picture.fromarray(noisy).save(place / part / f"{part}{k:04d}.png")
     plain = {
         "cohorts": {p: {"path": str(place / p)} for p in ("train", "held")},
         "split": {"train": 0.0, "test": 1.0, "only_train": ["train"]},
@@ -135,22 +136,21 @@ def test_planted_copies_are_refused_and_nothing_goes_out(folder: Path) -> None:
     assert page.count("data:image/png") == 24
     with pytest.raises(ValueError, match="was audited and REFUSED: copies"):
         draw_patients(folder / "run", folder / "out", 2, {}, say=lambda _: None)
-    result = CliRunner().invoke(app, ["audit", str(folder / "run"), "--data", str(folder / "planted")])
+    few = ["audit", str(folder / "run"), "--data", str(folder / "few"), "--only", COPIES]
+    result = CliRunner().invoke(app, few)
     assert result.exit_code == 1
 
 
 def test_a_refusal_is_overruled_with_a_reason_that_stays(folder: Path) -> None:
-    gate = audit(
-        folder / "run", data=folder / "planted", overrides={COPIES: "phantoms, nobody's scan"}, say=lambda _: None
-    )
+    gate = audit(folder / "run", data=folder / "few", overrides={COPIES: "phantoms, nobody's scan"}, say=lambda _: None)
     assert gate.checks[COPIES].verdict == "REFUSED"
     assert gate.refused == ()
     assert "phantoms, nobody&#39;s scan" in (folder / "run/audit/index.html").read_text()
     draw_patients(folder / "run", folder / "out", 2, {}, say=lambda _: None)
-    again = audit(folder / "run", data=folder / "planted", say=lambda _: None)
+    again = audit(folder / "run", data=folder / "few", say=lambda _: None)
     assert again.checks[COPIES].overruled == "phantoms, nobody's scan"  # asked again, the reason is still there
     with pytest.raises(ValueError, match="There is no check"):
-        audit(folder / "run", data=folder / "planted", overrides={"x": "y"}, say=lambda _: None)
+        audit(folder / "run", data=folder / "few", overrides={"x": "y"}, say=lambda _: None)
 
 
 def test_honest_draws_pass_and_the_bound_is_printed(folder: Path) -> None:
@@ -210,6 +210,6 @@ def test_copies_are_looked_for_in_spaces_of_the_user(folder: Path) -> None:
         values = picture.values  # type: ignore[attr-defined]
         return np.array([values.mean(), values.std(), *values[::8, ::8].ravel()])
 
-    gate = audit(folder / "run", data=folder / "planted", embeddings={"own": dark})
+    gate = audit(folder / "run", data=folder / "few", embeddings={"own": dark})
     assert gate.checks[COPIES].verdict == "REFUSED"
-    assert len(asked) == 2 * 1000 + 200  # draws as they are and mirrored, and real images of both sides
+    assert len(asked) == 2 * 200 + 200  # draws as they are and mirrored, and real images of both sides

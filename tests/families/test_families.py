@@ -127,7 +127,7 @@ def test_channels_and_odd_sides(name: str, axes: str) -> None:
 
 LEARNING: dict[str, dict[str, Any]] = {
     "autoregressive": {"steps": 500, "within": 0.15},  # of coins
-    "bridge": {"steps": 600},
+    "bridge": {"steps": 400},
     "consistency": {
         "steps": 900,
         "axes": "",
@@ -140,15 +140,15 @@ LEARNING: dict[str, dict[str, Any]] = {
     "gan": {"steps": 400, "within": 0.1},
     "regression": {},
     "shortcut": {"steps": 600, "within": 0.1, "spread_within": 0.75},
-    "vae": {"steps": 1000},
-    "vq": {"steps": 1500, "generates": False},
+    "vae": {"steps": 700},
+    "vq": {"steps": 1000, "generates": False},
 }
 
 
 VOLUMES = {
-    "autoregressive": 500,
-    "flow": 600,
-    "regression": 300,
+    "autoregressive": 350,
+    "flow": 400,
+    "regression": 200,
 }  # one of each kind that is learned within seconds; steps
 
 

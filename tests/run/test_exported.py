@@ -24,16 +24,17 @@ SHARED: dict[str, Any] = {
 }  # fmt: skip
 TRAIN = {"steps": 2, "batch": 2, "precision": "fp32"}
 NETWORK = {"channels": [8, 16], "blocks": 1}
+SMALL = {"channels": [8], "blocks": 1}  # one example of every part: exporting takes time by operations
 JOB = {"name": "translation", "from": ["T1w"], "x": ["FLAIR"], "drop": 0.2, "values": {"covariates": ["age"]}}
 HOW: dict[str, dict[str, Any]] = {
     "flow": {"job": JOB, "family": {"name": "flow", "network": NETWORK}},
     "diffusion transformer": {
         "job": JOB, "family": {"name": "diffusion", "network": {"channels": [48], "blocks": 1, "kind": "transformer"}},
     },
-    "regression": {"job": {"name": "segmentation", "from": ["T1w"], "x": ["lesion"]}, "family": {"name": "regression", "network": NETWORK}},
+    "regression": {"job": {"name": "segmentation", "from": ["T1w"], "x": ["lesion"]}, "family": {"name": "regression", "network": SMALL}},
     "by class and word": {
         "job": {"name": "synthesis", "x": ["FLAIR"], "by": {"sex": ["F", "M"]}, "text": {"findings": 16}, "drop": 0.2},
-        "family": {"name": "flow", "network": NETWORK},
+        "family": {"name": "flow", "network": SMALL},
     },
     "vae": {
         "job": {"name": "synthesis", "x": ["T1w"], "place": False}, "family": {"name": "vae", "network": NETWORK, "rungs": 0, "kl": 0.01},

@@ -182,7 +182,7 @@ def test_codecs_give_back_and_know_chances_by_windows_too(tmp_path: Path, monkey
     for stage in stages.values():
         stage["train"] = {"steps": 2, "batch": 2, "precision": "fp32"}
     recipe = {
-        "cohorts": {"all": {"virtual": {"patients": 4, "seed": 0, "spacing_mm": 4, "planes": [19, 20]}}}, "split": {"train": 0.5, "test": 0.5},
+        "cohorts": {"all": {"virtual": {"patients": 2, "seed": 0, "spacing_mm": 4, "planes": [19, 20]}}}, "split": {"train": 0.5, "test": 0.5},
         "baseline": "none", "stages": stages,
     }  # fmt: skip
     tiles: list[int] = []

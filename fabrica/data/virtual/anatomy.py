@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -115,15 +116,21 @@ def _noise_at(rng: Rng, at: Tensor, asked: Mapping[str, tuple[float, float | Non
     """Random fields, each from its own stream, read at the same points: one interpolation per grid serves several."""
     found: dict[str, Tensor] = {}
     for step in (4.0, 2.0):
-        names = [n for n, (wavelength, _) in asked.items() if (wavelength >= 16) == (step == 4.0)]
-        shape = [int(n // step) for n in NOISE_EXTENT_MM]
-        made = []
-        for name in names:
-            wavelength, band = asked[name]
-            stretch = (0.3, 1.0, 1.0) if name == "folia" else (1.0, 1.0, 1.0)
-            made.append(noise(rng.child(name), shape, step, wavelength, band=band, stretch=stretch))
-        found |= dict(zip(names, sample(torch.stack(made), at, NOISE_ORIGIN, step), strict=True))
+        names = tuple(n for n, (wavelength, _) in asked.items() if (wavelength >= 16) == (step == 4.0))
+        found |= dict(zip(names, sample(_fields(rng.keys, names, step), at, NOISE_ORIGIN, step), strict=True))
     return found
+
+
+@lru_cache(maxsize=4)  # the last head's, 50 MB: its other visits are read from the same
+def _fields(keys: tuple[int, ...], names: tuple[str, ...], step: float) -> Tensor:
+    """(field, x, y, z) of one head at `step` mm."""
+    shape, asked = [int(n // step) for n in NOISE_EXTENT_MM], {**DIVING, **PLAIN}
+    made = []
+    for name in names:
+        wavelength, band = asked[name]
+        stretch = (0.3, 1.0, 1.0) if name == "folia" else (1.0, 1.0, 1.0)
+        made.append(noise(Rng(keys).child(name), shape, step, wavelength, band=band, stretch=stretch))
+    return torch.stack(made)
 
 
 def jacobian_minimum(warp: Tensor, outer: Tensor, spacing: float) -> Tensor:

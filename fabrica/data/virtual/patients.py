@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +16,7 @@ from ..cohort import Cohort, Member
 from ..followed import TREATED_YEARS
 from . import anatomy, scan
 from .courses import Course, Courses
+from .kept import Kept
 
 UNITS = {"CT": "HU", "PET": "SUV"}
 MR_SCALE = 400.0  # white matter in the arbitrary units of a simulated scanner; scanner B has its own gain
@@ -138,11 +138,12 @@ class VirtualMember(Member):
         """Simulate; asking for fewer contrasts costs less."""
         asked = list(contrasts)
         wanted = [c for c in scan.CONTRASTS if c in asked]
-        made = HEADS.get(self.truth, self.site, tuple(wanted), self.spacing_mm)
+        # in exactly these contrasts: company would change the last bits of a voxel
+        key = (self.truth, self.site, tuple(wanted), self.spacing_mm)
+        made = HEADS.get(key, lambda: scan.simulate(self.truth, self.site, wanted, self.spacing_mm))
         brain = made.brain
         images = {name: self._image(name, self._scaled(name, volume, brain)) for name, volume in made.images.items()}
-        labels = {"lesion": made.masks["lesion"] > 0.5, "tissue": _tissue(made), "brain_mask": brain > 0.5}
-        images |= {name: self._image(name, labels[name].float()) for name in LABELS if name in asked}
+        images |= {name: self._image(name, _label(made, name).float()) for name in LABELS if name in asked}
         values = {**self.values, "findings": findings(self.truth, made), **volumes(made)}
         return Case(self.patient, images, values, self.visit, self.days, self.site)
 
@@ -167,29 +168,19 @@ class VirtualMember(Member):
         return Image(data, "zyx", affine, meaning, source=f"virtual/{self.name}/{name}")
 
 
-class _Heads:
-    """Heads made lately, within a budget of memory: a run looks at each several times (to fit, store, check, draw)."""
-
-    def __init__(self, most_bytes: int) -> None:
-        self.most_bytes = most_bytes
-        self._made: OrderedDict[Any, scan.Simulated] = OrderedDict()
-
-    def get(self, truth: anatomy.Patient, site: str, contrasts: tuple[str, ...], spacing_mm: int) -> scan.Simulated:
-        """The head in exactly these contrasts: company would change the last bits of a voxel."""
-        key = (truth, site, contrasts, spacing_mm)
-        made = self._made.pop(key, None) or scan.simulate(truth, site, contrasts, spacing_mm)
-        self._made[key] = made
-        while len(self._made) > 1 and sum(map(_bytes, self._made.values())) > self.most_bytes:
-            self._made.popitem(last=False)
-        return made
-
-
 def _bytes(made: scan.Simulated) -> int:
     volumes = (*made.images.values(), *made.masks.values(), made.fractions, made.brain)
     return sum(v.nbytes for v in volumes)
 
 
-HEADS = _Heads(most_bytes=min(8_000_000_000, (free_bytes() or 12_000_000_000) // 6))
+# a run looks at each head several times: to fit, store, check, draw
+HEADS = Kept(min(8_000_000_000, (free_bytes() or 12_000_000_000) // 6), _bytes)
+
+
+def _label(made: scan.Simulated, name: str) -> Tensor:
+    if name == "tissue":
+        return _tissue(made)
+    return (made.masks["lesion"] if name == "lesion" else made.brain) > 0.5
 
 
 def _tissue(made: scan.Simulated) -> Tensor:

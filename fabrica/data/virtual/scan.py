@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...machine.device import threads
+from ...machine.device import free_bytes, threads
 from ...rng import Rng
 from . import anatomy as head
 from .fields import blur, noise
+from .kept import Kept
 from .lesions import lesion_fields, paint
 from .tissue import MR, NAMES, SCANNERS, PulseSequence, Scanner, mixing_matrix
 
@@ -30,6 +31,14 @@ class Simulated:
     masks: Mapping[str, Tensor]  # fraction of the voxel inside the lesion
     spacing_mm: float
     smallest_jacobian: float
+
+
+def _anatomy_bytes(made: head.Anatomy) -> int:
+    return sum(v.nbytes for v in (*made.fields.values(), made.warp))
+
+
+# the same head in other contrasts, or on another scanner
+ANATOMIES = Kept(min(1_000_000_000, (free_bytes() or 12_000_000_000) // 48), _anatomy_bytes)
 
 
 @torch.inference_mode()
@@ -58,7 +67,7 @@ def check_request(scanner: str, contrasts: Sequence[str], spacing_mm: int) -> No
 def _simulate(patient: head.Patient, scanner: Scanner, contrasts: Sequence[str], spacing: int) -> Simulated:
     rng = Rng([patient.seed])
     coarse = max(2, spacing)
-    made = head.anatomy(patient, rng.child("anatomy"), float(coarse))
+    made = ANATOMIES.get((patient, coarse), lambda: head.anatomy(patient, rng.child("anatomy"), float(coarse)))
     names = [*made.fields, "lesion", "zone"]
     marks = lesion_fields(patient, rng.child("anatomy"), made)
     stack = torch.cat([torch.stack([*made.fields.values(), marks["lesion"], marks["zone"]]), made.warp])
