@@ -10,7 +10,7 @@ from fabrica.learning.processes import _not_asked, joined
 def test_a_package_is_hidden_for_as_long_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "wave", raising=False)
     with _not_asked("wave"), pytest.raises(ImportError):
-        import wave  # noqa: F401
+        import wave
     import wave as found
 
     with _not_asked("wave"):  # what is there already stays
