@@ -146,8 +146,8 @@ LEARNING: dict[str, dict[str, Any]] = {
 
 
 VOLUMES = {
-    "autoregressive": 350,
-    "flow": 400,
+    "autoregressive": 500,
+    "flow": 600,
     "regression": 200,
 }  # one of each kind that is learned within seconds; steps
 
