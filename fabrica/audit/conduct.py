@@ -16,10 +16,11 @@ from ..safeguards.gate import Check, Gate
 from ..safeguards.privacy.copies import copies_check
 from ..safeguards.privacy.gallery import gallery
 from ..safeguards.privacy.membership import membership_check
+from ..safeguards.sites import in_words
 from .groups import amplified, copied, fairness
 from .page import Evidence, write_page
 from .privacy import CopiesFound, MembershipFound, apart, canaries, copies, membership
-from .scans import ladder, robustness_check, shift
+from .scans import ladder, robustness_check, shift, sites
 from .subject import Say, Subject
 
 COPIES, MEMBERSHIP, CANARIES, SHIFT, FAIRNESS, ROBUSTNESS = (
@@ -81,6 +82,9 @@ def audit(
         checks[CANARIES] = canaries(subject)
     if asked.wants(SHIFT):
         checks[SHIFT] = shift(subject, None if subject.synthesises else asked.data)
+        evidence.sites, evidence.unseen_sites = sites(subject)
+        for row in evidence.sites:
+            subject.say(f"{in_words(row)}.")
     if asked.wants(FAIRNESS):
         by_group = fairness(subject, made)
         checks[FAIRNESS] = fairness_check(None, by_group) if isinstance(by_group, str) else fairness_check(by_group)

@@ -18,6 +18,7 @@ from ..safeguards.gate import Gate
 from ..safeguards.privacy.copies import Described
 from ..safeguards.privacy.gallery import Pair
 from ..safeguards.privacy.membership import Attack
+from ..safeguards.sites import LeftOut
 from .scans import LOST_DB, NOTICED, Ladder
 
 PAGE = Path(__file__).with_suffix(".html")
@@ -35,6 +36,8 @@ class Evidence:
     copied: Fairness | None = None  # by group: who has a draw nearer than any other person
     amplified: Amplification | None = None
     ladder: Ladder | None = None
+    sites: Sequence[LeftOut] = ()
+    unseen_sites: Sequence[str] = ()
 
 
 def write_page(path: Path, run: str, about: str, gate: Gate, evidence: Evidence) -> None:

@@ -11,11 +11,13 @@ from scipy import stats
 
 from ..contracts import Image
 from ..data.cohort import Member, Source, one_each, overlaid
+from ..rng import derive
 from ..run.likeness import likeness
-from ..run.shift import seen
+from ..run.shift import rows_of, seen
 from ..safeguards.gate import Check
 from ..safeguards.ladder import LADDER, RUNGS, degraded
-from ..safeguards.shift import shift_check
+from ..safeguards.shift import MOST, shift_check
+from ..safeguards.sites import LeftOut, leave_one_site_out
 from .subject import Subject
 
 LOST_DB = 1.0  # of PSNR: a loss that a reader sees
@@ -33,6 +35,27 @@ def shift(subject: Subject, data: Path | Source | None = None) -> Check:
     return shift_check(
         [one for one in looked if one is not None], reference, "test patients" if data is None else "new patients"
     )
+
+
+def sites(subject: Subject) -> tuple[list[LeftOut], list[str]]:
+    """Every site of the run in turn, held against its others; one visit of each patient, at most MOST a site."""
+    contrasts = subject.answering.scanned
+    if not contrasts:
+        return [], ["nothing that a scanner made is given to it"]
+    people = [m for part in subject.split.parts.values() for m in part]
+    by_site: dict[str, list[Member]] = {}
+    for member in sorted(one_each(people), key=lambda m: derive(subject.seed, "sites", m.patient)):
+        by_site.setdefault(_site(member), []).append(member)
+    if len(by_site) < 2 or "" in by_site:
+        return [], ["all scans come from one site, or nobody says from which (a column site of the patients' table)"]
+    rows = {site: [r for m in own[:MOST] if (r := rows_of(m, contrasts))] for site, own in sorted(by_site.items())}
+    return leave_one_site_out(rows, subject.seed)
+
+
+def _site(member: Member) -> str:
+    """Where a scan was made: by its place among files, or by the patients' table."""
+    known = member.values.get("site", "")
+    return member.site or (known if isinstance(known, str) else f"{known:g}")
 
 
 @dataclass(frozen=True)

@@ -44,10 +44,10 @@ def quiet(text: str) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on people of whom half have noisier answers, two new scans of the same scanner, and two with noise."""
     place, rng = tmp_path_factory.mktemp("scans"), np.random.default_rng(0)
-    lines = ["participant_id\tsex"]
+    lines = ["participant_id\tsex\tsite"]
     for k in range(PATIENTS):
         _write(place / "data", f"p{k:03d}", rng, blur=150.0 * (k % 2))
-        lines.append(f"p{k:03d}\t{'mf'[k % 2]}")
+        lines.append(f"p{k:03d}\t{'mf'[k % 2]}\t{('north' if k % 5 < 2 else 'south')}")
     (place / "data/participants.tsv").write_text("\n".join(lines) + "\n")
     for k in range(2):
         _write(place / "new", f"n{k}", rng)

@@ -1,6 +1,7 @@
 """The audit of a translation: shift, robustness, groups, membership and marks; and what `generate` says of odd scans."""
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fabrica.audit.conduct import CHECKS, Asked, audit
+from fabrica.audit.conduct import CHECKS, SHIFT, Asked, audit
 from fabrica.cli import app
 from fabrica.generate.scans import generate_images
 from fabrica.run.sequence import run_recipe
@@ -28,6 +29,19 @@ def test_the_reference_lies_beside_the_weights(finished: Path) -> None:
     before = (home / "shift.json").read_text()
     run_recipe(recipe_of(finished, PLAIN), finished / "run", say=quiet)
     assert (home / "shift.json").read_text() == before
+
+
+def test_a_site_that_is_like_the_others_would_not_have_been_noticed(finished: Path, tmp_path: Path) -> None:
+    """Both sites scan alike here; what that means is said, and no verdict comes of it. Of one too few others are left."""
+    run, said = tmp_path / "run", list[str]()
+    shutil.copytree(finished / "run", run)
+    gate = audit(run, Asked(only=(SHIFT,)), say=said.append)
+    assert gate.checks[SHIFT].verdict == "PASS"
+    told = [line for line in said if "had training not seen it" in line]
+    assert [line.split(":")[0] for line in told] == ["north"]
+    page = (run / "audit/index.html").read_text()
+    assert "A site left out" in page
+    assert "Sites, not assessed: without south there are 40 patients, 57 are needed" in page
 
 
 def test_generate_says_which_scans_are_odd_and_leaves_them_out_when_told(finished: Path, tmp_path: Path) -> None:
