@@ -141,7 +141,7 @@ LEARNING: dict[str, dict[str, Any]] = {
     "regression": {},
     "shortcut": {"steps": 600, "within": 0.1, "spread_within": 0.75},
     "vae": {"steps": 700},
-    "vq": {"steps": 1000, "generates": False},
+    "vq": {"steps": 1500, "generates": False},
 }
 
 
