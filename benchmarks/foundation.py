@@ -71,7 +71,7 @@ def directions(options: argparse.Namespace, done: list[str]) -> Iterator[dict[st
             write_cohort(VirtualCohort(PATIENTS, 0, 3, planes=(17, 39)), place, lambda text: None)
             _thinned(place, missing)
         plain = {**recipe, "cohorts": {"all": {"path": str(place)}}}
-        names = sorted(p.name for p in place.iterdir() if p.is_dir())
+        names = sorted(p.name for p in place.iterdir() if p.is_dir() and not p.name.startswith("."))
         plain["split"] = {"train": names[: -PATIENTS // 4], "test": names[-PATIENTS // 4 :]}
         for name in singles:
             plain["stages"][name]["train"] = {"minutes": MINUTES / len(singles), "batch": 8}
@@ -92,7 +92,7 @@ def directions(options: argparse.Namespace, done: list[str]) -> Iterator[dict[st
 def _thinned(place: Path, share: float) -> None:
     """Training patients lose each image by chance, all but one; the last quarter keep theirs."""
     rng = np.random.default_rng(0)
-    people = sorted(p for p in place.iterdir() if p.is_dir())
+    people = sorted(p for p in place.iterdir() if p.is_dir() and not p.name.startswith("."))
     for folder in people[: -PATIENTS // 4]:
         files = [folder / f"{n}.nii.gz" for n in ("T1w", "T2w", "FLAIR", "CT", "lesion")]
         gone = rng.random(len(files)) < share
