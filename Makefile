@@ -34,9 +34,9 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 
 # What tests of delivery talk to: installed where this is root on a Debian machine, said where it is not.
-PEERS := orthanc orthanc-dicomweb dcmtk dicom3tools chromium postgresql iproute2
+PEERS := orthanc orthanc-dicomweb dcmtk dicom3tools dcm2niix chromium postgresql iproute2
 peers:
-	@missing=; for one in Orthanc dciodvfy storescu chromium initdb ip; do PATH=$$PATH:/usr/sbin:$$(echo /usr/lib/postgresql/*/bin) command -v $$one >/dev/null || missing=1; done; \
+	@missing=; for one in Orthanc dciodvfy storescu dcm2niix chromium initdb ip; do PATH=$$PATH:/usr/sbin:$$(echo /usr/lib/postgresql/*/bin) command -v $$one >/dev/null || missing=1; done; \
 	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  export DEBIAN_FRONTEND=noninteractive; \

@@ -44,6 +44,7 @@ def deliver(
     from ..deliver.delivery import deliver as send
     from ..deliver.destinations.settings import destination
     from ..deliver.outbox import Outbox
+    from ..deliver.verification import verify
     from ..generate.handover import default_store, hand_over
     from ..generate.record import drawn_in
 
@@ -68,6 +69,7 @@ def deliver(
                 echo(f"{series.description}: rejected by {series.person} ({series.reason}); not sent.")
             elif series.verdict == "accept" or unreviewed:
                 asked = series.verdict != "accept"
+                verify(outbox, series.uid)
                 outbox.enqueue(series.uid, place.name, parts=place.parts, unreviewed=asked)
             else:
                 echo(f"{series.description}: nobody has accepted it. Type: fabrica review, or add --unreviewed")

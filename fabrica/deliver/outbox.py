@@ -211,6 +211,11 @@ class Outbox:
             db.execute("INSERT INTO verdicts VALUES (?, ?, ?, ?, ?)", (series, verdict, reason, person, now()))
             ledger.add(db, now(), series, {"what": "judged", "verdict": verdict, "reason": reason, "person": person})
 
+    def note(self, what: str, **more: Any) -> None:
+        """A line of the ledger about no series: who came in, what was set."""
+        with self._open() as db:
+            ledger.add(db, now(), "", {"what": what, **more})
+
     def enqueue(self, series: str, destination: str, *, parts: bool = True, unreviewed: bool = False) -> None:
         """All instances of a series, and of what goes with it, are to go there; what is on its way stays as it is.
 

@@ -16,6 +16,7 @@ from ..deliver.destinations.settings import destination
 from ..deliver.objects.source import read_headers
 from ..deliver.outbox import Outbox
 from ..deliver.record import Record
+from ..deliver.verification import verify
 from ..deliver.withdrawal import withdraw
 from ..generate.handover import hand_over
 from .gates import faults, unread
@@ -140,6 +141,7 @@ class Node:
         command = [
             sys.executable, "-m", "fabrica", "generate", str(rule.run), "--data",
             str(self.intake.where(one.study, one.uid)), "--out", str(out), "--draws", str(rule.draws),
+            *(("--registry", str(rule.registry)) if rule.registry is not None else ()),
         ]  # fmt: skip
         self._running = running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if self.stopped.is_set():  # while it was started: whoever stopped the node did not see it
@@ -162,6 +164,7 @@ class Node:
         verdict = self.outbox.standing(uid)
         if verdict == "reject":
             withdraw(self.outbox, uid)
+        verify(self.outbox, uid)  # before it is sent: a report goes out with its verified version
         for _, place, unreviewed in self.intake.made(uid):
             if verdict == "accept" or unreviewed:
                 to = destination(place)

@@ -7,6 +7,7 @@ import hmac
 import secrets
 import socket
 from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ HEADERS = {
     " form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store",
 }  # fmt: skip
+MOST_STRANGERS = 1000  # that are noted of one start
 KINDS = {".css": "text/css", ".js": "text/javascript"}
 
 
@@ -63,8 +65,11 @@ class Session:
         return hmac.compare_digest(form.encode(), self.form(key).encode())
 
 
-def framed(session: Session) -> FastAPI:
-    """An application with the way in, and files that say nothing of anybody."""
+def framed(session: Session, entered: Callable[[bool], None] = lambda known: None) -> FastAPI:
+    """An application with the way in, and files that say nothing of anybody. `entered` is told of everybody who comes
+    with a token, and of so many who come with another.
+    """
+    strangers = count(1)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.middleware("http")(_guarded)
     app.exception_handler(HTTPException)(_told)
@@ -73,6 +78,8 @@ def framed(session: Session) -> FastAPI:
     @app.get("/enter")
     def enter(t: str = "") -> Response:
         cookie = session.opened(t)
+        if cookie is not None or next(strangers) <= MOST_STRANGERS:
+            entered(cookie is not None)
         if cookie is None:
             raise HTTPException(401, f"The token is another. Open the address that fabrica {session.verb} printed.")
         answer = RedirectResponse("/", 303)

@@ -18,6 +18,7 @@ from ..contracts import Field, Image
 from ..data.grid import grid_of, resample
 from ..deliver.outbox import Outbox, Prepared
 from ..deliver.reading import PARAMETRIC_MAP, stored_answers, stored_image
+from ..deliver.verification import verify
 from ..deliver.withdrawal import withdraw
 from .pages import PAGES, Session, framed, served
 from .pictures import WINDOWS, Overlay, overlay_of, picture, window_of
@@ -155,8 +156,8 @@ def is_map(files: Sequence[Path]) -> bool:
 
 def application(store: Path, token: str) -> FastAPI:
     """The page's server; `token` opens it, kept in a cookie of this site alone."""
-    session = Session("review", {"": token})
-    app = framed(session)
+    session, outbox = Session("review", {"": token}), Outbox(store)
+    app = framed(session, lambda known: outbox.note("entered", page="review", known=known))
     _pages(app, Reviewing(store), session)
     return app
 
@@ -204,6 +205,8 @@ def _pages(app: FastAPI, reviewing: Reviewing, session: Session) -> None:
         try:
             if verdict == "reject":
                 withdraw(reviewing.outbox, series.uid)
+            else:
+                verify(reviewing.outbox, series.uid)
             reviewing.outbox.sign()
         except Exception as error:  # the decision stands
             words = "Your decision is kept. What follows from it could not be done"

@@ -16,7 +16,7 @@ ATTRIBUTES = {"modality": "Modality", "body_part": "BodyPartExamined", "protocol
               "description": "SeriesDescription"}  # fmt: skip
 RANGES = ("slices", "thickness_mm")
 HOW = "Write a list: - {when: {modality: MR}, run: RUN, to: WHERE}"
-KEYS = ("when", "run", "to", "accept", "draws", "lossy")
+KEYS = ("when", "run", "to", "accept", "draws", "lossy", "registry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Rule:
     accept: Accept = "person"
     draws: int = 4
     lossy: bool = False  # whether images are taken that were compressed with loss
+    registry: Path | None = None  # the folder of approved models, without whose approval nothing is drawn
 
     def misfit(self, headers: Sequence[Any]) -> str:
         """Why it does not fit a series, or nothing."""
@@ -79,9 +80,12 @@ def _rule(plain: Any, number: int, path: Path) -> Rule:
         destination(to)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+    registry = path.parent / str(plain["registry"]) if "registry" in plain else None
+    if registry is not None and not registry.is_dir():
+        raise ValueError(f"{where}: {registry} is no folder of approved models. Make one: fabrica models {registry}")
     words = {name: str(when[name]) for name in WORDS if name in when}
     ranges = {name: _range(when[name], name, where) for name in RANGES if name in when}
-    return Rule(words, ranges, run, to, accept, draws, lossy)
+    return Rule(words, ranges, run, to, accept, draws, lossy, registry)
 
 
 def _range(value: Any, name: str, where: str) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import signal
 import threading
@@ -29,7 +30,9 @@ def run_node(rules: Path, door: Door, store: Path, page: int, quiet_s: float, sa
     with alone(store / "node" / "serving") as ours:
         if not ours:
             raise ValueError(f"Another node serves {store}. Stop it, or name another --store DIR")
-        _run(door, Node(Intake(store / "node"), Outbox(store), known, say, quiet_s), token, page)
+        outbox = Outbox(store)
+        outbox.note("configured", rules=hashlib.sha256(rules.read_bytes()).hexdigest(), count=len(known))
+        _run(door, Node(Intake(store / "node"), outbox, known, say, quiet_s), token, page)
 
 
 def _run(door: Door, node: Node, token: str, page: int) -> None:

@@ -13,6 +13,8 @@ from fabrica.deliver.destinations.settings import destination
 from fabrica.deliver.outbox import Outbox
 from fabrica.deliver.reading import stored_answers
 from fabrica.deliver.record import Answer, Record, answers_in
+from fabrica.deliver.verification import verify
+from fabrica.deliver.withdrawal import withdraw
 from fabrica.generate.handover import hand_over
 from fabrica.generate.scans import generate_images
 from fabrica.recipe.checks import from_plain
@@ -102,6 +104,46 @@ def test_a_person_sees_the_numbers_and_they_are_delivered(answered: Path, tmp_pa
     assert deliver(outbox, to, lambda _: None) == 0
     kinds = sorted(pydicom.dcmread(p).Modality for p in (tmp_path / "archive").rglob("*.dcm"))
     assert kinds == ["SR", "SR"]  # what it says, and what was measured of the model
+
+
+def test_an_accepted_report_goes_out_verified_and_supersedes_the_models_own(answered: Path, tmp_path: Path) -> None:
+    """The person's name and the predecessor stand in it; validators and dsrdump read it; a rejection withdraws both."""
+    outbox, record = Outbox(tmp_path / "store"), Record.read(answered)
+    (uid,) = hand_over(record, outbox, say=lambda _: None)
+    assert verify(outbox, uid) is None  # nobody has accepted it
+    outbox.ask_readers(2)
+    outbox.judge(uid, "accept", "plausible", "Ana Lee")
+    assert verify(outbox, uid) is None  # one of two
+    outbox.judge(uid, "accept", "agreed", "Dr. Zoë Ünal")
+    made = verify(outbox, uid)
+    assert made is not None
+    assert verify(outbox, uid) == made
+    assert outbox.parts(uid) == [made]
+    (path,) = outbox.files(made)
+    ds, own = pydicom.dcmread(path), pydicom.dcmread(outbox.files(uid)[0])
+    assert (ds.VerificationFlag, ds.SyntheticData, ds.ContentQualification) == ("VERIFIED", "YES", "RESEARCH")
+    assert (own.VerificationFlag, own.PatientID) == ("UNVERIFIED", ds.PatientID)
+    assert [str(o.VerifyingObserverName) for o in ds.VerifyingObserverSequence] == ["Lee^Ana", "Ünal^Dr. Zoë"]
+    (before,) = ds.PredecessorDocumentsSequence
+    (instance,) = before.ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert instance.ReferencedSOPInstanceUID == own.SOPInstanceUID
+    assert stored_answers([path]) == stored_answers(outbox.files(uid))
+    assert ds.SOPInstanceUID != own.SOPInstanceUID
+    found = subprocess.run([program("dciodvfy"), "-new", str(path)], capture_output=True, text=True, check=False)
+    errors = [line for line in found.stderr.splitlines() if line.startswith("Error")]
+    assert not [e for e in errors if "(0008,001c)" not in e], errors
+    assert missing(ds) == []
+    read = subprocess.run([program("dsrdump"), str(path)], capture_output=True, text=True, check=False)
+    assert read.returncode == 0, read.stderr
+    assert "VERIFIED" in read.stdout
+    to = destination(f"folder:{tmp_path / 'archive'}")
+    outbox.enqueue(uid, to.name, parts=to.parts)
+    assert deliver(outbox, to, lambda _: None) == 0
+    sent = [pydicom.dcmread(p).VerificationFlag for p in (tmp_path / "archive").rglob("*.dcm")]
+    assert sorted(sent) == ["UNVERIFIED", "VERIFIED"]
+    outbox.judge(uid, "reject", "of another patient", "Ana Lee")
+    assert verify(outbox, uid) is None
+    assert withdraw(outbox, uid) == [to.name]
 
 
 def test_a_file_of_answers_that_was_changed_is_refused(answered: Path, tmp_path: Path) -> None:

@@ -166,6 +166,20 @@ def test_audit_messages_name_studies_and_persons_and_no_patient(told: tuple[Outb
     assert any("Dr. Á" in text.decode() for text in found)
 
 
+def test_who_came_in_and_what_was_set_is_told_of_nobodys_study(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    outbox.note("entered", page="review", known=True)
+    outbox.note("entered", page="review", known=False)
+    outbox.note("configured", rules="0" * 64, count=2)
+    outbox.ask_readers(2)
+    found = [Tree.fromstring(text) for text in messages(outbox.lines(), outbox.studies())]
+    events = [root.find("EventIdentification") for root in found]
+    assert [e.attrib["EventOutcomeIndicator"] for e in events if e is not None] == ["0", "4", "0", "0"]
+    codes = [root.find("EventIdentification/EventTypeCode").attrib["csd-code"] for root in found]  # type: ignore[union-attr]
+    assert codes == ["110122", "110122", "110131", "110131"]
+    assert all(root.find("ParticipantObjectIdentification") is None for root in found)
+
+
 def test_heads_are_written_as_plain_text(told: tuple[Outbox, str]) -> None:
     outbox, _ = told
     head = outbox.sign()

@@ -134,6 +134,7 @@ def _without(headers: list[Any], name: str) -> list[Any]:
         ("- {run: RUN, to: OUT, whem: {}}", "whem is not known"), ("- {run: RUN, to: OUT, when: {sex: F}}", "sex is not known"), ("- {run: /nowhere, to: OUT}", "is no run"),
         ("- {run: RUN, to: 'ftp:x'}", "is no destination"), ("- {run: RUN, to: OUT, accept: nobody}", "accept is"), ("- {run: RUN, to: OUT, draws: 0}", "draws is a number"),
         ("- {run: RUN, to: OUT, when: {slices: many}}", "Write one number"), ("- {run: RUN, to: OUT, lossy: 1}", "lossy true or false"), ("- {run: RUN, to: none.yaml}", "There is no file"),
+        ("- {run: RUN, to: OUT, registry: none}", "is no folder of approved models"),
     ],
 )  # fmt: skip
 def test_rules_that_are_wrong_are_refused_in_one_line(text: str, words: str, rules: Callable[[str], Path]) -> None:

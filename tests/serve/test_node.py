@@ -19,6 +19,8 @@ import pydicom
 import pytest
 from fastapi.testclient import TestClient
 
+from fabrica.audit.models import decide
+from fabrica.deliver.approvals import Approvals
 from fabrica.deliver.destinations.destination import UnreachableError
 from fabrica.deliver.destinations.dimse import Certificates, Dimse, Manners
 from fabrica.deliver.destinations.folder import Folder
@@ -172,6 +174,25 @@ def test_a_drawing_that_fails_is_tried_again_and_then_looked_at(node: Node, tmp_
     assert (one.state, one.tries) == ("failed", 2)
     assert "the drawing ended with" in one.reason
     assert node.outbox.series() == []
+
+
+def test_a_model_that_nobody_approved_draws_nothing(rules: Path, trained: Path, tmp_path: Path) -> None:  # noqa: F811
+    """The rule names a registry: what it does not approve is refused with its reason, and drawn once it is approved."""
+    (tmp_path / "approved").mkdir()
+    approvals = Approvals(tmp_path / "approved")
+    rules.write_text(rules.read_text().replace("draws: 2", "draws: 1, registry: approved"))
+    node = Node(Intake(tmp_path / "store/node"), Outbox(tmp_path / "store"), read_rules(rules), print, quiet_s=0.0)
+    write_series(tmp_path / "scan", *LARGE)
+    _keep(node.intake, sorted((tmp_path / "scan").glob("*.dcm")))
+    for _ in range(3):
+        node.settle()
+    node.answer()
+    (one,) = node.intake.series()
+    assert one.state == "waiting"
+    assert "approve" in one.reason
+    decide(approvals, trained, "approved", "Dr. Lee", "validated here")
+    node.answer()
+    assert [one.state for one in node.intake.series()] == ["prepared"]
 
 
 def test_a_place_that_cannot_be_used_holds_no_other_up(node: Node, tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ def test_nothing_is_shown_without_the_token(client: TestClient, store: tuple[Pat
     assert client.get("/enter?t=%FF%00é").status_code == 401
     assert client.get("/", headers={"cookie": "fabrica_review=guess"}).status_code == 401
     assert client.get("/docs").status_code == client.get("/openapi.json").status_code == 404
+    noted = [line.event["known"] for line in Outbox(store[0]).lines() if line.event["what"] == "entered"]
+    assert noted == [False, False]
 
 
 def test_other_names_and_places_are_refused(client: TestClient, store: tuple[Path, str]) -> None:

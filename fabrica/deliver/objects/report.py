@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 from ..record import Answer, Evidence
-from .marking import FIRST_NUMBER, MARK, Making, Series, library, settled, uid_of
+from .marking import FIRST_NUMBER, MARK, Making, Series, library, same_each_time, settled, uid_of
+from .rejection import person_name
 
 SCHEME = ("99FABRICA", "2.25.201743518390017285570293362290114563122", "Fabrica")  # designator, UID, name
 UCUM = {
@@ -53,6 +55,36 @@ def evidence_report(making: Making, about: Series) -> Series:
     groups = [_group(hd, making, k, e) for k, e in enumerate(record.evidence)] or [_nothing(hd, making)]
     what = f"evidence of {making.drawn.contrast} from {making.given}"
     return _report(hd, making, groups, about.datasets, known, NUMBER, what)
+
+
+def verified(report: Any, persons: Sequence[str], when: str) -> Series:
+    """The same report as people stand for it: VERIFIED, by whom and when (ISO 8601), with the unverified one as its
+    predecessor (PS3.3 C.17.2). Its numbers are still a model's: what was synthetic or for research stays so.
+    """
+    from pydicom.dataset import Dataset
+
+    known = {"verified": str(report.SOPInstanceUID), "persons": list(persons), "when": when}
+    ds = deepcopy(report)
+    before, series, instance = Dataset(), Dataset(), Dataset()
+    instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID = report.SOPClassUID, report.SOPInstanceUID
+    series.SeriesInstanceUID, series.ReferencedSOPSequence = report.SeriesInstanceUID, [instance]
+    before.StudyInstanceUID, before.ReferencedSeriesSequence = report.StudyInstanceUID, [series]
+    ds.SOPInstanceUID, ds.SeriesInstanceUID = uid_of({**known, "instance": 1}), uid_of(known)
+    ds.SeriesNumber, ds.CompletionFlag, ds.VerificationFlag = NUMBER + 2, "COMPLETE", "VERIFIED"
+    ds.SeriesDescription = f"{report.SeriesDescription[:55]} VERIFIED"
+    ds.PredecessorDocumentsSequence = [before]
+    observers = []
+    for person in persons:
+        observer = Dataset()
+        observer.VerifyingObserverName, observer.VerificationDateTime = person_name(person), ""
+        observer.VerifyingOrganization = report.get("InstitutionName") or "not stated"
+        observer.VerifyingObserverIdentificationCodeSequence = []
+        observers.append(observer)
+    ds.VerifyingObserverSequence = observers
+    made = same_each_time(ds, known, when)
+    for observer in made.VerifyingObserverSequence:
+        observer.VerificationDateTime = when[:19].replace("-", "").replace(":", "").replace("T", "")
+    return Series(uid_of(known), (made,))
 
 
 def _report(
