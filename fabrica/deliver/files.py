@@ -69,3 +69,12 @@ def write_private(path: Path, content: bytes) -> None:
     """A new file that nobody but its owner could ever read; raises FileExistsError for one that is there."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)
+
+
+def class_of(path: Path) -> str:
+    """SOP Class UID of a DICOM file, "" where it is gone."""
+    import pydicom
+
+    if not path.is_file():
+        return ""
+    return str(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"]).SOPClassUID)

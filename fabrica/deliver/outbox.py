@@ -15,7 +15,7 @@ from typing import Any, Literal
 from . import decisions, heads, ledger
 from .database import transaction
 from .decisions import Waiting
-from .files import sync, write_whole
+from .files import class_of, sync, write_whole
 from .objects.marking import Series
 
 SCHEMA = """
@@ -169,6 +169,12 @@ class Outbox:
                 raise ValueError(f"{path} is gone or was changed after it was made: the series is not used.")
             found.append(path)
         return found
+
+    def instances(self, series: str) -> list[tuple[str, str]]:
+        """(SOP class, UID) of each instance of a series, in order."""
+        with self._open() as db:
+            rows = db.execute("SELECT uid FROM instances WHERE series = ? ORDER BY number", (series,)).fetchall()
+        return [(class_of(self.file(series, uid)), uid) for (uid,) in rows]
 
     def verdicts(self) -> list[tuple[str, str]]:
         """(time, accept or reject) of every decision, in their order."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..deliver.database import transaction
-from ..deliver.files import sync, write_whole
+from ..deliver.files import class_of, sync, write_whole
 from ..deliver.outbox import now
 
 State = Literal["arriving", "refused", "waiting", "drawing", "failed", "prepared"]
@@ -45,6 +45,7 @@ class Arrived:
     instances: int
     made: tuple[str, ...]
     tries: int
+    since: str = ""  # when the first image came, ISO 8601
 
 
 class Intake:
@@ -119,14 +120,15 @@ class Intake:
         with self._open() as db:
             rows = db.execute(
                 "SELECT s.uid, s.study, s.state, s.reason, count(i.uid), s.tries,"
-                " (SELECT coalesce(group_concat(m.uid, char(10)), '') FROM made m WHERE m.series = s.uid) FROM series s"
+                " (SELECT coalesce(group_concat(m.uid, char(10)), '') FROM made m WHERE m.series = s.uid), s.since"
+                " FROM series s"
                 " LEFT JOIN instances i ON i.series = s.uid"
                 f" WHERE s.state IN ({','.join('?' * len(wanted))}) GROUP BY s.uid ORDER BY s.since, s.uid",
                 wanted,
             ).fetchall()
         return [
-            Arrived(uid, study, state, reason, count, tuple(filter(None, made.split("\n"))), tries)
-            for uid, study, state, reason, count, tries, made in rows
+            Arrived(uid, study, state, reason, count, tuple(filter(None, made.split("\n"))), tries, since)
+            for uid, study, state, reason, count, tries, made, since in rows
         ]
 
     def files(self, one: Arrived) -> list[Path]:
@@ -142,12 +144,36 @@ class Intake:
         return found
 
     def move(self, series: str, state: State, reason: str = "") -> None:
-        """A series is further now; a try is counted where it starts to be drawn."""
+        """A series is further now."""
         with self._open() as db:
-            db.execute(
-                "UPDATE series SET state = ?, reason = ?, tries = tries + ? WHERE uid = ?",
-                (state, reason[:1000], state == "drawing", series),
+            db.execute("UPDATE series SET state = ?, reason = ? WHERE uid = ?", (state, reason[:1000], series))
+
+    def begin(self, series: str) -> bool:
+        """A series that waits is drawn from now on, which is a try; False where somebody cancelled it meanwhile."""
+        with self._open() as db:
+            begun = db.execute(
+                "UPDATE series SET state = 'drawing', tries = tries + 1 WHERE uid = ? AND state = 'waiting'", (series,)
             )
+            return begun.rowcount > 0
+
+    def cancel(self, series: str) -> bool:
+        """Nothing is drawn of a series that has not begun to be; False where it has. Sent again it is asked again."""
+        with self._open() as db:
+            done = db.execute(
+                "UPDATE series SET state = 'refused', reason = 'cancelled by request'"
+                " WHERE uid = ? AND state IN ('arriving', 'waiting')",
+                (series,),
+            )
+            return done.rowcount > 0
+
+    def instances(self, series: str) -> list[tuple[str, str]]:
+        """(SOP class, UID) of what arrived of a series, in the order of UIDs; of a file that is gone no class."""
+        with self._open() as db:
+            rows = db.execute(
+                "SELECT i.uid, s.study FROM instances i JOIN series s ON s.uid = i.series WHERE s.uid = ? ORDER BY 1",
+                (series,),
+            ).fetchall()
+        return [(class_of(self.where(study, series) / f"{uid}.dcm"), uid) for uid, study in rows]
 
     def put_back(self, series: str) -> None:
         """A drawing that was stopped by whoever stopped the node: it waits again, and that was no try."""

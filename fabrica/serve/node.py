@@ -103,7 +103,8 @@ class Node:
         if one.tries >= TRIES:  # it ended whoever drew it
             self.intake.move(one.uid, "failed", one.reason or "every drawing of it ended this node")
             return
-        self.intake.move(one.uid, "drawing")
+        if not self.intake.begin(one.uid):  # cancelled just now
+            return
         try:
             rule, made = self._answered(one)
         except Exception as error:

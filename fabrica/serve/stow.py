@@ -18,6 +18,7 @@ from ..deliver.outbox import Outbox
 from .intake import Intake
 from .monitoring import figures
 from .storage import LEVELS, NOT_UNDERSTOOD, Say, status
+from .workitems import add_workitems
 
 LARGEST, MOST = 256 * 2**20, 4  # bytes of a request, and how many are held at once
 SLOWEST_S, LONGEST_S = 60.0, 900.0  # without another byte, and in all
@@ -27,12 +28,14 @@ REFERENCED, FAILED, CLASS, INSTANCE, REASON = "00081199", "00081198", "00081150"
 
 
 def add_intake(app: FastAPI, intake: Intake, outbox: Outbox, token: str, say: Say = print) -> None:
-    """`POST /dicom-web/studies` and `GET /metrics`, with `Authorization: Bearer TOKEN`."""
+    """`POST /dicom-web/studies`, work items and `GET /metrics`, with `Authorization: Bearer TOKEN`."""
     held = threading.BoundedSemaphore(MOST)  # requests whose images are in memory
 
     def allowed(authorization: Annotated[str, Header()] = "") -> None:
         if not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
             raise HTTPException(401, "Say the token: Authorization: Bearer TOKEN")
+
+    add_workitems(app, intake, outbox, allowed)
 
     @app.get("/metrics", dependencies=[Depends(allowed)])
     def watched() -> Response:

@@ -646,7 +646,8 @@ def test_what_no_rule_fits_or_ended_the_node_before_is_not_drawn(node: Node, tmp
     node.answer()
     assert "no rule fits" in node.intake.series()[0].reason
     for _ in range(2):
-        node.intake.move(uid, "drawing")
+        node.intake.move(uid, "waiting")
+        assert node.intake.begin(uid)
     node.intake.move(uid, "waiting")
     node.answer()
     assert node.intake.series()[0].state == "failed"
