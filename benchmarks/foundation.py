@@ -68,11 +68,14 @@ def directions(options: argparse.Namespace, done: list[str]) -> Iterator[dict[st
             continue
         place = options.work / f"patients-{missing:g}"
         if not place.is_dir():
-            write_cohort(VirtualCohort(PATIENTS, 0, 3, planes=(17, 39)), place, lambda text: None)
-            _thinned(place, missing)
-        plain = {**recipe, "cohorts": {"all": {"path": str(place)}}}
-        names = sorted(p.name for p in place.iterdir() if p.is_dir() and not p.name.startswith("."))
-        plain["split"] = {"train": names[: -PATIENTS // 4], "test": names[-PATIENTS // 4 :]}
+            few = PATIENTS // 4
+            write_cohort(VirtualCohort(PATIENTS - few, 0, 3, planes=(17, 39)), place / "train", lambda text: None)
+            write_cohort(
+                VirtualCohort(few, 0, 3, planes=(17, 39), first=PATIENTS - few), place / "test", lambda text: None
+            )
+            _thinned(place / "train", missing)
+        plain = {**recipe, "cohorts": {part: {"path": str(place / part)} for part in ("train", "test")}}
+        plain["split"] = {"train": 0.0, "test": 1.0, "only_train": ["train"]}
         for name in singles:
             plain["stages"][name]["train"] = {"minutes": MINUTES / len(singles), "batch": 8}
         plain["stages"]["any"]["train"] = {"minutes": MINUTES, "batch": 6}
@@ -90,10 +93,10 @@ def directions(options: argparse.Namespace, done: list[str]) -> Iterator[dict[st
 
 
 def _thinned(place: Path, share: float) -> None:
-    """Training patients lose each image by chance, all but one; the last quarter keep theirs."""
+    """Patients lose each image by chance, all but one."""
     rng = np.random.default_rng(0)
     people = sorted(p for p in place.iterdir() if p.is_dir() and not p.name.startswith("."))
-    for folder in people[: -PATIENTS // 4]:
+    for folder in people:
         files = [folder / f"{n}.nii.gz" for n in ("T1w", "T2w", "FLAIR", "CT", "lesion")]
         gone = rng.random(len(files)) < share
         gone[rng.integers(0, 4)] = False

@@ -2,7 +2,7 @@
 
     python benchmarks/safeguards.py --data DIR [--only level] [--work runs/safeguards]
 
-DIR is the folder of scans. Parts: level, speed, copies, shadowed, hippocampi, private, shift, watermark. A part that is finished is not run again;
+DIR is the folder of scans. Parts: level, speed, copies, shadowed, hippocampi, private, shift, sites, watermark. A part that is finished is not run again;
 each prints its rows as JSON lines into WORK/PART.jsonl, from which results/safeguards.md is written by hand with its commands.
 """
 
@@ -14,6 +14,7 @@ import json
 import time
 import zipfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from fabrica.run.shift import rows_of
 from fabrica.safeguards.privacy.copies import copy_test, nearest
 from fabrica.safeguards.privacy.spaces import encoded
 from fabrica.safeguards.shift import farthest, fit
+from fabrica.safeguards.sites import leave_one_site_out
 from fabrica.safeguards.watermark import Found, look_for, marked
 
 NETWORK = {"channels": [16, 32, 64], "blocks": 1}
@@ -289,6 +291,21 @@ def shift(options: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any
         }  # fmt: skip
 
 
+def sites(options: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any]]:
+    """Each of three sites left out: two of scanner A, one of scanner B; and where the third is of A, too."""
+
+    def rows(first: int, scanner: str) -> list[Any]:
+        how = {"scanners": [scanner], "disease": "none", "spacing_mm": 2, "planes": [40, 46]}
+        return [rows_of(m, ["T1w"]) for m in VirtualCohort(40, first=first, **how).cohort().members]
+
+    same = {"first of A": rows(0, "A"), "second of A": rows(1000, "A")}
+    for what, scanner in (("a site of another scanner", "B"), ("three sites of one scanner", "A")):
+        if json.dumps(what) in done:
+            continue
+        found, unseen = leave_one_site_out({**same, f"third, of {scanner}": rows(2000, scanner)})
+        yield {"what": what, "sites": [asdict(row) for row in found], "unseen": unseen}
+
+
 def watermark(options: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any]]:
     """Found after whole numbers, a tenth fewer pixels, eight bits and JPEG 90; what figures of a model move by."""
     for what, spacing, planes in (("1 mm, 20 planes", 1, (70, 90)), ("2 mm, 44 planes", 2, (20, 64))):
@@ -347,6 +364,7 @@ PARTS = {
     "hippocampi": hippocampi,
     "private": private,
     "shift": shift,
+    "sites": sites,
     "watermark": watermark,
 }
 

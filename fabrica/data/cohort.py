@@ -208,11 +208,15 @@ def _check_names(members: Sequence[Member]) -> None:
 
 
 def _listed(row: Row, known: Demographics) -> Row:
-    """A picture that a table names belongs to the patient that stands there, and is a visit of its own."""
+    """A picture that a table names belongs to the patient that stands there, and is a visit of its own; where no
+    patient stands there it stays whose it was, and has what is said of it.
+    """
     stem = io.stem(row.scan.files[0].name)
     if row.scan.member or stem not in known.images:
         return row
     patient, values = known.images[stem]
+    if not patient:
+        return replace(row, values={**row.values, **values})
     own = {name: value for name, value in row.values.items() if name != "class"}  # guessed from a folder's name
     return replace(row, patient=patient, visit=stem, values={**own, **values}, doubt="")
 

@@ -34,7 +34,8 @@ class Demographics:
 
     patients: dict[str, Values] = field(default_factory=dict)
     visits: dict[tuple[str, str], Values] = field(default_factory=dict)
-    images: dict[str, tuple[str, Values]] = field(default_factory=dict)  # stem of a file -> (patient, values)
+    # stem of a file -> (patient, values); "" where the table says nothing of patients, a caption alone
+    images: dict[str, tuple[str, Values]] = field(default_factory=dict)
     days: dict[tuple[str, str], float] = field(default_factory=dict)
     oddities: list[Oddity] = field(default_factory=list)
 
@@ -76,15 +77,13 @@ def _take(found: Demographics, table: Table, visits: Mapping[str, set[str]], ste
     of_visit = next((c for c in VISIT if c in table.columns), "")
     of_image = next((c for c in IMAGE if c in table.columns and _lists_files(table, c, stems)), "")
     sessions = re.fullmatch(r"(sub-[A-Za-z0-9]+)_sessions", table.path.stem)
-    if "contrast" in table.columns or not (of_patient or sessions):
+    if "contrast" in table.columns or not (of_patient or of_image or sessions):
         return
     if of_image:
         for line in table.lines:
-            if line.get(of_patient) and _stem(Path(line.get(of_image))) in stems:
-                found.images[_stem(Path(line.get(of_image)))] = (
-                    line.get(of_patient),
-                    _values(line, (of_patient, of_image)),
-                )
+            stem, whose = _stem(Path(line.get(of_image))), line.get(of_patient) if of_patient else ""
+            if stem in stems and (whose or not of_patient):
+                found.images[stem] = whose, _values(line, (of_patient, of_image))
         return
     said = [sessions[1] for _ in table.lines] if sessions else [line.get(of_patient) for line in table.lines]
     join = _joined(found, table, said, list(visits))
