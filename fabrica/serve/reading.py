@@ -97,7 +97,8 @@ class Study:
                 return
             took = time.monotonic() - self._since[reader, number]
             path = self.folder / f"answers-{reader}.csv"
-            start = "" if path.exists() else "item,answer,seconds\n"
+            known = path.read_text(encoding="utf-8-sig") if path.exists() else ""
+            start = "item,answer,seconds\n" if not known else "" if known.endswith("\n") else "\n"
             with path.open("a", encoding="utf-8") as file:
                 file.write(f"{start}{number + 1},{answer},{took:.1f}\n")
                 file.flush()
