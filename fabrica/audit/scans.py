@@ -46,16 +46,18 @@ def sites(subject: Subject) -> tuple[list[LeftOut], list[str]]:
     by_site: dict[str, list[Member]] = {}
     for member in sorted(one_each(people), key=lambda m: derive(subject.seed, "sites", m.patient)):
         by_site.setdefault(_site(member), []).append(member)
-    if len(by_site) < 2 or "" in by_site:
+    nobodys = len(by_site.pop("", []))
+    if len(by_site) < 2:
         return [], ["all scans come from one site, or nobody says from which (a column site of the patients' table)"]
     rows = {site: [r for m in own[:MOST] if (r := rows_of(m, contrasts))] for site, own in sorted(by_site.items())}
-    return leave_one_site_out(rows, subject.seed)
+    found, unseen = leave_one_site_out(rows, subject.seed)
+    return found, [*unseen, *([f"of {nobodys} patients nobody says the site"] if nobodys else [])]
 
 
 def _site(member: Member) -> str:
     """Where a scan was made: by its place among files, or by the patients' table."""
     known = member.values.get("site", "")
-    return member.site or (known if isinstance(known, str) else f"{known:g}")
+    return member.site or (known if isinstance(known, str) else f"{known:.17g}")
 
 
 @dataclass(frozen=True)

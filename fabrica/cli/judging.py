@@ -334,7 +334,7 @@ def readers(
     ratings of several modalities.
     """
     from .. import io
-    from ..evaluate.judging.reading import analyse, in_words, make_sheets, read_study
+    from ..evaluate.judging.reading import analyse, in_words, make_sheets, read_key, read_study
 
     with errors():
         if table is not None:
@@ -349,6 +349,9 @@ def readers(
                 for page in make_sheets(sides[0], sides[1], out, readers=count, kind=kind, seed=seed):
                     echo(page)
                 echo(f"The key is {out / 'key.json'}: readers must not see it.")
+            if serve and (len((key := read_key(out)).readers), key.kind) != (count, kind):
+                many = len(key.readers)
+                fail(f"{out} is a study of {many} readers, {key.kind}. Add --count {many} --kind {key.kind}")
             if serve:
                 _open_pages(out, {"generated": sides[0], "reference": sides[1]}, port)
             return

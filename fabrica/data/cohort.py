@@ -280,6 +280,7 @@ def _member(
 ) -> ScannedMember:  # fmt: skip
     scans: dict[str, Scan] = {}
     values: dict[str, float | str] = known.of(*key)
+    told: dict[str, float | str] = {}
     for row in sorted(rows, key=lambda r: -math.prod(r.scan.shape)):
         if row.contrast in scans:
             text = f"is a second {row.contrast} of {'/'.join(k for k in key if k)}; the larger or first one is used."
@@ -287,6 +288,11 @@ def _member(
             oddities.append(Oddity(row.scan.name, text, step, "warning"))
             continue
         scans[row.contrast] = row.scan
+        if two := sorted(n for n, v in row.values.items() if n in told and told[n] != v):
+            name = two[0]
+            text = f"says {name} {row.values[name]}, another image of its case {told[name]}; the last one counts."
+            oddities.append(Oddity(row.scan.name, text, "Say in a table whose value it is.", "warning"))
+        told |= row.values
         values |= row.values
     stated = next((row.days for row in rows if row.days is not None), known.days.get(key, 0.0))
     ordered = {name: scans[name] for name in sorted(scans)}

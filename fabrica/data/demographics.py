@@ -83,7 +83,8 @@ def _take(found: Demographics, table: Table, visits: Mapping[str, set[str]], ste
         for line in table.lines:
             stem, whose = _stem(Path(line.get(of_image))), line.get(of_patient) if of_patient else ""
             if stem in stems and (whose or not of_patient):
-                found.images[stem] = whose, _values(line, (of_patient, of_image))
+                before, known = found.images.get(stem, ("", {}))
+                found.images[stem] = whose or before, {**known, **_values(line, (of_patient, of_image))}
         return
     said = [sessions[1] for _ in table.lines] if sessions else [line.get(of_patient) for line in table.lines]
     join = _joined(found, table, said, list(visits))

@@ -12,11 +12,13 @@ EVENTS = {  # what -> (code, meaning, action: create, read, update, delete, exec
     "made": ("110100", "Application Activity", "C"),
     "judged": ("110103", "DICOM Instances Accessed", "R"),
     "delivered": ("110104", "DICOM Instances Transferred", "R"),
+    "annulled": ("110100", "Application Activity", "U"),
     "exported": ("110106", "Export", "R"),
 }
 OF_NOBODY = {  # events about no study: what -> (event, type of event, action)
     "entered": (("110114", "User Authentication"), ("110122", "Login"), "E"),
     "configured": (("110113", "Security Alert"), ("110131", "Software Configuration"), "E"),
+    "cancelled": (("110100", "Application Activity"), ("cancelled", "Work item cancelled"), "E"),
     "readers": (("110113", "Security Alert"), ("110131", "Software Configuration"), "E"),
 }
 SOURCE, DESTINATION = ("110153", "Source Role ID"), ("110152", "Destination Role ID")
@@ -78,12 +80,12 @@ def _of_nobody(kind: str, when: str, *, failed: bool) -> bytes:
         root, "EventIdentification", EventActionCode=action, EventDateTime=f"{when}Z", EventOutcomeIndicator=outcome
     )
     _code(event, "EventID", code, meaning)
-    _code(event, "EventTypeCode", of, words)
+    _code(event, "EventTypeCode", of, words, "DCM" if of.isdigit() else "99FABRICA")
     ours = Tree.SubElement(root, "ActiveParticipant", UserID="fabrica", UserIsRequestor="true")
     _code(ours, "RoleIDCode", *APPLICATION)
     Tree.SubElement(root, "AuditSourceIdentification", AuditSourceID="fabrica")
     return bytes(Tree.tostring(root, encoding="utf-8", xml_declaration=True))
 
 
-def _code(parent: Tree.Element, name: str, value: str, meaning: str) -> None:
-    Tree.SubElement(parent, name, {"csd-code": value, "codeSystemName": "DCM", "originalText": meaning})
+def _code(parent: Tree.Element, name: str, value: str, meaning: str, system: str = "DCM") -> None:
+    Tree.SubElement(parent, name, {"csd-code": value, "codeSystemName": system, "originalText": meaning})

@@ -56,10 +56,15 @@ def readers(db: sqlite3.Connection) -> int:
 
 def accepting(db: sqlite3.Connection, series: str) -> list[str]:
     """Persons, by name, whose acceptance no rejection followed."""
-    found: dict[str, str] = {}
-    rows = db.execute("SELECT verdict, person FROM verdicts WHERE series = ? ORDER BY rowid", (series,)).fetchall()
-    for verdict, person in rows:
-        found = {**found, one_name(person): person} if verdict == "accept" else {}
+    return [person for person, _ in acceptances(db, series)]
+
+
+def acceptances(db: sqlite3.Connection, series: str) -> list[tuple[str, str]]:
+    """(person, when) of each of them; who accepted twice did so at the last time."""
+    found: dict[str, tuple[str, str]] = {}
+    query = "SELECT verdict, person, time FROM verdicts WHERE series = ? ORDER BY rowid"
+    for verdict, person, when in db.execute(query, (series,)).fetchall():
+        found = {**found, one_name(person): (person, when)} if verdict == "accept" else {}
     return list(found.values())
 
 

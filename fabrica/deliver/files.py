@@ -72,9 +72,10 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def class_of(path: Path) -> str:
-    """SOP Class UID of a DICOM file, "" where it is gone."""
+    """SOP Class UID of a DICOM file, "" where it is gone or cannot be read."""
     import pydicom
 
-    if not path.is_file():
+    try:
+        return str(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"]).SOPClassUID)
+    except Exception:  # readers of damaged files raise every kind
         return ""
-    return str(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"]).SOPClassUID)

@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS queue (instance TEXT NOT NULL REFERENCES instances (u
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 Verdict = Literal["accept", "reject"]
+ANNULLED = 2  # in place of whether a part withdraws: it goes with its series no longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +172,11 @@ class Outbox:
         return found
 
     def instances(self, series: str) -> list[tuple[str, str]]:
-        """(SOP class, UID) of each instance of a series, in order."""
+        """(SOP class, UID) of each instance of a series, in order; the class is that of the first."""
         with self._open() as db:
             rows = db.execute("SELECT uid FROM instances WHERE series = ? ORDER BY number", (series,)).fetchall()
-        return [(class_of(self.file(series, uid)), uid) for (uid,) in rows]
+        kind = class_of(self.file(series, rows[0][0])) if rows else ""
+        return [(kind, uid) for (uid,) in rows]
 
     def verdicts(self) -> list[tuple[str, str]]:
         """(time, accept or reject) of every decision, in their order."""
@@ -206,6 +208,22 @@ class Outbox:
         """Persons who accept a series as it stands: a rejection starts anew."""
         with self._open() as db:
             return decisions.accepting(db, series)
+
+    def acceptances(self, series: str) -> list[tuple[str, str]]:
+        """(person, when) of those."""
+        with self._open() as db:
+            return decisions.acceptances(db, series)
+
+    def annul(self, part: str) -> None:
+        """What goes with a series no longer does: it stays here, and goes nowhere where it has not arrived yet."""
+        with self._open() as db:
+            db.execute("UPDATE series SET withdraws = ? WHERE uid = ?", (ANNULLED, part))
+            db.execute(
+                "DELETE FROM queue WHERE state != 'delivered'"
+                " AND instance IN (SELECT uid FROM instances WHERE series = ?)",
+                (part,),
+            )
+            ledger.add(db, now(), part, {"what": "annulled"})
 
     def judge(self, series: str, verdict: Verdict, reason: str, person: str) -> None:
         """A person's decision; the last one counts, all are kept. Raises ValueError without a reason or a name."""

@@ -28,7 +28,7 @@ def provenance(lines: Sequence[Line]) -> Any:
         if line.event["what"] == "made":
             _made(document, line, drawn)
             continue
-        {"judged": _judged, "delivered": _delivered}[str(line.event["what"])](document, line)
+        {"judged": _judged, "delivered": _delivered, "annulled": _annulled}[str(line.event["what"])](document, line)
     return document.unified()
 
 
@@ -41,6 +41,9 @@ def _made(document: Any, line: Line, drawn: set[str]) -> None:
     document.hadMember(series, instance)
     if "withdraws" in event:
         document.wasInfluencedBy(instance, f"dicom:{event['withdraws']}")
+        return
+    if "verifies" in event:
+        document.wasDerivedFrom(instance, f"dicom:{event['verifies']}")
         return
     drawing = f"fabrica:drawing-{event['series']}"
     if event["series"] not in drawn:
@@ -60,6 +63,10 @@ def _drawing(document: Any, name: str, event: Mapping[str, Any]) -> None:
     for source in event["sources"]:
         document.used(drawing, document.entity(f"dicom:{source}", {"prov:type": "DICOM instance"}))
     document.wasAssociatedWith(drawing, document.agent("fabrica:program", {"prov:type": "prov:SoftwareAgent"}))
+
+
+def _annulled(document: Any, line: Line) -> None:
+    document.wasInvalidatedBy(f"dicom:{line.about}", None, line.time)
 
 
 def _judged(document: Any, line: Line) -> None:

@@ -243,8 +243,7 @@ def shift_check(looked: Sequence[Seen], reference: Reference, whose: str) -> Che
     if not looked:
         return Check("NOT ASSESSABLE", None, None, FALSE_ALARMS, "Shift: no scan could be looked at.")
     count, n = sum(reference.shifted(one) for one in looked), reference.calibrated_on
-    rank = math.ceil((n + 1) * (1 - FALSE_ALARMS))  # the chance of a new scan to exceed it is Beta(n + 1 - rank, rank)
-    chance = float(stats.betabinom(len(looked), n + 1 - rank, rank).sf(count - 1))
+    chance = chance_of(looked, reference)
     low, high = stats.binomtest(count, len(looked)).proportion_ci(method="wilson")
     said = (
         f"{count} of {len(looked)} {whose} are unlike the scans of training; up to {FALSE_ALARMS:.0%} are expected of"
@@ -255,6 +254,16 @@ def shift_check(looked: Sequence[Seen], reference: Reference, whose: str) -> Che
         said += f" Together they lie farther out by {kind} than chance allows (p {apart:.2g})."
     verdict: Verdict = "WARN" if chance < SITE / 2 or apart < SITE / 2 else "PASS"
     return Check(verdict, count / len(looked), (float(low), float(high)), FALSE_ALARMS, said)
+
+
+def chance_of(looked: Sequence[Seen], reference: Reference) -> float:
+    """That false alarms alone tell as many scans of one source, or more: beta-binomial, the threshold being a rank."""
+    from scipy import stats
+
+    n = reference.calibrated_on
+    rank = math.ceil((n + 1) * (1 - FALSE_ALARMS))  # the chance of a new scan to exceed it is Beta(n + 1 - rank, rank)
+    count = sum(reference.shifted(one) for one in looked)
+    return float(stats.betabinom(len(looked), n + 1 - rank, rank).sf(count - 1))
 
 
 def farthest(looked: Sequence[Seen], reference: Reference) -> tuple[str, float]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..evaluate.metrics.discrimination import auc_delong
 from ..rng import derive
-from .shift import FALSE_ALARMS, FEWEST, FEWEST_SCANS, FEWEST_TRAINED, Reference, Seen, farthest, fit
+from .shift import FEWEST, FEWEST_SCANS, FEWEST_TRAINED, SITE, Reference, Seen, chance_of, farthest, fit
 
 Scan = Mapping[str, Mapping[str, Any]]  # contrast -> kind -> features
 
@@ -32,6 +32,12 @@ class LeftOut:
     interval: tuple[float, float]
     kind: str  # of feature by which its scans lie farthest out together
     p_value: float  # of that, times the number of kinds
+    chance: float  # that false alarms alone tell as many
+
+    @property
+    def noticed(self) -> bool:
+        """As the verdict on scans of a source is given (safeguards/shift.py)."""
+        return min(self.chance, self.p_value) < SITE / 2
 
 
 def leave_one_site_out(sites: Mapping[str, Sequence[Scan]], seed: int = 0) -> tuple[list[LeftOut], list[str]]:
@@ -56,15 +62,18 @@ def leave_one_site_out(sites: Mapping[str, Sequence[Scan]], seed: int = 0) -> tu
                 f"without {site} there are {len(others)} patients, {3 * max(FEWEST, FEWEST_TRAINED)} are needed"
             )
             continue
-        reference = fit(
-            "", shuffled[: len(others) - 2 * third], shuffled[len(others) - 2 * third : len(others) - third]
-        )
+        trained, ranked = shuffled[: len(others) - 2 * third], shuffled[len(others) - 2 * third : len(others) - third]
+        try:
+            reference = fit("", trained, ranked)
+        except ValueError:  # features of several lengths
+            unseen.append(f"without {site} scans cannot be compared: some say where they lie, some do not")
+            continue
         if reference.why_not:
             unseen.append(f"without {site}: {reference.why_not}")
             continue
         there, usual = _looked(own, reference), _looked(shuffled[len(others) - third :], reference)
         if len(there) < FEWEST_SCANS or len(usual) < FEWEST_SCANS:
-            unseen.append(f"scans of {site} share too few contrasts with those of the others")
+            unseen.append(f"too few scans of {site} can be held against those of the others: other contrasts, or grids")
             continue
         found.append(_row(site, there, usual, reference))
     return found, unseen
@@ -75,7 +84,10 @@ def _row(site: str, there: Sequence[Seen], usual: Sequence[Seen], reference: Ref
     kind, p_value = farthest(there, reference)
     told, alarms = (float(np.mean([reference.shifted(one) for one in side])) for side in (there, usual))
     low, high = area.interval or (0.0, 1.0)
-    return LeftOut(site, len(there), reference.calibrated_on, told, alarms, float(area), (low, high), kind, p_value)
+    chance = chance_of(there, reference)
+    return LeftOut(
+        site, len(there), reference.calibrated_on, told, alarms, float(area), (low, high), kind, p_value, chance
+    )
 
 
 def _looked(rows: Sequence[Scan], reference: Reference) -> list[Seen]:
@@ -90,8 +102,7 @@ def _looked(rows: Sequence[Scan], reference: Reference) -> list[Seen]:
 
 def in_words(row: LeftOut) -> str:
     """A sentence for people."""
-    noticed = row.told > 2 * FALSE_ALARMS or row.p_value < 0.01
-    seen = "would have been noticed" if noticed else "would NOT have been noticed"
+    seen = "would have been noticed" if row.noticed else "would NOT have been noticed"
     return (
         f"{row.site}: had training not seen it, it {seen} ({row.told:.0%} of {row.patients} scans told,"
         f" {row.alarms:.0%} of the others' by chance, AUC {row.auc:.2f})"

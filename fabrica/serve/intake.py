@@ -157,23 +157,26 @@ class Intake:
             return begun.rowcount > 0
 
     def cancel(self, series: str) -> bool:
-        """Nothing is drawn of a series that has not begun to be; False where it has. Sent again it is asked again."""
+        """Nothing is drawn of a series that waits to be; False where it does not: images still arrive, or it has begun.
+        Sent again it is asked again.
+        """
         with self._open() as db:
             done = db.execute(
                 "UPDATE series SET state = 'refused', reason = 'cancelled by request'"
-                " WHERE uid = ? AND state IN ('arriving', 'waiting')",
+                " WHERE uid = ? AND state = 'waiting'",
                 (series,),
             )
             return done.rowcount > 0
 
     def instances(self, series: str) -> list[tuple[str, str]]:
-        """(SOP class, UID) of what arrived of a series, in the order of UIDs; of a file that is gone no class."""
+        """(SOP class, UID) of what arrived of a series, in the order of UIDs; the class is that of the first file."""
         with self._open() as db:
             rows = db.execute(
                 "SELECT i.uid, s.study FROM instances i JOIN series s ON s.uid = i.series WHERE s.uid = ? ORDER BY 1",
                 (series,),
             ).fetchall()
-        return [(class_of(self.where(study, series) / f"{uid}.dcm"), uid) for uid, study in rows]
+        kind = class_of(self.where(rows[0][1], series) / f"{rows[0][0]}.dcm") if rows else ""
+        return [(kind, uid) for uid, _ in rows]
 
     def put_back(self, series: str) -> None:
         """A drawing that was stopped by whoever stopped the node: it waits again, and that was no try."""

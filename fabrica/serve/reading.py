@@ -21,6 +21,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from .. import io
 from ..contracts import Image
+from ..deliver.files import alone
 from ..evaluate.judging.reading import CHOICES, given_answers, read_key
 from ..io import Scan, UnreadableError
 from .pages import PAGES, Session, framed, served
@@ -49,15 +50,17 @@ class Study:
         self._sides, self._lock = sides, threading.Lock()
         self._since: dict[tuple[str, int], float] = {}  # when a reader first saw an item
         self.image = lru_cache(maxsize=8)(self._image)
-        self.sizes: dict[str, set[tuple[int, ...]]] = {"generated": set(), "reference": set()}
-        samples: dict[str, list[Any]] = {"HU": [], "": []}
+        self.sizes: dict[str, set[tuple[float, ...]]] = {"generated": set(), "reference": set()}
+        units, samples = set[str](), list[Any]()
         for side, name in sorted({shown for items in self.key.readers.values() for i in items for shown in i.shown}):
             image = self._image(side, name)
-            self.sizes[side].add(tuple(image.data.shape[1:]))
+            steps = image.affine[:3, :3].norm(dim=0).tolist()
+            self.sizes[side].add((*image.data.shape[1:], *(round(float(step), 3) for step in steps)))
+            units.add(image.meaning.unit)
             if side == "reference":
-                samples["HU" if image.meaning.unit == "HU" else ""].append(image.data[0, image.data.shape[1] // 2])
-        self.hounsfield = not samples[""]
-        values = np.concatenate([plane.numpy().ravel() for plane in samples["HU"] + samples[""]])
+                samples.append(image.data[0, image.data.shape[1] // 2].numpy().ravel().copy())  # not the whole volume
+        self.hounsfield = units == {"HU"}
+        values = np.concatenate(samples)
         self.range = float(np.percentile(values, 0.5)), float(np.percentile(values, 99.5))
         self.given = {reader: given_answers(folder, self.key, reader) for reader in self.key.readers}
 
@@ -73,8 +76,8 @@ class Study:
 
     @property
     def told_apart(self) -> bool:
-        """Does the size of an image alone say which side it is of?"""
-        return not self.sizes["generated"] & self.sizes["reference"]
+        """Does the size of some image, in voxels or mm, alone say which side it is of?"""
+        return self.sizes["generated"] != self.sizes["reference"]
 
     def next(self, reader: str) -> Item | None:
         """Nothing where the reader has answered all."""
@@ -100,14 +103,19 @@ class Study:
             known = path.read_text(encoding="utf-8-sig") if path.exists() else ""
             start = "item,answer,seconds\n" if not known else "" if known.endswith("\n") else "\n"
             with path.open("a", encoding="utf-8") as file:
-                file.write(f"{start}{number + 1},{answer},{took:.1f}\n")
-                file.flush()
-                os.fsync(file.fileno())
+                before = file.tell()
+                try:
+                    file.write(f"{start}{number + 1},{answer},{took:.1f}\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                except OSError:  # a full disk: half an answer is none
+                    os.ftruncate(file.fileno(), before)
+                    raise
             self.given[reader].append(answer)
 
     def range_of(self, image: Image, window: str) -> tuple[float, float]:
         """One range for all, so that brightness says nothing; of HU one of the usual windows."""
-        return window_of(image, window) if self.hounsfield and image.meaning.unit == "HU" else self.range
+        return window_of(image, window) if self.hounsfield else self.range
 
 
 def application(study: Study, tokens: Mapping[str, str]) -> FastAPI:
@@ -161,8 +169,12 @@ def serve(study: Study, port: int, say: Callable[[str], None]) -> None:
     """Until it is stopped; says the address of each reader, which opens that reader's items alone."""
     if study.told_apart:
         say(
-            "NO IMAGE OF ONE SIDE HAS THE SIZE OF AN IMAGE OF THE OTHER: readers can tell them by that."
-            " Bring both to one grid first."
+            "IMAGES OF THE TWO SIDES DIFFER IN THEIR SIZE: readers can tell them by that. Bring both to one grid first."
         )
     tokens = {reader: secrets.token_urlsafe(24) for reader in study.key.readers}
-    served(application(study, tokens), tokens, port, say)
+    with alone(study.folder / ".serving") as ours:
+        if not ours:
+            raise ValueError(
+                f"Another process serves {study.folder}. Stop it first: both would write the same answers."
+            )
+        served(application(study, tokens), tokens, port, say)

@@ -1,11 +1,12 @@
 """What the node has to do, as work items that other systems follow: UPS-RS (PS3.18 11, PS3.4 CC).
 
-The node alone performs them. Others may look, and cancel what has not begun.
+The node alone performs them. Others may look, and cancel what waits.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,7 +43,6 @@ def workitem(one: Arrived, intake: Intake, outbox: Outbox) -> Any:
     ds.ProcedureStepState, ds.ScheduledProcedureStepPriority = STATES[one.state], "MEDIUM"
     ds.ProcedureStepLabel, ds.WorklistLabel = "Draw and prepare", "Fabrica"
     ds.ScheduledProcedureStepStartDateTime = _time(one.since)
-    ds.ScheduledProcedureStepModificationDateTime = _time(one.since)
     ds.InputReadinessState = "INCOMPLETE" if one.state == "arriving" else "READY"
     ds.ScheduledStationNameCodeSequence, ds.ScheduledWorkitemCodeSequence = [], []
     ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "", "", "", ""
@@ -67,7 +67,7 @@ def workitem(one: Arrived, intake: Intake, outbox: Outbox) -> Any:
 
 def _words(one: Arrived) -> str:
     said = {"arriving": "images arrive", "waiting": "waits to be drawn", "drawing": "is drawn",
-            "prepared": "prepared; a person decides whether it leaves"}  # fmt: skip
+            "prepared": "prepared"}  # fmt: skip
     return said.get(one.state, one.reason)
 
 
@@ -87,7 +87,7 @@ def _instances(study: str, series: str, instances: list[tuple[str, str]]) -> Any
 
 
 def _time(iso: str) -> str:
-    return iso[:19].replace("-", "").replace(":", "").replace("T", "")
+    return f"{iso[:19].replace('-', '').replace(':', '').replace('T', '')}+0000"
 
 
 def add_workitems(app: FastAPI, intake: Intake, outbox: Outbox, allowed: Any) -> None:
@@ -107,7 +107,7 @@ def add_workitems(app: FastAPI, intake: Intake, outbox: Outbox, allowed: Any) ->
             raise HTTPException(
                 400, f"{sorted(strange)[0][:40]} cannot be asked for. Ask for {STATE[0]}, {', '.join(PAGING)}."
             )
-        if not all(asked.get(name, "0").isdigit() for name in PAGING):
+        if not all(re.fullmatch("[0-9]{1,9}", asked.get(name, "0")) for name in PAGING):
             raise HTTPException(400, "limit and offset are numbers.")
         state = asked.get(STATE[0], asked.get(STATE[1], ""))
         if state not in ("", *STATES.values()):
@@ -115,7 +115,9 @@ def add_workitems(app: FastAPI, intake: Intake, outbox: Outbox, allowed: Any) ->
         fitting = [one for one in intake.series() if state in ("", STATES[one.state])]
         start, count = int(asked.get("offset", "0")), min(MOST, int(asked.get("limit", MOST)))
         part = [workitem(one, intake, outbox).to_json_dict() for one in fitting[start : start + count]]
-        return JSONResponse(part, media_type=JSON) if part else Response(status_code=204)
+        more = len(fitting) - start - len(part)
+        warned = {"Warning": f'299 fabrica "{more} more: ask with offset={start + len(part)}"'} if more > 0 else {}
+        return JSONResponse(part, media_type=JSON, headers=warned) if part else Response(status_code=204)
 
     @app.get("/dicom-web/workitems/{uid}", dependencies=known)
     def one_of(uid: str) -> Response:
@@ -132,6 +134,6 @@ def add_workitems(app: FastAPI, intake: Intake, outbox: Outbox, allowed: Any) ->
     def cancelled(uid: str) -> Response:
         one = found(uid)
         if not intake.cancel(one.uid):
-            state = STATES[found(uid).state]
-            raise HTTPException(409, f"The work item is {state}: it cannot be cancelled any more.")
+            raise HTTPException(409, f"Nothing is cancelled: of the series {_words(found(uid))}.")
+        outbox.note("cancelled", item=uid)
         return Response(status_code=202)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image as Picture
@@ -30,6 +31,23 @@ def test_a_table_that_says_patients_too_joins_pictures_to_them(tmp_path: Path) -
     members = cohort.find(tmp_path).members
     assert {m.patient for m in members} == {"p1"}
     assert [m.values["caption"] for m in members] == ["first", "second"]
+
+
+def test_captions_take_no_patient_away(tmp_path: Path) -> None:
+    """Two tables of the same pictures: one says whose they are, the other what is seen; neither undoes the other."""
+    _pictures(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "a.csv").write_text("file,patient\na.png,p1\nb.png,p1\n")
+    (tmp_path / "captions.csv").write_text("file,caption\na.png,first\nb.png,second\n")
+    found = cohort.find(tmp_path)
+    assert found.patients == ("p1",)
+    assert [m.values["caption"] for m in found.members] == ["first", "second"]
+
+
+def test_two_values_of_one_case_are_said(tmp_path: Path) -> None:
+    for name in ("sub-01_T1w.nii", "sub-01_T2w.nii"):
+        nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), tmp_path / name)
+    (tmp_path / "q.csv").write_text("file,quality\nsub-01_T1w.nii,good\nsub-01_T2w.nii,poor\n")
+    assert any("says quality" in o.fault for o in cohort.find(tmp_path).oddities)
 
 
 @pytest.mark.parametrize("row", ["a.png,", ",nobody's words"])

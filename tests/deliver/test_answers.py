@@ -8,9 +8,11 @@ import pydicom
 import pytest
 from fastapi.testclient import TestClient
 
+from fabrica.deliver.audit import messages
 from fabrica.deliver.delivery import deliver
 from fabrica.deliver.destinations.settings import destination
 from fabrica.deliver.outbox import Outbox
+from fabrica.deliver.provenance import provenance
 from fabrica.deliver.reading import stored_answers
 from fabrica.deliver.record import Answer, Record, answers_in
 from fabrica.deliver.verification import verify
@@ -141,9 +143,32 @@ def test_an_accepted_report_goes_out_verified_and_supersedes_the_models_own(answ
     assert deliver(outbox, to, lambda _: None) == 0
     sent = [pydicom.dcmread(p).VerificationFlag for p in (tmp_path / "archive").rglob("*.dcm")]
     assert sorted(sent) == ["UNVERIFIED", "VERIFIED"]
+    times = [str(o.VerificationDateTime) for o in ds.VerifyingObserverSequence]
+    assert all(t.endswith("+0000") for t in times)
+    assert times == sorted(times)
+    outbox.judge(uid, "accept", "looked again", "Ana Lee")
+    assert verify(outbox, uid) == made  # by the same persons: none anew
     outbox.judge(uid, "reject", "of another patient", "Ana Lee")
     assert verify(outbox, uid) is None
     assert withdraw(outbox, uid) == [to.name]
+    outbox.judge(uid, "accept", "it is this patient's", "Dr. Bo")
+    outbox.judge(uid, "accept", "agreed", "Ana Lee")
+    again = verify(outbox, uid)
+    assert again not in (made, None)
+    assert outbox.parts(uid) == [again]  # what a withdrawn acceptance stood for goes nowhere any more
+    other = destination(f"folder:{tmp_path / 'other'}")
+    outbox.enqueue(uid, other.name, parts=other.parts)
+    assert deliver(outbox, other, lambda _: None) == 0
+    verified = [
+        d for p in (tmp_path / "other").rglob("*.dcm") if (d := pydicom.dcmread(p)).VerificationFlag == "VERIFIED"
+    ]
+    assert [[str(o.VerifyingObserverName) for o in d.VerifyingObserverSequence] for d in verified] == [
+        ["Bo^Dr.", "Lee^Ana"]
+    ]
+    told = [text.decode() for text in messages(outbox.lines(), outbox.studies())]
+    assert any('EventActionCode="U"' in text for text in told)
+    assert "wasInvalidatedBy" in provenance(outbox.trace(made)).serialize(format="json")
+    assert "wasDerivedFrom" in provenance(outbox.trace(str(ds.SOPInstanceUID))).serialize(format="json")
 
 
 def test_a_file_of_answers_that_was_changed_is_refused(answered: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ def test_a_site_that_scans_otherwise_is_told_and_the_others_false_alarms_are_cou
     assert c.p_value < 1e-4
     assert c.interval[0] <= c.auc <= c.interval[1]
     assert (c.patients, c.others) == (20, 40)
+    assert c.noticed
     assert "c: had training not seen it, it would have been noticed" in in_words(c)
     assert a.told <= 0.2  # most of the others scan as it does
     assert b.told <= 0.2
@@ -48,7 +49,25 @@ def test_what_cannot_be_said_is_not_said() -> None:
     ]  # fmt: skip
     found, unseen = leave_one_site_out({"a": _rows(60, 0), "b": _rows(60, 1, contrast="FLAIR")})
     assert not found
-    assert all("share too few contrasts" in line for line in unseen)
+    assert all("can be held against those of the others" in line for line in unseen)
+
+
+def test_scans_that_do_not_say_where_they_lie_end_no_audit() -> None:
+    mixed = _rows(60, 0)
+    for row in mixed[::2]:
+        row["T1w"]["grid"] = row["T1w"]["grid"][:2]
+    found, unseen = leave_one_site_out({"a": mixed, "b": _rows(60, 1)})
+    assert [row.site for row in found] in ([], ["a"])
+    assert any("some say where they lie" in line for line in unseen)
+
+
+def test_a_small_site_that_scans_alike_is_seldom_said_to_have_been_noticed() -> None:
+    noticed = []
+    for k in range(60):
+        found, _ = leave_one_site_out({"a": _rows(5, 3 * k), "b": _rows(60, 3 * k + 1)}, seed=k)
+        noticed += [row.noticed for row in found if row.site == "a"]
+    assert len(noticed) == 60
+    assert np.mean(noticed) <= 0.05
 
 
 def test_the_same_seed_says_the_same() -> None:

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from fabrica import io
 from fabrica.cli import app as cli
+from fabrica.deliver.files import alone
 from fabrica.evaluate.judging.reading import PRACTICE, analyse, make_sheets
 from fabrica.serve.pages import HEADERS
 from fabrica.serve.reading import Study, application, serve
@@ -165,6 +166,19 @@ def test_an_answer_is_given_once_and_stays(place: Path) -> None:
     assert f"2 of {COUNT} items are answered" in done.output
 
 
+def test_one_window_for_both_sides_and_sizes_in_mm(place: Path) -> None:
+    """Only where all are in HU is there a choice of windows; steps of another size are told before anybody looks."""
+    study = _study(place)
+    assert not study.told_apart
+    assert not study.hounsfield
+    shown = [study.image(*one) for one in study.key.readers["reader-1"][0].shown]
+    assert len({study.range_of(image, "bone") for image in shown}) == 1
+    for path in (place / "generated").glob("*.nii.gz"):
+        old = nib.load(path)
+        nib.save(nib.Nifti1Image(np.asarray(old.dataobj), np.diag([1.0, 2, 3, 1])), path)
+    assert Study(place / "study", _sides(place)).told_apart
+
+
 def test_studies_that_cannot_be_opened(place: Path) -> None:
     said: list[str] = []
     _study(place)
@@ -176,14 +190,17 @@ def test_studies_that_cannot_be_opened(place: Path) -> None:
         taken.listen()
         port = str(taken.getsockname()[1])
         named = ["--generated", str(place / "generated"), "--reference", str(place / "reference"), "--port", port]
-        done = CliRunner().invoke(cli, [*call, *named])
+        assert "Add --count 2 --kind pairs" in CliRunner().invoke(cli, [*call, *named]).output
+        done = CliRunner().invoke(cli, [*call, *named, "--count", "2"])
         assert "cannot be listened on" in done.output
+        with alone(place / "study/.serving"), pytest.raises(ValueError, match="Another process serves"):
+            serve(Study(place / "study", sides), 0, said.append)
         _images(place / "small", 200, (12, 10, 3))
         other = io.by_name(place / "small", io.scan_folder(place / "small").scans)
         mixed = Study(place / "study", {**sides, "generated": other})
         with pytest.raises(ValueError, match="cannot be listened on"):
             serve(mixed, int(port), said.append)
-    assert "readers can tell them by that" in said[0]
+    assert "readers can tell them by that" in said[-1]
     with pytest.raises(ValueError, match="is not among the reference images"):
         Study(place / "study", {**sides, "reference": {}})
     (place / "generated/p3_T1w.nii.gz").write_bytes(b"broken")

@@ -69,6 +69,7 @@ def test_the_life_of_a_work_item(node: Node, web: TestClient, tmp_path: Path, mo
     for _ in range(3):
         node.settle()
     assert _item(web, series).InputReadinessState == "READY"
+    assert ds.ScheduledProcedureStepStartDateTime.endswith("+0000")
     during: list[str] = []
     drawn = Node._drawn
 
@@ -95,6 +96,9 @@ def test_the_life_of_a_work_item(node: Node, web: TestClient, tmp_path: Path, mo
 
 def test_what_is_cancelled_before_it_begins_is_not_drawn(node: Node, web: TestClient, tmp_path: Path) -> None:
     series = _arrived(node, tmp_path / "scan")
+    early = web.post(f"{ITEMS}/{item_of(series)}/cancelrequest", headers=ASKED)
+    assert early.status_code == 409  # what arrives meanwhile would undo it
+    assert "images arrive" in early.text
     for _ in range(3):
         node.settle()
     (waiting,) = node.intake.series("waiting")
@@ -106,6 +110,9 @@ def test_what_is_cancelled_before_it_begins_is_not_drawn(node: Node, web: TestCl
     (progress,) = ds.ProcedureStepProgressInformationSequence
     assert progress.ReasonForCancellation == "cancelled by request"
     assert node.outbox.series() == []
+    assert [line.event["item"] for line in node.outbox.lines() if line.event["what"] == "cancelled"] == [
+        item_of(series)
+    ]
     assert web.put(f"{ITEMS}/{item_of(series)}/state", headers=ASKED, content=b"{}").status_code == 409
     again = _arrived(node, tmp_path / "scan")  # sent again it is asked again
     assert again == series
@@ -124,6 +131,6 @@ def test_items_are_searched_by_their_state_and_by_those_with_the_token(
     assert web.get(f"{ITEMS}/1.2.3", headers=ASKED).status_code == 404
     for asked, code in (
         ({"ProcedureStepState": "SCHEDULED"}, 200), ({"00741000": "COMPLETED"}, 204), ({"limit": "1"}, 200), ({"offset": "1"}, 204),
-        ({"ProcedureStepState": "DONE"}, 400), ({"PatientName": "A*"}, 400), ({"limit": "many"}, 400),
+        ({"ProcedureStepState": "DONE"}, 400), ({"PatientName": "A*"}, 400), ({"limit": "many"}, 400), ({"limit": "\u00b2"}, 400), ({"limit": "9" * 12}, 400),
     ):  # fmt: skip
         assert web.get(ITEMS, headers=ASKED, params=asked).status_code == code, asked

@@ -57,13 +57,14 @@ def evidence_report(making: Making, about: Series) -> Series:
     return _report(hd, making, groups, about.datasets, known, NUMBER, what)
 
 
-def verified(report: Any, persons: Sequence[str], when: str) -> Series:
-    """The same report as people stand for it: VERIFIED, by whom and when (ISO 8601), with the unverified one as its
-    predecessor (PS3.3 C.17.2). Its numbers are still a model's: what was synthetic or for research stays so.
+def verified(report: Any, accepted: Sequence[tuple[str, str]]) -> Series:
+    """The same report as people stand for it: VERIFIED, with the unverified one as its predecessor (PS3.3 C.17.2).
+    `accepted`: (person, ISO 8601 time) each. Its numbers are still a model's: what was synthetic or for research stays
+    so.
     """
     from pydicom.dataset import Dataset
 
-    known = {"verified": str(report.SOPInstanceUID), "persons": list(persons), "when": when}
+    known = {"verified": str(report.SOPInstanceUID), "accepted": [list(one) for one in accepted]}
     ds = deepcopy(report)
     before, series, instance = Dataset(), Dataset(), Dataset()
     instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID = report.SOPClassUID, report.SOPInstanceUID
@@ -74,16 +75,16 @@ def verified(report: Any, persons: Sequence[str], when: str) -> Series:
     ds.SeriesDescription = f"{report.SeriesDescription[:55]} VERIFIED"
     ds.PredecessorDocumentsSequence = [before]
     observers = []
-    for person in persons:
+    for person, _ in accepted:
         observer = Dataset()
         observer.VerifyingObserverName, observer.VerificationDateTime = person_name(person), ""
         observer.VerifyingOrganization = report.get("InstitutionName") or "not stated"
         observer.VerifyingObserverIdentificationCodeSequence = []
         observers.append(observer)
     ds.VerifyingObserverSequence = observers
-    made = same_each_time(ds, known, when)
-    for observer in made.VerifyingObserverSequence:
-        observer.VerificationDateTime = when[:19].replace("-", "").replace(":", "").replace("T", "")
+    made = same_each_time(ds, known, accepted[-1][1])
+    for observer, (_, when) in zip(made.VerifyingObserverSequence, accepted, strict=True):
+        observer.VerificationDateTime = f"{when[:19].replace('-', '').replace(':', '').replace('T', '')}+0000"
     return Series(uid_of(known), (made,))
 
 

@@ -29,6 +29,7 @@ views.addEventListener("wheel", (event) => {
   move(Math.sign(event.deltaY));
 }, { passive: false });
 document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return; // the browser's own: an answer cannot be changed
   if (event.target.tagName === "SELECT" || event.repeat && !event.key.startsWith("Arrow")) return;
   const step = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1 }[event.key];
   if (step) {
