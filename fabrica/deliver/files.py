@@ -74,8 +74,9 @@ def write_private(path: Path, content: bytes) -> None:
 def class_of(path: Path) -> str:
     """SOP Class UID of a DICOM file, "" where it is gone or cannot be read."""
     import pydicom
+    from pydicom.errors import InvalidDicomError
 
     try:
         return str(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"]).SOPClassUID)
-    except Exception:  # readers of damaged files raise every kind
+    except (OSError, InvalidDicomError, AttributeError):  # what arrived was read once: the disk lost it since
         return ""

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..contracts import Batch, Family, Field, Job, Problem, Speaker
+from ..contracts import ARBITRARY, SCALES, Batch, Family, Field, Job, Problem, Speaker
 from ..data.cases import Prepared
+from ..data.prepare import GridPreparation
 from ..data.store import Layout, question_batch, to_device
 from ..data.worded import texts_of
 from ..families import Drawn, Guided
@@ -158,15 +159,25 @@ def readers(others: Sequence[Answering], label: str) -> list[Answering]:
     return [a for a in others if _answers(a) == {label} and len(a.signature.given) == 1]
 
 
-def comparable(ready: PreparedStage, device: str) -> list[Answering]:
-    """Trained stages of the run that see voxels and intensities as this one does."""
+def comparable(ready: PreparedStage, device: str, say: Callable[[str], None]) -> list[Answering]:
+    """Trained stages of the run that see voxels and intensities as this one does; the others are said."""
     found = []
     for stage in ready.run.recipe.stages:
         known = None if stage.name == ready.name else ready.run.facts(stage)
         if known is None or not known.finished or stage.build_job().signature().beside:
             continue
-        theirs, own = known.grid_preparation, ready.preparation
-        shared = theirs.scales.keys() & own.scales.keys()
-        if theirs.spacing_mm == own.spacing_mm and all(theirs.scales[n] == own.scales[n] for n in shared):
+        if _seen_alike(known.grid_preparation, ready.preparation):
             found.append(Answering(ready.run, stage, device))
+        else:
+            say(f"{ready.name}: {stage.name} is not set beside it: it learned another grid, unit or scale.")
     return found
+
+
+def _seen_alike(theirs: GridPreparation, own: GridPreparation) -> bool:
+    """Arbitrary units count by each image's own percentiles: what training patients had of them changes nothing."""
+    shared = theirs.scales.keys() & own.scales.keys()
+    return theirs.spacing_mm == own.spacing_mm and all(
+        theirs.units.get(n) == own.units.get(n)
+        and (own.units.get(n) in (*ARBITRARY, *SCALES) or theirs.scales[n] == own.scales[n])
+        for n in shared
+    )

@@ -56,7 +56,7 @@ class _Judged:
         self.asking = Asking(family, ready.job, ready.layout, ready.seed)
         self.pictures = Pictures(most=PICTURED * len(ready.job.directions))
         device = str(next(family.parameters()).device)
-        self.others = comparable(ready, device)
+        self.others = comparable(ready, device, say)
         self.evidence = {d: self._evidence(Direction(*d)) for d in ready.job.directions}
         self.competitors = {d: competitors_of(ready.store, e) for d, e in self.evidence.items()}
         self.usual = {f.name: usual(ready, f) for f in ready.signature.beside}

@@ -29,7 +29,7 @@ class LeftOut:
     told: float  # share of its scans that are unlike those of the others
     alarms: float  # share of scans of other sites' patients, neither fitted nor ranked, that are told, too
     auc: float  # of its scans' scores against theirs
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None  # none where every score of one side lies above those of the other
     kind: str  # of feature by which its scans lie farthest out together
     p_value: float  # of that, times the number of kinds
     chance: float  # that false alarms alone tell as many
@@ -83,10 +83,9 @@ def _row(site: str, there: Sequence[Seen], usual: Sequence[Seen], reference: Ref
     area = auc_delong([one.score for one in (*there, *usual)], [1] * len(there) + [0] * len(usual))
     kind, p_value = farthest(there, reference)
     told, alarms = (float(np.mean([reference.shifted(one) for one in side])) for side in (there, usual))
-    low, high = area.interval or (0.0, 1.0)
     chance = chance_of(there, reference)
     return LeftOut(
-        site, len(there), reference.calibrated_on, told, alarms, float(area), (low, high), kind, p_value, chance
+        site, len(there), reference.calibrated_on, told, alarms, float(area), area.interval, kind, p_value, chance
     )
 
 

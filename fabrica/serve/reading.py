@@ -76,7 +76,7 @@ class Study:
 
     @property
     def told_apart(self) -> bool:
-        """Does the size of some image, in voxels or mm, alone say which side it is of?"""
+        """Does any image have a size, in voxels or mm, that none of the other side has?"""
         return self.sizes["generated"] != self.sizes["reference"]
 
     def next(self, reader: str) -> Item | None:
@@ -169,7 +169,8 @@ def serve(study: Study, port: int, say: Callable[[str], None]) -> None:
     """Until it is stopped; says the address of each reader, which opens that reader's items alone."""
     if study.told_apart:
         say(
-            "IMAGES OF THE TWO SIDES DIFFER IN THEIR SIZE: readers can tell them by that. Bring both to one grid first."
+            "SOME IMAGES HAVE A SIZE THAT NONE OF THE OTHER SIDE HAS: readers may tell them by that. Bring both to one"
+            " grid first."
         )
     tokens = {reader: secrets.token_urlsafe(24) for reader in study.key.readers}
     with alone(study.folder / ".serving") as ours:

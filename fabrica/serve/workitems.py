@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 
+from ..deliver.objects.marking import moment
 from ..deliver.outbox import Outbox
 from .intake import Arrived, Intake, State
 
@@ -42,7 +43,7 @@ def workitem(one: Arrived, intake: Intake, outbox: Outbox) -> Any:
     ds.SOPClassUID, ds.SOPInstanceUID = PUSH, item_of(one.uid)
     ds.ProcedureStepState, ds.ScheduledProcedureStepPriority = STATES[one.state], "MEDIUM"
     ds.ProcedureStepLabel, ds.WorklistLabel = "Draw and prepare", "Fabrica"
-    ds.ScheduledProcedureStepStartDateTime = _time(one.since)
+    ds.ScheduledProcedureStepStartDateTime = f"{moment(one.since)}+0000"
     ds.InputReadinessState = "INCOMPLETE" if one.state == "arriving" else "READY"
     ds.ScheduledStationNameCodeSequence, ds.ScheduledWorkitemCodeSequence = [], []
     ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "", "", "", ""
@@ -84,10 +85,6 @@ def _instances(study: str, series: str, instances: list[tuple[str, str]]) -> Any
         referenced.append(one)
     ds.ReferencedSOPSequence = referenced
     return ds
-
-
-def _time(iso: str) -> str:
-    return f"{iso[:19].replace('-', '').replace(':', '').replace('T', '')}+0000"
 
 
 def add_workitems(app: FastAPI, intake: Intake, outbox: Outbox, allowed: Any) -> None:

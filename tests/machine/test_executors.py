@@ -199,7 +199,7 @@ def test_workers_that_are_killed_while_they_start_are_started_again(monkeypatch:
 
 @pytest.mark.parametrize("deaths", [1000, 0])  # asked once, or again as one that may have ended its worker
 def test_workers_that_never_live_are_given_up(deaths: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fabrica.machine.workers.RESTARTS", 1)
+    monkeypatch.setattr("fabrica.machine.workers.RESTARTS", 2)
     monkeypatch.setattr("fabrica.machine.workers.EVERY_S", 0.5)
     monkeypatch.setattr("fabrica.machine.executors.DEATHS", deaths)
     done = threading.Event()

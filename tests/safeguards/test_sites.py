@@ -21,9 +21,11 @@ def test_a_site_that_scans_otherwise_is_told_and_the_others_false_alarms_are_cou
     assert c.alarms < 0.25
     assert c.kind == "T1w intensity"
     assert c.p_value < 1e-4
-    assert c.interval[0] <= c.auc <= c.interval[1]
+    assert c.interval is None or c.interval[0] <= c.auc <= c.interval[1]
     assert (c.patients, c.others) == (20, 40)
     assert c.noticed
+    assert a.interval is not None
+    assert a.interval[0] <= a.auc <= a.interval[1]
     assert "c: had training not seen it, it would have been noticed" in in_words(c)
     assert a.told <= 0.2  # most of the others scan as it does
     assert b.told <= 0.2
@@ -38,6 +40,11 @@ def test_sites_that_scan_alike_are_as_seldom_told_as_anybody() -> None:
         areas.append(a.auc)
     assert np.mean(shares) <= 0.05 + 3 * (0.05 * 0.95 / (20 * 20)) ** 0.5
     assert abs(np.mean(areas) - 0.5) < 0.06
+
+
+def test_sites_that_are_wholly_apart_have_no_interval() -> None:
+    (b,) = [r for r in leave_one_site_out({"a": _rows(60, 0), "b": _rows(10, 1, far=50.0)})[0] if r.site == "b"]
+    assert (b.auc, b.interval) == (1.0, None)  # none can be told, and none is made up
 
 
 def test_what_cannot_be_said_is_not_said() -> None:

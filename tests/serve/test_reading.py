@@ -200,7 +200,7 @@ def test_studies_that_cannot_be_opened(place: Path) -> None:
         mixed = Study(place / "study", {**sides, "generated": other})
         with pytest.raises(ValueError, match="cannot be listened on"):
             serve(mixed, int(port), said.append)
-    assert "readers can tell them by that" in said[-1]
+    assert "readers may tell them by that" in said[-1]
     with pytest.raises(ValueError, match="is not among the reference images"):
         Study(place / "study", {**sides, "reference": {}})
     (place / "generated/p3_T1w.nii.gz").write_bytes(b"broken")

@@ -98,6 +98,11 @@ def date(ds: Any, when: str) -> None:
         setattr(ds, name, when[11:19].replace(":", ""))
 
 
+def moment(when: str) -> str:
+    """An ISO 8601 time as DICOM writes one (DT), without its offset."""
+    return when[:19].translate(str.maketrans("", "", "-:T"))
+
+
 def code(value: str, scheme: str, meaning: str) -> Any:
     from pydicom.dataset import Dataset
 
@@ -168,7 +173,7 @@ def same_each_time(ds: Any, known: Mapping[str, Any], when: str) -> Any:
         if element.VR == "UI" and str(element.value).startswith(LIBRARY_ROOT):
             element.value = again.setdefault(str(element.value), uid_of({**known, "made": len(again)}))
         elif element.VR == "DT":
-            element.value = when[:19].replace("-", "").replace(":", "").replace("T", "")
+            element.value = moment(when)
 
     date(ds, when)
     ds.walk(replaced)

@@ -8,7 +8,7 @@ from copy import deepcopy
 from typing import Any
 
 from ..record import Answer, Evidence
-from .marking import FIRST_NUMBER, MARK, Making, Series, library, same_each_time, settled, uid_of
+from .marking import FIRST_NUMBER, MARK, Making, Series, library, moment, same_each_time, settled, uid_of
 from .rejection import person_name
 
 SCHEME = ("99FABRICA", "2.25.201743518390017285570293362290114563122", "Fabrica")  # designator, UID, name
@@ -84,7 +84,7 @@ def verified(report: Any, accepted: Sequence[tuple[str, str]]) -> Series:
     ds.VerifyingObserverSequence = observers
     made = same_each_time(ds, known, accepted[-1][1])
     for observer, (_, when) in zip(made.VerifyingObserverSequence, accepted, strict=True):
-        observer.VerificationDateTime = f"{when[:19].replace('-', '').replace(':', '').replace('T', '')}+0000"
+        observer.VerificationDateTime = f"{moment(when)}+0000"
     return Series(uid_of(known), (made,))
 
 
