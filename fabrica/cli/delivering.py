@@ -186,6 +186,7 @@ def deidentify(
     descriptors: Annotated[
         bool, typer.Option(help="Keep words of descriptions that name no one, so that contrasts are still known.")
     ] = False,
+    faces: Annotated[str, typer.Option(help="keep, or remove: out of the pixels of heads in CT, MR and PET.")] = "keep",
     burned_in: Annotated[bool, typer.Option(help="Let files through whose pixels may hold words.")] = False,
     executor: ExecutorName = "local",
     scheduler: Scheduler = None,
@@ -200,7 +201,9 @@ def deidentify(
     with errors():
         if not folder.is_dir():
             fail(f"There is no folder {folder}.")
-        options = Options(frozenset(keep or ()), dates, descriptors)  # type: ignore[arg-type]
+        if faces not in ("keep", "remove"):
+            fail(f"--faces {faces} is none. Write keep or remove.")
+        options = Options(frozenset(keep or ()), dates, descriptors, faces == "remove")  # type: ignore[arg-type]
         by = Deidentifier(key_of(key, echo), options, burned_in)
         alone = executor == "local" and scheduler is None
         found = deidentified(folder, out, by, echo, None if alone else Hands(named(executor, scheduler, workers), key))

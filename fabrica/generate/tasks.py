@@ -6,7 +6,6 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -15,7 +14,6 @@ import torch
 from torch import Tensor
 
 from .. import __version__, io
-from ..contracts import Image
 from ..data import cohort as cohorts
 from ..data.cases import Prepared, left_out
 from ..data.cohort import Member, Source
@@ -34,8 +32,8 @@ from ..run.judge_anomalies import Told, looked_at, maps_of
 from ..run.shift import Looked, look
 from ..safeguards.shift import FILE as SHIFT
 from ..safeguards.uncertainty import FILE as INTERVALS
-from ..safeguards.uncertainty import read_intervals
 from ..safeguards.watermark import read_key
+from .intervals import wanted_of, write_interval
 from .motion import write_motion
 from .watermarks import with_mark
 
@@ -107,61 +105,52 @@ def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
         return {"files": {}, "said": [*lines, f"{member.name} is left out: --shift refuse."]}
     began = time.perf_counter()
     try:
-        prepared, x = answering.drawn(member, task["draws"], lines.append)
-        drawn = answering.images(member, prepared, x)
+        files, beside = _write_draws(answering, member, task, out, lines)
     except UnreadableError as error:
         _note_refusal(out, member.name, "unreadable", looked, weights)
         return {"files": {}, "said": [*lines, left_out(member, error)]}
-    files: dict[str, list[str]] = {}
-    beside: list[Path] = []
-    key = read_key(Path(task["watermark"])) if task["watermark"] else None
-    for number, images in enumerate(drawn):
-        if answering.job.moves is not None:
-            written, told = write_motion(images, member, answering.job.moves, out / member.name, number)
-            beside += written
-            lines.append(told)
-        for name, image in images.items():
-            path = out / member.name / f"{name}-{number}.nii.gz"
-            if key is not None:
-                image, doubt = with_mark(image, key)
-                lines += [f"{member.name}: {doubt}."] if doubt and not number else []
-            io.write_nifti(image, path)
-            files.setdefault(name, []).append(str(path.relative_to(out)))
-    lines.append(f"{member.name}: {task['draws']} draw{'s' * (task['draws'] > 1)} written.")
-    beside += _write_intervals(answering, drawn, out / member.name, lines)
-    if answering.job.answer == "twin":
-        beside += _write_anomaly(answering, prepared, x, out / member.name, lines)
     result = {
         "files": files, "said": lines, "beside": [str(path.relative_to(out)) for path in beside],
-        "shift": looked.plain(), "watermarked": key is not None,
+        "shift": looked.plain(), "watermarked": bool(task["watermark"]),
         "weights": weights, "seconds": round(time.perf_counter() - began, 3), "made": now(),
     }  # fmt: skip
     _note(out, member.name, task["key"], result)
     return result
 
 
-def _write_intervals(
-    answering: Answering, drawn: Sequence[Mapping[str, Image]], folder: Path, lines: list[str]
-) -> list[Path]:
-    """CONTRAST-low.nii.gz and CONTRAST-high.nii.gz, where the run was calibrated on as many draws."""
-    known, written = read_intervals(answering.run.home(answering.stage)), list[Path]()
-    for name, own in known.items():
-        if answering.job.restores:
-            lines.append(f"No intervals of {name}: they were told on another brightness than that of this image.")
-            continue
-        if own.draws != len(drawn):
-            lines.append(f"No intervals of {name}: intervals hold for {own.draws} draws. Type: --draws {own.draws}")
-            continue
-        first = drawn[0][name]
-        data = torch.stack([images[name].data for images in drawn]).double()
-        scale = answering.preparation.draw_scale(name, first.meaning.unit)
-        spread = data.std(0) if len(data) > 1 else torch.zeros_like(data[0])
-        reach = own.factor * (spread + own.floor * scale.width)
-        for end, sign in (("low", -1), ("high", 1)):
-            path = folder / f"{name}-{end}.nii.gz"
-            io.write_nifti(replace(first, data=(data.mean(0) + sign * reach).float()), path)
-            written.append(path)
-    return written
+def _write_draws(
+    answering: Answering, member: Member, task: Mapping[str, Any], out: Path, lines: list[str]
+) -> tuple[dict[str, list[str]], list[Path]]:
+    """(contrast -> paths below `out`, what lies beside them): each draw is written and let go before the next."""
+    key = read_key(Path(task["watermark"])) if task["watermark"] else None
+    files: dict[str, list[str]] = {}
+    beside: list[Path] = []
+    held: list[Tensor] = []  # of twins alone, whose map needs all of them
+    folder, moments = out / member.name, wanted_of(answering, task["draws"], lines)
+    prepared, draws = answering.in_turn(member, task["draws"], lines.append)
+    for number, x in enumerate(draws):
+        images = answering.image(member, prepared, x, number)
+        held += [x] if answering.job.answer == "twin" else []
+        del x
+        if answering.job.moves is not None:
+            written, told = write_motion(images, member, answering.job.moves, folder, number)
+            beside += written
+            lines.append(told)
+        for name, own in moments.items():
+            own.see(images[name].data)
+        for name, image in images.items():
+            path = folder / f"{name}-{number}.nii.gz"
+            if key is not None:
+                image, doubt = with_mark(image, key)
+                lines += [f"{member.name}: {doubt}."] if doubt and not number else []
+            io.write_nifti(image, path)
+            files.setdefault(name, []).append(str(path.relative_to(out)))
+    lines.append(f"{member.name}: {task['draws']} draw{'s' * (task['draws'] > 1)} written.")
+    for name, own in moments.items():
+        beside += write_interval(answering, images[name], own, folder)
+    if held:
+        beside += _write_anomaly(answering, prepared, torch.stack(held), folder, lines)
+    return files, beside
 
 
 def _write_anomaly(answering: Answering, prepared: Prepared, x: Tensor, folder: Path, lines: list[str]) -> list[Path]:

@@ -124,7 +124,9 @@ def write(image: Image, path: Path) -> None:
     affine = _LPS_FROM_RAS @ image.affine.double().numpy() @ _ZYX
     if image.meaning.kind == "displacement":  # vectors in the file's own directions, x y z along its fifth axis
         ordered = ordered * np.array([-1, -1, 1], np.float32)
-    nifti = nibabel.Nifti1Image(ordered.astype(np.float32) if image.meaning.kind != "label" else ordered, affine)
+    nifti = nibabel.Nifti1Image(
+        ordered.astype(np.float32, copy=False) if image.meaning.kind != "label" else ordered, affine
+    )
     nifti.header.set_xyzt_units("mm", "sec")
     if image.meaning.kind == "displacement":
         nifti.header.set_intent("vector")

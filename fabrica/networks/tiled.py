@@ -53,17 +53,17 @@ class Tiled(nn.Module):
             return whole
         sides = [min(n, w) for n, w in zip(grid, self.window, strict=True)]
         weight = _ramp(sides, self.overlap).to(x.device)
-        total, blended = torch.zeros(grid, device=x.device), None
+        blended: Tensor | None = None
         for place in windows(grid, sides, self.overlap):
             inside = (slice(None), slice(None), *place)
             part = self.net(x[inside], level, cut(condition, grid, place))
             if blended is None:
                 blended = part.new_zeros(*part.shape[:2], *grid)
             blended[inside] += weight * part
-            total[place] += weight
         assert blended is not None  # a grid has at least one window
-        result: Tensor = blended.div_(total)
-        return result
+        for axis, total in enumerate(_totals(grid, sides, self.overlap)):  # weights are products: so is their sum
+            blended.div_(total.to(x.device).reshape(-1, *[1] * (len(grid) - 1 - axis)))
+        return blended
 
 
 class TiledCodec(nn.Module):
@@ -84,14 +84,17 @@ class TiledCodec(nn.Module):
 
 def windows(grid: Sequence[int], sides: Sequence[int], overlap: float = OVERLAP) -> list[tuple[slice, ...]]:
     """Windows that cover a grid, evenly spread, sharing at least `overlap` of their side with a neighbour."""
-    starts = []
-    for n, side in zip(grid, sides, strict=True):
-        shared = math.floor(overlap * side)
-        count = 1 if n <= side else math.ceil((n - shared) / (side - shared))
-        starts.append([round(i * (n - side) / max(1, count - 1)) for i in range(count)])
+    starts = [_starts(n, side, overlap) for n, side in zip(grid, sides, strict=True)]
     return [
         tuple(slice(a, a + side) for a, side in zip(place, sides, strict=True)) for place in itertools.product(*starts)
     ]
+
+
+def _starts(n: int, side: int, overlap: float) -> list[int]:
+    """Of the windows along one axis."""
+    shared = math.floor(overlap * side)
+    count = 1 if n <= side else math.ceil((n - shared) / (side - shared))
+    return [round(i * (n - side) / max(1, count - 1)) for i in range(count)]
 
 
 @contextmanager
@@ -128,10 +131,24 @@ def _ramp(sides: Sequence[int], overlap: float) -> Tensor:
     """Weights that fall to the window's border within the overlap, never to zero."""
     weight = torch.ones(())
     for side in sides:
-        reach = max(1, math.floor(overlap * side))
-        to_border = torch.arange(1, side + 1).minimum(torch.arange(side, 0, -1))
-        weight = weight[..., None] * (to_border / reach).clamp(max=1.0)
+        weight = weight[..., None] * _rise(side, overlap)
     return weight
+
+
+def _rise(side: int, overlap: float) -> Tensor:
+    """The weights along one axis of a window."""
+    reach = max(1, math.floor(overlap * side))
+    to_border = torch.arange(1, side + 1).minimum(torch.arange(side, 0, -1))
+    return (to_border / reach).clamp(max=1.0)
+
+
+def _totals(grid: Sequence[int], sides: Sequence[int], overlap: float) -> list[Tensor]:
+    """The sum of all windows' weights along each axis."""
+    totals = [torch.zeros(n) for n in grid]
+    for total, n, side in zip(totals, grid, sides, strict=True):
+        for start in _starts(n, side, overlap):
+            total[start : start + side] += _rise(side, overlap)
+    return totals
 
 
 def cut(condition: Condition, grid: Sequence[int], place: tuple[slice, ...]) -> Condition:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ..recipe.values import Stage
 from ..rng import Rng
 from ..safeguards.shift import Reference
 from .costs import chosen_by, kept_choice
-from .draw import draw, images_of
+from .draw import drawn_in_turn, images_of
 from .family import check_scales, drawer, trained_family
 from .folder import RunFolder, versions
 from .question import Shown, not_to_be_read, question_of
@@ -101,9 +101,12 @@ class Answering:
 
     def images(self, member: Member, prepared: Prepared, x: Tensor) -> list[dict[str, Image]]:
         """What was drawn, as images on the case's own grid."""
-        where = f"{self.run.name}/{self.stage.name}/{member.name}"
-        fields = self.signature.x
-        return [images_of(one, fields, prepared, self.preparation, f"{where}/{k}") for k, one in enumerate(x)]
+        return [self.image(member, prepared, one, k) for k, one in enumerate(x)]
+
+    def image(self, member: Member, prepared: Prepared, x: Tensor, number: int) -> dict[str, Image]:
+        """One draw (C, z, y, x), as images on the case's own grid."""
+        where = f"{self.run.name}/{self.stage.name}/{member.name}/{number}"
+        return images_of(x, self.signature.x, prepared, self.preparation, where)
 
     def values(self, member: Member, count: int, say: Callable[[str], None]) -> Tensor:
         """(C,), the mean of `count` draws of a job that asks for values: chances of its classes, or its number."""
@@ -112,6 +115,13 @@ class Answering:
 
     def drawn(self, member: Member, count: int, say: Callable[[str], None]) -> tuple[Prepared, Tensor]:
         """The case as it was asked about, and `count` draws (count, C, z, y, x) on its prepared grid."""
+        prepared, draws = self.in_turn(member, count, say)
+        return prepared, torch.stack(list(draws))
+
+    def in_turn(self, member: Member, count: int, say: Callable[[str], None]) -> tuple[Prepared, Iterator[Tensor]]:
+        """As `drawn`, the draws one after the other: memory does not grow with their number. What earlier stages draw
+        is held together.
+        """
         shown = [member]
         if self.earlier:
             alone = {s: all(p.draws == "one" for p in self.stage.inputs.values() if p.stage == s) for s in self.earlier}
@@ -125,12 +135,19 @@ class Answering:
             self._measured(prepare_case(m, given or list(m.contrasts())[:1], anchor, self.preparation)) for m in shown
         ]
         asked_of = [Shown(prepared[k % len(prepared)], 0 if self.held else k) for k in range(count)]
-        x = torch.stack(draw(self.family, self.job, asked_of, self.layout, self.seed, say, self.window))
-        if self.signature.measurements:
-            problem = question_of(self.job, asked_of[:1], self.layout, self.seed, torch.device("cpu"))
-            if why := not_to_be_read(problem, x[0], self.layout):
-                say(f"{member.name}: {why}.")
-        return prepared[0], x
+        draws = drawn_in_turn(self.family, self.job, asked_of, self.layout, self.seed, say, self.window)
+        return prepared[0], self._doubted(member, asked_of[:1], draws, say)
+
+    def _doubted(
+        self, member: Member, shown: Sequence[Shown], draws: Iterator[Tensor], say: Callable[[str], None]
+    ) -> Iterator[Tensor]:
+        """The draws; of the first it is said where it contradicts what was measured."""
+        for number, x in enumerate(draws):
+            if self.signature.measurements and not number:
+                problem = question_of(self.job, shown, self.layout, self.seed, torch.device("cpu"))
+                if why := not_to_be_read(problem, x, self.layout):
+                    say(f"{member.name}: {why}.")
+            yield x
 
     def _measured(self, prepared: Prepared) -> Prepared:
         """With what its own images measured, for jobs that restore images: in their brightness, on the finer grid."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,8 +20,9 @@ from ..rng import Rng, derive
 from .memory import drawing_room, windows_said
 from .question import ROWS, Shown, background, nothing_given, question_of, whole_answer
 
+VOXELS = 2**25  # of all rows that share a batch: more are drawn one after the other, and need no more memory together
 
-@torch.no_grad()
+
 def draw(
     family: Family, job: Job, shown: Sequence[Shown], layout: Layout, seed: int, say: Callable[[str], None],
     window: Windows | Sequence[int] | None = None,
@@ -31,16 +33,26 @@ def draw(
     its own seed, from the case, the number of the draw and the slice. Computed where the family is, returned on the
     CPU.
     """
+    return list(drawn_in_turn(family, job, shown, layout, seed, say, window))
+
+
+@torch.no_grad()
+def drawn_in_turn(
+    family: Family, job: Job, shown: Sequence[Shown], layout: Layout, seed: int, say: Callable[[str], None],
+    window: Windows | Sequence[int] | None = None,
+) -> Iterator[Tensor]:  # fmt: skip
+    """As `draw`, one batch after the other: what was taken and let go needs no memory any more."""
     family.eval()
     device = next(family.parameters()).device
-    found: list[Tensor] = []
     for group in _together(shown, layout):
         problem = question_of(job, group, layout, seed, device)
         each = len(problem.cases) // len(group)
         seeds = [derive(seed, "draw", name, group[i // each].number) for i, name in enumerate(problem.cases)]
         x = rows_drawn(family, job, problem, seeds, say, window)
-        found += [whole_answer(rows_of, layout) for rows_of in torch.split(x, each)]
-    return found
+        del problem
+        for rows_of in torch.split(x, each):
+            yield whole_answer(rows_of, layout)
+        del x, rows_of
 
 
 @torch.no_grad()
@@ -69,12 +81,14 @@ def rows_drawn(
 
 
 def _together(shown: Sequence[Shown], layout: Layout) -> list[list[Shown]]:
-    """Neighbours on one grid, as long as their rows fit one batch."""
+    """Neighbours on one grid, as long as their rows fit one batch and its voxels stay few."""
     groups: list[list[Shown]] = []
     for one in shown:
         shape = one.case.grid.shape
         each = shape[0] if layout.axes == "yx" else 1
-        alike = groups and groups[-1][0].case.grid.shape == shape and (len(groups[-1]) + 1) * each <= ROWS
+        count = len(groups[-1]) + 1 if groups else 0
+        few = count * each <= ROWS and count * math.prod(shape) <= VOXELS
+        alike = groups and groups[-1][0].case.grid.shape == shape and few
         groups = [*groups[:-1], [*groups[-1], one]] if alike else [*groups, [one]]
     return groups
 

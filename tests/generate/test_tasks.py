@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
+import torch
 
 from fabrica import io
+from fabrica.contracts import Image
 from fabrica.data.cohort import overlaid
 from fabrica.data.virtual import VirtualCohort
 from fabrica.deliver.files import alone
@@ -93,3 +96,26 @@ def test_notes_that_lead_out_of_the_folder_are_not_believed(tmp_path: Path) -> N
     plain = {"key": "k", "hashes": {"../secret.nii.gz": hash_of(outside)}, "files": {"T1w": ["../secret.nii.gz"]}}
     (out / ".done/p1.json").write_text(json.dumps(plain))
     assert done_before(out, "p1", "k") is None
+
+
+def test_a_draw_is_written_and_let_go_before_the_next(
+    trained: Path,  # noqa: F811
+    scans: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    together = generate_images(trained, scans, tmp_path / "together", draws=3, say=lambda _: None)
+    seen: list[weakref.ref[torch.Tensor]] = []
+    write = io.write_nifti
+
+    def watched(image: Image, path: Path) -> None:
+        assert all(one() is None for one in seen), "an earlier draw is still held"
+        seen.append(weakref.ref(image.data))
+        write(image, path)
+
+    monkeypatch.setattr("fabrica.run.draw.VOXELS", 1)  # as if the scans were large
+    monkeypatch.setattr("fabrica.generate.tasks.io.write_nifti", watched)
+    apart = generate_images(trained, scans, tmp_path / "apart", draws=3, say=lambda _: None)
+    assert len(apart) == len(together) == len(seen) == 12
+    for one, other in zip(together, apart, strict=True):
+        assert torch.allclose(io.read_image(one).data, io.read_image(other).data, atol=1e-3)

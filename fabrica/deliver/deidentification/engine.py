@@ -60,8 +60,11 @@ class Deidentifier:
         if len(self.key) < 16:
             raise ValueError(f"The key has {len(self.key)} bytes, expected at least 16.")
 
-    def applied(self, ds: Any) -> Any:
-        """A data set with its file meta that names no one; the given one is not changed. Raises RefusedError."""
+    def applied(self, ds: Any, faceless: bool = False) -> Any:
+        """A data set with its file meta that names no one; the given one is not changed. Raises RefusedError.
+
+        `faceless`: whether a face was taken out of its pixels.
+        """
         from pydicom.dataset import Dataset
 
         self._check(ds)
@@ -71,7 +74,7 @@ class Deidentifier:
         made.update(found.cleaned(ds))
         found.blank_words_of(ds, made)
         _bare_pixels(ds, made)
-        self._mark(made)
+        self._mark(made, faceless)
         made.PatientID = made.PatientName = self.pseudonym(patient)
         made.file_meta = _meta(ds, made)
         return made
@@ -106,10 +109,12 @@ class Deidentifier:
         if said == "YES" or (said != "NO" and (modality in BURNED or captured)):
             raise RefusedError(f"its pixels may hold words (Burned In Annotation is {said or 'absent'}, {modality})")
 
-    def _mark(self, ds: Any) -> None:
+    def _mark(self, ds: Any, faceless: bool) -> None:
         from pydicom.dataset import Dataset
 
-        chosen = ["profile", *sorted(self.options.chosen)]
+        chosen = ["profile", *sorted(self.options.chosen | ({"faces"} if faceless else set()))]
+        if faceless:
+            ds.RecognizableVisualFeatures = "NO"
         ds.PatientIdentityRemoved = "YES"
         ds.DeidentificationMethod = [f"Fabrica {__version__}"[:64], f"PS3.15 {EDITION} Table E.1-1", *chosen[1:]]
         ds.DeidentificationMethodCodeSequence = []

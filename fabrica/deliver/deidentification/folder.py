@@ -5,6 +5,7 @@ Twice through the files: first who and which each is, since one file says what b
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import io
@@ -21,13 +22,17 @@ from ...machine.executors import Executor, Local, SetAside
 from ...machine.stores import named, place, sent
 from ..files import write_whole
 from ..record import check_inside
+from .defacing import face_in, without_face
 from .engine import Deidentifier, RefusedError
+from .faces import Face
 from .profile import Options
 
 Say = Callable[[str], None]
 EACH = 200  # files of a task
 SEEN, WRITTEN = (f"fabrica.deliver.deidentification.folder:{name}" for name in ("seen_in", "written_of"))
-_ASKED = ("PatientID", "PatientBirthDate", "SOPInstanceUID")
+_ASKED = ("PatientID", "PatientBirthDate", "SOPInstanceUID", "SeriesInstanceUID")
+Facts = Mapping[str, tuple[str, str, str, str]]  # file -> what _ASKED says, under the key
+NOTHING = ("", "", "", "")
 TWO_PERSONS = "its Patient ID stands for persons of several birth dates"
 
 
@@ -36,6 +41,7 @@ class Pass:
     """What became of the files of a folder."""
 
     written: int = 0
+    faceless: int = 0  # of them, files of series that a face was taken out of
     patients: set[str] = field(default_factory=set)
     refused: Counter[str] = field(default_factory=Counter)  # why -> files
 
@@ -63,23 +69,30 @@ def deidentified(folder: Path, out: Path, by: Deidentifier, say: Say = print, ha
     shared: dict[str, Any] = {
         **secret, "folder": named(folder), "out": named(out), "burned_in": by.burned_in,
         "keep": sorted(by.options.keep), "dates": by.options.dates, "descriptors": by.options.descriptors,
+        "faces": by.options.faces,
     }  # fmt: skip
     tasks = [{**shared, "files": part} for part in _parts(files, EACH)]
-    facts: dict[str, tuple[str, str, str]] = {}
+    facts: dict[str, tuple[str, str, str, str]] = {}
     for number, result in executor.results(SEEN, tasks):
         if not isinstance(result, SetAside):
             facts |= dict(zip(tasks[number]["files"], result, strict=True))
     two = _of_two_persons(files, facts)
-    tasks = [{**shared, "files": part, "two": [n for n in part if n in two]} for part in _together(files, facts)]
+    tasks = [
+        {**shared, "files": part, "two": [n for n in part if n in two]}
+        for part in _together(files, facts, by.options.faces)
+    ]
     for number, result in executor.results(WRITTEN, tasks):
         if isinstance(result, SetAside):
             found.refused[f"of them one {result.reason.removeprefix('it ')}"] += len(tasks[number]["files"])
             continue
         found.written += result["written"]
+        found.faceless += result["faceless"]
         found.patients |= set(result["patients"])
         found.refused.update(result["refused"])
         by.done.update(result["done"])
     say(f"{found.written} of {len(files)} files of {len(found.patients)} patients written to {out}.")
+    if by.options.faces:
+        say(f"  faces taken out of {found.faceless} files")
     for action, count in sorted(by.done.items()):
         say(f"  {action}: {count} attributes")
     for why, count in found.refused.most_common():
@@ -92,26 +105,37 @@ def _parts(files: Sequence[str], each: int) -> Iterator[list[str]]:
         yield list(files[first : first + each])
 
 
-def _of_two_persons(files: Sequence[str], facts: Mapping[str, tuple[str, str, str]]) -> set[str]:
+def _of_two_persons(files: Sequence[str], facts: Facts) -> set[str]:
     """Files of a Patient ID whose birth date is not that of its first file."""
     births: dict[str, str] = {}
     two = set()
     for name in files:
-        patient, born, _ = facts.get(name, ("", "", ""))
+        patient, born, *_ = facts.get(name, NOTHING)
         if patient and born and births.setdefault(patient, born) != born:
             two.add(name)
     return two
 
 
-def _together(files: Sequence[str], facts: Mapping[str, tuple[str, str, str]]) -> list[list[str]]:
-    """Tasks of about EACH files; those of one instance in one task, in order: the second must see the first."""
-    first_of: dict[str, str] = {}
-    groups: dict[str, list[str]] = {}
+def _together(files: Sequence[str], facts: Facts, series: bool) -> list[list[str]]:
+    """Tasks of about EACH files; those of one instance in one task, in order: the second must see the first. So are
+    those of one series where asked for.
+    """
+    group_of: dict[str, list[str]] = {}  # by instance and by series
+    groups: dict[int, list[str]] = {}
     for name in files:
-        instance = facts.get(name, ("", "", ""))[2]
-        groups.setdefault(first_of.setdefault(instance, name) if instance else name, []).append(name)
+        *_, instance, own = facts.get(name, NOTHING)
+        keys = [key for key in (instance, own if series else "") if key]
+        found = list({id(group_of[key]): group_of[key] for key in keys if key in group_of}.values())
+        group = found[0] if found else []
+        groups[id(group)] = group
+        group.append(name)
+        for other in found[1:]:  # an instance of one series that lies in another, too
+            group += other
+            del groups[id(other)]
+            group_of |= {key: group for key, known in group_of.items() if known is other}
+        group_of |= dict.fromkeys(keys, group)
     tasks: list[list[str]] = [[]]
-    for group in groups.values():
+    for group in map(sorted, groups.values()):
         if tasks[-1] and len(tasks[-1]) + len(group) > EACH:
             tasks.append([])
         tasks[-1] += group
@@ -120,14 +144,17 @@ def _together(files: Sequence[str], facts: Mapping[str, tuple[str, str, str]]) -
 
 def _deidentifier(task: Mapping[str, Any]) -> Deidentifier:
     key = bytes.fromhex(task["key"]) if "key" in task else key_of(place(task["key_file"]))
-    return Deidentifier(key, Options(frozenset(task["keep"]), task["dates"], task["descriptors"]), task["burned_in"])
+    options = Options(frozenset(task["keep"]), task["dates"], task["descriptors"], task["faces"])
+    return Deidentifier(key, options, task["burned_in"])
 
 
-def seen_in(task: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(patient, birth date, instance) of each file under the key, so that no identifier leaves it; "" where unknown."""
+def seen_in(task: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """(patient, birth date, instance, series) of each file under the key, so that no identifier leaves it; "" where
+    unknown.
+    """
     import pydicom
 
-    by, found = _deidentifier(task), list[tuple[str, str, str]]()
+    by, found = _deidentifier(task), list[tuple[str, str, str, str]]()
 
     def hidden(text: object) -> str:
         known = str(text or "").strip()
@@ -138,34 +165,64 @@ def seen_in(task: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             warnings.simplefilter("ignore")  # of pydicom: they print values
             try:
                 ds = pydicom.dcmread(place(task["folder"]) / name, stop_before_pixels=True)
-                patient, born, instance = (hidden(ds.get(word)) for word in _ASKED)
-                found.append((patient, born, instance))
+                patient, born, instance, series = (hidden(ds.get(word)) for word in _ASKED)
+                found.append((patient, born, instance, series))
             except Exception:  # said when it is its turn to be written
-                found.append(("", "", ""))
+                found.append(NOTHING)
     return found
 
 
 def written_of(task: Mapping[str, Any]) -> dict[str, Any]:
-    """De-identifies the files of a task; {"written", "patients", "refused": why -> files, "done": action -> count}."""
+    """De-identifies the files of a task; {"written", "faceless", "patients", "refused": why -> files, "done": action ->
+    count}.
+    """
     by, found, out, two = _deidentifier(task), Pass(), place(task["out"]), set(task["two"])
-    for name in task["files"]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            _one(place(task["folder"]) / name, out, by, found, name in two)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        paths = {name: place(task["folder"]) / name for name in task["files"]}
+        faces = _faces(list(paths.values())) if by.options.faces else {}
+        for name, path in paths.items():
+            _one(path, out, by, found, name in two, faces.get(path))
     for patient in sorted(found.patients):
         sent(out / patient)
     told = {"patients": sorted(found.patients), "refused": dict(found.refused), "done": dict(by.done)}
-    return {"written": found.written, **told}
+    return {"written": found.written, "faceless": found.faceless, **told}
 
 
-def _one(path: Path, out: Path, by: Deidentifier, found: Pass, of_two: bool) -> None:
+def _faces(paths: Sequence[Path]) -> dict[Path, Face | RefusedError]:
+    """What is to be taken out of each file, by its series, or why nobody can say what."""
+    import pydicom
+
+    series: dict[str, list[Path]] = {}
+    for path in paths:
+        with contextlib.suppress(Exception):  # what is wrong with a file is said when it is its turn
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
+            series.setdefault(str(header.get("SeriesInstanceUID") or path), []).append(path)
+    told: dict[Path, Face | RefusedError] = {}
+    for own in series.values():
+        try:
+            face = face_in(own)
+        except RefusedError as error:
+            told |= dict.fromkeys(own, error)
+        except Exception as error:  # whatever is wrong with one series, the others are done
+            told |= dict.fromkeys(own, RefusedError(f"a face in it cannot be looked for ({type(error).__name__})"))
+        else:
+            told |= {} if face is None else dict.fromkeys(own, face)
+    return told
+
+
+def _one(path: Path, out: Path, by: Deidentifier, found: Pass, of_two: bool, face: Face | RefusedError | None) -> None:
     import pydicom
     from pydicom.errors import InvalidDicomError
 
     buffer = io.BytesIO()
     try:
         ds = pydicom.dcmread(path)
-        made = by.applied(ds)
+        if isinstance(face, Face):
+            without_face(ds, path, face)
+        made = by.applied(ds, faceless=isinstance(face, Face))
+        if isinstance(face, RefusedError):
+            raise face
         if of_two:
             raise RefusedError(TWO_PERSONS)
         made.save_as(buffer, enforce_file_format=True)
@@ -186,6 +243,7 @@ def _one(path: Path, out: Path, by: Deidentifier, found: Pass, of_two: bool) -> 
         return
     write_whole(target, buffer.getvalue())
     found.written += 1
+    found.faceless += isinstance(face, Face)
     found.patients.add(str(made.PatientID))
 
 

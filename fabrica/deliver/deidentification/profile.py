@@ -14,6 +14,7 @@ Dates = Literal["remove", "shift", "keep"]
 KEEPING = ("uids", "device", "institution", "characteristics")  # options that keep what the profile takes out
 CODES = {  # CID 7050
     "profile": ("113100", "Basic Application Confidentiality Profile"),
+    "faces": ("113102", "Clean Recognizable Visual Features Option"),
     "descriptors": ("113105", "Clean Descriptors Option"),
     "full_dates": ("113106", "Retain Longitudinal Temporal Information Full Dates Option"),
     "modified_dates": ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
@@ -46,14 +47,18 @@ class Options:
     """What of the standard's options is chosen; nothing of them is the basic profile alone.
 
     `keep`: of KEEPING. `dates`: removed, shifted by days of each patient's own, or kept. `descriptors`: words of a
-    description that are known to name no one stay, where the profile takes the whole text out.
+    description that are known to name no one stay, where the profile takes the whole text out. `faces`: taken out of
+    the pixels of heads.
     """
 
     keep: frozenset[str] = frozenset()
     dates: Dates = "remove"
     descriptors: bool = False
+    faces: bool = False
 
     def __post_init__(self) -> None:
+        if self.faces and "uids" in self.keep:
+            raise ValueError("--faces remove changes pixels, which may not keep their UID. Leave --keep uids out.")
         if strange := sorted(self.keep - set(KEEPING)):
             raise ValueError(f"--keep {strange[0]} is none. Write {', '.join(KEEPING)}")
         if self.dates not in ("remove", "shift", "keep"):
