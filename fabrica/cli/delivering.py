@@ -251,3 +251,29 @@ def card(
     with errors():
         for path in write_cards(Dossier.of(run, stage), out or run / "cards"):
             echo(str(path))
+
+
+@app.command()
+def models(
+    registry: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that says which models may be used.")],
+    approve: Annotated[Path | None, typer.Option(metavar="RUN", help="Approve the model of a run.")] = None,
+    retire: Annotated[Path | None, typer.Option(metavar="RUN", help="Retire it.")] = None,
+    by: Annotated[str, typer.Option(metavar="NAME", help="Who decides.")] = "",
+    reason: Annotated[str, typer.Option(metavar="WHY", help="Why; it stays.")] = "",
+    stage: Annotated[str | None, typer.Option(help="Which stage draws; the last when left out.")] = None,
+) -> None:
+    """Which models are approved, by whom and why: a signed list that generate --registry DIR obeys."""
+    from ..audit.models import decide
+    from ..deliver.approvals import Approvals
+
+    with errors():
+        known = Approvals(registry)
+        if approve is not None and retire is not None:
+            fail("Approve or retire, one at a time.")
+        if (run := approve or retire) is not None:
+            decide(known, run, "approved" if approve else "retired", by, reason, stage)
+        for one in known.decisions:
+            standing = "" if known.last(one.weights) is one else " (no longer)"
+            echo(f"{one.time} {one.state}{standing}: {one.run}, weights {one.weights[:12]}, by {one.by}: {one.reason}")
+        current = known.current()
+        echo(f"In use: {current.run}" if current else "No model is approved.")

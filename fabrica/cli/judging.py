@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 @app.command()
 def evaluate(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="A finished run: its first draws of test cases are judged.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="Of a run, which stage; the last if left out.")] = None,
+    contrast: Annotated[str | None, typer.Option(help="Of a run, which image; the first if left out.")] = None,
     generated: Annotated[Path | None, typer.Option(metavar="DIR", help="Images to judge.")] = None,
     reference: Annotated[
         Path | None,
@@ -60,20 +65,30 @@ def evaluate(
         Path | None, typer.Option(metavar="REPORT", help="Make a report again from its folders and compare every byte.")
     ] = None,
 ) -> None:
-    """Judge images of any generator: pairs file by file, sets of patients beside real ones."""
+    """Judge images of any generator, or of a run: pairs file by file, sets of patients beside real ones."""
     from ..evaluate.honesty.ledger import parse_overrides
     from ..evaluate.judging.folders import evaluate_folders
     from ..evaluate.judging.recomputation import recomputed
     from ..evaluate.judging.shelf import Asked, Folders
     from ..machine.executors import executor as named
+    from ..run.laid_out import run_as_folders
 
     with errors():
         if recompute is not None:
             echo(recomputed(recompute, embedding_in))
             return
+        declared, known = claim_in(claim) if claim else None, ""
+        if run is not None:
+            if generated is not None or reference is not None or out is None:
+                fail("Of a run its own images are judged: fabrica evaluate RUN --out DIR [--claim FILE]")
+            laid, known = run_as_folders(run, stage, contrast, declared, out, echo)
+            if laid is None:
+                return
+            generated, reference, masks = laid.folders.generated, laid.folders.reference, laid.folders.masks
+            training, competitor = training or laid.folders.training, competitor or laid.folders.competitor
+            data_range = data_range or laid.data_range
         if generated is None or reference is None or out is None:
             fail("Images, real images and a place for the report are needed: --generated DIR --reference DIR --out DIR")
-        declared = claim_in(claim) if claim else None
         networks = tuple(embedding or ())
         own = {name: how for path in networks for name, how in embedding_in(path).items()}
         folders = Folders(
@@ -81,7 +96,7 @@ def evaluate(
         )
         by = None if executor == "local" and scheduler is None else named(executor, scheduler, workers)
         asked = Asked(data_range, seed, declared, parse_overrides(override or []), labels, quick, own, networks, by)
-        echo(f"Report: {evaluate_folders(folders, out, asked, echo)}")
+        echo(f"Report: {evaluate_folders(folders, out, asked, echo, known=known)}")
 
 
 @app.command()
@@ -162,32 +177,6 @@ def monitor(
                 echo(f"Go back to {current.run}." if current else "No other model is approved: nothing is drawn.")
         if watched.alerts:
             raise typer.Exit(FAILED)
-
-
-@app.command()
-def models(
-    registry: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that says which models may be used.")],
-    approve: Annotated[Path | None, typer.Option(metavar="RUN", help="Approve the model of a run.")] = None,
-    retire: Annotated[Path | None, typer.Option(metavar="RUN", help="Retire it.")] = None,
-    by: Annotated[str, typer.Option(metavar="NAME", help="Who decides.")] = "",
-    reason: Annotated[str, typer.Option(metavar="WHY", help="Why; it stays.")] = "",
-    stage: Annotated[str | None, typer.Option(help="Which stage draws; the last when left out.")] = None,
-) -> None:
-    """Which models are approved, by whom and why: a signed list that generate --registry DIR obeys."""
-    from ..audit.models import decide
-    from ..deliver.approvals import Approvals
-
-    with errors():
-        known = Approvals(registry)
-        if approve is not None and retire is not None:
-            fail("Approve or retire, one at a time.")
-        if (run := approve or retire) is not None:
-            decide(known, run, "approved" if approve else "retired", by, reason, stage)
-        for one in known.decisions:
-            standing = "" if known.last(one.weights) is one else " (no longer)"
-            echo(f"{one.time} {one.state}{standing}: {one.run}, weights {one.weights[:12]}, by {one.by}: {one.reason}")
-        current = known.current()
-        echo(f"In use: {current.run}" if current else "No model is approved.")
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -23,6 +23,36 @@ def filmed(member: Member, film: str, frames: int, given: Sequence[int], new: bo
     `new`: its film holds the given frames alone; of a single one it may be a plain image.
     """
     return _Filmed(*origin(member), member, film, frames, tuple(given), new)
+
+
+def with_films(members: Sequence[Member], films: Mapping[str, int]) -> tuple[Member, ...]:
+    """The same cases with each of these films (name -> frames) as one image whose channels are its frames."""
+    return tuple(_WithFilms(*origin(member), member, dict(films)) for member in members) if films else tuple(members)
+
+
+@dataclass(frozen=True)
+class _WithFilms(Derived):
+    inner: Member
+    films: Mapping[str, int]
+
+    def contrasts(self) -> tuple[str, ...]:
+        return self.inner.contrasts()
+
+    def scans_of(self, contrasts: Iterable[str]) -> tuple[Scan, ...]:
+        return self.inner.scans_of(contrasts)
+
+    def load(self, contrasts: Iterable[str]) -> Case:
+        case = self.inner.load(contrasts)
+        return replace(case, images={n: self._whole(n, i) if n in self.films else i for n, i in case.images.items()})
+
+    def _whole(self, name: str, image: Image) -> Image:
+        moments = moments_of(image)
+        if (found := len(moments.data)) != self.films[name]:
+            raise UnreadableError(
+                f"its {name} has {found} frames, expected {self.films[name]}.", f"Write: {name}@{found}",
+                image.source or "",
+            )  # fmt: skip
+        return _named(moments, name)
 
 
 @dataclass(frozen=True)

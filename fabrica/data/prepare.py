@@ -141,7 +141,7 @@ class GridPreparation(Preparation):
         label = meaning.kind == "label"
         own = Scale(trace.offset, trace.scale) if trace.own else self.draw_scale(meaning.name, meaning.unit)
         scale = Scale() if label else own
-        values = tensor * scale.width + scale.offset
+        values = (tensor * scale.width).add_(scale.offset)
         volume = Image(values.float(), "zyx", trace.grid, meaning)
         moved = resample(volume, grid_of(like), fill=scale.offset)
         return replace(like, data=moved.data if like.axes == "zyx" else moved.data[:, 0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import PurePath
 
 from ..contracts import Field
@@ -117,7 +118,16 @@ def is_contrast(word: str) -> bool:
 
 
 def field_of(name: str, classes: int | None = None) -> Field:
-    """What a recipe means by a name: `lesion` is a label map of 2 classes, `CT` is in HU, `label:4` has 4 classes."""
+    """What a recipe means by a name: `lesion` is a label map of 2 classes, `CT` is in HU, `label:4` has 4 classes,
+    `cine@20` is a film of 20 frames. Raises ValueError for a film that is none.
+    """
+    if "@" in name:
+        base, _, text = name.partition("@")
+        frames = int(text) if text.isdecimal() else 0
+        film = field_of(base)
+        if frames < 2 or film.kind != "intensity":
+            raise ValueError(f"{name!r} is no film. Write an image and its frames: cine@20")
+        return replace(film, channels=frames, frames=frames)
     base, _, count = name.partition(":")
     if base in CLASSES or count:
         return Field(base, "label", int(count) if count else classes or CLASSES[base], "")

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..contracts import PLACE, POSITION, Batch, Condition, Field, Job, Problem, Signature
 from ..data.cases import COVERED
+from ..data.filmed import with_films
 from ..data.vocabulary import field_of
 from ..registry import unknown
 from ..rng import Rng
@@ -79,6 +80,11 @@ def _present(batch: Batch, name: str) -> Tensor:
     return batch.present.get(name, torch.ones(rows, dtype=torch.bool, device=batch.affine.device))
 
 
+def _films(fields: Sequence[Field]) -> dict[str, int]:
+    """Frames of those that are films."""
+    return {f.name: f.frames for f in fields if f.frames > 1}
+
+
 def _middle(value: Tensor, neighbours: int) -> Tensor:
     return value[:, neighbours : neighbours + 1] if neighbours else value
 
@@ -89,7 +95,8 @@ class Translation(Job):
     `drop` is the chance that a given contrast is hidden in training, so that one model serves whatever is missing, and
     can be guided where all of them are hidden in at least one of 100 cases; `neighbours` adds that many slices on each
     side of a slice (2.5D); `vary` changes the intensity curve of the inputs in training, which is what makes a model
-    hold on a scanner that it has not seen. `values` are of the case ({by: {sex: [F, M]}, covariates: [age], text:
+    hold on a scanner that it has not seen. A name with frames (cine@20) is a film: frames are channels, so `yx` makes
+    it tyx, and `zyx` tzyx. `values` are of the case ({by: {sex: [F, M]}, covariates: [age], text:
     {report: 64}}, as `Synthesis` has them) and stand beside the images: `drop` hides them together, and guidance then
     strengthens them alone.
     """
@@ -109,6 +116,9 @@ class Translation(Job):
                 "translation.neighbours of a contrast that is also asked for would show it; write neighbours: 0."
             )
         self.source, self.x, self.axes = tuple(map(field_of, source)), tuple(map(field_of, x)), axes
+        self.films = _films((*self.source, *self.x))
+        if neighbours and self.films:
+            raise ValueError("translation.neighbours has no place beside films. Write neighbours: 0.")
         self.neighbours, self.drop, self.vary = neighbours, drop, vary
         self.both = tuple(f.name for f in self.x if f.name in {s.name for s in self.source})
         self.values = Values.within("translation", values)
@@ -122,6 +132,9 @@ class Translation(Job):
         given = tuple(replace(f, channels=f.channels * depth) for f in self.source)
         position = (POSITION,) if self.axes == "yx" else ()
         return Signature(self.x, self.axes, (*given, *self.values.fields(), *position))
+
+    def gathered(self, members: Sequence[Any], new: bool = False) -> tuple[Any, ...]:
+        return with_films(members, self.films)
 
     def problem(self, batch: Batch, rng: Rng) -> Problem:
         rows = len(batch.cases)
@@ -178,7 +191,7 @@ class Synthesis(Job):
     256, length: 32}}; with `of: lesion` they are written from each slice's own mask, see `data.findings`). `drop` is
     the chance that training hides all of them, which guidance needs. Slices are told where they lie, and every voxel of
     a volume, so that patches of training (`prepare: {size: ...}`) draw whole patients; `place: false`: not, as a codec
-    wants it.
+    wants it. Films as `Translation` has them.
     """
 
     metrics = ()  # unpaired: distances between sets come with the evaluation tiers
@@ -196,6 +209,9 @@ class Synthesis(Job):
     def signature(self) -> Signature:
         position = () if not self.place else (POSITION,) if self.axes == "yx" else (PLACE,)
         return Signature(self.x, self.axes, (*self.values.fields(), *position))
+
+    def gathered(self, members: Sequence[Any], new: bool = False) -> tuple[Any, ...]:
+        return with_films(members, _films(self.x))
 
     def problem(self, batch: Batch, rng: Rng) -> Problem:
         question = self.question(batch, rng)
@@ -231,6 +247,9 @@ class Segmentation(Job):
 
     def signature(self) -> Signature:
         return self._inner.signature()
+
+    def gathered(self, members: Sequence[Any], new: bool = False) -> tuple[Any, ...]:
+        return self._inner.gathered(members, new)
 
     def problem(self, batch: Batch, rng: Rng) -> Problem:
         return self._inner.problem(batch, rng)

@@ -142,12 +142,12 @@ class Answering:
         self, member: Member, shown: Sequence[Shown], draws: Iterator[Tensor], say: Callable[[str], None]
     ) -> Iterator[Tensor]:
         """The draws; of the first it is said where it contradicts what was measured."""
-        for number, x in enumerate(draws):
-            if self.signature.measurements and not number:
-                problem = question_of(self.job, shown, self.layout, self.seed, torch.device("cpu"))
-                if why := not_to_be_read(problem, x, self.layout):
-                    say(f"{member.name}: {why}.")
-            yield x
+        if self.signature.measurements and (first := next(draws, None)) is not None:
+            problem = question_of(self.job, shown, self.layout, self.seed, torch.device("cpu"))
+            if why := not_to_be_read(problem, first, self.layout):
+                say(f"{member.name}: {why}.")
+            yield first
+        yield from draws  # nothing of them is held here
 
     def _measured(self, prepared: Prepared) -> Prepared:
         """With what its own images measured, for jobs that restore images: in their brightness, on the finer grid."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from ..contracts import Family
+from ..contracts import Family, Field
 from ..data.cases import Prepared
 from ..evaluate.result import Figure, Result, Row
 from ..evaluate.statistics import interval
@@ -34,7 +34,11 @@ class Coverage:
         self.found: list[tuple[str, Mapping[str, object], float]] = []
         self.intervals: dict[str, Intervals] = {}
         self.doses = DoseBands(ready)
-        if self.level is None or not any(f.kind == "intensity" for f in ready.signature.x):
+        if self.level is None:
+            return
+        if films := [f.name for f in ready.signature.x if f.frames > 1]:
+            say(f"{ready.name}: no intervals of {', '.join(films)}: films have none.")
+        if not any(map(_has_intervals, ready.signature.x)):
             return
         self.intervals = _calibrated(ready, family, self.level, say, self.doses)
         self.doses.calibrate(self.level, say)
@@ -107,6 +111,10 @@ def _moments(part: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np
     return part.mean(0), part.std(0, ddof=1) if len(part) > 1 else np.zeros_like(part[0])
 
 
+def _has_intervals(field: Field) -> bool:
+    return field.kind == "intensity" and field.frames == 1
+
+
 def _calibrated(ready: PreparedStage, family: Family, level: float, say: Say, doses: DoseBands) -> dict[str, Intervals]:
     """By validation patients, who are shown to `doses` too."""
     count, ratios = draws_of(ready, family), dict[str, dict[str, list[NDArray[np.floating]]]]()
@@ -121,7 +129,7 @@ def _calibrated(ready: PreparedStage, family: Family, level: float, say: Say, do
             doses.add(cases[0], x)
             for name, found in _ratios(ready, cases[0], x, hidden).items():
                 ratios.setdefault(name, {}).setdefault(member.patient, []).append(found)
-    names = [f.name for f in ready.signature.x if f.kind == "intensity"]
+    names = [f.name for f in ready.signature.x if _has_intervals(f)]
     made = {n: calibrated(_by_patient(ratios.get(n, {})), level, count) for n in names}
     for name, own in made.items():
         say(
@@ -137,7 +145,7 @@ def _ratios(ready: PreparedStage, case: Prepared, x: Tensor, hidden: str) -> dic
     for f in ready.signature.x:
         part, truth = x[:, start].numpy(), case.tensors.get(f.name)
         start += f.channels
-        if f.kind == "intensity" and truth is not None and hidden in ("", f.name):
+        if _has_intervals(f) and truth is not None and hidden in ("", f.name):
             found[f.name] = ratios_of(truth[0].numpy(), *_moments(part), body_of(case))
     return found
 

@@ -49,10 +49,10 @@ def drawn_in_turn(
         each = len(problem.cases) // len(group)
         seeds = [derive(seed, "draw", name, group[i // each].number) for i, name in enumerate(problem.cases)]
         x = rows_drawn(family, job, problem, seeds, say, window)
-        del problem
-        for rows_of in torch.split(x, each):
-            yield whole_answer(rows_of, layout)
-        del x, rows_of
+        answers = [whole_answer(rows_of, layout) for rows_of in torch.split(x, each)]
+        del problem, x
+        while answers:  # what was yielded is not held here
+            yield answers.pop(0)
 
 
 @torch.no_grad()

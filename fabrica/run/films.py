@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
-from ..contracts import Family
+from ..contracts import Family, Field
+from ..data.cases import Prepared
 from ..data.cohort import overlaid
 from ..data.filmed import EJECTED
 from ..data.virtual.heart import CAVITY
@@ -72,6 +73,24 @@ def _as_asked(ready: PreparedStage, family: Family, say: Callable[[str], None]) 
             measured.append(ejection_fraction(x.numpy(), x[0].numpy(), cavity))
             asked.append(percent)
     return asked_figures(ready.name, asked, measured, len(people)) if asked else []
+
+
+def shown_moving(ready: PreparedStage, case: Prepared, x: Tensor) -> str:
+    """HTML: films given, true and drawn (draws, C, z, y, x) through the middle; '' where nothing moves."""
+    films, start = dict[str, Tensor](), 0
+    films |= {f"{f.name} (given)": case.tensors[f.name] for f in ready.signature.condition if _moves(f, case)}
+    for f in ready.signature.x:
+        if f.frames > 1:
+            films |= {f"{f.name} (true)": case.tensors[f.name]} if _moves(f, case) else {}
+            films[f"{f.name} (one draw)"] = x[0, start : start + f.channels]
+        start += f.channels
+    if len({len(film) for film in films.values()}) != 1:  # nothing, or what does not beat together
+        return ""
+    return moving({name: film[:, film.shape[1] // 2].numpy() for name, film in films.items()})
+
+
+def _moves(field: Field, case: Prepared) -> bool:
+    return field.frames > 1 and field.name in case.tensors
 
 
 def _shown(name: str, films: dict[str, Tensor]) -> dict[str, object]:

@@ -28,7 +28,7 @@ from ..safeguards.agreement import shared_detail
 from .cases import answers_of, write_draws
 from .coverage import Coverage
 from .draw import draw
-from .films import judge_films
+from .films import judge_films, shown_moving
 from .judge_anomalies import judge_anomalies
 from .judge_changes import judge_changes
 from .judge_courses import judge_courses
@@ -148,7 +148,7 @@ def _judge_images(ready: PreparedStage, trained: Trained, family: Family, say: S
             pictures.add(a.name, a.case, x, ready.signature.x, ready.signature.given, a.hidden, data.crude, data.shown)
             rows, shown_too = coverage.judged(a, x)
             result.cases += rows
-            pictures.append(a.name, shown_too)
+            pictures.append(a.name, shown_too + shown_moving(ready, a.case, x))
             given_back.add(a.case)
             sites.add(a, x)
             chances.add(a, say)
@@ -241,7 +241,8 @@ def _hang(gallery: Gallery, ready: PreparedStage, asked: Asked, x: Tensor) -> No
     truth = asked.case.tensors.get(shown.name)
     known = {n: v for n, v in asked.case.case.values.items() if n in {f.name for f in ready.signature.condition}}
     drawn, patient = x[0, channel].numpy(), asked.case.case.patient
-    gallery.add(asked.name, patient, drawn, None if truth is None else truth[0].numpy(), known)
+    true = None if truth is None else truth[shown.frames // 2].numpy()  # of a film its middle
+    gallery.add(asked.name, patient, drawn, true, known)
     for mask in _masks(ready):
         if mask in asked.shown[0].tensors:  # not where the question hides it
             gallery.add_mask(mask, patient, drawn, asked.shown[0].tensors[mask][0].numpy(), drawn=True)
@@ -252,23 +253,24 @@ def _judge_set(ready: PreparedStage, gallery: Gallery, result: StageResult, repo
     truths.
     """
     if (found := pictured(ready)) is not None and gallery.most:
-        _compare_sets(ready, found[0].name, gallery, result, report)
+        _compare_sets(ready, found[0], gallery, result, report)
     ledger = report.ledger or Ledger()
     check_drawn(ledger, gallery.drawn, gallery.real, bool(ready.signature.given))
     check_distances(ledger, result.realism)
 
 
-def _compare_sets(ready: PreparedStage, name: str, gallery: Gallery, result: StageResult, report: Report) -> None:
+def _compare_sets(ready: PreparedStage, shown: Field, gallery: Gallery, result: StageResult, report: Report) -> None:
+    name, middle = shown.name, shown.frames // 2
     known = {f.name: f.channels if f.kind == "embedding" else None for f in ready.signature.values if f.kind != "token"}
     gallery.add_training(
-        (e.name, e.patient, ready.store.array(e, name)[0], {n: v for n, v in e.values.items() if n in known})
+        (e.name, e.patient, ready.store.array(e, name)[middle], {n: v for n, v in e.values.items() if n in known})
         for e in ready.store.entries if name in e.files
     )  # fmt: skip
     for mask in _masks(ready):
         for e in ready.store.entries:
             if name in e.files and mask in e.files:
                 gallery.add_mask(
-                    mask, e.patient, ready.store.array(e, name)[0], ready.store.array(e, mask)[0], drawn=False
+                    mask, e.patient, ready.store.array(e, name)[middle], ready.store.array(e, mask)[0], drawn=False
                 )
     result.realism, missing = gallery.realism(ready.seed)
     result.adherence, more = gallery.adherence(known, ready.seed)

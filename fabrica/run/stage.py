@@ -112,6 +112,6 @@ def pictured(ready: PreparedStage) -> tuple[Field, int] | None:
     start = 0
     for f in ready.signature.x:
         if f.kind == "intensity":
-            return f, start
+            return f, start + f.frames // 2
         start += f.channels
     return None

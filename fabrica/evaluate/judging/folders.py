@@ -53,19 +53,19 @@ LESION = 0.2  # of the patient: a smaller mask marks something in it
 
 
 def evaluate_folders(
-    folders: Folders, out: Path, asked: Asked, say: Say, made: str = "", seen_from: Path | None = None
+    folders: Folders, out: Path, asked: Asked, say: Say, made: str = "", seen_from: Path | None = None, known: str = ""
 ) -> Path:
     """Tier 1 for every pair, tier 2 for the sets; what the inputs do not allow is listed. Returns the page.
 
     Pairs have one relative name. Masks too: metrics count inside them. A claim's hash is written before anything is
     measured. Raises ValueError for an empty folder or a claim that these folders cannot answer, HonestyError for what a
     check refuses to evaluate. `made`: the time that the report bears; none = now. `seen_from`: the folder that the
-    report's paths are relative to; none = `out`.
+    report's paths are relative to; none = `out`. `known`: why results were known before the claim.
     """
     if asked.claim is not None:
         check_answerable(asked.claim, {k for k, v in vars(folders).items() if v is not None})
     ledger = Ledger(asked.overrides)
-    stamp = declare(asked.claim, out) if asked.claim is not None else ""
+    stamp = known or declare(asked.claim, out) if asked.claim is not None else ""
     report = Report.start({"evaluate": _plain(folders, asked, seen_from or out)}, out.resolve().name)
     report.made, report.ledger = made or report.made, ledger
     report.title = f"{folders.generated.name} judged by {folders.reference.name}"

@@ -23,6 +23,7 @@ from ..result import Row
 from .competitors import JointHistogram, fit_histogram, matched
 from .constraints import Constraint, constraint_rows
 from .dose_check import DoseCheck, dose_check_rows
+from .films import film_rows
 from .measured import in_units, in_words, measured
 from .planned import POSSIBLE, dose_rows
 
@@ -63,7 +64,7 @@ def competitors_of(store: Store, evidence: StageEvidence) -> Competitors:
     histograms: dict[str, Any] = {}
     joint: dict[str, JointHistogram] = {}
     mean: dict[str, Any] = {}
-    for target in (f.name for f in evidence.fields if f.kind == "intensity"):
+    for target in (f.name for f in evidence.fields if f.kind == "intensity" and f.frames == 1):
         entries = [e for e in store.entries if target in e.files]
         volumes = [store.array(e, target)[0] for e in entries[:32]]
         if not volumes:
@@ -109,10 +110,25 @@ def evaluate_case(
             rows += [Row(case, prepared.case.patient, f.name, "model", m, str(missing)) for m in evidence.metrics]
         elif f.kind == "label":
             rows += _label_rows(evidence, case, prepared, part, truth, preparation, f)
+        elif f.frames > 1:
+            crude = {by: y[start - f.channels : start] for by, y in answer.crude.items()}
+            rows += _film_rows((case, prepared.case.patient, f.name), part, prepared.tensors[f.name], crude)
         elif evidence.metrics:
             crude = {by: y[start - f.channels : start] for by, y in answer.crude.items()}
             rows += _intensity_rows(evidence, case, prepared, (part, crude), competitors, preparation, f)
     return rows
+
+
+def _film_rows(case: tuple[str, str, str], part: Tensor, truth: Tensor, crude: Mapping[str, Tensor]) -> list[Row]:
+    """Of draws (draws, t, z, y, x) on the prepared grid: frame by frame, and how they hang together."""
+    answers = {"model: one draw" if len(part) > 1 else "model": part[0]}
+    answers |= {"model: mean of draws": part.mean(0)} if len(part) > 1 else {}
+    every = np.arange(len(truth))
+    return [
+        row
+        for by, film in {**answers, **crude}.items()
+        for row in film_rows(case, by, film.numpy(), truth.numpy(), every, None)
+    ]
 
 
 def _on_source(volume: Tensor, field: Field, prepared: Prepared, preparation: GridPreparation) -> Array:
