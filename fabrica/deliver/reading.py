@@ -63,6 +63,9 @@ def _planes(files: Sequence[Path]) -> Image | None:
     image = io.read(scans[0])
     if image.axes == "yx":
         return Image(image.data[:, None], "zyx", image.affine, image.meaning, source=image.source)
+    if image.axes == "tzyx":  # a film to be scrolled through, one moment after the other; its times say that it is one
+        data = image.data.flatten(1, 2)
+        return Image(data, "zyx", image.affine, image.meaning, times=image.times, source=image.source)
     return image if image.axes == "zyx" else None
 
 

@@ -62,7 +62,7 @@ def hand_over(
             made = partial(_object, image=image)
             making, series = _of_its_day(Making(record, drawn, headers, name), outbox, made)
             parts = list[Series]()
-            if spread is not None and drawn.kind != "label" and drawn.unit != "Gy":
+            if spread is not None and drawn.kind != "label" and drawn.unit != "Gy" and image.axes == "zyx":
                 parts.append(spread_map(replace(making, which="spread"), spread, series))
             if structures and drawn.kind == "label":
                 labels, affine = image.data[0].numpy(), image.affine.numpy()
@@ -134,7 +134,7 @@ def _wanted(record: Record, drawn: Drawn, which: str) -> Sequence[tuple[str, Ima
         raise ValueError(f"--draw {which!r} is none of {drawn.case}'s {count}. Write mean, all, or a number from 0.")
     numbers = list(range(count)) if which in ("mean", "all") else [int(which)]
     images = [io.read_image(path) for path in check_drawn(record, drawn, numbers)]
-    images = [i if i.axes == "zyx" else replace(i, data=i.data[:, None], axes="zyx") for i in images]
+    images = [replace(i, data=i.data[:, None], axes="zyx") if i.axes == "yx" else i for i in images]
     if which != "mean":
         return [(str(number), image, None) for number, image in zip(numbers, images, strict=True)]
     if drawn.kind == "label":

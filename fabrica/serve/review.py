@@ -91,6 +91,8 @@ class Reviewing:
             return Shown(given or _BLANK, given, {}, answers)
         if result is None:
             raise HTTPException(404, "This series has no planes to show.")
+        if given is not None and (result.times is not None or given.times is not None):  # moments are no places
+            given = given if given.data.shape == result.data.shape else None
         source = None if given is None else resample(given, grid_of(result))
         return Shown(result, source, self._overlays(uid, result, source))
 

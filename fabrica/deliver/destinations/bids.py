@@ -123,7 +123,11 @@ def _nifti(files: Sequence[Path]) -> bytes:
     scans, _ = dicom.listing(list(files))
     image = read(scans[0])
     values = image.data[0].numpy()
-    values = values[:, None] if image.axes == "yx" else values
+    values = values[None] if image.axes == "yx" else values
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine.numpy()[:, [2, 1, 0, 3]]  # LPS (z, y, x) to RAS (x, y, z)
-    made = nibabel.Nifti1Image(values.transpose(2, 1, 0).astype(np.float32), affine)  # type: ignore[no-untyped-call]
+    ordered = np.transpose(values).astype(np.float32)  # (x, y, z), and time behind
+    made = nibabel.Nifti1Image(ordered, affine)  # type: ignore[no-untyped-call]
+    if image.times is not None and len(image.times) > 1:
+        made.header.set_xyzt_units("mm", "sec")  # type: ignore[no-untyped-call]
+        made.header["pixdim"][4] = float(image.times[1] - image.times[0])
     return gzip.compress(made.to_bytes(), mtime=0)

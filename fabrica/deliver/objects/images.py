@@ -45,25 +45,50 @@ class Stored:
 
 
 def derived_series(making: Making, image: Image, *, number: int = 0) -> Series:
-    """An image (1, z, y, x) on its own grid as a series of the patient and study of its sources.
+    """An image (1, z, y, x), or a film (1, t, z, y, x), on its own grid as a series of the patient and study of its
+    sources. Frames of a film are told apart by temporal positions (PS3.3 C.8.3.1), which MR alone has.
 
     `number` is added to the series number 9000. UIDs follow from sources, weights, recipe, seed and pixels: the same
     draw is the same bytes, other pixels are another series. Raises ValueError for a contrast that is neither CT, MR nor
-    PET, for two patients or studies in one source, and for a grid that no plane has.
+    PET, for two patients or studies in one source, for a grid that no plane has, and for a film that is no MR.
     """
     drawn, modality = making.drawn, modality_of(making.drawn)
-    stored = stored_pixels(image.data[0].numpy(), drawn.unit)
+    values, moments = _moments(image, modality, drawn.case)
+    stored = stored_pixels(values.reshape(-1, *values.shape[-2:]), drawn.unit)
     affine = image.affine.numpy()
     check_plane(affine, drawn.case)
     base = _common(making, modality, stored)
     known = {
         **making.known(), "pixels": hashlib.sha256(stored.pixels.tobytes()).hexdigest(),
         "affine": np.round(affine, 5).tolist(), "scale": [stored.slope, stored.intercept],
+        **({"moments": [moments.count, moments.step_ms]} if moments else {}),
     }  # fmt: skip
     base.SeriesInstanceUID, base.SeriesNumber = uid_of(known), FIRST_NUMBER + number
-    slices = [_slice(base, stored, affine, z, uid_of({**known, "slice": z})) for z in range(len(stored.pixels))]
+    slices = [
+        _slice(base, stored, affine, z, uid_of({**known, "slice": z}), moments) for z in range(len(stored.pixels))
+    ]
     factor = 1 / stored.slope if modality == "MR" else 1.0  # what an MR object stores has no slope
     return Series(base.SeriesInstanceUID, tuple(slices), stored.clipped, factor)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Frames of a film, evenly apart."""
+
+    count: int
+    step_ms: float
+
+
+def _moments(image: Image, modality: str, case: str) -> tuple[NDArray[Any], Moments | None]:
+    """(the values, with time first where it is a film; its moments)."""
+    values = image.data[0].numpy()
+    if image.axes != "tzyx":
+        return values, None
+    if modality != "MR":
+        raise ValueError(f"{case}: a film in {image.meaning.unit} has no object here; films of MR have.")
+    if image.times is None or len(image.times) < 2 or float(image.times[1] - image.times[0]) <= 0:
+        raise ValueError(f"{case}: nothing says how far apart the frames of its film are.")
+    return values, Moments(len(values), round(1000 * float(image.times[1] - image.times[0]), 4))  # NIfTI has 7 digits
 
 
 def modality_of(drawn: Drawn) -> str:
@@ -199,16 +224,23 @@ def place_plane(ds: Any, affine: NDArray[np.float64], z: int) -> None:
     ds.SliceThickness = format_number_as_ds(abs(float(np.cross(row, column) @ affine[:3, 0])))
 
 
-def _slice(base: Any, stored: Stored, affine: NDArray[np.float64], z: int, uid: str) -> Any:
+def _slice(
+    base: Any, stored: Stored, affine: NDArray[np.float64], number: int, uid: str, moments: Moments | None
+) -> Any:
     from pydicom.dataset import Dataset
+    from pydicom.valuerep import format_number_as_ds
 
     ds = Dataset()
     ds.update(base)
-    ds.SOPInstanceUID, ds.InstanceNumber = uid, z + 1
+    ds.SOPInstanceUID, ds.InstanceNumber = uid, number + 1
     if ds.Modality == "PT":
-        ds.ImageIndex = z + 1
-    place_plane(ds, affine, z)
-    pixels = stored.pixels[z].astype(stored.pixels.dtype.newbyteorder("<"))
+        ds.ImageIndex = number + 1
+    planes = len(stored.pixels) // (moments.count if moments else 1)
+    place_plane(ds, affine, number % planes)
+    if moments:
+        ds.TemporalPositionIdentifier, ds.NumberOfTemporalPositions = number // planes + 1, moments.count
+        ds.TemporalResolution = format_number_as_ds(moments.step_ms)
+    pixels = stored.pixels[number].astype(stored.pixels.dtype.newbyteorder("<"))
     ds.add_new("PixelData", "OW", pixels.tobytes() + b"\0" * (pixels.nbytes % 2))
     ds.file_meta = file_meta(ds)
     return ds
