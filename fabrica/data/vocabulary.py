@@ -118,16 +118,7 @@ def is_contrast(word: str) -> bool:
 
 
 def field_of(name: str, classes: int | None = None) -> Field:
-    """What a recipe means by a name: `lesion` is a label map of 2 classes, `CT` is in HU, `label:4` has 4 classes,
-    `cine@20` is a film of 20 frames. Raises ValueError for a film that is none.
-    """
-    if "@" in name:
-        base, _, text = name.partition("@")
-        frames = int(text) if text.isdecimal() else 0
-        film = field_of(base)
-        if frames < 2 or film.kind != "intensity":
-            raise ValueError(f"{name!r} is no film. Write an image and its frames: cine@20")
-        return replace(film, channels=frames, frames=frames)
+    """What a recipe means by a name: `lesion` is a label map of 2 classes, `CT` is in HU, `label:4` has 4 classes."""
     base, _, count = name.partition(":")
     if base in CLASSES or count:
         return Field(base, "label", int(count) if count else classes or CLASSES[base], "")
@@ -138,3 +129,14 @@ def field_of(name: str, classes: int | None = None) -> Field:
     if base in ("age", "days"):
         return Field(base, "number", 1, "year" if base == "age" else "day")
     return Field(base, "intensity", 1, UNITS.get(base, "a.u."))
+
+
+def film_or_image(name: str) -> Field:
+    """As `field_of`, of jobs that take films, too: `cine@20` has 20 frames. Raises ValueError for one that is none."""
+    if "@" not in name:
+        return field_of(name)
+    base, _, text = name.partition("@")
+    frames, film = int(text) if text.isdecimal() else 0, field_of(base)
+    if not base or frames < 2 or film.kind != "intensity":
+        raise ValueError(f"{name!r} is no film. Write an image and its frames: cine@20")
+    return replace(film, channels=frames, frames=frames)

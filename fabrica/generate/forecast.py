@@ -144,8 +144,12 @@ def write_twin(scans: dict[str, Scan], folder: Path, scale: float) -> int:
         values = (body > 0.5).float() if scan.kind == "label" else low + wide * body
         affine = torch.from_numpy(np.asarray(scan.affine, np.float64))
         image = Image(values[None], "zyx", affine, Field(name, scan.kind, 1, unit), calibrated=scan.calibrated)
+        frames = scan.shape[1] if scan.axes == "tzyx" else 1
+        if frames > 1:
+            data, times = values.expand(1, frames, *values.shape), torch.arange(frames).double()
+            image = replace(image, data=data, axes="tzyx", times=times)
         io.write_nifti(image, folder / "twin" / f"{name}.nii")
-        most = max(most, math.prod(sides))
+        most = max(most, frames * math.prod(sides))
     return most
 
 

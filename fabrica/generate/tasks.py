@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__, io
+from ..contracts import Image
 from ..data import cohort as cohorts
 from ..data.cases import Prepared, left_out
 from ..data.cohort import Member, Source
@@ -104,9 +105,13 @@ def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
         _note_refusal(out, member.name, "shift", looked, weights)
         return {"files": {}, "said": [*lines, f"{member.name} is left out: --shift refuse."]}
     began = time.perf_counter()
+    files: dict[str, list[str]] = {}
+    beside: list[Path] = []
     try:
-        files, beside = _write_draws(answering, member, task, out, lines)
+        _write_draws(answering, member, task, lines, (files, beside))
     except UnreadableError as error:
+        for path in (*beside, *(out / name for own in files.values() for name in own)):
+            path.unlink(missing_ok=True)  # of a case that is left out nothing stays
         _note_refusal(out, member.name, "unreadable", looked, weights)
         return {"files": {}, "said": [*lines, left_out(member, error)]}
     result = {
@@ -119,22 +124,26 @@ def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_draws(
-    answering: Answering, member: Member, task: Mapping[str, Any], out: Path, lines: list[str]
-) -> tuple[dict[str, list[str]], list[Path]]:
-    """(contrast -> paths below `out`, what lies beside them): each draw is written and let go before the next."""
+    answering: Answering, member: Member, task: Mapping[str, Any], lines: list[str],
+    written: tuple[dict[str, list[str]], list[Path]],
+) -> None:  # fmt: skip
+    """Each draw is written and let go before the next. `written`: contrast -> paths below `out`, and what lies beside
+    them; both are added to.
+    """
+    (files, beside), out = written, place(task["out"])
     key = read_key(Path(task["watermark"])) if task["watermark"] else None
-    files: dict[str, list[str]] = {}
-    beside: list[Path] = []
+    like: dict[str, Image] = {}
     held: list[Tensor] = []  # of twins alone, whose map needs all of them
     folder, moments = out / member.name, wanted_of(answering, task["draws"], lines)
     prepared, draws = answering.in_turn(member, task["draws"], lines.append)
-    for number, x in enumerate(draws):
+    for number in range(task["draws"]):
+        x = next(draws)  # what enumerates them would hold the last one
         images = answering.image(member, prepared, x, number)
         held += [x] if answering.job.answer == "twin" else []
         del x
         if answering.job.moves is not None:
-            written, told = write_motion(images, member, answering.job.moves, folder, number)
-            beside += written
+            moved, told = write_motion(images, member, answering.job.moves, folder, number)
+            beside += moved
             lines.append(told)
         for name, own in moments.items():
             own.see(images[name].data)
@@ -145,12 +154,13 @@ def _write_draws(
                 lines += [f"{member.name}: {doubt}."] if doubt and not number else []
             io.write_nifti(image, path)
             files.setdefault(name, []).append(str(path.relative_to(out)))
+        like = {name: images[name] for name in moments}
+        del images, image
     lines.append(f"{member.name}: {task['draws']} draw{'s' * (task['draws'] > 1)} written.")
     for name, own in moments.items():
-        beside += write_interval(answering, images[name], own, folder)
+        beside += write_interval(answering, like[name], own, folder)
     if held:
         beside += _write_anomaly(answering, prepared, torch.stack(held), folder, lines)
-    return files, beside
 
 
 def _write_anomaly(answering: Answering, prepared: Prepared, x: Tensor, folder: Path, lines: list[str]) -> list[Path]:

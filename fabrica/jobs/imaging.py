@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..contracts import PLACE, POSITION, Batch, Condition, Field, Job, Problem, Signature
 from ..data.cases import COVERED
 from ..data.filmed import with_films
-from ..data.vocabulary import field_of
+from ..data.vocabulary import film_or_image
 from ..registry import unknown
 from ..rng import Rng
 from .values import Covariates, Values
@@ -115,7 +115,7 @@ class Translation(Job):
             raise ValueError(
                 "translation.neighbours of a contrast that is also asked for would show it; write neighbours: 0."
             )
-        self.source, self.x, self.axes = tuple(map(field_of, source)), tuple(map(field_of, x)), axes
+        self.source, self.x, self.axes = tuple(map(film_or_image, source)), tuple(map(film_or_image, x)), axes
         self.films = _films((*self.source, *self.x))
         if neighbours and self.films:
             raise ValueError("translation.neighbours has no place beside films. Write neighbours: 0.")
@@ -202,7 +202,7 @@ class Synthesis(Job):
     ) -> None:  # fmt: skip
         _check_share("synthesis", drop)
         self.values = Values.of("synthesis", by, covariates, text)
-        self.x, self.axes, self.drop, self.place = tuple(map(field_of, x)), axes, drop, place
+        self.x, self.axes, self.drop, self.place = tuple(map(film_or_image, x)), axes, drop, place
         self.hidden = self.values.names if drop else ()
         self.described = _described("synthesis", self.values, self.x, axes)
 
@@ -240,7 +240,7 @@ class Segmentation(Job):
     def __init__(
         self, source: Sequence[str], x: Sequence[str], *, axes: Axes = "yx", neighbours: int = 0, vary: float = 0.1
     ) -> None:
-        if wrong := [name for name in x if field_of(name).kind != "label"]:
+        if wrong := [name for name in x if film_or_image(name).kind != "label"]:
             raise ValueError(f"segmentation.x is {wrong}, expected label maps, such as lesion or label:3.")
         self._inner = Translation(source, x, axes=axes, neighbours=neighbours, vary=vary)
         self.source, self.x, self.axes, self.neighbours = self._inner.source, self._inner.x, axes, neighbours

@@ -146,7 +146,9 @@ class Answering:
             problem = question_of(self.job, shown, self.layout, self.seed, torch.device("cpu"))
             if why := not_to_be_read(problem, first, self.layout):
                 say(f"{member.name}: {why}.")
-            yield first
+            waiting = [first]
+            del first, problem
+            yield waiting.pop()
         yield from draws  # nothing of them is held here
 
     def _measured(self, prepared: Prepared) -> Prepared:

@@ -36,7 +36,6 @@ def draw(
     return list(drawn_in_turn(family, job, shown, layout, seed, say, window))
 
 
-@torch.no_grad()
 def drawn_in_turn(
     family: Family, job: Job, shown: Sequence[Shown], layout: Layout, seed: int, say: Callable[[str], None],
     window: Windows | Sequence[int] | None = None,
@@ -45,10 +44,11 @@ def drawn_in_turn(
     family.eval()
     device = next(family.parameters()).device
     for group in _together(shown, layout):
-        problem = question_of(job, group, layout, seed, device)
-        each = len(problem.cases) // len(group)
-        seeds = [derive(seed, "draw", name, group[i // each].number) for i, name in enumerate(problem.cases)]
-        x = rows_drawn(family, job, problem, seeds, say, window)
+        with torch.no_grad():  # not around the whole: its wrapper would hold what was yielded
+            problem = question_of(job, group, layout, seed, device)
+            each = len(problem.cases) // len(group)
+            seeds = [derive(seed, "draw", name, group[i // each].number) for i, name in enumerate(problem.cases)]
+            x = rows_drawn(family, job, problem, seeds, say, window)
         answers = [whole_answer(rows_of, layout) for rows_of in torch.split(x, each)]
         del problem, x
         while answers:  # what was yielded is not held here

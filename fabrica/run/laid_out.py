@@ -37,10 +37,12 @@ def run_as_folders(
     own folder; where nothing is there to judge yet, that is all.
     """
     opened, known = RunFolder.open(path), ""
+    if out.resolve().is_relative_to(path.resolve()):
+        raise ValueError(f"{out} lies within {path}, whose own report stays as it is. Give another --out.")
     if claim is not None:
         known = declare(claim, path)
         say(known or f"The claim was declared in {path} before results.")
-        if not (path / "report" / "report.json").is_file():
+        if not next(path.glob("stages/*/draws/*/*"), None):
             say(f"There is nothing to judge yet: fabrica run {path}")
             return None, known
     return lay_out(opened, opened.last_stage(stage), contrast, out / "images", say), known

@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 
 from fabrica.cli.app import app
 from fabrica.data.virtual import VirtualCohort
+from fabrica.deliver.deidentification.defacing import _outlines
 from fabrica.deliver.deidentification.engine import Deidentifier
 from fabrica.deliver.deidentification.faces import NoHeadError, face_of
 from fabrica.deliver.deidentification.folder import Hands, Pass, _together, deidentified, key_of
 from fabrica.deliver.deidentification.profile import Options
-from fabrica.machine.executors import Dask
+from fabrica.machine.executors import Dask, Local, SetAside
 
 from .iod import missing
 from .scanner import write_series
@@ -36,9 +37,14 @@ def _grid(shape: tuple[int, int, int]) -> tuple[np.ndarray, ...]:
     )
 
 
-def phantom() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """(z, y, x) of a head 190 mm long with brain, nose, lips and ears; its affine to LPS; where each lies."""
-    z, y, x = _grid((62, 62, 48))
+def phantom(tilt: float = 0.0) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """(z, y, x) of a head 190 mm long with brain, nose, lips and ears; its affine to LPS; where each lies.
+
+    `tilt`: degrees of the gantry, while the table moves along z.
+    """
+    z, down, x = _grid((62, 62, 48))
+    sine, cosine = np.sin(np.radians(tilt)), np.cos(np.radians(tilt))
+    z, y = z + down * sine, down * cosine
     ball = lambda cz, cy, cx, az, ay, ax: ((z - cz) / az) ** 2 + ((y - cy) / ay) ** 2 + ((x - cx) / ax) ** 2 <= 1  # noqa: E731
     head = ball(20, 0, 0, 92, 95, 74) | (ball(-55, -15, 0, 60, 76, 58)) | ((z < -60) & ball(-60, 15, 0, 1e3, 52, 52))
     parts = {
@@ -52,8 +58,8 @@ def phantom() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     volume[parts["brain"]] = BRAIN
     volume += np.random.default_rng(0).normal(0, 3, volume.shape)
     affine = np.eye(4)
-    affine[:3, :3] = np.array([[0, 0, STEP], [0, STEP, 0], [STEP, 0, 0]])
-    affine[:3, 3] = [float(x.min()), float(y.min()), float(z.min())]
+    affine[:3, :3] = np.array([[0, 0, STEP], [0, STEP * cosine, 0], [STEP, STEP * sine, 0]])
+    affine[:3, 3] = [float(x.min()), float(y[0, 0, 0]), float(z[0, 0, 0])]
     sticking = {name: part & ~head for name, part in parts.items() if name != "brain"}
     return np.clip(volume, 0, None), affine, {**parts, **sticking}
 
@@ -94,6 +100,104 @@ def test_a_face_is_air_and_the_brain_is_as_it_was(tmp_path: Path) -> None:
         assert ds.ImageType[0] == "DERIVED"
         assert "113102" in [item.CodeValue for item in ds.DeidentificationMethodCodeSequence]
         assert missing(ds) == []
+
+
+@pytest.mark.parametrize("tilt", [-20.0, 20.0])
+def test_a_tilted_gantry(tilt: float, tmp_path: Path) -> None:
+    volume, affine, parts = phantom(tilt)
+    write_series(tmp_path / "in", volume, affine)
+    found, _ = _done(tmp_path / "in", tmp_path / "out")
+    assert found.faceless == len(volume)
+    made, _ = _read(tmp_path / "out")
+    assert (made[parts["nose"]] < AIR * 3).all()
+    assert (made[parts["lips"]] < AIR * 3).all()
+    assert (made[parts["brain"]] == np.rint(volume)[parts["brain"]]).all()
+
+
+def test_phases_and_doubled_planes_do_not_hide_a_face(tmp_path: Path) -> None:
+    """Files of another kind, named before the magnitude, and every plane once more a fifth of a millimetre away."""
+    volume, affine, parts = phantom()
+    same = {"SeriesInstanceUID": "1.2.3.4", "StudyInstanceUID": "1.2.3"}
+    noise = np.random.default_rng(1).uniform(0, 4095, volume.shape)
+    write_series(tmp_path / "in" / "a", noise, affine, ImageType=["ORIGINAL", "PRIMARY", "P"], **same)
+    write_series(tmp_path / "in" / "b", volume, affine, **same)
+    near = affine.copy()
+    near[2, 3] += 0.2
+    write_series(tmp_path / "in" / "c", volume, near, **same)
+    found, _ = _done(tmp_path / "in", tmp_path / "out")
+    assert found.faceless == 3 * len(volume)
+    _, files = _read(tmp_path / "out")
+    magnitude = [
+        ds for ds in files if ds.ImageType[2] == "M" and float(ds.ImagePositionPatient[2]) % STEP == affine[2, 3] % STEP
+    ]
+    made = np.stack([ds.pixel_array for ds in magnitude])
+    assert made.shape == volume.shape
+    assert (made[parts["nose"]] < AIR * 3).all()
+
+
+def test_one_file_does_not_speak_for_a_series(tmp_path: Path) -> None:
+    volume, affine, _ = phantom()
+    (first, *_) = write_series(tmp_path / "in", volume, affine)
+    ds = pydicom.dcmread(first)
+    ds.BodyPartExamined = "CHEST"
+    ds.save_as(first)
+    found, _ = _done(tmp_path / "in", tmp_path / "out")
+    assert found.faceless == len(volume)
+    ds.Modality = "XA"
+    ds.save_as(first)
+    found, _ = _done(tmp_path / "in", tmp_path / "other")
+    assert (found.written, found.refused.total()) == (0, len(volume))
+
+
+@pytest.mark.parametrize("modality", ["XC", "XA", "OT"])
+def test_what_is_not_looked_at_is_left_out(modality: str, tmp_path: Path) -> None:
+    volume, affine, _ = phantom()
+    write_series(tmp_path / "in", volume[:12], affine, Modality=modality, BurnedInAnnotation="NO")
+    found, _ = _done(tmp_path / "in", tmp_path / "out")
+    assert found.written == 0
+    assert all("may show a face" in why for why in found.refused)
+
+
+@pytest.mark.parametrize("name", ["Body_1", "External1", "Skin -3mm", "BODY contour", "Face"])
+def test_names_of_what_follows_the_skin(name: str) -> None:
+    ds = Dataset()
+    ds.StructureSetROISequence = [Dataset()]
+    ds.StructureSetROISequence[0].ROIName = name
+    assert _outlines(ds)
+    ds.StructureSetROISequence[0].ROIName = "FemoralHead_L"
+    assert not _outlines(ds)
+
+
+def test_pixels_that_are_no_whole_numbers(tmp_path: Path) -> None:
+    volume, affine, _ = phantom()
+    for path in write_series(tmp_path / "in", volume, affine):
+        ds = pydicom.dcmread(path)
+        pixels = ds.pixel_array.astype("<f4").tobytes()
+        del ds.PixelData
+        ds.BitsAllocated = 32
+        ds.FloatPixelData = pixels
+        ds.save_as(path)
+    found, _ = _done(tmp_path / "in", tmp_path / "out")
+    assert found.written == 0
+
+
+def test_files_that_nobody_looked_at_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume, affine, _ = phantom()
+    write_series(tmp_path / "in", volume, affine)
+
+    class Lame(Local):
+        """Sets every first look aside."""
+
+        def results(self, name: str, tasks: Any) -> Any:
+            if name.endswith("seen_in"):
+                return iter([(number, SetAside("it ended three workers")) for number in range(len(tasks))])
+            return super().results(name, tasks)
+
+    monkeypatch.setattr("fabrica.deliver.deidentification.folder.EACH", 30)
+    key = tmp_path / "key"
+    by = Deidentifier(key_of(key, lambda _: None), FACES)
+    found = deidentified(tmp_path / "in", tmp_path / "out", by, lambda _: None, Hands(Lame(), key))
+    assert (found.written, list(found.refused.values())) == (0, [len(volume)])
 
 
 def test_without_being_asked_a_face_stays_and_nothing_is_claimed(tmp_path: Path) -> None:

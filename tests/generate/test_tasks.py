@@ -4,6 +4,7 @@ import json
 import shutil
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from fabrica.deliver.record import hash_of
 from fabrica.generate.scans import generate_images
 from fabrica.generate.tasks import done_before, key_of, state_of
 from fabrica.machine.executors import Dask
+from fabrica.run import draw
 from fabrica.run.folder import RunFolder
 from fabrica.run.sequence import continue_run
 
@@ -106,16 +108,23 @@ def test_a_draw_is_written_and_let_go_before_the_next(
 ) -> None:
     together = generate_images(trained, scans, tmp_path / "together", draws=3, say=lambda _: None)
     seen: list[weakref.ref[torch.Tensor]] = []
-    write = io.write_nifti
+    write, drawn = io.write_nifti, draw.rows_drawn
 
-    def watched(image: Image, path: Path) -> None:
+    def watched(*asked: Any) -> torch.Tensor:
         assert all(one() is None for one in seen), "an earlier draw is still held"
+        x: torch.Tensor = drawn(*asked)
+        seen.append(weakref.ref(x.untyped_storage()))
+        return x
+
+    def noted(image: Image, path: Path) -> None:
         seen.append(weakref.ref(image.data))
         write(image, path)
 
     monkeypatch.setattr("fabrica.run.draw.VOXELS", 1)  # as if the scans were large
-    monkeypatch.setattr("fabrica.generate.tasks.io.write_nifti", watched)
+    monkeypatch.setattr("fabrica.run.draw.rows_drawn", watched)
+    monkeypatch.setattr("fabrica.generate.tasks.io.write_nifti", noted)
     apart = generate_images(trained, scans, tmp_path / "apart", draws=3, say=lambda _: None)
-    assert len(apart) == len(together) == len(seen) == 12
+    assert len(apart) == len(together) == 12
+    assert len(seen) == 24
     for one, other in zip(together, apart, strict=True):
         assert torch.allclose(io.read_image(one).data, io.read_image(other).data, atol=1e-3)

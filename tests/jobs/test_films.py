@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from fabrica import io
+from fabrica.data.cohort import find
 from fabrica.data.filmed import film_of, moments_of, with_films
 from fabrica.data.virtual import VirtualHearts
-from fabrica.data.vocabulary import field_of
+from fabrica.data.vocabulary import field_of, film_or_image
+from fabrica.generate.forecast import write_twin
 from fabrica.generate.scans import generate_images
 from fabrica.io import UnreadableError
 from fabrica.jobs import Segmentation, Synthesis, Translation
@@ -72,6 +74,9 @@ def test_a_film_of_one_contrast_from_one_of_another(axes: str, slices: int, tmp_
         assert metric in page
     new = films(tmp_path / "new", slices)
     (path, *_) = generate_images(run.path, new, tmp_path / "out", say=lambda _: None)
+    twin = tmp_path / "twin"
+    write_twin({"cine": find(new).members[0].scans_of(["cine"])[0]}, twin, 0.5)
+    assert io.read_image(twin / "twin" / "cine.nii").data.shape[1] == FRAMES
     drawn, given = io.read_image(path), io.read_image(new / "heart0000" / "cine.nii.gz")
     assert (drawn.axes, drawn.data.shape) == ("tzyx", given.data.shape)
     torch.testing.assert_close(drawn.times, given.times, rtol=1e-4, atol=1e-4)
@@ -100,9 +105,10 @@ def test_a_still_becomes_a_film_and_a_film_a_mask() -> None:
 
 
 def test_films_that_are_none() -> None:
-    for name in ("cine@1", "cine@many", "lesion@4", "label:3@4"):
+    for name in ("cine@1", "cine@many", "lesion@4", "label:3@4", "@20"):
         with pytest.raises(ValueError, match="Write an image and its frames"):
-            field_of(name)
+            film_or_image(name)
+    assert field_of("PET@60min").frames == 1  # a name like any other where no film can be
     with pytest.raises(ValueError, match="neighbours has no place beside films"):
         Translation(["cine@4"], ["bold@4"], neighbours=1)
     (heart,) = with_films(VirtualHearts(1, frames=FRAMES).cohort().members, {"cine": 9})

@@ -1,6 +1,7 @@
-"""A run judged as folders are: the same numbers, its baseline as competitor, and claims that were made before or after."""
+"""A run judged as folders are: its test cases, its baseline as competitor, and claims that were made before or after."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,14 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A claim, declared in a run before its report was there."""
     folder = tmp_path_factory.mktemp("laid")
     (folder / "claim.yaml").write_text(yaml.safe_dump(CLAIM))
-    run = folder / "run"
-    run_recipe(from_plain(PLAIN), run, say=lambda _: None)
-    report = (run / "report" / "report.json").rename(folder / "report.json")
+    run, elsewhere = folder / "run", folder / "elsewhere"
+    run_recipe(from_plain(PLAIN), elsewhere, say=lambda _: None)
+    run.mkdir()  # as it was before anything was drawn
+    shutil.copy(elsewhere / "recipe.yaml", run)
     told = _evaluated(run, folder / "none", "--claim", str(folder / "claim.yaml"))
     assert "There is nothing to judge yet" in told
     assert not (folder / "none").exists()
-    report.rename(run / "report" / "report.json")
+    shutil.copytree(elsewhere, run, dirs_exist_ok=True)
     return folder
 
 
@@ -97,6 +99,11 @@ def test_a_claim_made_before_counts_and_one_made_afterwards_is_explored(begun: P
     assert "EXPLORATORY" in told
     checks = json.loads((tmp_path / "after" / "report.json").read_text())["checks"]
     assert [c["status"] for c in checks if c["number"] == 17] != ["passed"]
+    again = CliRunner().invoke(app, ["evaluate", "--recompute", str(tmp_path / "after")], terminal_width=300)
+    assert "The same bytes" in again.output
+    before = (run / "report" / "report.json").read_bytes()
+    assert "whose own report stays as it is" in _evaluated(run, run / "report")
+    assert (run / "report" / "report.json").read_bytes() == before
 
 
 def test_what_cannot_be_laid_out(begun: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ CAP_MM, CROWN_MM = 40.0, 85.0  # of its top, what a scan may lack; the radius th
 LOOKED_MM, BRIEF_MM = 100.0, 24.0  # below the top: where length and width are told; of a head without its top
 NOSE_MM3, NOSE_MM, ASIDE_MM = 1500.0, 9.0, 25.0  # the least of a nose, how far it sticks out, how far aside it lies
 ABOVE_MM = 24.0  # of a nose that is in a scan which lacks the top of the head
+BLOCK = 0.93  # of the box around it: a head, which is round, fills less
 FLAT_MM2 = 5000.0  # of a plane: no crown begins so wide
 LEAST_PLANES = 8
 
@@ -202,6 +203,9 @@ def _sized(smooth: Mask, top: float, levels: tuple[int, int], step: float) -> _F
     rows, columns = np.flatnonzero(seen.any((0, 2))), np.flatnonzero(seen.any((0, 1)))
     if not len(rows):
         raise NoHeadError("no head is seen in it")
+    outline = np.asarray(seen.any(0))[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    if outline.mean() > BLOCK:
+        raise NoHeadError("what is highest in it is a block, which is no head")
     length, width = (rows[-1] - rows[0] + 1) * step, (columns[-1] - columns[0] + 1) * step
     if not (LENGTHS_MM[0] <= length <= LENGTHS_MM[1] and WIDTHS_MM[0] <= width <= WIDTHS_MM[1]):
         raise NoHeadError(f"what is highest in it measures {length:.0f} by {width:.0f} mm, which is no head")

@@ -22,9 +22,8 @@ from ...machine.executors import Executor, Local, SetAside
 from ...machine.stores import named, place, sent
 from ..files import write_whole
 from ..record import check_inside
-from .defacing import face_in, without_face
+from .defacing import Faces, face_in, without_face
 from .engine import Deidentifier, RefusedError
-from .faces import Face
 from .profile import Options
 
 Say = Callable[[str], None]
@@ -64,6 +63,7 @@ def deidentified(folder: Path, out: Path, by: Deidentifier, say: Say = print, ha
     files, found = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()), Pass()
     if not files:
         raise ValueError(f"{folder} holds no files.")
+    total = len(files)
     executor = Local() if hands is None else hands.executor
     secret = {"key": by.key.hex()} if hands is None else {"key_file": named(hands.key)}
     shared: dict[str, Any] = {
@@ -76,6 +76,9 @@ def deidentified(folder: Path, out: Path, by: Deidentifier, say: Say = print, ha
     for number, result in executor.results(SEEN, tasks):
         if not isinstance(result, SetAside):
             facts |= dict(zip(tasks[number]["files"], result, strict=True))
+    if by.options.faces and (unknown := [name for name in files if name not in facts]):
+        found.refused["nobody could look whose series it is, and a face is told by the whole of one"] += len(unknown)
+        files = [name for name in files if name in facts]
     two = _of_two_persons(files, facts)
     tasks = [
         {**shared, "files": part, "two": [n for n in part if n in two]}
@@ -90,7 +93,7 @@ def deidentified(folder: Path, out: Path, by: Deidentifier, say: Say = print, ha
         found.patients |= set(result["patients"])
         found.refused.update(result["refused"])
         by.done.update(result["done"])
-    say(f"{found.written} of {len(files)} files of {len(found.patients)} patients written to {out}.")
+    say(f"{found.written} of {total} files of {len(found.patients)} patients written to {out}.")
     if by.options.faces:
         say(f"  faces taken out of {found.faceless} files")
     for action, count in sorted(by.done.items()):
@@ -189,7 +192,7 @@ def written_of(task: Mapping[str, Any]) -> dict[str, Any]:
     return {"written": found.written, "faceless": found.faceless, **told}
 
 
-def _faces(paths: Sequence[Path]) -> dict[Path, Face | RefusedError]:
+def _faces(paths: Sequence[Path]) -> dict[Path, Faces | RefusedError]:
     """What is to be taken out of each file, by its series, or why nobody can say what."""
     import pydicom
 
@@ -198,7 +201,7 @@ def _faces(paths: Sequence[Path]) -> dict[Path, Face | RefusedError]:
         with contextlib.suppress(Exception):  # what is wrong with a file is said when it is its turn
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
             series.setdefault(str(header.get("SeriesInstanceUID") or path), []).append(path)
-    told: dict[Path, Face | RefusedError] = {}
+    told: dict[Path, Faces | RefusedError] = {}
     for own in series.values():
         try:
             face = face_in(own)
@@ -211,16 +214,16 @@ def _faces(paths: Sequence[Path]) -> dict[Path, Face | RefusedError]:
     return told
 
 
-def _one(path: Path, out: Path, by: Deidentifier, found: Pass, of_two: bool, face: Face | RefusedError | None) -> None:
+def _one(path: Path, out: Path, by: Deidentifier, found: Pass, of_two: bool, face: Faces | RefusedError | None) -> None:
     import pydicom
     from pydicom.errors import InvalidDicomError
 
     buffer = io.BytesIO()
     try:
         ds = pydicom.dcmread(path)
-        if isinstance(face, Face):
+        if isinstance(face, Faces):
             without_face(ds, path, face)
-        made = by.applied(ds, faceless=isinstance(face, Face))
+        made = by.applied(ds, faceless=isinstance(face, Faces))
         if isinstance(face, RefusedError):
             raise face
         if of_two:
@@ -243,7 +246,7 @@ def _one(path: Path, out: Path, by: Deidentifier, found: Pass, of_two: bool, fac
         return
     write_whole(target, buffer.getvalue())
     found.written += 1
-    found.faceless += isinstance(face, Face)
+    found.faceless += isinstance(face, Faces)
     found.patients.add(str(made.PatientID))
 
 

@@ -188,7 +188,7 @@ def declare(claim: Claim, folder: Path) -> str:
     before = _declared(ledger)
     if claim.digest() not in [entry["sha256"] for entry in before]:
         folder.mkdir(parents=True, exist_ok=True)
-        results = ("report.json", "report/report.json", "*/*/report/cases.csv", "*/*/scores.csv")  # folders, runs, arms
+        results = ("report.json", "stages/*/draws/*/*", "*/*/report/cases.csv", "*/*/scores.csv")  # folders, runs, arms
         late = any(next(folder.glob(pattern), None) is not None for pattern in results)
         entry = {"sha256": claim.digest(), **claim.__dict__, "after_results": late}
         before = [*before, entry]

@@ -66,7 +66,7 @@ def evaluate_folders(
         check_answerable(asked.claim, {k for k, v in vars(folders).items() if v is not None})
     ledger = Ledger(asked.overrides)
     stamp = known or declare(asked.claim, out) if asked.claim is not None else ""
-    report = Report.start({"evaluate": _plain(folders, asked, seen_from or out)}, out.resolve().name)
+    report = Report.start({"evaluate": _plain(folders, asked, seen_from or out, known)}, out.resolve().name)
     report.made, report.ledger = made or report.made, ledger
     report.title = f"{folders.generated.name} judged by {folders.reference.name}"
     found = {k: scans(v, report) for k, v in vars(folders).items() if v is not None}
@@ -98,7 +98,7 @@ def _given(folders: Folders) -> list[tuple[str, Path]]:
     return [(k, v) for k, v in vars(folders).items() if v is not None]
 
 
-def _plain(folders: Folders, asked: Asked, out: Path) -> dict[str, Any]:
+def _plain(folders: Folders, asked: Asked, out: Path, known: str) -> dict[str, Any]:
     """What was asked, with paths as seen from the report, so that another machine can ask it again."""
     paths = {k: os.path.relpath(v.resolve(), out.resolve()) for k, v in _given(folders)}
     labels = os.path.relpath(asked.labels.resolve(), out.resolve()) if asked.labels else None
@@ -112,6 +112,7 @@ def _plain(folders: Folders, asked: Asked, out: Path) -> dict[str, Any]:
         "networks": [os.path.relpath(p.resolve(), out.resolve()) for p in asked.networks],
         "overrides": {str(k): v for k, v in asked.overrides.items()},
         "claim": vars(asked.claim) if asked.claim else None,
+        **({"known": known} if known else {}),
     }
 
 

@@ -75,7 +75,7 @@ def _make(
         )
     how = Asked(asked["data_range"], asked["seed"], claim, overrides, labels, asked["quick"], own, networks)
     try:
-        evaluate_folders(Folders(**paths), again, how, _silent, made, seen_from=folder)
+        evaluate_folders(Folders(**paths), again, how, _silent, made, seen_from=folder, known=asked.get("known", ""))
     except UnreadableError as error:
         raise ValueError(f"An input can no longer be read: {error}") from error
 
