@@ -100,6 +100,9 @@ def generate(
     watermark: Annotated[
         Path | None, typer.Option(metavar="KEY", help="Mark images with this key; see fabrica watermark.")
     ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile networks first (on a card by CUDA graphs): for many cases.")
+    ] = False,
 ) -> None:
     """Apply a trained run to new scans; NIfTI on the grid of each scan."""
     from ..data.cohort import Source
@@ -114,8 +117,11 @@ def generate(
         if shift not in ("warn", "refuse"):
             fail(f"--shift is {shift}. Write: --shift warn or --shift refuse")
         whole = gives_days(run, stage) or bool(given or ask) or gives_parts(run, stage)
-        if whole and (registry or watermark or shift == "refuse"):
-            fail("--registry, --watermark and --shift refuse are not built for this kind of run yet: leave them out.")
+        if whole and (registry or watermark or compiled or shift == "refuse"):
+            fail(
+                "--registry, --watermark, --compile and --shift refuse are not built for this kind of run yet: leave"
+                " them out."
+            )
         if gives_days(run, stage):
             if executor != "local" or value or given or ask:
                 fail("Days are computed by this process alone: leave --executor, --value, --given and --ask out.")
@@ -132,6 +138,7 @@ def generate(
         order: Order = {
             "draws": draws, "stage": stage, "values": fixed(value), "shift": "refuse" if shift == "refuse" else "warn",
             "registry": str(registry) if registry else None, "watermark": str(watermark) if watermark else None,
+            "compiled": compiled,
         }  # fmt: skip
         written = generate_images(run, source, out, say=echo, executor=by, **order)
         echo(f"{len(written)} file{'s' * (len(written) > 1)} in {out}")

@@ -51,7 +51,7 @@ def generate_images(
     """
     order: Order = {**PLAIN, **wanted}
     by, token = executor or Local(), secrets.token_hex(8)
-    answering = answering_of(token, named(run), order["stage"], by.device)
+    answering = answering_of(token, named(run), order["stage"], by.device, order["compiled"])
     job, source = answering.job, Source.of(data)
     needed = ", ".join(dict.fromkeys((*answering.signature.given, *job.simulates)))
     said(answering.signature.values, order["values"])  # refuses what the run does not know

@@ -52,16 +52,19 @@ class Order(TypedDict, total=False):
     shift: Literal["warn", "refuse"]  # whether a scan unlike those of training is drawn and said so, or left out
     registry: str | None  # the folder that says which models may be used, None: any
     watermark: str | None  # the file of the key that drawn images are marked with, None: not marked
+    compiled: bool  # whether networks are compiled first
 
 
-PLAIN: Order = {"draws": 1, "stage": None, "values": {}, "shift": "warn", "registry": None, "watermark": None}
+PLAIN: Order = {
+    "draws": 1, "stage": None, "values": {}, "shift": "warn", "registry": None, "watermark": None, "compiled": False,
+}  # fmt: skip
 
 
 @lru_cache(maxsize=1)  # of one call of generate, whose token is in the task
-def answering_of(token: str, run: str, stage: str | None, device: str) -> Answering:
+def answering_of(token: str, run: str, stage: str | None, device: str, compiled: bool = False) -> Answering:
     """The stage that answers, loaded once for all tasks of a call that this process does."""
     opened = RunFolder.open(fetched(run))
-    return Answering(opened, opened.last_stage(stage), find_device(device))
+    return Answering(opened, opened.last_stage(stage), find_device(device), compiled)
 
 
 @lru_cache(maxsize=1)
@@ -84,7 +87,7 @@ def draw_case(task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
-    answering = answering_of(task["token"], task["run"], task["stage"], task["device"])
+    answering = answering_of(task["token"], task["run"], task["stage"], task["device"], task["compiled"])
     found = _cases(task["token"], answering, task["folder"], tuple(map(tuple, task["units"])))[task["case"]]
     asked = said(answering.signature.values, task["values"])
     answering.listen(task["values"])
@@ -191,6 +194,8 @@ def key_of(state: str, task: Mapping[str, Any], member: Member, given: Sequence[
     sources = [[scan.unit, scan.member, *map(hash_of, scan.files)] for scan in member.scans_of(given)]
     if task["watermark"]:
         asked["watermark"] = hash_of(Path(task["watermark"]))
+    if task["compiled"]:
+        asked["compiled"] = True
     said_of = {"values": dict(member.values), "days": member.days, "given": list(given)}
     known = {"state": state, "version": __version__, "sources": sources, **said_of, "asked": asked}
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

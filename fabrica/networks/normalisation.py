@@ -29,6 +29,11 @@ def norm_silu(norm: nn.GroupNorm, x: Tensor, scale: Tensor | None = None, shift:
     x (B, C, *axes); scale and shift (B, C, 1...), both or none. In float32, because the bfloat16 channels-last backward
     of the norm is many times slower.
     """
+    if (
+        torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    ):  # a compiler sees no further than operations
+        y = _normed(x.float(), norm.weight, norm.bias, norm.num_groups, norm.eps)[0]
+        return F.silu(_modulated(y, scale, shift)).to(x.dtype)
     result: Tensor = _NormSilu.apply(x, norm.weight, norm.bias, scale, shift, norm.num_groups, norm.eps)  # type: ignore[no-untyped-call]
     return result
 

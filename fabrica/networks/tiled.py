@@ -104,27 +104,47 @@ def tiled(family: nn.Module, window: Windows | Sequence[int] | None) -> Iterator
     `window` counts voxels of the image: a prior over codes works by windows of as many codes as stand for them.
     """
     asked = Windows.of(window)
-    held = [] if asked is None else list(_networks(family, 1))
-    for parent, name, net, factor in held:
+    held = [] if asked is None else list(networks_of(family))
+    for found in held:
         assert asked is not None
-        sides = [max(1, n // factor) for n in asked.sides]
-        by_parts = TiledCodec(net, sides) if isinstance(net, Encoder | Decoder) else Tiled(net, sides, asked.overlap)
-        setattr(parent, name, by_parts)
+        sides = [max(1, n // found.factor) for n in asked.sides]
+        net = Tiled(found.net, sides, asked.overlap) if found.asked else TiledCodec(found.codec, sides)
+        setattr(found.parent, found.name, net)
     try:
         yield
     finally:
-        for parent, name, net, _ in held:
-            setattr(parent, name, net)
+        for found in held:
+            setattr(found.parent, found.name, found.net)
 
 
-def _networks(module: nn.Module, factor: int) -> Iterator[tuple[nn.Module, str, nn.Module, int]]:
-    """(parent, name, network, voxels a side of what one of its grid's points stands for)."""
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A network where a family holds it."""
+
+    parent: nn.Module
+    name: str
+    net: nn.Module
+    factor: int  # voxels a side of what one of its grid's points stands for
+
+    @property
+    def asked(self) -> bool:
+        """Whether a sampler asks it; else it is half of a codec."""
+        return not isinstance(self.net, Encoder | Decoder)
+
+    @property
+    def codec(self) -> Encoder | Decoder:
+        assert isinstance(self.net, Encoder | Decoder)
+        return self.net
+
+
+def networks_of(module: nn.Module, factor: int = 1) -> Iterator[Held]:
+    """Every network of a family."""
     for name, child in module.named_children():
         step = factor * int(getattr(module, "factor", 1)) if name == "prior" else factor
         if isinstance(child, Joint | UNet | Transformer | Encoder | Decoder):
-            yield module, name, child, step
+            yield Held(module, name, child, step)
         else:
-            yield from _networks(child, step)
+            yield from networks_of(child, step)
 
 
 def _ramp(sides: Sequence[int], overlap: float) -> Tensor:

@@ -17,6 +17,7 @@ from ..data.cohort import Member
 from ..evaluate.sets.embedding import Embedding, Picture, planes
 from ..jobs import layout_of
 from ..learning.facts import Facts
+from ..networks.compiled import compile_networks
 from ..physics import Resolution
 from ..recipe.values import Stage
 from ..rng import Rng
@@ -32,7 +33,7 @@ from .shift import scanned, weights_of
 class Answering:
     """A trained stage that answers cases, its earlier stages included."""
 
-    def __init__(self, run: RunFolder, stage: Stage, device: str = "cpu") -> None:
+    def __init__(self, run: RunFolder, stage: Stage, device: str = "cpu", compiled: bool = False) -> None:
         facts = run.trained(stage)
         check_scales(stage, facts)
         self.run, self.seed, self.stage = run, run.recipe.seed, stage
@@ -44,7 +45,9 @@ class Answering:
         self.family, self.layout = drawn_by.to(device), layout_of(self.job, facts.size, known.words)
         self.unfinished = "" if facts.finished else _unfinished(run, stage, facts)
         before = dict.fromkeys(plan.stage for plan in stage.inputs.values())
-        self.earlier = {name: Answering(run, run.recipe.stage(name), device) for name in before}
+        if compiled:
+            compile_networks(self.family, device)
+        self.earlier = {name: Answering(run, run.recipe.stage(name), device, compiled) for name in before}
         self.scans = Reference.read(run.home(stage), weights_of(run.home(stage)))
         self.held = False  # whether all its draws have the chance of the first
 
