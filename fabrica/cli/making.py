@@ -129,10 +129,8 @@ def generate(
             echo(f"{len(written)} files in {out}")
             return
         if given or ask or gives_parts(run, stage):
-            if executor != "local":
-                fail("A model of any parts is asked by this process alone so far. Leave --executor out.")
             wanted = Wanted.of(given, ask, fixed(value))
-            written = generate_parts(run, source, out, wanted, draws, stage, device, echo)
+            written = generate_parts(run, source, out, wanted, draws, stage, by, echo)
             echo(f"{len(written)} file{'s' * (len(written) > 1)} in {out}")
             return
         order: Order = {

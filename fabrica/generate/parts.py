@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import io
@@ -16,10 +20,13 @@ from ..data.cases import Prepared, left_out, prepare_case
 from ..data.cohort import Member, Source, overlaid, unreadable
 from ..data.store import Layout
 from ..data.subwords import Subwords
-from ..deliver.files import write_whole
+from ..deliver.files import alone, write_whole
+from ..deliver.outbox import now
 from ..io import UnreadableError
 from ..jobs.values import said
-from ..machine.device import find_device
+from ..machine.device import threads
+from ..machine.executors import Executor, Local, SetAside
+from ..machine.stores import HELD, fetched, named, place, sent
 from ..networks.joint import beyond
 from ..registry import unknown
 from ..run.answering import Answering
@@ -28,7 +35,9 @@ from ..run.draw import images_of
 from ..run.folder import RunFolder
 from ..run.sequence import Say
 from .record import record_of
+from .tasks import DONE, answering_of, cases_of, key_of, note_done, noted, state_of
 
+ASKED = "fabrica.generate.parts:ask_case"
 TOLD = "parts"  # CASE/parts-0.json: words, classes and numbers of a draw
 EXAMPLE = "--given T1w,findings --ask FLAIR,lesion"
 
@@ -49,16 +58,17 @@ class Wanted:
 
 
 def generate_parts(
-    run: Path, data: Source, out: Path, wanted: Wanted, draws: int = 1, stage: str | None = None, device: str = "auto",
-    say: Say = print,
+    run: Path, data: Source, out: Path, wanted: Wanted, draws: int = 1, stage: str | None = None,
+    executor: Executor | None = None, say: Say = print,
 ) -> list[Path]:  # fmt: skip
-    """Files of every case that has what is given: OUT/CASE/CONTRAST-N.nii.gz, and OUT/CASE/parts-N.json of words.
+    """Files of every case that has what is given: OUT/CASE/CONTRAST-N.nii.gz, and OUT/CASE/parts-N.json of words. A
+    case that was asked the same before is kept. `executor`: who asks, this process when left out.
 
     Raises ValueError for a run that gives no parts, for names and words that it does not know, and for asking for what
     is given; UnreadableError for the scans.
     """
-    opened = RunFolder.open(run)
-    answering = Answering(opened, opened.last_stage(stage), find_device(device))
+    by, token = executor or Local(), secrets.token_hex(8)
+    answering = answering_of(token, named(run), stage, by.device)
     if answering.job.answer != "parts":
         raise ValueError(f"{run} answers one question alone. Leave --given and --ask out: fabrica generate {run}")
     check_wanted(answering, wanted)
@@ -67,24 +77,93 @@ def generate_parts(
     cohort = data.find()
     for line in unreadable(cohort):
         say(line)
-    recorded: list[tuple[Member, Mapping[str, Sequence[Path]]]] = []
-    written, typed = list[Path](), said(answering.signature.values, wanted.values)
-    for found in answering.job.gathered(cohort.members, True):
-        member = overlaid(found, {}, typed)
-        try:
-            images, files = _case(answering, member, out, wanted, draws, say)
-        except UnreadableError as error:
-            say(left_out(member, error))
-            continue
-        written += files
-        if images:
-            recorded.append((member, images))
+    cases = {m.name: m for m in answering.job.gathered(cohort.members, True)}
+    shared = {
+        "token": token, "run": named(run), "stage": stage, "device": by.device, "folder": named(data.folder),
+        "out": named(out), "units": sorted(data.units.items()), "threads": torch.get_num_threads(), "draws": draws,
+        "given": list(wanted.given), "ask": list(wanted.ask), "values": dict(wanted.values),
+    }  # fmt: skip
+    tasks = [{**shared, "case": name} for name in cases]
+    with alone(out / HELD) as ours:
+        if not ours:
+            raise ValueError(f"{out} is being drawn into by another process. Wait for it, or name another folder.")
+        _keyed(answering, tasks, cases)
+        found = dict(_results(tasks, out, by, say))
+    answering_of.cache_clear()  # the model is not kept beyond the call
+    fetched(out)  # of a place in a store, what workers of other machines sent there
+    written = [out / file for name in cases if name in found for file in found[name]["written"]]
     if not written:
         needed = ", ".join(wanted.given) or "anything that the run knows"
         raise ValueError(f"No case in {data.folder} has {needed}. See what is there: fabrica inspect {data.folder}")
+    drawn = {name: found[name]["images"] for name in cases if name in found and found[name]["images"]}
+    recorded = [(cases[n], {c: [out / p for p in own] for c, own in images.items()}) for n, images in drawn.items()]
     if recorded:
         record_of(answering.run, answering.stage, out, recorded, given=wanted.given or None).write()
     return written
+
+
+def _keyed(answering: Answering, tasks: Sequence[dict[str, Any]], cases: Mapping[str, Member]) -> None:
+    """Each task with the key of its inputs, and of what is asked."""
+    state = state_of(answering.run)
+    for task in tasks:
+        member = cases[task["case"]]
+        read = [f.name for f in answering.signature.x if f.name in member.contrasts()]
+        own = key_of(state, {**task, "shift": "warn", "watermark": None, "compiled": False}, member, read)
+        asked = json.dumps([own, task["given"], task["ask"]])
+        task["key"] = hashlib.sha256(asked.encode()).hexdigest()
+
+
+def _results(
+    tasks: Sequence[dict[str, Any]], out: Path, executor: Executor, say: Say
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(case, what came of it), those of before first."""
+    waiting = []
+    for task in tasks:
+        before = noted(out, task["case"], task["key"])
+        if before is None or "written" not in before:
+            waiting.append(task)
+            continue
+        say(f"{task['case']}: asked before the same; kept.")
+        yield task["case"], before
+    for number, result in executor.results(ASKED, waiting):
+        name = waiting[number]["case"]
+        if isinstance(result, SetAside):
+            say(f"{name} is left out: {result.reason}.")
+            continue
+        for line in result["said"]:
+            say(line)
+        yield name, result
+
+
+def ask_case(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Asks about one case and writes its files; {"images": contrast -> paths below `out`, "written": all, "said"}.
+
+    Its threads are those of whoever asked, so that bytes are the same wherever it is done.
+    """
+    answering = answering_of(task["token"], task["run"], task["stage"], task["device"])
+    found = cases_of(task["token"], answering, task["folder"], tuple(map(tuple, task["units"])))[task["case"]]
+    wanted = Wanted(tuple(task["given"]), tuple(task["ask"]), task["values"])
+    member, lines = overlaid(found, {}, said(answering.signature.values, wanted.values)), list[str]()
+    out, none = place(task["out"]), {"images": {}, "written": [], "said": lines}
+    began = time.perf_counter()
+    try:
+        with threads(task["threads"]):
+            images, files = _case(answering, member, out, wanted, task["draws"], lines.append)
+    except UnreadableError as error:
+        lines.append(left_out(member, error))
+        return none
+    if not files:
+        return none
+    written = [str(path.relative_to(out)) for path in files]
+    told = {name: [str(path.relative_to(out)) for path in own] for name, own in images.items()}
+    result = {
+        "images": told, "written": written, "said": lines, "weights": answering.scans.weights,
+        "seconds": round(time.perf_counter() - began, 3), "made": now(),
+    }  # fmt: skip
+    note_done(out, task["case"], task["key"], written, result)
+    for made in (out / task["case"], out / DONE / f"{task['case']}.json"):
+        sent(made)
+    return result
 
 
 def gives_parts(run: Path, stage: str | None) -> bool:

@@ -68,7 +68,8 @@ def answering_of(token: str, run: str, stage: str | None, device: str, compiled:
 
 
 @lru_cache(maxsize=1)
-def _cases(token: str, answering: Answering, folder: str, units: tuple[tuple[str, str], ...]) -> dict[str, Member]:
+def cases_of(token: str, answering: Answering, folder: str, units: tuple[tuple[str, str], ...]) -> dict[str, Member]:
+    """The cases of a folder by name, found once for all tasks of a call that this process does."""
     found = Source(fetched(folder), dict(units)).find()
     return {m.name: m for m in answering.job.gathered(found.members, True)}
 
@@ -88,7 +89,7 @@ def draw_case(task: Mapping[str, Any]) -> dict[str, Any]:
 
 def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
     answering = answering_of(task["token"], task["run"], task["stage"], task["device"], task["compiled"])
-    found = _cases(task["token"], answering, task["folder"], tuple(map(tuple, task["units"])))[task["case"]]
+    found = cases_of(task["token"], answering, task["folder"], tuple(map(tuple, task["units"])))[task["case"]]
     asked = said(answering.signature.values, task["values"])
     answering.listen(task["values"])
     member, lines, out = cohorts.overlaid(found, {}, asked), list[str](), place(task["out"])

@@ -18,6 +18,7 @@ from fabrica.data.virtual import VirtualCohort
 from fabrica.data.virtual.export import write_cohort
 from fabrica.deliver.record import Record
 from fabrica.generate.parts import Wanted, generate_parts
+from fabrica.machine.executors import Dask
 from fabrica.recipe.checks import from_plain
 from fabrica.run.answering import Answering
 from fabrica.run.directions import Asking, Direction, only, speaker
@@ -156,6 +157,32 @@ def test_words_and_images_of_a_new_case(trained: Path, scans: Path, tmp_path: Pa
     ]
 
 
+def test_workers_say_the_same_and_what_was_asked_before_is_kept(trained: Path, tmp_path: Path) -> None:
+    write_cohort(VirtualCohort(2, seed=9, spacing_mm=4, disease="ms"), tmp_path / "two", lambda text: None)
+    wanted, said = Wanted.of("T1w", "FLAIR,findings", {}), list[str]()
+    source = Source(tmp_path / "two")
+    for name, by in (("here", None), ("there", Dask(workers=2))):
+        generate_parts(trained, source, tmp_path / name, wanted, stage="any", executor=by, say=said.append)
+    here, there = (
+        {
+            p.relative_to(tmp_path / side): p.read_bytes()
+            for p in (tmp_path / side).glob("*/*.*")
+            if p.parent.name[0] != "."
+        }
+        for side in ("here", "there")
+    )
+    assert here == there
+    assert len(here) == 4
+    said.clear()
+    files = generate_parts(trained, source, tmp_path / "here", wanted, stage="any", say=said.append)
+    assert sum("kept" in line for line in said) == 2
+    assert len(files) == 4
+    said.clear()
+    more = Wanted.of("T1w", "FLAIR", {})
+    generate_parts(trained, source, tmp_path / "here", more, stage="any", say=said.append)
+    assert not any("kept" in line for line in said)  # another question
+
+
 def test_typed_words_make_an_image(trained: Path, scans: Path, tmp_path: Path) -> None:
     """And other words another image of the same chance."""
     drawn = {}
@@ -287,65 +314,3 @@ def test_what_a_case_says_in_words_that_training_never_saw_is_said(trained: Path
                 trained, Source(home), home / "no", Wanted((named,), ("FLAIR",)), stage="any", say=said.append
             )
         assert "left out" in said[-1]
-
-
-def test_workers_are_not_promised(trained: Path, scans: Path, tmp_path: Path) -> None:
-    words = [
-        "generate",
-        str(trained),
-        "--data",
-        str(scans),
-        "--out",
-        str(tmp_path),
-        "--stage",
-        "any",
-        "--executor",
-        "dask",
-    ]
-    result = CliRunner().invoke(app, [*words, "--ask", "FLAIR"])
-    assert result.exit_code != 0
-    assert "Leave --executor out" in result.output
-
-
-def test_findings_are_drafted_beside_the_models_own_words(trained: Path, scans: Path, tmp_path: Path) -> None:
-    run = CliRunner().invoke
-    words = [
-        "draft",
-        str(trained),
-        "--data",
-        str(scans),
-        "--out",
-        str(tmp_path / "out"),
-        "--draws",
-        "2",
-        "--stage",
-        "any",
-    ]
-    result = run(app, words)
-    assert result.exit_code == 0, result.output
-    assert "Drafts: " in result.output
-    (file,) = (tmp_path / "out").glob("*/draft.json")
-    plain = json.loads(file.read_text())
-    assert plain["spoken"]
-    assert {type(one["agrees"]) for one in plain["spoken"]} == {bool}
-    assert plain["truth"]["lesions"] > 0
-    assert "own words agree with its mask" in (tmp_path / "out/index.html").read_text()
-
-
-def test_what_cannot_be_drafted_is_said(trained: Path, scans: Path, tmp_path: Path) -> None:
-    run = CliRunner().invoke
-    words = ["draft", str(trained), "--data", str(scans), "--out", str(tmp_path / "out")]
-    result = run(app, [*words, "--stage", "alone"])
-    assert "draws no mask to put into words" in result.output
-    some = tmp_path / "some"
-    shutil.copytree(scans, some, ignore=shutil.ignore_patterns("FLAIR*", ".made"))
-    result = run(app, [*words[:3], str(some), *words[4:], "--stage", "finder"])
-    assert "has no FLAIR" in result.output
-    assert "No case in" in result.output
-    broken = tmp_path / "broken"
-    shutil.copytree(scans, broken, ignore=shutil.ignore_patterns(".made", "lesion*"))
-    file = next(broken.rglob("FLAIR.nii.gz"))
-    file.write_bytes(file.read_bytes()[:2000])
-    result = run(app, [*words[:3], str(broken), *words[4:], "--stage", "finder"])
-    assert result.exit_code != 0
-    assert "Traceback" not in result.output
