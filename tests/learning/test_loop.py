@@ -102,7 +102,7 @@ import sys; from pathlib import Path; import torch; torch.set_num_threads(1)
 from tests.learning.test_loop import JOB, MemoryLoader, _digest, _family, _plan; from fabrica.learning.loop import fit
 def watch(p, average): print(p.step, flush=True)
 done = fit(_family(), JOB, MemoryLoader(), _plan(steps=30, checkpoint_minutes=0.0), Path(sys.argv[1]), {}, watch)
-print("digest", _digest(done.family), done.resumed_at)
+print(f"digest {_digest(done.family)} {done.resumed_at}\\n", end="", flush=True)  # at once: two write into one pipe
 """
 
 
