@@ -195,7 +195,7 @@ def key_of(state: str, task: Mapping[str, Any], member: Member, given: Sequence[
     sources = [[scan.unit, scan.member, *map(hash_of, scan.files)] for scan in member.scans_of(given)]
     if task["watermark"]:
         asked["watermark"] = hash_of(Path(task["watermark"]))
-    if task["compiled"]:
+    if task.get("compiled"):  # nothing of other draws, so that their keys are as before
         asked["compiled"] = True
     said_of = {"values": dict(member.values), "days": member.days, "given": list(given)}
     known = {"state": state, "version": __version__, "sources": sources, **said_of, "asked": asked}

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from fabrica.cli.app import app
 from fabrica.data.virtual import VirtualCohort
-from fabrica.deliver.deidentification.defacing import _outlines
+from fabrica.deliver.deidentification.defacing import _derived, _outlines
 from fabrica.deliver.deidentification.engine import Deidentifier
 from fabrica.deliver.deidentification.faces import NoHeadError, face_of
 from fabrica.deliver.deidentification.folder import Hands, Pass, _together, deidentified, key_of
@@ -304,6 +304,79 @@ def test_a_structure_set_that_follows_the_skin_and_planes_without_a_place_are_re
         "it outlines the body, a face with it",
         "it does not say where its planes lie: a face in it cannot be found",
     }
+
+
+def _refused(folder: Path, out: Path) -> str:
+    found, _ = _done(folder, out)
+    assert found.written == 0
+    (why,) = found.refused
+    return why
+
+
+def test_volumes_in_which_nothing_can_be_told(tmp_path: Path) -> None:
+    volume, affine, _ = phantom()
+    write_series(tmp_path / "one", volume[:1], affine)
+    assert "it has one plane" in _refused(tmp_path / "one", tmp_path / "a")
+    for size in (40, 44):
+        same = {"SeriesInstanceUID": "1.2.3", "StudyInstanceUID": "1.2"}
+        moved = affine.copy()
+        moved[2, 3] += 200.0 * (size == 44)
+        write_series(tmp_path / "sizes" / f"{size}", volume[:20, :size], moved, **same)
+    assert "several sizes" in _refused(tmp_path / "sizes", tmp_path / "b")
+    paths = write_series(tmp_path / "stairs", volume, affine)
+    for k, path in enumerate(paths):
+        ds = pydicom.dcmread(path)
+        ds.ImagePositionPatient[0] = float(ds.ImagePositionPatient[0]) + 5.0 * (k % 3)
+        ds.save_as(path)
+    assert "behind one another" in _refused(tmp_path / "stairs", tmp_path / "c")
+    paths = write_series(tmp_path / "uneven", volume, affine)
+    for k, path in enumerate(paths):
+        ds = pydicom.dcmread(path)
+        ds.ImagePositionPatient[2] = float(ds.ImagePositionPatient[2]) + 3000.0 * (k > 30)
+        ds.save_as(path)
+    assert "too unevenly" in _refused(tmp_path / "uneven", tmp_path / "d")
+
+
+def test_pixels_in_colour(tmp_path: Path) -> None:
+    volume, affine, _ = phantom()
+    for path in write_series(tmp_path / "in", volume, affine):
+        ds = pydicom.dcmread(path)
+        ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit = 8, 8, 7
+        ds.PixelData = bytes(3 * ds.Rows * ds.Columns)
+        ds.save_as(path)
+    assert "in colour" in _refused(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ("nothing", "brighter than air"),
+        ("small", "no head is seen"),
+        ("block", "a block"),
+        ("wide", "which is no head"),
+    ],
+)
+def test_what_is_no_head(shape: str, words: str) -> None:
+    volume = np.full((40, 90, 80), -1000.0)
+    sizes = {"small": (15, 10, 10), "block": (25, 45, 40), "wide": (25, 70, 70)}
+    if shape in sizes:
+        z, y, x = sizes[shape]
+        volume[2 : 2 + z, 10 : 10 + y, 5 : 5 + x] = 50.0
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[0, 0, STEP], [0, STEP, 0], [STEP, 0, 0]])
+    with pytest.raises(NoHeadError, match=words):
+        face_of(volume, affine, hounsfield=True)
+
+
+def test_frames_say_that_they_are_derived() -> None:
+    ds, group, kind = Dataset(), Dataset(), Dataset()
+    kind.FrameType, ds.ImageType = ["ORIGINAL", "PRIMARY", "M"], "ORIGINAL"
+    group.MRImageFrameTypeSequence = [kind]
+    ds.SharedFunctionalGroupsSequence = [group]
+    _derived(ds)
+    assert list(kind.FrameType) == ["DERIVED", "PRIMARY", "M"]
+    assert ds.ImageType in ("DERIVED", ["DERIVED"])
 
 
 def test_workers_write_the_same_and_series_stay_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

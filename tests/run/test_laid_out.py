@@ -117,3 +117,21 @@ def test_what_cannot_be_laid_out(begun: Path, tmp_path: Path) -> None:
         lay_out(run, stage, None, tmp_path / "full", lambda _: None)
     told = _evaluated(begun / "run", tmp_path / "x", "--generated", str(tmp_path), "--reference", str(tmp_path))
     assert "Of a run its own images are judged" in told
+
+
+def test_other_kinds_of_runs(begun: Path, tmp_path: Path) -> None:
+    """Those that draw no image, that hide what they are given, and one that was stopped before it drew."""
+    run = RunFolder.open(begun / "run")
+    for job, words in (
+        ({"name": "segmentation", "from": ["T1w"], "x": ["lesion"]}, "draws no images"),
+        ({"name": "translation", "from": ["T1w", "T2w"], "x": ["T2w"]}, "hides T2w in turn"),
+    ):
+        plain = {key: value for key, value in PLAIN.items() if key != "sampler"}
+        stage = from_plain({**plain, "job": job, "baseline": "none", "family": {"name": "regression"}}).stages[0]
+        with pytest.raises(ValueError, match=words):
+            lay_out(run, stage, None, tmp_path / "x", lambda _: None)
+    shutil.copytree(begun / "run", tmp_path / "stopped")
+    shutil.rmtree(tmp_path / "stopped" / "stages" / "model" / "draws")
+    stopped = RunFolder.open(tmp_path / "stopped")
+    with pytest.raises(ValueError, match="has drawn no test case yet"):
+        lay_out(stopped, stopped.recipe.stage("model"), None, tmp_path / "y", lambda _: None)
