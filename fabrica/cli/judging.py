@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @app.command()
 def evaluate(
     run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="A finished run: its first draws of test cases are judged.")
+        Path | None, typer.Argument(metavar="RUN", help="A finished run: its first draws of test cases are judged.")
     ] = None,
     stage: Annotated[str | None, typer.Option(help="Of a run, which stage; the last if left out.")] = None,
     contrast: Annotated[str | None, typer.Option(help="Of a run, which image; the first if left out.")] = None,
@@ -84,7 +84,7 @@ def evaluate(
             laid, known = run_as_folders(run, stage, contrast, declared, out, echo)
             if laid is None:
                 return
-            generated, reference, masks = laid.folders.generated, laid.folders.reference, laid.folders.masks
+            generated, reference, masks = laid.folders.generated, laid.folders.reference, masks or laid.folders.masks
             training, competitor = training or laid.folders.training, competitor or laid.folders.competitor
             data_range = data_range or laid.data_range
         if generated is None or reference is None or out is None:

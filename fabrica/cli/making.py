@@ -101,7 +101,7 @@ def generate(
         Path | None, typer.Option(metavar="KEY", help="Mark images with this key; see fabrica watermark.")
     ] = None,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile networks first (on a card by CUDA graphs): for many cases.")
+        bool, typer.Option("--compile", help="On a CUDA card: compile networks first, for many cases.")
     ] = False,
 ) -> None:
     """Apply a trained run to new scans; NIfTI on the grid of each scan."""

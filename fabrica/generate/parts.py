@@ -6,8 +6,9 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from ..deliver.outbox import now
 from ..io import UnreadableError
 from ..jobs.values import said
 from ..machine.device import threads
-from ..machine.executors import Executor, Local, SetAside
+from ..machine.executors import Executor, Local
 from ..machine.stores import HELD, fetched, named, place, sent
 from ..networks.joint import beyond
 from ..registry import unknown
@@ -35,7 +36,7 @@ from ..run.draw import images_of
 from ..run.folder import RunFolder
 from ..run.sequence import Say
 from .record import record_of
-from .tasks import DONE, answering_of, cases_of, key_of, note_done, noted, state_of
+from .tasks import DONE, answering_of, cases_of, key_of, note_done, noted, results_of, state_of
 
 ASKED = "fabrica.generate.parts:ask_case"
 TOLD = "parts"  # CASE/parts-0.json: words, classes and numbers of a draw
@@ -88,7 +89,7 @@ def generate_parts(
         if not ours:
             raise ValueError(f"{out} is being drawn into by another process. Wait for it, or name another folder.")
         _keyed(answering, tasks, cases)
-        found = dict(_results(tasks, out, by, say))
+        found = dict(results_of(ASKED, tasks, partial(_asked_before, out), by, say))
     answering_of.cache_clear()  # the model is not kept beyond the call
     fetched(out)  # of a place in a store, what workers of other machines sent there
     written = [out / file for name in cases if name in found for file in found[name]["written"]]
@@ -113,26 +114,12 @@ def _keyed(answering: Answering, tasks: Sequence[dict[str, Any]], cases: Mapping
         task["key"] = hashlib.sha256(asked.encode()).hexdigest()
 
 
-def _results(
-    tasks: Sequence[dict[str, Any]], out: Path, executor: Executor, say: Say
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(case, what came of it), those of before first."""
-    waiting = []
-    for task in tasks:
-        before = noted(out, task["case"], task["key"])
-        if before is None or "written" not in before:
-            waiting.append(task)
-            continue
-        say(f"{task['case']}: asked before the same; kept.")
-        yield task["case"], before
-    for number, result in executor.results(ASKED, waiting):
-        name = waiting[number]["case"]
-        if isinstance(result, SetAside):
-            say(f"{name} is left out: {result.reason}.")
-            continue
-        for line in result["said"]:
-            say(line)
-        yield name, result
+def _asked_before(out: Path, task: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What came of a case that was asked the same and whose files are as they were; else None."""
+    before = noted(out, task["case"], task["key"])
+    if before is None or "written" not in before:
+        return None
+    return {**before, "said": [f"{task['case']}: asked before the same; kept."]}
 
 
 def ask_case(task: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -19,7 +19,7 @@ from ..deliver.files import alone
 from ..deliver.record import Answer, write_answers
 from ..io import UnreadableError
 from ..jobs.values import said
-from ..machine.executors import Executor, Local, SetAside
+from ..machine.executors import Executor, Local
 from ..machine.stores import HELD, fetched, named
 from ..run.answering import Answering
 from ..run.judge_courses import foretold
@@ -27,7 +27,7 @@ from ..run.sequence import Say
 from ..run.shift import look
 from ..safeguards.watermark import read_key
 from .record import record_of
-from .tasks import DRAW, PLAIN, Order, answering_of, done_before, key_of, state_of
+from .tasks import DRAW, PLAIN, Order, answering_of, done_before, key_of, results_of, state_of
 
 MOST = 5  # lines on what is odd about scans
 ANSWER = "answer.json"  # CASE/answer.json: what was said of a case, for delivery
@@ -81,7 +81,7 @@ def generate_images(
     with alone(out / HELD) as ours:
         if not ours:
             raise ValueError(f"{out} is being drawn into by another process. Wait for it, or name another folder.")
-        for name, result in _results(tasks, out, by, say):
+        for name, result in results_of(DRAW, tasks, lambda task: done_before(out, task["case"], task["key"]), by, say):
             files = {contrast: [out / p for p in own] for contrast, own in result["files"].items()}
             if files:
                 recorded.append((cases[name], files))
@@ -108,28 +108,6 @@ def _tasks(
         "units": sorted(source.units.items()), "threads": torch.get_num_threads(),
     }  # fmt: skip
     return [{**shared, "case": name} for name in cases]
-
-
-def _results(
-    tasks: Sequence[dict[str, Any]], out: Path, executor: Executor, say: Say
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(case, what came of it), those of before first; what is said of a case is said together."""
-    waiting = []
-    for task in tasks:
-        before = done_before(out, task["case"], task["key"])
-        if before is None:
-            waiting.append(task)
-            continue
-        say(before["said"][0])
-        yield task["case"], before
-    for number, result in executor.results(DRAW, waiting):
-        name = waiting[number]["case"]
-        if isinstance(result, SetAside):
-            say(f"{name} is left out: {result.reason}.")
-            continue
-        for line in result["said"]:
-            say(line)
-        yield name, result
 
 
 def _keyed(answering: Answering, tasks: Sequence[dict[str, Any]], cases: Mapping[str, Member]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -24,6 +24,7 @@ from ..deliver.record import check_inside, hash_of
 from ..io import UnreadableError
 from ..jobs.values import said
 from ..machine.device import find_device, threads
+from ..machine.executors import Executor, SetAside
 from ..machine.stores import fetched, place, sent
 from ..run.answering import Answering
 from ..run.costs import CHOICE
@@ -238,3 +239,28 @@ def noted(out: Path, name: str, key: str) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return plain if whole else None
+
+
+def results_of(
+    doing: str, tasks: Sequence[dict[str, Any]], before: Callable[[dict[str, Any]], dict[str, Any] | None],
+    executor: Executor, say: Callable[[str], None],
+) -> Iterator[tuple[str, dict[str, Any]]]:  # fmt: skip
+    """(case, what came of it), those of before first; what is said of a case is said together. `doing`: the task's
+    function; `before`: what came of a task that need not be done again.
+    """
+    waiting = []
+    for task in tasks:
+        known = before(task)
+        if known is None:
+            waiting.append(task)
+            continue
+        say(known["said"][0])
+        yield task["case"], known
+    for number, result in executor.results(doing, waiting):
+        name = waiting[number]["case"]
+        if isinstance(result, SetAside):
+            say(f"{name} is left out: {result.reason}.")
+            continue
+        for line in result["said"]:
+            say(line)
+        yield name, result

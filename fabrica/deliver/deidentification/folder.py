@@ -5,7 +5,6 @@ Twice through the files: first who and which each is, since one file says what b
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import io
@@ -197,11 +196,14 @@ def _faces(paths: Sequence[Path]) -> dict[Path, Faces | RefusedError]:
     import pydicom
 
     series: dict[str, list[Path]] = {}
-    for path in paths:
-        with contextlib.suppress(Exception):  # what is wrong with a file is said when it is its turn
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
-            series.setdefault(str(header.get("SeriesInstanceUID") or path), []).append(path)
     told: dict[Path, Faces | RefusedError] = {}
+    for path in paths:
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
+        except Exception as error:  # whatever is wrong with it, it is not written unlooked at
+            told[path] = RefusedError(f"a face in it cannot be looked for ({type(error).__name__})")
+        else:
+            series.setdefault(str(header.get("SeriesInstanceUID") or path), []).append(path)
     for own in series.values():
         try:
             face = face_in(own)
