@@ -44,6 +44,7 @@ from fabrica.deliver.objects.source import read_headers
 from fabrica.deliver.outbox import Outbox
 from fabrica.deliver.reading import stored_image
 from fabrica.deliver.record import Drawn, Record
+from fabrica.deliver.rows import move
 from fabrica.serve.intake import Intake
 from fabrica.serve.storage import Door, listening
 from fabrica.serve.stow import answer, parts_of
@@ -51,10 +52,11 @@ from tests.deliver.conftest import started
 from tests.deliver.iod import missing
 from tests.deliver.scanner import head, write_series
 from tests.deliver.test_objects import GRIDS, _affine
+from tests.servers import running
 
 RESULTS = Path(__file__).parent / "results"
 UNITS = {"CT": "HU", "MR": "", "PET": "SUV"}
-PARTS = {"conformance": None, "speed": None, "node": None, "fuzzing": None}
+PARTS = {"conformance": None, "speed": None, "rows": None, "node": None, "fuzzing": None}
 
 
 def main() -> None:
@@ -65,7 +67,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="one part")
     parser.add_argument("--work", type=Path, default=Path("runs/delivery"))
     options = parser.parse_args()
-    measures = {"conformance": conformance, "speed": speed, "node": node, "fuzzing": fuzzing}
+    measures = {"conformance": conformance, "speed": speed, "rows": rows, "node": node, "fuzzing": fuzzing}
     write(
         resumed(RESULTS / "delivery.json", options.work, PARTS, options.only, lambda name, _: measures[name](options))
     )
@@ -292,6 +294,43 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def rows(options: argparse.Namespace) -> dict[str, Any]:
+    """200 series of 10 images, queued, sent and noted as delivered by 20 at once: rows in a file, and at a server."""
+    with tempfile.TemporaryDirectory() as name, running(fsync=True) as server:
+        folder, found = Path(name), dict[str, dict[str, float]]()
+        write_series(folder / "scan", *head(planes=(15, 16)))
+        headers = read_headers(sorted((folder / "scan").glob("*.dcm"))[:1])
+        image = Image(
+            torch.zeros(1, 10, 16, 16), "zyx", torch.eye(4, dtype=torch.float64), Field("CT", "intensity", 1, "HU")
+        )
+        series = []
+        for k in range(200):
+            drawn = Drawn(f"case{k}", "CT", "HU", "intensity", ("a",), ("1",), ("T1w",))
+            series.append(derived_series(Making(record(folder, drawn), drawn, headers), image))
+        for where in ("file", "server"):
+            outbox = Outbox(folder / where)
+            if where == "server":
+                move(outbox.folder, f"{server}/postgres")
+                outbox = Outbox(outbox.folder)
+            clock = [time.perf_counter()]
+            for one in series:
+                outbox.add(one, [], {})
+            clock.append(time.perf_counter())
+            for one in series:
+                outbox.enqueue(one.uid, "there", unreviewed=True)
+            waiting = [one.instance for one in outbox.waiting("there")]
+            for k in range(0, len(waiting), 20):
+                outbox.delivered("there", outbox.attempted("there", waiting[k : k + 20]), "seen")
+            clock.append(time.perf_counter())
+            assert outbox.backlog() == {"there": 0}
+            assert len(outbox.lines()) == 4000
+            clock.append(time.perf_counter())
+            found[where] = dict(
+                zip(("prepared", "queued and delivered", "ledger checked"), np.diff(clock), strict=True)
+            )
+    return {"machine": machine(), "images": len(waiting), "seconds": found}
+
+
 def node(options: argparse.Namespace) -> dict[str, Any]:
     """200 studies of 10 images by 8 senders at once; then the outbox against an archive that is away and returns."""
     with tempfile.TemporaryDirectory() as name:
@@ -461,6 +500,13 @@ def write(parts: dict[str, Any]) -> None:
                     f"| read back by {way} and compared | {found['read_back_s']:.2f} |  |  |",
                 ]
         lines.append("")
+    if (r := parts.get("rows")) is not None:
+        lines += ["## Rows of the outbox", "", f"{r['machine']}; {r['images']:,} images.", ""]
+        lines += ["| what | SQLite, s | PostgreSQL, s | ratio |", "|---|---|---|---|"]
+        for what, seconds in r["seconds"]["file"].items():
+            there = r["seconds"]["server"][what]
+            lines.append(f"| {what} | {seconds:.2f} | {there:.2f} | {there / seconds:.2f} |")
+        lines.append("")
     if (n := parts.get("node")) is not None:
         lines += ["## Node", "", n["machine"] + ".", "", "| what | figure |", "|---|---|"]
         lines += [
@@ -476,7 +522,9 @@ def write(parts: dict[str, Any]) -> None:
             for name, value in f.items()
             if name != "machine"
         ]
-    (RESULTS / "delivery.md").write_text("\n".join(lines) + "\n")
+    page = RESULTS / "delivery.md"
+    faces = page.read_text().partition("## Faces")[2] if page.is_file() else ""  # what faces.py found stands below
+    page.write_text("\n".join(lines) + "\n" + (f"\n## Faces{faces}" if faces else ""))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import torch
 
 from fabrica.contracts import Field, Image
 
+from .servers import postgresql, server  # noqa: F401 (fixtures)
+
 PEERS = "make peers"  # what a skipped test of an archive says
 
 

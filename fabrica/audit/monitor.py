@@ -13,6 +13,7 @@ import jinja2
 from ..deliver.approvals import Approvals, Decision
 from ..deliver.files import write_whole
 from ..deliver.outbox import Outbox
+from ..deliver.rows import holds_rows
 from ..generate.tasks import DONE, REFUSED
 from ..safeguards.monitoring import Chart, flags_chart, times_chart
 from ..safeguards.shift import FALSE_ALARMS
@@ -76,10 +77,8 @@ def watch(folder: Path, store: Path | None = None, approvals: Approvals | None =
     cases = sorted(_cases(folder), key=lambda c: c.made)
     if not cases:
         raise ValueError(f"Nothing that fabrica generate wrote lies below {folder}.")
-    if store is not None and not (store / "delivery.sqlite").is_file():
-        raise ValueError(
-            f"{store} is no store: it holds no delivery.sqlite. Name the folder of fabrica deliver --store."
-        )
+    if store is not None and not holds_rows(store):
+        raise ValueError(f"{store} is no store: it holds no outbox. Name the folder of fabrica deliver --store.")
     names = list(dict.fromkeys(c.weights for c in cases))
     models = []
     for weights in names:

@@ -155,6 +155,35 @@ def ledger(
 
 
 @app.command()
+def outbox(
+    database: Annotated[
+        str | None,
+        typer.Option(metavar="PLACE", help="postgresql://USER@HOST/DATABASE: move its rows there, for good."),
+    ] = None,
+    store: Store = None,
+) -> None:
+    """Say what is prepared, decided and on its way; move queue and ledger to PostgreSQL, for several machines."""
+    from collections import Counter
+
+    from ..deliver.outbox import Outbox
+    from ..deliver.rows import move
+    from ..generate.handover import default_store
+
+    with errors():
+        folder = store or default_store()
+        if database is not None:
+            echo(f"Moved: {move(folder, database)} lines of the ledger, and what they tell of.")
+        box = Outbox(folder)
+        words = {"accept": "accepted", "reject": "rejected", "": "undecided"}
+        counts = Counter(words[one.verdict] for one in box.series())
+        told = ", ".join(f"{counts[word]} {word}" for word in words.values())
+        echo(f"{counts.total()} series: {told}")
+        for to, left in sorted(box.backlog().items()):
+            echo(f"  {to}: {left} instances wait" if left else f"  {to}: all has arrived")
+        echo(f"{len(box.lines())} lines of the ledger, checked; rows lie {box.lie}.")
+
+
+@app.command()
 def review(
     store: Store = None,
     port: Annotated[int, typer.Option(help="On this machine alone; 0 takes a free one.")] = 8765,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,8 +56,11 @@ class errors:  # noqa: N801 (reads as a block)
             fail(str(error), FAILED)
         if isinstance(error, ValueError | UnreadableError):
             fail(str(error), WRONG_INPUT)
-        if isinstance(error, sqlite3.Error):
-            fail(f"The database cannot be used ({error}). Check that --store is an outbox that you may write.", FAILED)
+        if (databases := sys.modules.get("sqlalchemy.exc")) and isinstance(error, databases.SQLAlchemyError):
+            from ..machine.databases import reason
+
+            said = f"The database cannot be used ({reason(error)})."
+            fail(f"{said} Check that --store is an outbox that you may write, and that its server runs.", FAILED)
         if isinstance(error, OSError):
             fail(_refused_by_the_system(error), FAILED)
 

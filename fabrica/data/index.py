@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,17 +18,18 @@ from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from ..io import Oddity, UnreadableError, walked
 from ..io.headers import Header, header_of
-from ..machine.addresses import is_loopback
+from ..machine.databases import at_server, in_file, reason, shown
 from ..machine.device import in_words, writing
 from ..machine.executors import Executor, Local, SetAside
 
 READ = "fabrica.data.index:read_files"
 EACH = 250  # files that one task reads
 ROUND = 256  # tasks that are known at once: as many names as are held in memory
+IN_FEW_WRITES = ("journal_mode = WAL", "synchronous = NORMAL")
 EXAMPLE = "Write --index index.sqlite, or postgresql://USER@HOST/DATABASE"
 Say = Callable[[str], None]
 
@@ -96,7 +96,7 @@ class Index:
             _MODELS.create_all(engine)
             yield Index(engine)
         except SQLAlchemyError as error:
-            raise ValueError(f"{_shown(place)} cannot be used as an index ({_reason(error)}). {EXAMPLE}") from error
+            raise ValueError(f"{shown(place)} cannot be used as an index ({reason(error)}). {EXAMPLE}") from error
         finally:
             engine.dispose()
 
@@ -288,39 +288,4 @@ def _key(*parts: str) -> str:
 
 
 def _engine(place: str) -> Engine:
-    scheme, _, rest = place.partition("://")
-    if not rest:
-        path = Path(place)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))  # it knows who was where
-        engine = sql.create_engine(f"sqlite:///{path}", connect_args={"timeout": 60})
-        sql.event.listen(engine, "connect", _in_few_writes)
-        return engine
-    if scheme not in ("postgresql", "postgresql+pg8000"):
-        raise ValueError(f"{scheme}:// is no database that is known. {EXAMPLE}")
-    try:
-        url = sql.make_url(f"postgresql+pg8000://{rest}")
-    except (ArgumentError, ValueError) as error:
-        raise ValueError(f"{_shown(place)} names no database. {EXAMPLE}") from error
-    if url.password is not None:
-        raise ValueError("A password in an address is seen by others. Leave it out, and set PGPASSWORD.")
-    told: dict[str, Any] = {"timeout": 30}
-    if "PGPASSWORD" in os.environ:
-        told["password"] = os.environ["PGPASSWORD"]
-    if url.host and not is_loopback(url.host):
-        told["ssl_context"] = ssl.create_default_context()
-    return sql.create_engine(url, connect_args=told)
-
-
-def _in_few_writes(connection: Any, _: object) -> None:
-    connection.execute("pragma journal_mode = wal")
-    connection.execute("pragma synchronous = normal")
-
-
-def _shown(place: str) -> str:
-    return place.split("@")[-1]
-
-
-def _reason(error: SQLAlchemyError) -> str:
-    return str(getattr(error, "orig", None) or error).splitlines()[0][:120]
+    return at_server(place, EXAMPLE) if "://" in place else in_file(Path(place), IN_FEW_WRITES)

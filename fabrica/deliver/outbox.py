@@ -1,36 +1,25 @@
-"""Objects that wait, go out and have arrived: files and one SQLite database that a power cut does not harm."""
+"""Objects that wait, go out and have arrived: files, and a database that a power cut does not harm."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from . import decisions, heads, ledger
-from .database import transaction
+from sqlalchemy.engine import Connection
+
+from ..machine.databases import shown
+from . import decisions, heads, ledger, rows
+from .database import ask
 from .decisions import Waiting
 from .files import class_of, sync, write_whole
 from .objects.marking import Series
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS series (uid TEXT PRIMARY KEY, study TEXT NOT NULL, description TEXT NOT NULL,
-  instances INTEGER NOT NULL, sources TEXT NOT NULL, added TEXT NOT NULL, part_of TEXT NOT NULL,
-  withdraws INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS instances (uid TEXT PRIMARY KEY, series TEXT NOT NULL REFERENCES series (uid),
-  number INTEGER NOT NULL, sha256 TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS verdicts (series TEXT NOT NULL REFERENCES series (uid), verdict TEXT NOT NULL,
-  reason TEXT NOT NULL, person TEXT NOT NULL, time TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS queue (instance TEXT NOT NULL REFERENCES instances (uid), destination TEXT NOT NULL,
-  state TEXT NOT NULL DEFAULT 'waiting', attempts INTEGER NOT NULL DEFAULT 0, error TEXT NOT NULL DEFAULT '',
-  unreviewed INTEGER NOT NULL DEFAULT 1, PRIMARY KEY (instance, destination));
-CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-"""
 Verdict = Literal["accept", "reject"]
 ANNULLED = 2  # in place of whether a part withdraws: it goes with its series no longer
 
@@ -54,20 +43,25 @@ def now() -> str:
 
 
 class Outbox:
-    """A folder: `objects/SERIES/INSTANCE.dcm` and `delivery.sqlite`."""
+    """A folder: `objects/SERIES/INSTANCE.dcm`, and rows in `delivery.sqlite` or where `database.json` says."""
 
     def __init__(self, folder: Path) -> None:
+        """Raises ValueError where its rows were moved and nothing says where to, or the place is none."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        db = sqlite3.connect(folder / "delivery.sqlite", timeout=30)
-        try:
-            db.executescript(SCHEMA + ledger.SCHEMA)
-            _brought_up(db)
-        finally:
-            db.close()
+        self.place = rows.place_of(folder)
+        self._rows = rows.opened(folder, self.place)
 
-    def _open(self) -> AbstractContextManager[sqlite3.Connection]:
-        return transaction(self.folder / "delivery.sqlite")
+    @property
+    def lie(self) -> str:
+        """Where its rows do, in words."""
+        return f"at {shown(self.place)}" if self.place else f"in {self.folder / rows.FILE}"
+
+    @contextmanager
+    def _open(self) -> Iterator[Connection]:
+        with self._rows.transaction() as db:
+            rows.check_here(db)
+            yield db
 
     def file(self, series: str, instance: str) -> Path:
         return self.folder / "objects" / series / f"{instance}.dcm"
@@ -83,7 +77,7 @@ class Outbox:
         written = {str(ds.SOPInstanceUID): _bytes(ds) for ds in series.datasets}
         hashes = {uid: hashlib.sha256(content).hexdigest() for uid, content in written.items()}
         with self._open() as db:  # held while files are written: what lies there without a row is left of a crash
-            known = dict(db.execute("SELECT uid, sha256 FROM instances WHERE series = ?", (series.uid,)).fetchall())
+            known = dict(ask(db, "SELECT uid, sha256 FROM instances WHERE series = :uid", uid=series.uid).all())
             if known:
                 if known != hashes:
                     raise ValueError(f"Series {series.uid} is known with other content: it is not written again.")
@@ -92,79 +86,88 @@ class Outbox:
                 write_whole(self.file(series.uid, uid), content, folder_too=False)
             sync(self.folder / "objects" / series.uid)
             first = series.datasets[0]
-            db.execute(
+            ask(
+                db,
                 "INSERT INTO series (uid, study, description, instances, sources, added, part_of, withdraws)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (series.uid, str(first.StudyInstanceUID), str(first.SeriesDescription), len(series.datasets),
-                 "\n".join(map(str, sources)), now(), part_of, withdraws),
+                " VALUES (:uid, :study, :description, :instances, :sources, :added, :part_of, :withdraws)",
+                uid=series.uid, study=str(first.StudyInstanceUID), description=str(first.SeriesDescription),
+                instances=len(series.datasets), sources="\n".join(map(str, sources)), added=now(), part_of=part_of,
+                withdraws=int(withdraws),
             )  # fmt: skip
             for number, (uid, h) in enumerate(hashes.items()):
-                db.execute("INSERT INTO instances VALUES (?, ?, ?, ?)", (uid, series.uid, number, h))
+                ask(
+                    db, "INSERT INTO instances (uid, series, number, sha256) VALUES (:uid, :series, :number, :h)",
+                    uid=uid, series=series.uid, number=number, h=h,
+                )  # fmt: skip
                 ledger.add(db, now(), uid, {"what": "made", "series": series.uid, **event, "sha256": h})
         return True
 
     def drawn(self, series: str) -> str:
         """When a known series was drawn, as the ledger says it; nothing of one that is not known."""
         with self._open() as db:
-            row = db.execute(
-                "SELECT l.event FROM ledger l JOIN instances i ON i.uid = l.about WHERE i.series = ? ORDER BY l.number"
-                " LIMIT 1",
-                (series,),
-            ).fetchone()
+            row = ask(
+                db,
+                "SELECT l.event FROM ledger l JOIN instances i ON i.uid = l.about WHERE i.series = :series"
+                " ORDER BY l.number LIMIT 1",
+                series=series,
+            ).first()
         return str(json.loads(row[0]).get("drawn", "")) if row else ""
 
     def series(self, only: str = "") -> list[Prepared]:
         """Those that a person judges, in the order in which they were made, or one of them; not what goes with them."""
         with self._open() as db:
-            rows = db.execute(
-                "SELECT uid, description, instances, sources FROM series WHERE part_of = '' AND ? IN ('', uid)"
+            listed = ask(
+                db,
+                "SELECT uid, description, instances, sources FROM series WHERE part_of = '' AND :only IN ('', uid)"
                 " ORDER BY added, uid",
-                (only,),
-            ).fetchall()
+                only=only,
+            ).all()
             found = []
-            for uid, description, count, sources in rows:
-                last = db.execute(
-                    "SELECT verdict, reason, person, time FROM verdicts WHERE series = ? ORDER BY rowid DESC LIMIT 1",
-                    (uid,),
-                ).fetchone() or ("", "", "", "")
-                last = (decisions.standing(db, uid), *last[1:])
+            for uid, description, count, sources in listed:
+                last = ask(
+                    db,
+                    "SELECT reason, person, time FROM verdicts WHERE series = :uid ORDER BY number DESC LIMIT 1",
+                    uid=uid,
+                ).first() or ("", "", "")
+                last = (decisions.standing(db, uid), *last)
                 found.append(Prepared(uid, description, count, tuple(filter(None, sources.split("\n"))), *last))
         return found
 
     def parts(self, series: str) -> list[str]:
         """UIDs of the series that go with one: its spread, its evidence; not what withdraws it."""
         with self._open() as db:
-            rows = db.execute(
-                "SELECT uid FROM series WHERE part_of = ? AND NOT withdraws ORDER BY added, uid", (series,)
-            ).fetchall()
-        return [uid for (uid,) in rows]
+            return _first(
+                ask(
+                    db,
+                    "SELECT uid FROM series WHERE part_of = :series AND withdraws = 0 ORDER BY added, uid",
+                    series=series,
+                )
+            )
 
     def main_of(self, series: str) -> str:
         """The series that a person judges: itself, or the one that it goes with."""
         with self._open() as db:
-            row = db.execute("SELECT part_of FROM series WHERE uid = ?", (series,)).fetchone()
-        return str(row[0]) if row and row[0] else series
+            return _judged(db, series) or series
 
     def places(self, *series: str) -> list[str]:
         """Destinations that have any instance of some series, or to which one was sent."""
         with self._open() as db:
-            rows = db.execute(
+            sent = (
                 "SELECT DISTINCT q.destination FROM queue q JOIN instances i ON i.uid = q.instance"
-                f" WHERE i.series IN ({','.join('?' * len(series))}) AND q.attempts > 0 ORDER BY 1",
-                series,
-            ).fetchall()
-        return [place for (place,) in rows]
+                " WHERE i.series = :series AND q.attempts > 0"
+            )
+            return sorted({place for one in series for place in _first(ask(db, sent, series=one))})
 
     def files(self, series: str) -> list[Path]:
         """A series as it is stored, in order; raises ValueError where a file is gone or was changed."""
         from .record import hash_of
 
         with self._open() as db:
-            rows = db.execute(
-                "SELECT uid, sha256 FROM instances WHERE series = ? ORDER BY number", (series,)
-            ).fetchall()
+            listed = ask(
+                db, "SELECT uid, sha256 FROM instances WHERE series = :series ORDER BY number", series=series
+            ).all()
         found = []
-        for uid, digest in rows:
+        for uid, digest in listed:
             path = self.file(series, uid)
             if not path.is_file() or hash_of(path) != digest:
                 raise ValueError(f"{path} is gone or was changed after it was made: the series is not used.")
@@ -174,22 +177,20 @@ class Outbox:
     def instances(self, series: str) -> list[tuple[str, str]]:
         """(SOP class, UID) of each instance of a series, in order; the class is that of the first."""
         with self._open() as db:
-            rows = db.execute("SELECT uid FROM instances WHERE series = ? ORDER BY number", (series,)).fetchall()
-        kind = class_of(self.file(series, rows[0][0])) if rows else ""
-        return [(kind, uid) for (uid,) in rows]
+            uids = _first(ask(db, "SELECT uid FROM instances WHERE series = :series ORDER BY number", series=series))
+        kind = class_of(self.file(series, uids[0])) if uids else ""
+        return [(kind, uid) for uid in uids]
 
     def verdicts(self) -> list[tuple[str, str]]:
         """(time, accept or reject) of every decision, in their order."""
         with self._open() as db:
-            return [
-                (str(t), str(v)) for t, v in db.execute("SELECT time, verdict FROM verdicts ORDER BY rowid").fetchall()
-            ]
+            return [(str(t), str(v)) for t, v in ask(db, "SELECT time, verdict FROM verdicts ORDER BY number")]
 
     def verdicts_after(self, number: int) -> list[tuple[int, str]]:
         """(number, series) of decisions since one, in their order; 0 gives all."""
         with self._open() as db:
-            rows = db.execute("SELECT rowid, series FROM verdicts WHERE rowid > ? ORDER BY rowid", (number,)).fetchall()
-        return [(int(row), str(series)) for row, series in rows]
+            since = "SELECT number, series FROM verdicts WHERE number > :number ORDER BY number"
+            return [(int(row), str(series)) for row, series in ask(db, since, number=number)]
 
     def readers(self) -> int:
         """How many persons have to accept a series."""
@@ -201,7 +202,12 @@ class Outbox:
         if count < 1:
             raise ValueError(f"--readers is {count}, expected at least 1.")
         with self._open() as db:
-            db.execute("INSERT OR REPLACE INTO settings VALUES ('readers', ?)", (str(count),))
+            ask(
+                db,
+                "INSERT INTO settings (name, value) VALUES ('readers', :count)"
+                " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                count=str(count),
+            )
             ledger.add(db, now(), "", {"what": "readers", "count": count})
 
     def accepted_by(self, series: str) -> list[str]:
@@ -217,11 +223,12 @@ class Outbox:
     def annul(self, part: str) -> None:
         """What goes with a series no longer does: it stays here, and goes nowhere where it has not arrived yet."""
         with self._open() as db:
-            db.execute("UPDATE series SET withdraws = ? WHERE uid = ?", (ANNULLED, part))
-            db.execute(
+            ask(db, "UPDATE series SET withdraws = :annulled WHERE uid = :part", annulled=ANNULLED, part=part)
+            ask(
+                db,
                 "DELETE FROM queue WHERE state != 'delivered'"
-                " AND instance IN (SELECT uid FROM instances WHERE series = ?)",
-                (part,),
+                " AND instance IN (SELECT uid FROM instances WHERE series = :part)",
+                part=part,
             )
             ledger.add(db, now(), part, {"what": "annulled"})
 
@@ -230,9 +237,14 @@ class Outbox:
         if verdict not in ("accept", "reject") or not reason.strip() or not person.strip():
             raise ValueError("A decision is accept or reject, with a reason and the name of who decides.")
         with self._open() as db:
-            if db.execute("SELECT 1 FROM series WHERE uid = ?", (series,)).fetchone() is None:
+            if ask(db, "SELECT 1 FROM series WHERE uid = :series", series=series).first() is None:
                 raise ValueError("There is no such series.")
-            db.execute("INSERT INTO verdicts VALUES (?, ?, ?, ?, ?)", (series, verdict, reason, person, now()))
+            ask(
+                db,
+                "INSERT INTO verdicts (number, series, verdict, reason, person, time)"
+                " SELECT coalesce(max(number), 0) + 1, :series, :verdict, :reason, :person, :time FROM verdicts",
+                series=series, verdict=verdict, reason=reason, person=person, time=now(),
+            )  # fmt: skip
             ledger.add(db, now(), series, {"what": "judged", "verdict": verdict, "reason": reason, "person": person})
 
     def note(self, what: str, **more: Any) -> None:
@@ -246,26 +258,27 @@ class Outbox:
         `unreviewed`: before anybody has accepted it.
         """
         with self._open() as db:
-            db.execute(
-                "INSERT INTO queue (instance, destination, unreviewed) SELECT i.uid, ?, ? FROM instances i"
-                " JOIN series s ON s.uid = i.series WHERE s.uid = ? OR (s.part_of = ? AND ? AND NOT s.withdraws)"
-                " ON CONFLICT (instance, destination) DO UPDATE SET unreviewed = max(unreviewed, excluded.unreviewed)",
-                (destination, unreviewed, series, series, parts),
-            )
+            ask(
+                db,
+                "INSERT INTO queue (instance, destination, unreviewed) SELECT i.uid, :to, :unreviewed FROM instances i"
+                " JOIN series s ON s.uid = i.series WHERE s.uid = :series"
+                " OR (s.part_of = :series AND :parts = 1 AND s.withdraws = 0)"
+                " ON CONFLICT (instance, destination) DO UPDATE SET unreviewed = CASE"
+                " WHEN queue.unreviewed > excluded.unreviewed THEN queue.unreviewed ELSE excluded.unreviewed END",
+                to=destination, unreviewed=int(unreviewed), series=series, parts=int(parts),
+            )  # fmt: skip
 
     def queued(self, series: str) -> bool:
         """Whether it was ever to go anywhere."""
         with self._open() as db:
-            row = db.execute(
-                "SELECT 1 FROM queue q JOIN instances i ON i.uid = q.instance WHERE i.series = ? LIMIT 1", (series,)
-            ).fetchone()
-        return row is not None
+            found = "SELECT 1 FROM queue q JOIN instances i ON i.uid = q.instance WHERE i.series = :series LIMIT 1"
+            return ask(db, found, series=series).first() is not None
 
     def standing(self, series: str) -> str:
         """accept, reject, or nothing where too few have decided; of what goes with a series its verdict."""
         with self._open() as db:
-            row = db.execute("SELECT part_of FROM series WHERE uid = ?", (series,)).fetchone()
-            return decisions.standing(db, row[0] or series) if row else ""
+            judged = _judged(db, series)
+            return decisions.standing(db, judged) if judged else ""
 
     def waiting(self, destination: str) -> list[Waiting]:
         """What has not arrived there, by series, before what goes with it; nothing of one that was rejected since, and
@@ -277,10 +290,10 @@ class Outbox:
     def backlog(self) -> dict[str, int]:
         """Destination -> instances that have not arrived there."""
         with self._open() as db:
-            rows = db.execute(
-                "SELECT destination, sum(state != 'delivered') FROM queue GROUP BY destination"
-            ).fetchall()
-        return dict(rows)
+            left = (
+                "SELECT destination, count(CASE WHEN state != 'delivered' THEN 1 END) FROM queue GROUP BY destination"
+            )
+            return {str(to): int(count) for to, count in ask(db, left)}
 
     def attempted(self, destination: str, instances: Sequence[str]) -> list[str]:
         """Those that may still go there, noted before anything is sent: whoever finds it so after a crash asks there
@@ -290,30 +303,34 @@ class Outbox:
             may = {one.instance for one in decisions.allowed(db, destination)}
             going = [uid for uid in instances if uid in may]
             for uid in going:
-                db.execute(
-                    "UPDATE queue SET attempts = attempts + 1, state = 'sent' WHERE instance = ? AND destination = ?",
-                    (uid, destination),
-                )
+                ask(
+                    db,
+                    "UPDATE queue SET attempts = attempts + 1, state = 'sent'"
+                    " WHERE instance = :uid AND destination = :to",
+                    uid=uid, to=destination,
+                )  # fmt: skip
         return going
 
     def failed(self, destination: str, errors: Mapping[str, str]) -> None:
         with self._open() as db:
             for uid, error in errors.items():
-                db.execute(
-                    "UPDATE queue SET state = 'waiting', error = ? WHERE instance = ? AND destination = ?"
+                ask(
+                    db,
+                    "UPDATE queue SET state = 'waiting', error = :error WHERE instance = :uid AND destination = :to"
                     " AND state != 'delivered'",
-                    (error[:500], uid, destination),
-                )
+                    error=error[:500], uid=uid, to=destination,
+                )  # fmt: skip
 
     def delivered(self, destination: str, instances: Sequence[str], witness: str) -> None:
         """As its witness says it: noted once, with a line of the ledger each."""
         with self._open() as db:
             for uid in instances:
-                changed = db.execute(
-                    "UPDATE queue SET state = 'delivered', error = '' WHERE instance = ? AND destination = ?"
+                changed = ask(
+                    db,
+                    "UPDATE queue SET state = 'delivered', error = '' WHERE instance = :uid AND destination = :to"
                     " AND state != 'delivered'",
-                    (uid, destination),
-                ).rowcount
+                    uid=uid, to=destination,
+                ).rowcount  # fmt: skip
                 if changed:
                     ledger.add(db, now(), uid, {"what": "delivered", "to": destination, "witness": witness})
 
@@ -335,30 +352,29 @@ class Outbox:
     def studies(self) -> dict[str, str]:
         """Study of each series and instance, by UID."""
         with self._open() as db:
-            found = dict(db.execute("SELECT uid, study FROM series").fetchall())
-            rows = db.execute("SELECT i.uid, s.study FROM instances i JOIN series s ON s.uid = i.series").fetchall()
-        return found | dict(rows)
+            every = "SELECT i.uid, s.study FROM instances i JOIN series s ON s.uid = i.series"
+            found = [*ask(db, "SELECT uid, study FROM series"), *ask(db, every)]
+            return {str(uid): str(study) for uid, study in found}
 
     def trace(self, uid: str) -> list[ledger.Line]:
         """Lines about an instance or a series and its instances; the whole ledger is checked on the way."""
         every = self.lines()
         with self._open() as db:
-            series = db.execute("SELECT series FROM instances WHERE uid = ?", (uid,)).fetchone()
+            series = ask(db, "SELECT series FROM instances WHERE uid = :uid", uid=uid).first()
             own = {uid, *(series or ())}
             if series is None:
-                own |= {row[0] for row in db.execute("SELECT uid FROM instances WHERE series = ?", (uid,)).fetchall()}
+                own |= set(_first(ask(db, "SELECT uid FROM instances WHERE series = :uid", uid=uid)))
         return [line for line in every if line.about in own]
 
 
-def _brought_up(db: sqlite3.Connection) -> None:
-    """Columns that an outbox of an earlier version lacks."""
-    known = {row[1] for row in db.execute("PRAGMA table_info(series)").fetchall()}
-    for name, kind in (("part_of", "TEXT NOT NULL DEFAULT ''"), ("withdraws", "INTEGER NOT NULL DEFAULT 0")):
-        if name not in known:
-            db.execute(f"ALTER TABLE series ADD COLUMN {name} {kind}")
-    if "unreviewed" not in {row[1] for row in db.execute("PRAGMA table_info(queue)").fetchall()}:
-        db.execute("ALTER TABLE queue ADD COLUMN unreviewed INTEGER NOT NULL DEFAULT 1")
-    db.commit()
+def _first(found: Iterable[Sequence[Any]]) -> list[str]:
+    return [str(row[0]) for row in found]
+
+
+def _judged(db: Connection, series: str) -> str:
+    """The series that a person judges of a known one: itself, or what it goes with; nothing of an unknown one."""
+    row = ask(db, "SELECT coalesce(nullif(part_of, ''), uid) FROM series WHERE uid = :series", series=series).first()
+    return str(row[0]) if row else ""
 
 
 def _bytes(ds: Any) -> bytes:

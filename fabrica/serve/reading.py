@@ -145,6 +145,8 @@ def _pages(app: FastAPI, study: Study, session: Session) -> None:
     @app.get("/item/{number}/{place}/{z}.png")
     def pixels(number: int, place: int, z: int, window: str = "", reader: str = known) -> Response:
         item = study.next(reader)
+        if 0 <= number < (len(items[reader]) if item is None else item.number):
+            return Response(status_code=204)  # on its way while it was answered: nothing is missing
         if item is None or number != item.number or not 0 <= place < len(item.images):
             raise HTTPException(404, "There is no such picture.")
         image = item.images[place]

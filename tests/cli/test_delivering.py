@@ -148,3 +148,22 @@ def test_a_store_that_is_none_is_said_in_one_line(tmp_path: Path) -> None:
     code, said = _typed("ledger", "--store", tmp_path)
     assert code == 1
     assert "The database cannot be used" in said
+
+
+def test_an_outbox_says_what_is_on_its_way_and_moves(drawn: Path, postgresql: str, tmp_path: Path) -> None:  # noqa: F811
+    store = ["--store", tmp_path / "store"]
+    _typed("deliver", drawn, *store)
+    code, said = _typed("outbox", *store)
+    assert (code, "1 series: 0 accepted, 0 rejected, 1 undecided" in said) == (0, True), said
+    assert "delivery.sqlite" in said
+    code, said = _typed("outbox", "--database", postgresql, *store)
+    assert (code, "Moved: " in said, "rows lie at 127.0.0.1" in " ".join(said.split())) == (0, True, True), said
+    outbox = Outbox(tmp_path / "store")
+    (series,) = outbox.series()
+    outbox.judge(series.uid, "accept", "looks right", "Dr. A")
+    outbox.enqueue(series.uid, "away")
+    assert "away: 5 instances wait" in _typed("outbox", *store)[1]
+    code, said = _typed("deliver", drawn, "--to", f"folder:{tmp_path / 'there'}", *store)
+    assert code == 0, said
+    assert "there: all has arrived" in _typed("outbox", *store)[1]
+    assert _typed("outbox", "--database", "mysql://x/y", *store)[0] == 2

@@ -1,12 +1,8 @@
 """The index: what is new or changed is read, what is gone is forgotten, in SQLite and in PostgreSQL alike."""
 
 import csv
-import itertools
 import os
 import shutil
-import subprocess
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,49 +17,6 @@ from fabrica.data.index import Index
 from fabrica.deliver.record import hash_of
 from fabrica.io import UnreadableError
 from fabrica.machine.executors import Dask
-
-from ..deliver.conftest import free_port
-
-BINARIES = (
-    next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"))), None)
-    if Path("/usr/lib/postgresql").is_dir()
-    else None
-)
-NUMBERS = itertools.count()
-
-
-@pytest.fixture
-def postgresql(server: str) -> str:
-    """A new database."""
-    name = f"index{next(NUMBERS)}"
-    subprocess.run([f"{BINARIES}/createdb", f"--maintenance-db={server}/postgres", name], check=True)
-    return f"{server}/{name}"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of its own on loopback, by a user who is not root where this is root."""
-    if BINARIES is None:
-        pytest.skip("postgresql is not installed. As root: make peers")
-    folder, port = Path("/tmp") / f"fabrica-postgresql-{os.getpid()}", free_port()
-    folder.mkdir(mode=0o777)
-    own = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
-    if own:
-        shutil.chown(folder, "postgres", "postgres")
-    user = "postgres"
-
-    def asked(*words: str) -> None:
-        subprocess.run([*own, *words], check=True, capture_output=True, cwd=folder)
-
-    try:
-        asked(f"{BINARIES}/initdb", "-D", f"{folder}/db", "-U", user, "-A", "trust", "--no-sync")
-        listen = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-        asked(f"{BINARIES}/pg_ctl", "-D", f"{folder}/db", "-o", listen, "-l", f"{folder}/log", "-w", "start")
-        yield f"postgresql://{user}@127.0.0.1:{port}"
-    finally:
-        with suppress(subprocess.CalledProcessError):
-            asked(f"{BINARIES}/pg_ctl", "-D", f"{folder}/db", "-m", "immediate", "stop")
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_slice(path: Path, patient: str, study: str, series: str, number: int = 1, **more: object) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -22,6 +21,7 @@ from fabrica.generate.scans import generate_images
 from fabrica.recipe.checks import from_plain
 from fabrica.run.sequence import run_recipe
 
+from ..servers import free_port
 from .scanner import head, write_series
 
 PLAIN = {
@@ -76,12 +76,6 @@ class Archive:
     def ask(self, path: str) -> object:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=20) as answer:
             return json.loads(answer.read())
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def program(name: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pydicom
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from fabrica.deliver.delivery import deliver
 from fabrica.deliver.destinations.destination import Destination, UnreachableError, difference
@@ -24,18 +25,24 @@ from fabrica.deliver.destinations.settings import destination
 from fabrica.deliver.files import alone
 from fabrica.deliver.outbox import Outbox
 from fabrica.deliver.record import Record
+from fabrica.deliver.rows import move
 from fabrica.generate.handover import hand_over
 
-from .conftest import Archive, free_port
+from ..servers import free_port
+from .conftest import Archive
 
 
 def _silent(_: object) -> None:
     pass
 
 
-@pytest.fixture
-def filled(record: Record, tmp_path: Path) -> tuple[Outbox, str]:
+@pytest.fixture(params=["file", "server"])
+def filled(request: pytest.FixtureRequest, record: Record, tmp_path: Path) -> tuple[Outbox, str]:
+    """Its rows in a file of its own, and in PostgreSQL."""
     outbox = Outbox(tmp_path / "outbox")
+    if request.param == "server":
+        move(outbox.folder, request.getfixturevalue("postgresql"))
+        outbox = Outbox(outbox.folder)
     (uid,) = hand_over(record, outbox, say=_silent)
     return outbox, uid
 
@@ -246,14 +253,14 @@ def test_the_ledger_can_only_grow(filled: tuple[Outbox, str]) -> None:
     outbox, uid = filled
     outbox.judge(uid, "accept", "looks right", "Dr. A")
     assert outbox.series()[0].verdict == "accept"
-    db = sqlite3.connect(outbox.folder / "delivery.sqlite")
-    for planted in ("UPDATE ledger SET event = '{}' WHERE number = 1", "DELETE FROM ledger WHERE number = 2"):
-        with pytest.raises(sqlite3.IntegrityError, match="the ledger is not"):
-            db.execute(planted)
-    db.execute("DROP TRIGGER ledger_is_not_changed")
-    db.execute("UPDATE ledger SET event = replace(event, 'seed', 'seEd') WHERE number = 2")
-    db.commit()
-    db.close()
+    at_server = bool(outbox.place)
+    planted = ["UPDATE ledger SET event = '{}' WHERE number = 1", "DELETE FROM ledger WHERE number = 2"]
+    for statement in planted + ["TRUNCATE ledger"] * at_server:
+        with pytest.raises(DBAPIError, match="the ledger is not"), outbox._open() as db:
+            db.exec_driver_sql(statement)
+    with outbox._open() as db:
+        db.exec_driver_sql("DROP TRIGGER ledger_is_not_changed" + " ON ledger" * at_server)
+        db.exec_driver_sql("UPDATE ledger SET event = replace(event, 'seed', 'seEd') WHERE number = 2")
     with pytest.raises(ValueError, match="Line 2 of the ledger"):
         outbox.trace(uid)
     for verdict, reason, person in (("accept", "", "A"), ("accept", "x", " "), ("maybe", "x", "A")):
@@ -316,9 +323,12 @@ def test_without_the_extra_it_says_what_to_install(
             asked()
 
 
+@pytest.mark.parametrize("filled", ["file"], indirect=True)
 def test_an_outbox_of_an_earlier_version_is_used_on(filled: tuple[Outbox, str], tmp_path: Path) -> None:
     """Without the columns that came later, as those who used it before have it."""
     outbox, uid = filled
+    outbox.judge(uid, "reject", "bone is missing", "Dr. A")
+    outbox.judge(uid, "accept", "it was the window", "Dr. B")
     db = sqlite3.connect(outbox.folder / "delivery.sqlite")
     (part,) = outbox.parts(uid)
     for name in ("queue", "instances", "series"):
@@ -326,10 +336,15 @@ def test_an_outbox_of_an_earlier_version_is_used_on(filled: tuple[Outbox, str], 
         db.execute(f"DELETE FROM {name} WHERE {column} = ?", (part,))
     db.execute("ALTER TABLE series DROP COLUMN part_of")
     db.execute("ALTER TABLE series DROP COLUMN withdraws")
+    db.execute("ALTER TABLE queue DROP COLUMN unreviewed")
+    db.execute("CREATE TABLE older AS SELECT series, verdict, reason, person, time FROM verdicts")
+    db.execute("DROP TABLE verdicts")
+    db.execute("ALTER TABLE older RENAME TO verdicts")
     db.commit()
     db.close()
     again = Outbox(outbox.folder)
-    assert [s.uid for s in again.series()] == [uid]
+    assert [(s.uid, s.verdict, s.person) for s in again.series()] == [(uid, "accept", "Dr. B")]
+    assert [number for number, _ in again.verdicts_after(0)] == [1, 2]
     to = Folder(tmp_path / "there")
     again.enqueue(uid, to.name, unreviewed=True)
     assert deliver(again, to, _silent) == 0

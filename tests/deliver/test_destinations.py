@@ -29,7 +29,8 @@ from fabrica.deliver.outbox import Outbox
 from fabrica.deliver.record import Record
 from fabrica.generate.handover import hand_over
 
-from .conftest import Archive, free_port, program, started
+from ..servers import free_port
+from .conftest import Archive, program, started
 
 
 @pytest.fixture

@@ -50,11 +50,9 @@ def _written_anew(outbox: Outbox) -> None:
     lines = [(line.time, line.about, dict(line.event)) for line in outbox.lines()]
     lines[0][2]["seed"] = 99
     _plant(outbox, "DELETE FROM ledger")
-    db = sqlite3.connect(outbox.folder / "delivery.sqlite")
-    for time, about, event in lines:
-        ledger.add(db, time, about, event)
-    db.commit()
-    db.close()
+    with outbox._open() as db:
+        for time, about, event in lines:
+            ledger.add(db, time, about, event)
 
 
 def test_an_end_that_is_cut_off_is_found_by_a_signed_head(told: tuple[Outbox, str]) -> None:

@@ -21,13 +21,14 @@ from fastapi.testclient import TestClient
 
 from fabrica.audit.models import decide
 from fabrica.deliver.approvals import Approvals
+from fabrica.deliver.database import Database
 from fabrica.deliver.destinations.destination import UnreachableError
 from fabrica.deliver.destinations.dimse import Certificates, Dimse, Manners
 from fabrica.deliver.destinations.folder import Folder
 from fabrica.deliver.outbox import Outbox
 from fabrica.deliver.record import Record
 from fabrica.generate.handover import hand_over
-from fabrica.serve.intake import ClashError, Intake
+from fabrica.serve.intake import MODELS, ClashError, Intake
 from fabrica.serve.monitoring import figures
 from fabrica.serve.node import Node
 from fabrica.serve.review import application
@@ -36,7 +37,7 @@ from fabrica.serve.running import run_node
 from fabrica.serve.storage import Door, listening
 from fabrica.serve.stow import DEFLATED, add_intake, parts_of
 
-from ..deliver.conftest import drawn, free_port, program, record, trained  # noqa: F401 (fixtures)
+from ..deliver.conftest import drawn, program, record, trained  # noqa: F401 (fixtures)
 from ..deliver.scanner import head, write_series
 from ..deliver.test_destinations import certificates  # noqa: F401 (a fixture)
 
@@ -538,7 +539,9 @@ def test_it_is_killed_and_started_again_and_nothing_is_lost(rules: Path, tmp_pat
     running, port, _ = _started(rules, store, tmp_path / "log2")
     assert _send(port, scan) == 0
     intake = Intake.__new__(Intake)
-    intake.folder = store / "node"  # looked at from outside: opening it anew would say that nobody draws
+    intake._rows = Database.in_file(
+        store / "node" / "node.sqlite", MODELS
+    )  # looked at from outside: opening it anew would say that nobody draws
     _until(lambda: intake.series("drawing"))
     running.send_signal(signal.SIGKILL)
     running.wait()

@@ -93,6 +93,7 @@ def test_what_readers_see_and_answer_becomes_the_studys_figure(place: Path, kind
         for _ in study.key.readers[reader]:
             _answer(client, kind)
         assert "Thank you" in client.get("/").text
+        assert client.get("/item/0/0/0.png").status_code == 204  # was on its way while it was answered
     found = analyse(place / "study")
     if kind == "pairs":
         assert float(found["all readers"]) == 1
