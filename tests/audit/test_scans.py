@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from fabrica.audit import scans
 from fabrica.audit.conduct import CHECKS, SHIFT, Asked, audit
+from fabrica.audit.scans import Ladder, Rung, ladder, robustness_check
+from fabrica.audit.subject import Subject
 from fabrica.cli import app
 from fabrica.generate.scans import generate_images
 from fabrica.run.sequence import run_recipe
@@ -143,3 +146,31 @@ def test_draws_bear_the_mark_of_a_key(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "no").write_text("x")
     with pytest.raises(ValueError, match="is no key"):
         generate_images(finished / "run", finished / "new", tmp_path / "b", say=quiet, watermark=str(tmp_path / "no"))
+
+
+@pytest.mark.parametrize(
+    ("told", "verdict", "words"),
+    [
+        (None, "WARN", "no reference of training's scans notices it"),
+        (0.1, "WARN", "lost before anybody is warned by noise (rung 3)"),
+        (1.0, "PASS", "is noticed"),
+    ],
+)
+def test_quality_that_is_lost_unnoticed_is_warned_of(told: float | None, verdict: str, words: str) -> None:
+    clean = {"psnr": 30.0, "ssim": 0.9}
+    rungs = tuple(Rung("noise", k, {"psnr": 30.0 - 5 * (k == 3), "ssim": 0.8}, told) for k in (1, 2, 3))
+    found = robustness_check(Ladder(12, clean, rungs))
+    assert (found.verdict, words in found.reason, found.value) == (verdict, True, 5.0)
+    assert "on 12 patients" in found.reason
+    none = robustness_check("nothing that a scanner made is given to it")
+    assert (none.verdict, "nothing that a scanner made" in none.reason) == ("NOT ASSESSABLE", True)
+
+
+def test_a_ladder_needs_enough_patients_who_can_be_judged(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = Subject.open(finished / "run", None, "cpu", 0, quiet)
+    monkeypatch.setattr(scans, "likeness", lambda *_: None)
+    assert "0 test patients could be judged" in str(ladder(subject, 40))
+    monkeypatch.setattr(scans, "FEWEST", 1000)
+    assert "1000 are needed" in str(ladder(subject, 40))
+    monkeypatch.setattr(Subject, "drawn", property(lambda self: None))
+    assert ladder(subject, 40) == "nothing that a scanner made is given to it"

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,18 @@ def test_inspection(tmp_path: Path, real_data: Path) -> None:
     assert "odd:" in text
     assert inspection.contact_sheet(found, tmp_path / "sheet.png") > 10
     assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+def test_a_sheet_says_what_cannot_be_read_and_ends_where_it_is_full(tmp_path: Path, make_image: MAKE) -> None:
+    for k in range(3):
+        io.write_nifti(make_image(seed=k), tmp_path / f"p{k}" / "T1w.nii.gz")
+        io.write_nifti(make_image(seed=k, name="lesion", kind="label", unit=""), tmp_path / f"p{k}" / "lesion.nii.gz")
+    found = cohort.find(tmp_path)
+    assert inspection.contact_sheet(found, tmp_path / "sheet.png", most=5) == 5
+    for path in (tmp_path / "p0").glob("*.nii.gz"):
+        path.write_bytes(path.read_bytes()[:400])
+    assert inspection.contact_sheet(found, tmp_path / "sheet.png") == 6
+    assert any("label" in line for line in inspection.lines(found))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match="nothing to show"):
+        inspection.contact_sheet(replace(found, members=[]), tmp_path / "none.png")

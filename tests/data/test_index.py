@@ -13,10 +13,10 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from typer.testing import CliRunner
 
 from fabrica.cli import app
-from fabrica.data.index import Index
+from fabrica.data.index import Index, read_files
 from fabrica.deliver.record import hash_of
 from fabrica.io import UnreadableError
-from fabrica.machine.executors import Dask
+from fabrica.machine.executors import Dask, Local, SetAside
 
 
 def write_slice(path: Path, patient: str, study: str, series: str, number: int = 1, **more: object) -> Path:
@@ -172,3 +172,38 @@ def test_the_verb(archive: Path, tmp_path: Path) -> None:
     first = next(r for r in csv.DictReader(table.read_text().splitlines()) if r["files"] == "1")
     assert len(first["sha256"]) == 64
     assert hash_of(Path(first["first_file"]))
+
+
+def test_files_that_may_not_be_opened_or_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_slice(tmp_path / "a.dcm", "ANNA", "1.2.3", "1.2.3.1")
+    real = Path.open
+
+    def closed(self: Path, *rest: object, **more: object) -> object:
+        if self.name == "closed.dcm":
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self, *rest, **more)  # type: ignore[call-overload]
+
+    shutil.copy(tmp_path / "a.dcm", tmp_path / "closed.dcm")
+    monkeypatch.setattr(Path, "open", closed)
+    names = ("a.dcm", "closed.dcm", "gone.dcm")
+    rows = read_files({"files": [[str(tmp_path / name), name] for name in names]})
+    assert [(row["path"], row["fault"][:16], bool(row["sha256"])) for row in rows] == [
+        ("a.dcm", "", True), ("closed.dcm", "cannot be opened", False),
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_read_is_counted_beyond_the_first(archive: Path, tmp_path: Path) -> None:
+    for k in range(3):
+        shutil.copy(archive / "cut.dcm", archive / f"cut{k}.dcm")
+    with Index.open(str(tmp_path / "index.sqlite")) as index:
+        index.look(archive)
+        assert list(index.lines(most=1))[-1] == "  ... and 3 more that cannot be read"
+
+
+def test_a_task_that_ends_its_worker_names_its_files(archive: Path, tmp_path: Path) -> None:
+    class Dying(Local):
+        def results(self, work, tasks, say=None):  # type: ignore[no-untyped-def]
+            yield 0, SetAside("memory")
+
+    with Index.open(str(tmp_path / "index.sqlite")) as index, pytest.raises(UnreadableError, match="ended its worker"):
+        index.look(archive, Dying())

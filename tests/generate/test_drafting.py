@@ -192,3 +192,33 @@ def test_what_only_some_draws_show_is_kept_apart() -> None:
     (doubtful,) = _doubtful(chances, numbers, AFFINE)
     assert doubtful.measured.lesion.side == "right"
     assert doubtful.chance == pytest.approx(0.25)
+
+
+NARROW = {"channels": [8, 16], "blocks": 1}
+
+
+def test_a_model_that_speaks_drafts_too_and_its_words_are_held_against_its_mask(place: Path, tmp_path: Path) -> None:
+    plain = {
+        "cohorts": {"all": {"virtual": {"patients": 2, "spacing_mm": 4, "planes": [14, 18], "disease": "tumour"}}},
+        "split": {"train": 0.5, "test": 0.5}, "baseline": "none", "evaluate": {"draws": 1, "evaluations": [], "realism": 0},
+        "job": {
+            "name": "foundation", "x": ["FLAIR", "lesion"], "text": {"findings": {"of": "lesion", "words": 96, "length": 20}},
+            "directions": ["FLAIR -> findings, lesion"],
+        },
+        "family": {"name": "flow", "network": NARROW}, "sampler": {"name": "dpm", "steps": 2},
+        "train": {"steps": 3, "batch": 2, "precision": "fp32"},
+    }  # fmt: skip
+    run_recipe(from_plain(plain), tmp_path / "run", say=lambda text: None)
+    first, second = sorted((place / "scans").glob("virtual*"))
+    shutil.copytree(first, tmp_path / "scans" / first.name)
+    shutil.copytree(second, tmp_path / "scans" / second.name, ignore=shutil.ignore_patterns("FLAIR*"))
+    draft_scans(
+        tmp_path / "run", Source(tmp_path / "scans"), tmp_path / "out", draws=2, device="cpu", say=lambda text: None
+    )
+    drafts = sorted((tmp_path / "out").glob("*/draft.json"))
+    assert [p.parent.name for p in drafts] == [first.name]
+    plain = json.loads(drafts[0].read_text())
+    mask = nibabel.load(tmp_path / "out" / first.name / "lesion.nii.gz").get_fdata() > 0
+    assert {one["slice"] for one in plain["spoken"]} <= set(range(mask.shape[2]))
+    assert all(isinstance(one["agrees"], bool) and isinstance(one["text"], str) for one in plain["spoken"])
+    assert plain["truth"] is not None

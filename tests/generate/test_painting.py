@@ -179,3 +179,20 @@ def test_the_volume_is_that_of_the_ball(spacing: tuple[float, float, float]) -> 
     ]  # fmt: skip
     assert np.mean(volumes) == pytest.approx(4 / 3 * np.pi * 9**3, rel=0.03)
     assert max(volumes) < 1.1 * min(volumes)
+
+
+def test_scans_that_lack_something_are_left_out_and_said(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    run, scans = trained
+    file, at = _centre(scans)
+    for name, target in (("whole", "FLAIR.nii.gz"), ("other", "T1w.nii.gz"), ("broken", "FLAIR.nii.gz")):
+        (tmp_path / "scans" / name).mkdir(parents=True)
+        content = file.read_bytes()
+        (tmp_path / "scans" / name / target).write_bytes(content[: len(content) // (2 if name == "broken" else 1)])
+    said: list[str] = []
+    written = paint_lesion(run, tmp_path / "scans", tmp_path / "out", Lesion(at, 10.0), say=said.append)
+    assert {p.parent.name for p in written} == {"whole"}
+    assert "other: has no FLAIR; left out." in said
+    assert any(line.startswith("broken") and "left out" in line for line in said)
+    (tmp_path / "scans/whole/FLAIR.nii.gz").unlink()
+    with pytest.raises(ValueError, match=r"No case in .* has FLAIR. See what is there: fabrica inspect"):
+        paint_lesion(run, tmp_path / "scans", tmp_path / "none", Lesion(at, 10.0), say=said.append)

@@ -69,3 +69,26 @@ def test_objects_and_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
     faults = {Path(o.file.split("#")[0]).name: o.fault for o in io.scan_folder(tmp_path).oddities}
     assert "not a plain npz" in faults["objects.npz"]
     assert "unpacks" in faults["bomb.zip"]
+
+
+def test_what_is_no_picture_is_one_line_each(tmp_path: Path) -> None:
+    whole = _png(np.random.default_rng(0).integers(0, 255, (40, 40)).astype(np.uint8))
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "no.zip").write_bytes(b"PK\3\4 and then nothing")
+    with zipfile.ZipFile(tmp_path / "words.zip", "w") as archive:
+        archive.writestr("folder/", "")
+        archive.writestr("folder/readme.txt", "about")
+    with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
+        archive.writestr("readme.txt", "about")
+        archive.writestr("1.png", _png(np.zeros((4, 4), np.uint8)))
+    np.savez(tmp_path / "numbers.npz", a=np.float32(3), b=np.zeros(7))
+    found = io.scan_folder(tmp_path)
+    faults = {Path(o.file.split("#")[0]).name: o.fault for o in found.oddities}
+    assert len(found.scans) == 1
+    assert "not a readable picture" in faults["cut.png"]
+    assert "not a readable picture" in faults["text.jpg"]
+    assert "not a readable zip" in faults["no.zip"]
+    assert "holds no PNG or JPEG" in faults["words.zip"]
+    assert "holds no pictures (arrays: a, b)" in faults["numbers.npz"]
+    assert set(faults) == {"cut.png", "text.jpg", "no.zip", "words.zip", "numbers.npz"}

@@ -122,6 +122,7 @@ def test_emission_counts_know_what_attenuates_them(tmp_path: Path) -> None:
         ),
         ({"geometry": "fan", "source_mm": 0.5, "source_detector_mm": 1.0}, "its source lies 0.5 mm from the middle"),
         ({"detector_mm": -1.0}, "expected a width above 0"),
+        ({"angles_deg": np.full(VIEWS, np.inf)}, "its angles are not finite"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(more: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -145,3 +146,28 @@ def test_a_file_that_is_cut_short_is_said(tmp_path: Path) -> None:
     found = io.scan_folder(tmp_path)
     assert not found.scans
     assert any("cannot be" in str(o) for o in found.oddities)
+
+
+def test_a_shape_that_is_no_sinogram_is_said(tmp_path: Path) -> None:
+    np.savez(tmp_path / "p1.npz", **_plain(data=np.zeros(VIEWS)))
+    assert "expected (view, [row,] detector)" in " ".join(o.fault for o in io.scan_folder(tmp_path).oddities)
+
+
+def test_counts_below_nothing_are_refused(tmp_path: Path) -> None:
+    plain = {k: v for k, v in _plain().items() if k not in ("data", "kind")} | {"counts": -np.ones((VIEWS, DETECTORS))}
+    with pytest.raises(UnreadableError, match="holds negative counts"):
+        io.read_raw(_raw(tmp_path, plain | {"attenuation": 1.0, "sensitivity": 1.0}))
+
+
+@pytest.mark.parametrize("name", ["angles_deg", "detector_mm"])
+def test_a_sinogram_that_does_not_say_how_it_was_taken_is_refused(name: str, tmp_path: Path) -> None:
+    plain = _plain()
+    del plain[name]
+    np.savez(tmp_path / "p1.npz", **plain)
+    found = io.scan_folder(tmp_path)
+    told = [o.fault for o in found.oddities]
+    for scan in found.scans:
+        with pytest.raises(UnreadableError) as error:
+            io.read_raw(scan)
+        told.append(error.value.fault)
+    assert told

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from fabrica.machine import device
 from fabrica.machine import device as machine
 from fabrica.machine.device import find_device, free_bytes, in_words, peak_bytes, resident_bytes
 from fabrica.physics.sparse import csr
@@ -87,3 +88,15 @@ def test_sparse_matrices_are_counted_by_what_they_hold() -> None:
         return (matrix @ torch.ones(4, 8)).sum()
 
     assert peak_bytes(work) >= 4 * 4 + 3 * 4 + 3 * 4 + 3 * 8 * 4
+
+
+def test_a_system_that_says_nothing_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere than on Linux there is no /proc."""
+
+    def missing(self: Path, *rest: object, **more: object) -> str:
+        raise FileNotFoundError(str(self))
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    assert device.processor_name()
+    assert device.free_bytes() is None
+    assert device.resident_bytes() == 0

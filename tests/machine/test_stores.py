@@ -255,3 +255,20 @@ def test_a_full_disk_names_the_file_here(s3: str, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(OSError, match="No space left"):
         mirror.fetch()
     shutil.rmtree(mirror.folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError("Forbidden"), r"may not be used \(Forbidden\). Set AWS_ACCESS_KEY_ID"),
+        (type("NoCredentialsError", (Exception,), {})("none"), "may not be used"),
+        (FileNotFoundError("scans"), r"is not there \(scans\). Make the bucket first"),
+        (TimeoutError(), r"does not answer \(TimeoutError\)"),
+        (RuntimeError("odd\nand more"), r"cannot be used \(RuntimeError: odd\)"),
+    ],
+)
+def test_what_a_store_answers_is_one_line_with_what_to_do(error: Exception, words: str) -> None:
+    with pytest.raises(StoreError, match=f"s3://x {words}"), remote.plainly("s3://x"):
+        raise error
+    with pytest.raises(OSError, match="full"), remote.plainly("s3://x"):
+        raise OSError(28, "full", "/tmp/here")

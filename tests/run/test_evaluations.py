@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,7 @@ from fabrica.families.drawn import Drawn
 from fabrica.jobs import JOBS
 from fabrica.networks.unet import UNetShape
 from fabrica.run.costs import CHOICE, Choice, Tried, chosen_by, kept_choice
-from fabrica.run.evaluations import _fewest, _mean
+from fabrica.run.evaluations import SIDE, _fewest, _mean, _middle
 
 SMALL = UNetShape((8, 16), 1)
 
@@ -68,3 +69,13 @@ def test_a_choice_is_kept_and_draws_follow_it(tmp_path: Path) -> None:
     (tmp_path / CHOICE).write_text('{"evaluations": "many"}')
     with pytest.raises(ValueError, match=r"evaluations.json is damaged .* the choice is made again"):
         kept_choice(tmp_path)
+
+
+def test_of_a_volume_the_middle_is_asked_in_sides_that_the_network_takes() -> None:
+    layout = SimpleNamespace(axes="zyx")
+    ready, family = SimpleNamespace(layout=layout), SimpleNamespace(multiple=16)
+    assert SIDE == 48
+    assert _middle((40, 200, 12), ready, family) == (slice(0, 40), slice(76, 124), slice(0, 12))
+    assert _middle((40, 200, 12), ready, SimpleNamespace(multiple=32))[1] == slice(84, 116)
+    layout.axes = "yx"
+    assert _middle((1, 30, 50), ready, family) == (slice(0, 1), slice(0, 30), slice(0, 50))

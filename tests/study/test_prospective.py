@@ -11,6 +11,7 @@ import yaml
 
 from fabrica.cli import main
 from fabrica.data.split import LeakError
+from fabrica.deliver.files import alone
 from fabrica.recipe.checks import from_plain
 from fabrica.run.sequence import run_recipe
 from fabrica.study.declared import Exclusion, Plan
@@ -215,3 +216,43 @@ def test_a_run_that_cannot_answer_is_not_frozen(place: Path, tmp_path: Path) -> 
     (tmp_path / "b" / "kept").write_text("")
     with pytest.raises(ValueError, match="is not empty"):
         _frozen(place, tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"train": {"steps": 20, "batch": 2, "precision": "fp32"}, "stages": ["model", "other"]}, "found none"),
+        ({"job": {"name": "outcome", "from": ["T1w"], "x": "age"}}, "studies judge images told from images"),
+    ],
+)
+def test_a_stage_that_a_study_cannot_ask_is_refused(change: dict, words: str, place: Path, tmp_path: Path) -> None:
+    """A competitor that is not there; answers that are no images."""
+    plain = {
+        "cohorts": {"all": {"path": str(place / "old")}}, "split": {"train": 0.5, "test": 0.5}, "baseline": "none",
+        "evaluate": {"draws": 1, "realism": 0, "evaluations": []},
+        "job": {"name": "translation", "from": ["T1w"], "x": ["FLAIR"]},
+        "family": {"name": "regression", "network": {"channels": [8, 16], "blocks": 1}},
+        "train": {"steps": 2, "batch": 2, "precision": "fp32"}, **{k: v for k, v in change.items() if k != "stages"},
+    }  # fmt: skip
+    run_recipe(from_plain(plain), tmp_path / "run", say=lambda text: None)
+    rival = {k: v for k, v in CLAIM.items() if not k.startswith("goal")} | {"against": "competitor"}
+    claim = rival if "stages" in change else CLAIM
+    with pytest.raises(ValueError, match=words):
+        freeze(tmp_path / "run", _plan(claim=claim), tmp_path / "study", lambda text: None)
+
+
+def test_a_study_that_is_looked_at_is_not_looked_at_twice_at_once(place: Path, tmp_path: Path) -> None:
+    study = _frozen(place, tmp_path / "study")
+    with alone(study / ".looking") as free:
+        assert free
+        with pytest.raises(ValueError, match="is being looked at by another process"):
+            look(study, place / "new", print)
+    (study / "looks.json").write_text("{")
+    with pytest.raises(ValueError, match="how often was looked is not known"):
+        look(study, place / "new", print)
+
+
+def test_a_patient_of_whom_an_exclusion_cannot_be_told_is_named(place: Path, tmp_path: Path) -> None:
+    study = _frozen(place, tmp_path / "study", exclusions=[{"value": "weight", "above": 100}])
+    with pytest.raises(ValueError, match=r"child0|new00.*says no weight"):
+        look(study, place / "new", print)

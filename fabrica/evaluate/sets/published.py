@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from ...deliver.record import hash_of
 from .embedding import BINS, Embedding, Picture, planes, resized
@@ -75,7 +76,7 @@ def _opened(folder: Path) -> Any:
         network = AutoModel.from_pretrained(
             str(folder.resolve()), local_files_only=True, trust_remote_code=False, use_safetensors=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{folder} cannot be read by transformers: {str(error).splitlines()[0][:200]}") from error
     return network.eval()
 

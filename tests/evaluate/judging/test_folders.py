@@ -17,6 +17,7 @@ from scipy import ndimage
 from fabrica import io
 from fabrica.contracts import Image
 from fabrica.evaluate.honesty.claim import Claim
+from fabrica.evaluate.judging.folder_checks import _faults_of_pair
 from fabrica.evaluate.judging.folders import evaluate_folders
 from fabrica.evaluate.judging.shelf import Asked, Folders
 
@@ -240,3 +241,41 @@ def test_copies_and_compression_on_one_side_are_said(tmp_path: Path) -> None:
     report = _report(tmp_path, generated=tmp_path / "jpeg", reference=tmp_path / "real")
     assert report["realism"] is None
     assert any("JPEG on the generated side alone" in line for line in report["not_evaluated"])
+
+
+def test_pictures_whose_sides_cannot_be_compared_are_said(tmp_path: Path) -> None:
+    """JPEG on both sides, slices beside volumes, no labels to obey, and labels that are none."""
+    for side in ("made", "true"):
+        for i in range(6):
+            pixels = np.random.default_rng(i).integers(0, 255, (40, 40)).astype(np.uint8)
+            (tmp_path / side / f"{side}{i}").mkdir(parents=True)
+            Picture.fromarray(pixels).save(tmp_path / side / f"{side}{i}" / "a.jpg")
+    report = _report(tmp_path, generated=tmp_path / "made", reference=tmp_path / "true")
+    assert any("Both sides are JPEG" in r for r in report["remarks"])
+    _patients(tmp_path / "flat", range(4), first="f")
+    for i in range(4):
+        (tmp_path / "deep" / f"d{i}").mkdir(parents=True)
+        np.savez(tmp_path / "deep" / f"d{i}" / "slice.npz", volume=np.random.default_rng(i).random((8, 40, 40)))
+    report = _report(tmp_path, generated=tmp_path / "flat", reference=tmp_path / "deep")
+    assert any("needs slices on both sides, or volumes on both" in line for line in report["not_evaluated"])
+    (tmp_path / "labels.csv").write_text("folder,name,label\ngenerated,nobody,1\n")
+    asked = Asked(300.0, quick=True, labels=tmp_path / "labels.csv")
+    _patients(tmp_path / "real", range(50, 54), first="r")
+    evaluate_folders(Folders(tmp_path / "flat", tmp_path / "real"), tmp_path / "out", asked, lambda _: None)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert any(line.startswith("adherence to the condition: ") for line in report["not_evaluated"])
+
+
+def test_a_pair_that_lies_elsewhere_or_the_other_way_round_is_said() -> None:
+    y, x = np.mgrid[-1:1:48j, -1:1:48j]
+    head = 1.0 * (np.hypot(y, x) < 0.9)
+    truth = head + 0.8 * np.sign(x) * (abs(x) > 0.15) * (np.hypot(y, x) < 0.8)
+
+    def faults(image: np.ndarray, **more: Any) -> list[str]:
+        return [why for _, why, _ in _faults_of_pair("p", {"generated": image, "reference": truth, **more})]
+
+    assert faults(truth) == []
+    assert any("turned left to right" in why for why in faults(truth[:, ::-1].copy()))
+    assert any("pixels off its reference" in why for why in faults(np.roll(truth, 5, 0)))
+    assert any("covers 30% of its reference" in why for why in faults(truth, covered=0.3))
+    assert any("in no unit" in why for why in faults(truth, units=("", "HU")))

@@ -1,7 +1,9 @@
 """Published image encoders as embeddings: their own answer is the oracle; code of others and pickles are refused."""
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from transformers import BertConfig, BertModel, ConvNextConfig, ConvNextModel, V
 
 from fabrica.cli.options import embedding_in
 from fabrica.evaluate.sets.embedding import BINS, Picture
-from fabrica.evaluate.sets.published import from_folder
+from fabrica.evaluate.sets.published import _pooled, from_folder
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32}
 
@@ -80,3 +82,26 @@ def test_what_is_not_read(tmp_path: Path) -> None:
     ).save_pretrained(words)
     with pytest.raises(ValueError, match="is no encoder of images"):
         from_folder(words)
+
+
+def test_networks_that_say_nothing_of_pooling_are_pooled_by_their_mean() -> None:
+    tokens, planes = torch.rand(1, 5, 8), torch.rand(1, 8, 4, 4)
+    torch.testing.assert_close(_pooled(SimpleNamespace(last_hidden_state=tokens)), tokens.mean(1)[0])
+    torch.testing.assert_close(_pooled(SimpleNamespace(last_hidden_state=planes)), planes.mean((2, 3))[0])
+
+
+def test_a_folder_that_transformers_cannot_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _saved(tmp_path / "net", "vit")
+    weights = folder / "model.safetensors"
+    own = weights.read_bytes()
+    weights.write_bytes(own[:100])
+    with pytest.raises(ValueError, match="cannot be read by transformers"):
+        from_folder(folder)
+    weights.write_bytes(own)
+    (folder / "preprocessor_config.json").write_text("[]")
+    with pytest.raises(ValueError, match="holds no mapping"):
+        from_folder(folder)
+    (folder / "preprocessor_config.json").unlink()
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ValueError, match="transformers, which .* needs, is not installed"):
+        from_folder(folder)
