@@ -231,3 +231,23 @@ def test_verbs_refuse_what_they_are_not_told(tmp_path: Path) -> None:
         assert (code, message in " ".join(text.split())) == (2, True), text
         assert "Traceback" not in text
     assert not (tmp_path / "o").exists()
+
+
+def test_orders_that_a_run_of_days_or_parts_cannot_follow_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = ["generate", str(tmp_path), "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("fabrica.generate.daily.gives_days", lambda *_: False)
+    result = CliRunner().invoke(app, [*base, "--given", "T1w", "--shift", "refuse"])
+    assert result.exit_code == 2
+    assert "are not built for this kind of run yet" in " ".join(result.output.split())
+    monkeypatch.setattr("fabrica.generate.daily.gives_days", lambda *_: True)
+    result = CliRunner().invoke(app, [*base, "--value", "age=60"])
+    assert result.exit_code == 2
+    assert "Days are computed by this process alone" in result.output
+    study = tmp_path / "study"
+    study.mkdir()
+    (study / "study.json").write_text("{}")
+    result = CliRunner().invoke(app, ["run", str(study), "--set", "a=b"])
+    assert result.exit_code == 2
+    assert "A frozen study takes patients and nothing else" in " ".join(result.output.split())

@@ -11,17 +11,20 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
 import pydicom
 import pytest
+import requests
+from pydicom.dataset import Dataset
 
 from fabrica import io
 from fabrica.deliver.delivery import deliver
 from fabrica.deliver.destinations.bids import Bids
 from fabrica.deliver.destinations.destination import UnreachableError
-from fabrica.deliver.destinations.dicomweb import Dicomweb
+from fabrica.deliver.destinations.dicomweb import Dicomweb, Login
 from fabrica.deliver.destinations.dimse import Certificates, Dimse, Manners
 from fabrica.deliver.destinations.folder import Folder
 from fabrica.deliver.destinations.settings import destination, told
@@ -244,3 +247,34 @@ def test_settings_that_are_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "s3cret" not in web.name
     with pytest.raises(ValueError, match="There is no file"):
         destination(str(tmp_path / "none.yaml"))
+
+
+def test_a_web_server_is_told_who_asks_and_what_it_refuses_is_said(
+    filled: tuple[Outbox, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a token, or by name and password; one is refused, one is not spoken of, one is stored; a code is said."""
+    outbox, uid = filled
+    (tmp_path / "ca.crt").write_text("a certificate")
+    session = Dicomweb("https://pacs.example/x", Login(token="t"), tmp_path / "ca.crt")._client()._session
+    assert (session.headers["Authorization"], session.verify) == ("Bearer t", str(tmp_path / "ca.crt"))
+    assert Dicomweb("https://pacs.example/x", Login("me", "quiet"))._client()._session.auth == ("me", "quiet")
+    files = outbox.files(uid)[:3]
+    refused, stored = Dataset(), Dataset()
+    refused.ReferencedSOPInstanceUID, refused.FailureReason = files[0].stem, 0x0110
+    stored.ReferencedSOPInstanceUID = files[1].stem
+    answer = Dataset()
+    answer.FailedSOPSequence, answer.ReferencedSOPSequence = [refused], [stored]
+    to = Dicomweb("https://pacs.example/x", Login())
+    monkeypatch.setattr(to, "_client", lambda: SimpleNamespace(store_instances=lambda datasets: answer))
+    assert to.store(files) == {
+        files[0].stem: "refused, reason 0x0110", files[2].stem: "the server does not say that it was stored",
+    }  # fmt: skip
+
+    def failing(*_: object) -> None:
+        raise requests.HTTPError(response=SimpleNamespace(status_code=503))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(to, "_client", lambda: SimpleNamespace(store_instances=failing, retrieve_series=failing))
+    with pytest.raises(UnreachableError, match=r"https://pacs.example/x answers 503\."):
+        to.store(files)
+    with pytest.raises(UnreachableError, match="answers 503"):
+        list(to.fetch("1.2", "1.3"))

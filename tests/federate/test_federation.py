@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from fabrica.cli import app
 from fabrica.federate.flower import USUAL, flower_at, make_certificates, secret_in
 from fabrica.federate.messages import Message, recipe_hash
-from fabrica.federate.server import Gathering, _agreed, _answers, serve
+from fabrica.federate.server import Gathering, _agreed, _answers, _listening, _wait_for, serve
 from fabrica.federate.site import Site, _answered, _closed, join
 from fabrica.federate.stages import stage_of
 from fabrica.generate.scans import generate_images
@@ -347,3 +347,22 @@ def test_verbs_of_a_federation(place: Path, tmp_path: Path) -> None:
     alone = run.invoke(app, [*asked, str(tmp_path / "own"), "--data", f"all={place / 'one'}", *environment])
     assert alone.exit_code == 2
     assert "make federation" in " ".join(alone.output.split())
+
+
+def test_a_server_that_does_not_open_or_sends_no_round_says_its_last_line(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    with pytest.raises(FederationError, match=r"did not open at 127\.0\.0\.1:1\. $"):
+        _listening("127.0.0.1", 1, _Node(1), log)  # type: ignore[arg-type]
+    log.write_text("starting\nno port is free\n")
+    with pytest.raises(FederationError, match="Its last line: no port is free"):
+        _listening("127.0.0.1", 1, _Node(0), log)  # type: ignore[arg-type]
+    with pytest.raises(FederationError, match=r"No round came back.*no port is free"):
+        _wait_for(tmp_path / "done", _Node(1), Gathering(1, 1, LocalPlan(1)), log)  # type: ignore[arg-type]
+
+
+def test_a_folder_with_something_in_it_is_not_written_over(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "kept").write_text("")
+    asked = Gathering(1, 1, LocalPlan(1))
+    with pytest.raises(ValueError, match="is there already. Name a new folder"):
+        serve(load_recipe(place / "recipe.yaml"), tmp_path / "run", asked, ("127.0.0.1", 8443), place / "keys", print)

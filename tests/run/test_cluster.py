@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fabrica.run.cluster import Cluster, best_interval, simulate
+from fabrica.run.cluster import Cluster, _walked, best_interval, simulate
 
 
 def test_without_failures_it_is_arithmetic() -> None:
@@ -63,3 +63,12 @@ def test_clusters_that_cannot_be(plain: object, words: str) -> None:
         Cluster.of(plain, "cluster.yaml")
     with pytest.raises(ValueError, match="cannot be simulated"):
         simulate(Cluster(1, 1.0), 0.0, 1.0)
+
+
+def test_a_training_that_never_ends_is_refused_and_the_compiled_walk_is_the_plain_one() -> None:
+    with pytest.raises(ValueError, match="it would not end. Use fewer workers"):
+        simulate(Cluster(1000, 1.0, hours_between_failures=0.001), 1000.0, 100.0)
+    pieces = np.full(50, 7.0)
+    found = [walk(pieces, 1.0, 5.0, 30.0, np.random.default_rng(4)) for walk in (_walked, _walked.py_func)]
+    assert found[0] == pytest.approx(found[1])
+    assert found[0][1] > 0

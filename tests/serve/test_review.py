@@ -23,7 +23,7 @@ from fabrica.deliver.record import Record
 from fabrica.generate.handover import hand_over
 from fabrica.serve.pages import HEADERS
 from fabrica.serve.pictures import overlay_of, picture, window_of
-from fabrica.serve.review import application, key_of, serve
+from fabrica.serve.review import Reviewing, Shown, application, key_of, serve
 
 from ..deliver.conftest import drawn, trained  # noqa: F401 (fixtures)
 
@@ -343,3 +343,19 @@ def test_a_decision_stands_where_its_consequence_fails(
     assert answer.status_code == 500
     assert "Your decision is kept" in answer.text
     assert outbox.series()[0].verdict == "reject"
+
+
+def test_what_may_be_laid_over_a_series_follows_from_what_it_is(store: tuple[Path, str]) -> None:
+    """Classes and doses are laid over their source; of stated units what changed is seen."""
+    reviewing = Reviewing(store[0])
+    ct = _image("HU")
+    for made, kinds, own in (
+        (_image("", kind="label"), {"classes"}, "classes"), (_image("Gy"), {"dose"}, "dose"),
+        (_image("HU", 5.0), {"spread", "difference"}, ""),
+    ):  # fmt: skip
+        found = reviewing._overlays(store[1], made, ct)
+        shown = Shown(made, ct, found)
+        assert (set(found), shown.own, shown.base is (ct if own else made)) == (kinds, own, True)
+    assert "difference" not in reviewing._overlays(store[1], _image("a.u."), _image("a.u."))
+    shutil.rmtree(store[0] / "objects" / store[1])
+    assert reviewing.whose(store[1]) == ""
