@@ -106,7 +106,7 @@ def generate(
 ) -> None:
     """Apply a trained run to new scans; NIfTI on the grid of each scan."""
     from ..data.cohort import Source
-    from ..generate.daily import generate_days, gives_days
+    from ..generate.daily import check_approved, generate_days, gives_days
     from ..generate.parts import Wanted, generate_parts, gives_parts
     from ..generate.scans import generate_images
     from ..generate.tasks import Order
@@ -117,15 +117,14 @@ def generate(
         if shift not in ("warn", "refuse"):
             fail(f"--shift is {shift}. Write: --shift warn or --shift refuse")
         whole = gives_days(run, stage) or bool(given or ask) or gives_parts(run, stage)
-        if whole and (registry or watermark or compiled or shift == "refuse"):
-            fail(
-                "--registry, --watermark, --compile and --shift refuse are not built for this kind of run yet: leave"
-                " them out."
-            )
+        if whole and (watermark or compiled or shift == "refuse"):
+            fail("--watermark, --compile and --shift refuse are not built for this kind of run yet: leave them out.")
+        if whole and registry is not None:
+            check_approved(run, stage, registry)
         if gives_days(run, stage):
-            if executor != "local" or value or given or ask:
-                fail("Days are computed by this process alone: leave --executor, --value, --given and --ask out.")
-            written = generate_days(run, source, out, draws, stage, echo, device)
+            if value or given or ask:
+                fail("Days are computed of what was planned and seen: leave --value, --given and --ask out.")
+            written = generate_days(run, source, out, draws, stage, echo, by)
             echo(f"{len(written)} files in {out}")
             return
         if given or ask or gives_parts(run, stage):

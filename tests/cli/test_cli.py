@@ -244,7 +244,7 @@ def test_orders_that_a_run_of_days_or_parts_cannot_follow_are_refused(
     monkeypatch.setattr("fabrica.generate.daily.gives_days", lambda *_: True)
     result = CliRunner().invoke(app, [*base, "--value", "age=60"])
     assert result.exit_code == 2
-    assert "Days are computed by this process alone" in result.output
+    assert "Days are computed of what was planned and seen" in result.output
     study = tmp_path / "study"
     study.mkdir()
     (study / "study.json").write_text("{}")

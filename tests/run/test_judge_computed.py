@@ -13,20 +13,26 @@ import pytest
 from typer.testing import CliRunner
 
 from fabrica.cli import app
+from fabrica.data.cohort import Source
 from fabrica.data.daily import days_of
 from fabrica.data.simulated_days import SimulatedDays
 from fabrica.data.simulated_plans import SimulatedPlans
 from fabrica.data.virtual import VirtualCohort
+from fabrica.deliver.approvals import Approvals
+from fabrica.deliver.files import alone
 from fabrica.deliver.outbox import Outbox
-from fabrica.generate.daily import TABLE, generate_days, gives_days
+from fabrica.generate.daily import TABLE, check_approved, generate_days, gives_days
 from fabrica.generate.handover import hand_over
 from fabrica.generate.record import drawn_in
 from fabrica.io import write_nifti
+from fabrica.machine.executors import Dask
+from fabrica.machine.stores import HELD
 from fabrica.recipe.checks import from_plain
 from fabrica.run.computing import Chain
 from fabrica.run.daily import read_factors
 from fabrica.run.folder import RunFolder
 from fabrica.run.sequence import run_recipe
+from fabrica.run.shift import weights_of
 
 from ..io.radiotherapy import made
 
@@ -161,6 +167,40 @@ def test_new_patients_get_contours_doses_and_a_table(finished: Path, tmp_path: P
     one = CliRunner().invoke(app, [*asked[:-1], "1", "--unit", "CBCT=HU", "--stage", "motion"])
     assert one.exit_code == 0
     assert "Type: --draws 2" in one.output
+
+
+def test_days_are_computed_by_approved_models_alone(finished: Path, tmp_path: Path) -> None:
+    approvals = Approvals(tmp_path / "registry")
+    with pytest.raises(ValueError, match="nobody approved it"):
+        check_approved(finished, None, approvals.folder)
+    approvals.decide(weights_of(finished / "stages" / "drawn"), finished, "approved", "Dr. A", "audited")
+    check_approved(finished, None, approvals.folder)
+    check_approved(finished, "drawn", approvals.folder)
+
+
+def test_workers_compute_the_same_and_what_was_computed_is_kept(finished: Path, tmp_path: Path) -> None:
+    """A patient a task: same files, same table; asked again nothing is computed, of a changed patient all of it."""
+    _export(tmp_path / "new")
+    shutil.copytree(tmp_path / "new" / "p01", tmp_path / "new" / "p02")
+    source, said = Source(tmp_path / "new", {"CBCT": "HU"}), list[str]()
+    here = generate_days(finished, source, tmp_path / "here", 1, say=said.append)
+    there = generate_days(finished, source, tmp_path / "there", 1, say=lambda text: None, executor=Dask(workers=2))
+    assert [p.relative_to(tmp_path / "here") for p in here] == [p.relative_to(tmp_path / "there") for p in there]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(here, there, strict=True))
+    assert {p.parent.name[:3] for p in here if p.parent != tmp_path / "here"} == {"p01", "p02"}
+    written = {p: p.stat().st_mtime_ns for p in here if p.name != TABLE}
+    (tmp_path / "new" / "p02" / "today" / "2026-11-09" / "CBCT.nii.gz").unlink()
+    again = generate_days(finished, source, tmp_path / "here", 1, say=said.append)
+    assert said.count("p01_today-2026-11-02 and later: computed before of the same; kept.") == 1
+    assert not any(line.startswith("p02_today-2026-11-02 and later") for line in said)
+    assert {p.parent.name for p in again if p.name != TABLE} == {
+        "p01_today-2026-11-02", "p01_today-2026-11-09", "p02_today-2026-11-02",
+    }  # fmt: skip
+    assert all(p.stat().st_mtime_ns == written[p] for p in again if p.parent.name.startswith("p01"))
+    with (tmp_path / "here" / TABLE).open() as file:
+        assert len(list(csv.DictReader(file))) == 3 * 2 * 2
+    with alone(tmp_path / "here" / HELD), pytest.raises(ValueError, match="is being drawn into by another process"):
+        generate_days(finished, source, tmp_path / "here", 1, say=said.append)
 
 
 def test_what_cannot_be_computed_is_said(finished: Path, tmp_path: Path) -> None:
