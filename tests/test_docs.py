@@ -21,6 +21,8 @@ from fabrica.recipe.checks import from_plain
 from fabrica.rng import Rng
 from fabrica.sampling.restorers import posterior
 
+from . import slow
+
 ROOT = Path(fabrica.__file__).parents[1]
 
 
@@ -145,3 +147,14 @@ def test_an_operator_of_ones_own_is_one_page() -> None:
         assert drawn.shape == images.shape
     finally:
         del ACQUISITIONS.builtin["defocus"]
+
+
+def test_long_tests_that_are_listed_are_there() -> None:
+    names = slow.listed()
+    assert len(names) > 100
+    for name in names:
+        file, _, test = name.partition("::")
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(), name
+    assert slow.taken(
+        "6.10s call     tests/a/test_b.py::test_c[x-1] \n1.00s setup    tests/a/test_b.py::test_c[y]\n"
+    ) == {"a/test_b.py::test_c": 6.1}
