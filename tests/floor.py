@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-FLOOR = 97.0  # per cent; raise it when the figure rises
+FLOOR = 97.3  # per cent; raise it when the figure rises
 
 
 def main() -> None:
