@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sets import resumed
+from sets import DEVICE, RESULTS, add_device, resumed
 
 from fabrica.generate.patients import draw_patients
 from fabrica.learning.checkpoint import load
@@ -24,7 +24,6 @@ from fabrica.recipe.checks import from_plain
 from fabrica.run.sequence import run_recipe
 from fabrica.study.downstream import Terms, compare_arms
 
-RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, dict[str, Any]] = {
     "pneumonia": {
         "path": "images_2d/pneumoniamnist", "split": {"train": 0.7, "test": 0.3, "seed": 0}, "patients": 1200,
@@ -44,6 +43,7 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--steps", type=int, default=1500, help="of the generator")
     parser.add_argument("--seeds", type=int, default=5)
+    add_device(parser)
     options = parser.parse_args()
     file = RESULTS / "downstream_real.json"
     found = resumed(file, options.work, PARTS, options.only, lambda name, plan: part(name, plan, options))
@@ -56,7 +56,7 @@ def part(name: str, plan: dict[str, Any], options: argparse.Namespace) -> dict[s
         **plan["generator"], "cohorts": {"all": {"path": str(real)}}, "split": plan["split"],
         "train": {"steps": options.steps, "batch": 32},
     }  # fmt: skip
-    run_recipe(from_plain(recipe), work / "generator")
+    run_recipe(from_plain(recipe), work / "generator", device=DEVICE)
     known = load(work / "generator" / "stages" / "model")
     assert known is not None
     drawn = work / "synthetic"

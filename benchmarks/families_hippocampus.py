@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from sets import machine, place, resumed
+from sets import DEVICE, RESULTS, add_device, machine, place, resumed
 
 from fabrica import io
 from fabrica.data import cohort
@@ -36,7 +36,6 @@ from fabrica.run.prepare import split_stage
 from fabrica.run.sequence import find_cohort, run_recipe
 from fabrica.study.downstream import Terms, compare_arms
 
-RESULTS = Path(__file__).parent / "results"
 PATIENTS = 90
 PREPARE = {"spacing_mm": [2, 2, 2], "multiple": 8}
 SPLIT = {"train": 0.6, "test": 0.4, "seed": 0}
@@ -90,6 +89,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", default="", help="one family")
+    add_device(parser)
     options = parser.parse_args()
     file = RESULTS / "families_hippocampus.json"
     write(resumed(file, options.work, FAMILIES, options.only, lambda name, stages: part(name, stages, options)))
@@ -111,7 +111,7 @@ def part(name: str, stages: dict[str, Any], options: argparse.Namespace) -> dict
         },
     })  # fmt: skip
     run = folder / "run"
-    run_recipe(recipe, run, say=lambda text: print("  ", text, flush=True))
+    run_recipe(recipe, run, say=lambda text: print("  ", text, flush=True), device=DEVICE)
     facts = [made[1] for key in stages if (made := load(run / "stages" / key)) is not None]
     drawn, began = folder / "drawn", time.perf_counter()
     if not (drawn / "patients.csv").is_file():

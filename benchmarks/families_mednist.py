@@ -24,7 +24,7 @@ from embeddings import classifier, resnet, tensor
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from safetensors.torch import load_file, save_file
-from sets import Sets, machine, place, sheet
+from sets import DEVICE, RESULTS, Sets, add_device, machine, place, sheet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,7 +40,6 @@ from fabrica.run.sequence import run_recipe
 
 CLASSES = ("AbdomenCT", "BreastMRI", "CXR", "ChestCT", "Hand", "HeadCT")
 HELD_OUT, DRAWS, SIDE, BATCH, PEER_BATCH = 200, 252, 64, 8, 16
-RESULTS = Path(__file__).parent / "results"
 WIDE = {"channels": [32, 64, 128], "blocks": 1}
 CODEC = {"channels": [32, 64], "blocks": 1}
 PRIOR = {"channels": [64, 128], "blocks": 1, "patch": 1}
@@ -94,6 +93,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", default="", help="one part, or peer draws, race, evaluations or table")
+    add_device(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ def ours(name: str, options: argparse.Namespace, train: dict[str, NDArray[Any]])
     folder, threads = options.work / place(name), LONG[name][1] if name in LONG else options.threads
     torch.set_num_threads(threads)
     recipe = recipe_of(name, options)
-    run_recipe(from_plain(recipe), folder / "run", say=print)
+    run_recipe(from_plain(recipe), folder / "run", say=print, device=DEVICE)
     known = [load(folder / "run" / "stages" / s) for s in recipe["stages"]]
     facts = [k[1] for k in known if k is not None]
     answering = Answering(RunFolder.open(folder / "run"), from_plain(recipe).stage("model"))
@@ -396,6 +396,12 @@ def tabulate(options: argparse.Namespace, train: dict[str, NDArray[Any]], held: 
     write(found)
 
 
+def seen() -> list[str]:
+    """What was seen in the pictures, where somebody wrote it down."""
+    page = RESULTS / "families_seen.md"
+    return [page.read_text().rstrip()] if page.is_file() else []
+
+
 def few(rows: list[dict[str, Any]], spaces: list[str]) -> list[str]:
     """Quality against the number of evaluations, for every part that can be told."""
     lines = [
@@ -469,7 +475,7 @@ def write(found: dict[str, Any]) -> None:
     cells = " | ".join(f"{r[n]['multiple']:.1f}" for n in spaces)
     lines += [f"| real training pictures | | | | | | {cells} | {r[first]['precision']:.2f} / {r[first]['recall']:.2f} | {r[first]['copies']:.2f} |", "", "| kernel distance | " + " | ".join(spaces) + " |", "|---" * (len(spaces) + 1) + "|"]  # fmt: skip
     lines += [f"| {r['name']} | " + " | ".join(f"{r[n]['kernel']:.3g}" for n in spaces) + " |" for r in found["rows"]]
-    lines += ["| standard deviation of its null | " + " | ".join(f"{found['null'][n]['kernel_sd']:.2g}" for n in spaces) + " |", "", *few(found["rows"], spaces), *by_seed(found["rows"], spaces), *raced(found.get("race")), (RESULTS / "families_seen.md").read_text().rstrip(), ""]  # fmt: skip
+    lines += ["| standard deviation of its null | " + " | ".join(f"{found['null'][n]['kernel_sd']:.2g}" for n in spaces) + " |", "", *few(found["rows"], spaces), *by_seed(found["rows"], spaces), *raced(found.get("race")), *seen(), ""]  # fmt: skip
     (RESULTS / "families.md").write_text("\n".join(lines))
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image as Pillow
 from scipy import ndimage
-from sets import machine, place, resumed
+from sets import DEVICE, RESULTS, add_device, machine, place, resumed
 from translation_ms import figures, load
 
 from fabrica.data import cohort
@@ -28,7 +28,6 @@ from fabrica.learning.checkpoint import load as load_checkpoint
 from fabrica.recipe.checks import from_plain
 from fabrica.run.sequence import run_recipe
 
-RESULTS = Path(__file__).parent / "results"
 TRAIN, TEST = "patient19", "patient07"  # the one with many lesions trains
 BLOCK = (2, 2, 3)  # x, y, z of the files
 WIDE = {"channels": [32, 64, 128], "blocks": 1}
@@ -69,6 +68,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--only", default="", help="one family")
+    add_device(parser)
     options = parser.parse_args()
     small = averaged(options.data, options.work / "data")
     file = RESULTS / "families_ms.json"
@@ -112,7 +112,7 @@ def part(name: str, stages: dict[str, Any], data: Path, options: argparse.Namesp
         },
     })  # fmt: skip
     began = time.perf_counter()
-    result = run_recipe(recipe, folder, say=lambda text: print("  ", text, flush=True))
+    result = run_recipe(recipe, folder, say=lambda text: print("  ", text, flush=True), device=DEVICE)
     facts = [made[1] for key in stages if (made := load_checkpoint(folder / "stages" / key)) is not None]
     stage = next(s for s in result.report.stages if s.name == "model")
     return {

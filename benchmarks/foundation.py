@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from sets import DEVICE, add_device
 
 from fabrica.data.cohort import Source
 from fabrica.data.virtual import VirtualCohort
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/foundation"))
     parser.add_argument("--data", type=Path, default=None)
     parser.add_argument("--only", default="")
+    add_device(parser)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     for name, part in PARTS.items():
@@ -79,7 +81,9 @@ def directions(options: argparse.Namespace, done: list[str]) -> Iterator[dict[st
         for name in singles:
             plain["stages"][name]["train"] = {"minutes": MINUTES / len(singles), "batch": 8}
         plain["stages"]["any"]["train"] = {"minutes": MINUTES, "batch": 6}
-        done_run = run_recipe(from_plain(plain), options.work / f"any-{missing:g}", say=lambda text: None)
+        done_run = run_recipe(
+            from_plain(plain), options.work / f"any-{missing:g}", say=lambda text: None, device=DEVICE
+        )
         found = next(s for s in done_run.report.stages if s.name == "any")
         table: dict[str, dict[str, list[float]]] = {}
         for row in found.cases:
@@ -122,7 +126,7 @@ def adapt(options: argparse.Namespace, done: list[str]) -> Iterator[dict[str, An
         "train": {"steps": 500, "batch": 8},
     }
     former = options.work / "adapt-base"
-    run_recipe(from_plain(base), former, say=lambda text: None)
+    run_recipe(from_plain(base), former, say=lambda text: None, device=DEVICE)
     home = (former / "stages/model").resolve()
     other = {"virtual": {**shared, "patients": max(FEW) + TESTED, "first": 600, "scanners": ["B"]}}
     people = [f"virtual{600 + k:04d}" for k in range(max(FEW) + TESTED)]
@@ -137,7 +141,7 @@ def adapt(options: argparse.Namespace, done: list[str]) -> Iterator[dict[str, An
                 continue
             folder = options.work / f"adapt-{count}-{how.replace(' ', '')}"
             plain = {**job, "cohorts": {"b": other}, "split": split, "train": {"steps": STEPS, "batch": 8, **more}}
-            run_recipe(from_plain(plain), folder, say=lambda text: None)
+            run_recipe(from_plain(plain), folder, say=lambda text: None, device=DEVICE)
             after = RunFolder.open(folder)
             new, old = _gained(before, after, after), _gained(before, after, before)
             size = next((folder / "stages/model").glob("*.safetensors")).stat().st_size
@@ -167,7 +171,7 @@ def drafts(options: argparse.Namespace, done: list[str]) -> Iterator[dict[str, A
         return
     run, scans = options.work / "segmentation", options.work / "ms"
     plain = yaml.safe_load(Path("recipes/segmentation.yaml").read_text())
-    run_recipe(from_plain({**plain, "train": {"minutes": 2, "batch": 12}}), run, say=lambda text: None)
+    run_recipe(from_plain({**plain, "train": {"minutes": 2, "batch": 12}}), run, say=lambda text: None, device=DEVICE)
     for disease in ("ms", "tumour", "none"):
         if not (scans / disease).is_dir():
             cohort = VirtualCohort(8, first=300, spacing_mm=2, disease=disease, planes=(22, 66))
@@ -253,7 +257,7 @@ def pretrain(options: argparse.Namespace, done: list[str]) -> Iterator[dict[str,
             "family": {"name": "flow", "network": {"channels": [16, 32, 64]}}, "train": {"minutes": 4, "batch": 32},
             "evaluate": {"draws": 1, "realism": 0, "evaluations": []},
         }  # fmt: skip
-        run_recipe(from_plain(drawer), generator, say=lambda text: None)
+        run_recipe(from_plain(drawer), generator, say=lambda text: None, device=DEVICE)
         draw_patients(generator, made, 600, {}, say=lambda text: None)
     for patients in (20, 100):
         what = f"pneumonia, {patients} real"

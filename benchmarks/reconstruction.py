@@ -18,13 +18,12 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
-from sets import machine, place, resumed
+from sets import DEVICE, RESULTS, add_device, machine, place, resumed
 
 from fabrica.evaluate.statistics import interval
 from fabrica.recipe.checks import from_plain
 from fabrica.run.sequence import run_recipe
 
-RESULTS = Path(__file__).parent / "results"
 SLICES, STEP = (84, 92), 8  # of the real volumes, whose planes are 1 mm apart
 NETWORK = {"channels": [16, 32, 64]}
 METRICS = ("psnr", "ssim")
@@ -44,6 +43,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--lesions", type=int, default=10, help="slices that lesions are put into")
     parser.add_argument("--only", default="", help="one part")
+    add_device(parser)
     options = parser.parse_args()
     real = slabs(options.data / "mri_multicontrast/ms_mni", options.work / "real") if options.data else None
     file = RESULTS / "reconstruction.json"
@@ -98,7 +98,9 @@ def part(name: str, plan: dict[str, Any], real: Path | None, options: argparse.N
         },
     })  # fmt: skip
     began = time.perf_counter()
-    result = run_recipe(recipe, options.work / place(name), say=lambda text: print("  ", text, flush=True))
+    result = run_recipe(
+        recipe, options.work / place(name), say=lambda text: print("  ", text, flush=True), device=DEVICE
+    )
     return {
         "told": told(options, name), "machine": machine(), "threads": torch.get_num_threads(), "minutes": options.minutes,
         "whole_s": time.perf_counter() - began, "rows": rows_of(result.report.stages), "lesions": lesions_of(result.report.stages),

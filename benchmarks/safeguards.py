@@ -22,6 +22,7 @@ import numpy as np
 from families_mednist import CLASSES
 from numpy.typing import NDArray
 from PIL import Image as Pillow
+from sets import DEVICE, add_device
 from skimage.transform import resize
 
 from fabrica.audit.conduct import COPIES, MEMBERSHIP, Asked, audit
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--held", type=int, default=HELD, help="pictures of MedNIST that are held out")
     parser.add_argument("--row", default="", help="of copies: this one alone, 'flow, 400'")
+    add_device(parser)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     for name, part in PARTS.items():
@@ -168,7 +170,7 @@ def trained(options: argparse.Namespace, place: Path, family: str, **more: Any) 
         "train": {"steps": FAMILIES[family], "batch": 16, **more}, "prepare": {"size": [64, 64]},
         "evaluate": {"draws": 1, "realism": 0, "evaluations": []},
     }  # fmt: skip
-    run_recipe(from_plain(plain), run, say=lambda text: None)
+    run_recipe(from_plain(plain), run, say=lambda text: None, device=DEVICE)
     return run
 
 
@@ -227,7 +229,7 @@ def hippocampi(options: argparse.Namespace, done: set[str]) -> Iterator[dict[str
             "train": {"steps": steps, "batch": 16}, "evaluate": {"draws": 1, "realism": 0, "evaluations": []},
         }  # fmt: skip
         run = options.work / f"hippocampi-{family}"
-        run_recipe(from_plain(plain), run, say=lambda text: None)
+        run_recipe(from_plain(plain), run, say=lambda text: None, device=DEVICE)
         yield {"what": family, **_audited(run)}
 
 

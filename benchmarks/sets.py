@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 from collections.abc import Callable, Mapping
@@ -16,7 +17,24 @@ from PIL import Image as Pillow
 from fabrica.evaluate.sets.embedding import Picture, by_radiomics, by_thumbnail
 from fabrica.evaluate.sets.feature import frechet_distance, kernel_distance, precision_recall
 
+
+def _asked() -> str:
+    """What is typed after --device of whichever benchmark runs."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_device(parser)
+    return str(parser.parse_known_args()[0].device)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", default="cpu", choices=["cpu", "cuda"], help="what a card gives is written to results/cuda"
+    )
+
+
 Array = NDArray[np.float64]
+DEVICE = _asked()
+RESULTS = Path(__file__).parent / "results" / ("cuda" if DEVICE == "cuda" else "")
+RESULTS.mkdir(exist_ok=True)
 Embed = Callable[[NDArray[Any]], Array]
 DIMENSIONS, NULLS, LARGEST = 32, 20, 8.0
 BIN = 8.0  # grey values of 8 bits for texture

@@ -22,6 +22,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
+from sets import DEVICE, RESULTS, add_device
 
 from fabrica.data import cohort
 from fabrica.data.prepare import intensity_scale
@@ -31,7 +32,6 @@ from fabrica.networks import precision
 from fabrica.recipe.checks import from_plain
 from fabrica.run.sequence import run_recipe
 
-RESULTS = Path(__file__).parent / "results"
 NETWORK = {"channels": [32, 64, 128]}
 SETTINGS: dict[str, dict[str, Any]] = {  # what was tried beside crops of 112 x 112 in batches of 8
     "as the other cells": {},
@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--only", default="", help="cells whose name holds this word")
+    add_device(parser)
     options = parser.parse_args()
     file = RESULTS / "translation_ms.json"
     cells: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
@@ -123,7 +124,10 @@ def run_cell(plan: dict[str, Any], data: Path, steps: int, scratch: Path) -> dic
     began = time.perf_counter()
     folder = Path(tempfile.mkdtemp(dir=scratch))
     result = run_recipe(
-        from_plain(recipe(plan, data, steps, start)), folder, say=lambda text: print("  ", text, flush=True)
+        from_plain(recipe(plan, data, steps, start)),
+        folder,
+        say=lambda text: print("  ", text, flush=True),
+        device=DEVICE,
     )
     stage = result.report.stages[0]
     draw = next(float(r.value) for r in stage.cases if r.metric == "seconds a draw")
@@ -166,7 +170,7 @@ def pretrained(family: str, steps: int, scratch: Path) -> str:
         "split": {"train": 0.9, "test": 0.1},
         "evaluate": {"draws": 1},
     }
-    run_recipe(from_plain(plain), folder, say=lambda text: print("  ", text, flush=True))
+    run_recipe(from_plain(plain), folder, say=lambda text: print("  ", text, flush=True), device=DEVICE)
     return str(folder / "stages" / "model")
 
 

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sets import machine, place, resumed
+from sets import DEVICE, RESULTS, add_device, machine, place, resumed
 
 from fabrica.learning.checkpoint import load as load_checkpoint
 from fabrica.recipe.checks import load
 from fabrica.run.sequence import run_recipe
 
-RESULTS = Path(__file__).parent / "results"
 RECIPE = Path(__file__).parents[1] / "recipes" / "unpaired.yaml"
 PARTS: dict[str, list[str]] = {
     "cycle": [],
@@ -35,6 +34,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--only", default="", help="one part")
     parser.add_argument("--work", type=Path, default=Path("runs/unpaired"))
+    add_device(parser)
     options = parser.parse_args()
     found = resumed(
         RESULTS / "unpaired.json", options.work, PARTS, options.only, lambda name, changes: part(name, changes, options)
@@ -45,7 +45,7 @@ def main() -> None:
 def part(name: str, changes: list[str], options: argparse.Namespace) -> dict[str, Any]:
     settings = [*changes, f"train.minutes={options.minutes}", "baseline=none", "evaluate.evaluations=[]"]
     folder = options.work / place(name)
-    result = run_recipe(load(RECIPE, settings), folder, say=lambda text: print("  ", text, flush=True))
+    result = run_recipe(load(RECIPE, settings), folder, say=lambda text: print("  ", text, flush=True), device=DEVICE)
     (stage,) = result.report.stages
     made = load_checkpoint(folder / "stages" / stage.name)
     assert made is not None

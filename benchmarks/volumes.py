@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 from families_ms import TEST, TRAIN, averaged
-from sets import machine
+from sets import DEVICE, RESULTS, add_device, machine
 from torch import Tensor
 
 from fabrica.contracts import Condition, Family, Field, Problem, Signature
@@ -33,7 +33,6 @@ from fabrica.run.answering import Answering
 from fabrica.run.folder import RunFolder
 from fabrica.run.sequence import run_recipe
 
-RESULTS = Path(__file__).parent / "results"
 WINDOW, WHOLE, EVALUATIONS = (32, 48, 48), (56, 104, 88), 8
 KINDS: tuple[Literal["unet", "transformer", "state-space"], ...] = ("unet", "transformer", "state-space")
 SIDES = (32, 64, 96, 128)
@@ -45,6 +44,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/volumes"))
     parser.add_argument("--minutes", type=float, default=4.0)
     parser.add_argument("--draws", type=int, default=3)
+    add_device(parser)
     options = parser.parse_args()
     family, steps = trained(averaged(options.data, options.work / "data"), options)
     found = {
@@ -64,7 +64,7 @@ def trained(data: Path, options: argparse.Namespace) -> tuple[Family, int]:
         "family": {"name": "flow", "network": {"channels": [16, 32, 64], "blocks": 1}},
         "prepare": {"size": list(WINDOW)}, "train": {"minutes": options.minutes, "batch": 4},
     })  # fmt: skip
-    result = run_recipe(recipe, folder, say=lambda text: print("  ", text, flush=True))
+    result = run_recipe(recipe, folder, say=lambda text: print("  ", text, flush=True), device=DEVICE)
     answering = Answering(RunFolder(folder, recipe), recipe.stages[0])
     few = with_steps(answering.family.eval(), EVALUATIONS)
     assert few is not None
