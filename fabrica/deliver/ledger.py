@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import sqlalchemy as sql
 from sqlalchemy.engine import Connection
 
 from .database import ask
+from .tables import LEDGER
 
 FIRST = "0" * 64
 
@@ -28,15 +30,22 @@ class Line:
 
 def add(db: Connection, time: str, about: str, event: Mapping[str, Any]) -> None:
     """One line more, within the transaction of what it tells about."""
+    add_all(db, time, [(about, event)])
+
+
+def add_all(db: Connection, time: str, events: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """A line more for each (about, event)."""
     row = ask(db, "SELECT number, hash FROM ledger ORDER BY number DESC LIMIT 1").first()
-    number, previous = (row[0] + 1, row[1]) if row else (1, FIRST)
-    text = json.dumps(event, sort_keys=True, separators=(",", ":"))
-    ask(
-        db,
-        "INSERT INTO ledger (number, time, event, about, previous, hash)"
-        " VALUES (:number, :time, :event, :about, :previous, :hash)",
-        number=number, time=time, event=text, about=about, previous=previous, hash=_hash(previous, time, about, text),
-    )  # fmt: skip
+    number, previous = (row[0], row[1]) if row else (0, FIRST)
+    rows = []
+    for about, event in events:
+        text = json.dumps(event, sort_keys=True, separators=(",", ":"))
+        number, before, previous = number + 1, previous, _hash(previous, time, about, text)
+        rows.append(
+            {"number": number, "time": time, "event": text, "about": about, "previous": before, "hash": previous}
+        )
+    if rows:
+        db.execute(sql.insert(LEDGER), rows)
 
 
 def _hash(previous: str, time: str, about: str, text: str) -> str:

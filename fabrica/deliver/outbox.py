@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import sqlalchemy as sql
 from sqlalchemy.engine import Connection
 
 from ..machine.databases import shown
@@ -19,8 +22,10 @@ from .database import ask
 from .decisions import Waiting
 from .files import class_of, sync, write_whole
 from .objects.marking import Series
+from .tables import INSTANCES
 
 Verdict = Literal["accept", "reject"]
+AT_ONCE = 4  # files that are on their way to the disk
 ANNULLED = 2  # in place of whether a part withdraws: it goes with its series no longer
 
 
@@ -75,15 +80,16 @@ class Outbox:
         other content.
         """
         written = {str(ds.SOPInstanceUID): _bytes(ds) for ds in series.datasets}
-        hashes = {uid: hashlib.sha256(content).hexdigest() for uid, content in written.items()}
-        with self._open() as db:  # held while files are written: what lies there without a row is left of a crash
+        with ThreadPoolExecutor(AT_ONCE) as pool, self._open() as db:
+            # held while files are written: what lies there without a row is left of a crash
+            hashes = dict(zip(written, pool.map(_digest, written.values()), strict=True))
             known = dict(ask(db, "SELECT uid, sha256 FROM instances WHERE series = :uid", uid=series.uid).all())
             if known:
                 if known != hashes:
                     raise ValueError(f"Series {series.uid} is known with other content: it is not written again.")
                 return False
-            for uid, content in written.items():
-                write_whole(self.file(series.uid, uid), content, folder_too=False)
+            paths = [self.file(series.uid, uid) for uid in written]
+            list(pool.map(partial(write_whole, folder_too=False), paths, written.values()))
             sync(self.folder / "objects" / series.uid)
             first = series.datasets[0]
             ask(
@@ -94,12 +100,12 @@ class Outbox:
                 instances=len(series.datasets), sources="\n".join(map(str, sources)), added=now(), part_of=part_of,
                 withdraws=int(withdraws),
             )  # fmt: skip
-            for number, (uid, h) in enumerate(hashes.items()):
-                ask(
-                    db, "INSERT INTO instances (uid, series, number, sha256) VALUES (:uid, :series, :number, :h)",
-                    uid=uid, series=series.uid, number=number, h=h,
-                )  # fmt: skip
-                ledger.add(db, now(), uid, {"what": "made", "series": series.uid, **event, "sha256": h})
+            db.execute(
+                sql.insert(INSTANCES),
+                [{"uid": u, "series": series.uid, "number": k, "sha256": h} for k, (u, h) in enumerate(hashes.items())],
+            )
+            told = [(u, {"what": "made", "series": series.uid, **event, "sha256": h}) for u, h in hashes.items()]
+            ledger.add_all(db, now(), told)
         return True
 
     def drawn(self, series: str) -> str:
@@ -324,6 +330,7 @@ class Outbox:
     def delivered(self, destination: str, instances: Sequence[str], witness: str) -> None:
         """As its witness says it: noted once, with a line of the ledger each."""
         with self._open() as db:
+            arrived = []
             for uid in instances:
                 changed = ask(
                     db,
@@ -331,8 +338,9 @@ class Outbox:
                     " AND state != 'delivered'",
                     uid=uid, to=destination,
                 ).rowcount  # fmt: skip
-                if changed:
-                    ledger.add(db, now(), uid, {"what": "delivered", "to": destination, "witness": witness})
+                arrived += [uid] * changed
+            told = {"what": "delivered", "to": destination, "witness": witness}
+            ledger.add_all(db, now(), [(uid, told) for uid in arrived])
 
     def lines(self) -> list[ledger.Line]:
         """All lines, each held against the one before and against the heads that were signed; raises ValueError where
@@ -365,6 +373,10 @@ class Outbox:
             if series is None:
                 own |= set(_first(ask(db, "SELECT uid FROM instances WHERE series = :uid", uid=uid)))
         return [line for line in every if line.about in own]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _first(found: Iterable[Sequence[Any]]) -> list[str]:
