@@ -89,16 +89,17 @@ def _dose(report: dict, values: Values) -> None:  # type: ignore[type-arg]
         print(f"| {by} | {dose['value']:.3f}{_ends(dose['interval'], 3)} | {dvh['value']:.3f} |")
     name = stage["name"]
     print()
-    for metric in (SCORE, DVH):
-        one, other = (values[name, by, metric] for by in ("model", "boosted trees"))
+    models = [by for by in dict.fromkeys(by for by, _ in figures) if by.split(":")[0] == "model"]
+    for by, metric in ((by, metric) for by in models for metric in (SCORE, DVH)):
+        one, other = (values[name, answer, metric] for answer in (by, "boosted trees"))
         apart = [one[p] - other[p] for p in one]
         over = interval(apart, list(one))
         better = sum(a < 0 for a in apart)
         ends = _ends(over.interval, 3)
-        print(f"model less boosted trees, {metric}: {over.value:.3f}{ends}; better in {better} of {len(apart)}")
+        print(f"{by} less boosted trees, {metric}: {over.value:.3f}{ends}; better in {better} of {len(apart)}")
     print()
     for key in (
-        k for k in values if k[2].endswith("decided as by the true dose") and k[1] in ("model", "boosted trees")
+        k for k in values if k[2].endswith("decided as by the true dose") and k[1] in (*models, "boosted trees")
     ):
         own = values[key]
         print(f"{key[1]}, {key[2]}: {sum(own.values()) / len(own):.2f} of {len(own)}")
