@@ -16,7 +16,7 @@ import numpy as np
 
 from ...machine.device import writing
 from ..sets.adherence import Adherence
-from .pictures import encode
+from .pictures import encode, framed
 from .results import Report, StageResult
 
 
@@ -145,7 +145,7 @@ def _picture_rows(stages: Sequence[StageResult]) -> list[dict[str, Any]]:
         for row in stage.pictures:
             panels = [
                 {**{k: v for k, v in p.items() if k not in ("pixels", "under")}, "png": encode(p)}
-                for p in row["panels"]
+                for p in framed(row["panels"])
             ]
             rows.append(
                 {

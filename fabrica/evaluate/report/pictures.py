@@ -20,6 +20,7 @@ from ...data.cases import Prepared
 from .histogram import drawing
 
 Array = NDArray[np.floating[Any]]
+AROUND, WIDE = 4, 0.7  # pixels around what is shown; a frame as wide as this share of the picture is the picture
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,38 @@ def _label_panels(f: Field, part: Tensor, truth: Tensor | None, z: int) -> list[
 
 
 PANEL = 176  # pixels a side in the page
+
+
+def framed(panels: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The panels of a row, all cut to where any of them shows something: a patient in a wide grid is seen as well.
+
+    They stay as they are where they have several shapes, or where little would be cut.
+    """
+    if len({p["pixels"].shape for p in panels}) != 1:
+        return list(panels)
+    shown = np.any([_shows(p) for p in panels], 0)
+    found = [np.flatnonzero(shown.any(axis)) for axis in (1, 0)]
+    if not all(map(len, found)):
+        return list(panels)
+    box = tuple(slice(max(0, own[0] - AROUND), own[-1] + 1 + AROUND) for own in found)
+    if all(own[-1] - own[0] + 1 + 2 * AROUND > WIDE * n for own, n in zip(found, shown.shape, strict=True)):
+        return list(panels)
+    return [_cut(p, box) for p in panels]
+
+
+def _shows(panel: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Where a panel is not as at its corner."""
+    pixels = np.nan_to_num(panel["pixels"])
+    seen: NDArray[np.bool_] = abs(pixels - pixels[0, 0]) > 0.02 * (panel["high"] - panel["low"])
+    return seen
+
+
+def _cut(panel: Mapping[str, Any], box: tuple[slice, ...]) -> dict[str, Any]:
+    under = panel.get("under")
+    return {
+        **panel, "pixels": panel["pixels"][box],
+        **({} if under is None else {"under": {**under, "pixels": under["pixels"][box]}}),
+    }  # fmt: skip
 
 
 def encode(panel: Mapping[str, Any]) -> str:
