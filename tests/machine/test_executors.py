@@ -1,5 +1,6 @@
 """Executors: the same results in order of their tasks, workers that die, addresses that are none."""
 
+import errno
 import os
 import signal
 import socket
@@ -15,7 +16,8 @@ import pytest
 
 from fabrica.machine.executors import Dask, Executor, Local, SetAside, check_address, executor
 
-DOUBLED, KILLED, FAILS = (f"tests.machine.test_executors:{n}" for n in ("doubled", "killed_once", "fails"))
+NAMES = ("doubled", "killed_once", "fails", "full")
+DOUBLED, KILLED, FAILS, FULL = (f"tests.machine.test_executors:{name}" for name in NAMES)
 
 
 def doubled(task: Mapping[str, Any]) -> Any:
@@ -47,12 +49,19 @@ def fails(task: Mapping[str, Any]) -> Any:
     raise ValueError(f"task {task['x']} cannot be done")
 
 
+def full(task: Mapping[str, Any]) -> Any:
+    raise OSError(errno.ENOSPC, "No space left on device", f"/there/{task['x']}.nii.gz")
+
+
 @pytest.mark.parametrize("made", [Local(), Dask(workers=2)], ids=["local", "dask"])
 def test_results_are_those_of_their_tasks(made: Executor) -> None:
     assert dict(made.results(DOUBLED, [{"x": k} for k in range(7)])) == {k: 2 * k for k in range(7)}
     assert list(made.results(DOUBLED, [])) == []
     with pytest.raises(ValueError, match="task 1 cannot be done"):
         list(made.results(FAILS, [{"x": 1}]))
+    with pytest.raises(OSError, match="No space left") as told:  # of whoever's disk: the file is named
+        list(made.results(FULL, [{"x": 1}]))
+    assert (told.value.errno, told.value.filename) == (errno.ENOSPC, "/there/1.nii.gz")
 
 
 @pytest.fixture
