@@ -166,13 +166,17 @@ def outbox(
     from collections import Counter
 
     from ..deliver.outbox import Outbox
-    from ..deliver.rows import move
+    from ..deliver.rows import holds_rows, move
     from ..generate.handover import default_store
 
     with errors():
         folder = store or default_store()
         if database is not None:
             echo(f"Moved: {move(folder, database)} lines of the ledger, and what they tell of.")
+        if not holds_rows(folder):
+            fail(
+                f"{folder} holds no outbox. Name the folder of fabrica deliver --store, or prepare: fabrica deliver RUN"
+            )
         box = Outbox(folder)
         words = {"accept": "accepted", "reject": "rejected", "": "undecided"}
         counts = Counter(words[one.verdict] for one in box.series())
@@ -180,7 +184,7 @@ def outbox(
         echo(f"{counts.total()} series: {told}")
         for to, left in sorted(box.backlog().items()):
             echo(f"  {to}: {left} instances wait" if left else f"  {to}: all has arrived")
-        echo(f"{len(box.lines())} lines of the ledger, checked; rows lie {box.lie}.")
+        echo(f"{len(box.lines())} lines of the ledger, checked; rows lie {box.whereabouts}.")
 
 
 @app.command()

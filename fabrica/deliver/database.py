@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +43,9 @@ class Database:
         sql.event.listen(engine, "begin", _in_turn)
         return Database(engine, models)
 
-    @contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self) -> AbstractContextManager[Connection]:
         """Others wait for it."""
-        with self.engine.begin() as db:
-            yield db
+        return self.engine.begin()
 
 
 def ask(db: Connection, statement: str, **values: Any) -> CursorResult[*tuple[Any, ...]]:

@@ -58,8 +58,8 @@ class Outbox:
         self._rows = rows.opened(folder, self.place)
 
     @property
-    def lie(self) -> str:
-        """Where its rows do, in words."""
+    def whereabouts(self) -> str:
+        """Where its rows lie, in words."""
         return f"at {shown(self.place)}" if self.place else f"in {self.folder / rows.FILE}"
 
     @contextmanager

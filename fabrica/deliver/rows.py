@@ -16,7 +16,7 @@ from .tables import LEDGER, MODELS, bring_up
 
 FILE, PLACE = "delivery.sqlite", "database.json"
 MOVED = 1  # SQLite's user_version of a file whose rows lie elsewhere: two places never grow side by side
-AT_ONCE = 1000  # rows that are held in memory while they are moved
+BLOCK = 1000  # rows that are held in memory while they are moved
 
 
 def holds_rows(folder: Path) -> bool:
@@ -98,7 +98,7 @@ def _copy(old: Connection, new: Connection) -> None:
     """Tables in the order of what they refer to."""
     for table in MODELS.sorted_tables:
         order = LEDGER.c.number if table is LEDGER else sql.text("1")
-        for part in old.execute(sql.select(table).order_by(order)).mappings().partitions(AT_ONCE):
+        for part in old.execute(sql.select(table).order_by(order)).mappings().partitions(BLOCK):
             new.execute(sql.insert(table), [dict(row) for row in part])
 
 

@@ -14,8 +14,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .. import io
 from ..contracts import Image
 from ..data.cases import left_out
@@ -23,14 +21,13 @@ from ..data.cohort import Member, Source, unreadable
 from ..data.daily import PLANNED
 from ..data.moving import MOTION
 from ..deliver.approvals import Approvals
-from ..deliver.files import alone
 from ..deliver.record import Drawn, Record, hash_of
 from ..evaluate.judging.constraints import Constraint
 from ..evaluate.judging.daily import Factors, Reading
 from ..io import UnreadableError
 from ..machine.device import find_device, threads
 from ..machine.executors import Executor, Local
-from ..machine.stores import HELD, fetched, named, place, sent
+from ..machine.stores import fetched, place, sent
 from ..recipe.values import Stage
 from ..run.computing import Chain, Say
 from ..run.daily import FILE as FACTORS
@@ -39,7 +36,7 @@ from ..run.folder import RunFolder
 from ..run.shift import weights_of
 from .motion import write_motion
 from .record import Files, record_of, sources_of
-from .tasks import DONE, key_of, note_done, noted, results_of, state_of
+from .tasks import DONE, drawing_into, key_of, note_done, noted, places_of, results_of, state_of
 
 TABLE = "constraints.csv"
 ASKED = "fabrica.generate.daily:compute_patient"
@@ -83,19 +80,15 @@ def generate_days(
         )
     _check_calibrated(opened, draws, say)
     shared = {
-        "token": secrets.token_hex(8), "run": named(run), "stage": stage, "device": by.device, "draws": draws,
-        "folder": named(source.folder), "units": sorted(source.units.items()), "out": named(out),
-        "threads": torch.get_num_threads(),
+        **places_of(run, source, out), "token": secrets.token_hex(8), "stage": stage, "device": by.device,
+        "draws": draws,
     }  # fmt: skip
     people: dict[str, list[Member]] = {}
     for day in chain.days:
         people.setdefault(day.patient, []).append(day)
     tasks = [{**shared, "patient": patient, "case": own[0].name} for patient, own in people.items()]
-    with alone(out / HELD) as ours:
-        if not ours:
-            raise ValueError(f"{out} is being drawn into by another process. Wait for it, or name another folder.")
-        for task in tasks:
-            task["key"] = _key(opened, task, cohort.members)
+    with drawing_into(out):
+        _keyed(opened, tasks, cohort.members)
         found = dict(results_of(ASKED, tasks, partial(_asked_before, out), by, say))
     _chain_of.cache_clear()  # what was drawn is not kept beyond the call
     fetched(out)
@@ -119,13 +112,14 @@ def _gathered(chain: Chain, found: Sequence[Mapping[str, Any]], out: Path, sourc
     return written
 
 
-def _key(run: RunFolder, task: Mapping[str, Any], members: Sequence[Member]) -> str:
-    """Of all that was made of a patient, on any day, and of what intervals were told on."""
-    asked = {**task, "values": {}, "shift": "warn", "watermark": None}
+def _keyed(run: RunFolder, tasks: Sequence[dict[str, Any]], members: Sequence[Member]) -> None:
+    """Each task with the key of all that was made of its patient, on any day, and of what intervals were told on."""
     state, told = state_of(run), run.path / FACTORS
-    own = [key_of(state, asked, m, m.contrasts()) for m in members if m.patient == task["patient"]]
-    known = [*own, hash_of(told) if told.is_file() else ""]
-    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+    factors = hash_of(told) if told.is_file() else ""
+    for task in tasks:
+        asked = {**task, "values": {}, "shift": "warn", "watermark": None}
+        own = [key_of(state, asked, m, m.contrasts()) for m in members if m.patient == task["patient"]]
+        task["key"] = hashlib.sha256(json.dumps([*own, factors]).encode()).hexdigest()
 
 
 def _asked_before(out: Path, task: Mapping[str, Any]) -> dict[str, Any] | None:

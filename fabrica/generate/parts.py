@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import io
@@ -21,13 +20,13 @@ from ..data.cases import Prepared, left_out, prepare_case
 from ..data.cohort import Member, Source, overlaid, unreadable
 from ..data.store import Layout
 from ..data.subwords import Subwords
-from ..deliver.files import alone, write_whole
+from ..deliver.files import write_whole
 from ..deliver.outbox import now
 from ..io import UnreadableError
 from ..jobs.values import said
 from ..machine.device import threads
 from ..machine.executors import Executor, Local
-from ..machine.stores import HELD, fetched, named, place, sent
+from ..machine.stores import fetched, named, place, sent
 from ..networks.joint import beyond
 from ..registry import unknown
 from ..run.answering import Answering
@@ -36,7 +35,18 @@ from ..run.draw import images_of
 from ..run.folder import RunFolder
 from ..run.sequence import Say
 from .record import record_of
-from .tasks import DONE, answering_of, cases_of, key_of, note_done, noted, results_of, state_of
+from .tasks import (
+    DONE,
+    answering_of,
+    cases_of,
+    drawing_into,
+    key_of,
+    note_done,
+    noted,
+    places_of,
+    results_of,
+    state_of,
+)
 
 ASKED = "fabrica.generate.parts:ask_case"
 TOLD = "parts"  # CASE/parts-0.json: words, classes and numbers of a draw
@@ -80,14 +90,11 @@ def generate_parts(
         say(line)
     cases = {m.name: m for m in answering.job.gathered(cohort.members, True)}
     shared = {
-        "token": token, "run": named(run), "stage": stage, "device": by.device, "folder": named(data.folder),
-        "out": named(out), "units": sorted(data.units.items()), "threads": torch.get_num_threads(), "draws": draws,
+        **places_of(run, data, out), "token": token, "stage": stage, "device": by.device, "draws": draws,
         "given": list(wanted.given), "ask": list(wanted.ask), "values": dict(wanted.values),
     }  # fmt: skip
     tasks = [{**shared, "case": name} for name in cases]
-    with alone(out / HELD) as ours:
-        if not ours:
-            raise ValueError(f"{out} is being drawn into by another process. Wait for it, or name another folder.")
+    with drawing_into(out):
         _keyed(answering, tasks, cases)
         found = dict(results_of(ASKED, tasks, partial(_asked_before, out), by, say))
     answering_of.cache_clear()  # the model is not kept beyond the call

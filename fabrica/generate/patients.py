@@ -20,11 +20,10 @@ from .. import __version__, io
 from ..contracts import Case, Field, Image
 from ..data.cases import Prepared
 from ..data.grid import Grid
-from ..deliver.files import alone
 from ..jobs.values import said
 from ..machine.device import threads, writing
 from ..machine.executors import Executor, Local, SetAside
-from ..machine.stores import HELD, fetched, named, place, sent
+from ..machine.stores import fetched, named, place, sent
 from ..recipe.values import Stage
 from ..run.answering import Answering
 from ..run.draw import draw, images_of
@@ -32,7 +31,7 @@ from ..run.folder import RunFolder
 from ..run.question import Shown
 from ..run.shift import weights_of
 from ..safeguards.gate import UNAUDITED, standing
-from .tasks import DONE, answering_of, note_done, noted, state_of
+from .tasks import DONE, answering_of, drawing_into, note_done, noted, state_of
 
 ROWS = 64  # slices or volumes drawn at once
 TABLE = "patients.csv"
@@ -64,9 +63,7 @@ def draw_patients(
     }  # fmt: skip
     tasks = _tasks(shared, asked, _at_once(answering, depth), state_of(opened))
     out.mkdir(parents=True, exist_ok=True)
-    with alone(out / HELD) as ours:
-        if not ours:
-            raise ValueError(f"{out} is being drawn into by another process. Wait for it, or name another folder.")
+    with drawing_into(out):
         rows = _drawn(tasks, out, by, count, say)
     answering_of.cache_clear()  # the model is not kept beyond the call
     fetched(out)

@@ -9,25 +9,23 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..data.cases import left_out
 from ..data.cohort import Member, Source, unreadable
 from ..deliver.approvals import Approvals
-from ..deliver.files import alone
 from ..deliver.record import Answer, write_answers
 from ..io import UnreadableError
 from ..jobs.values import said
 from ..machine.executors import Executor, Local
-from ..machine.stores import HELD, fetched, named
+from ..machine.stores import fetched, named
 from ..run.answering import Answering
 from ..run.judge_courses import foretold
 from ..run.sequence import Say
 from ..run.shift import look
 from ..safeguards.watermark import read_key
 from .record import record_of
-from .tasks import DRAW, PLAIN, Order, answering_of, done_before, key_of, results_of, state_of
+from .tasks import DRAW, PLAIN, Order, answering_of, done_before, drawing_into, key_of, places_of, results_of, state_of
 
 MOST = 5  # lines on what is odd about scans
 ANSWER = "answer.json"  # CASE/answer.json: what was said of a case, for delivery
@@ -74,13 +72,13 @@ def generate_images(
             )
         ]
     cases = {m.name: m for m in job.gathered(_found(source, say), True)}
-    shared = {"token": token, "device": by.device, **order, "values": dict(order["values"])}
-    tasks = _tasks(shared, run, source, out, list(cases))
+    shared = {
+        **places_of(run, source, out), "token": token, "device": by.device, **order, "values": dict(order["values"]),
+    }  # fmt: skip
+    tasks = [{**shared, "case": name} for name in cases]
     _keyed(answering, tasks, cases)
     recorded: list[tuple[Member, Mapping[str, Sequence[Path]]]] = []
-    with alone(out / HELD) as ours:
-        if not ours:
-            raise ValueError(f"{out} is being drawn into by another process. Wait for it, or name another folder.")
+    with drawing_into(out):
         for name, result in results_of(DRAW, tasks, lambda task: done_before(out, task["case"], task["key"]), by, say):
             files = {contrast: [out / p for p in own] for contrast, own in result["files"].items()}
             if files:
@@ -97,17 +95,6 @@ def generate_images(
         )
     record_of(answering.run, answering.stage, out, recorded).write()
     return written
-
-
-def _tasks(
-    asked: Mapping[str, Any], run: Path, source: Source, out: Path, cases: Sequence[str]
-) -> list[dict[str, Any]]:
-    """A case each, as plain data."""
-    shared = {
-        **asked, "run": named(run), "folder": named(source.folder), "out": named(out),
-        "units": sorted(source.units.items()), "threads": torch.get_num_threads(),
-    }  # fmt: skip
-    return [{**shared, "case": name} for name in cases]
 
 
 def _keyed(answering: Answering, tasks: Sequence[dict[str, Any]], cases: Mapping[str, Member]) -> None:

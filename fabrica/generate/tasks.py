@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -18,14 +19,14 @@ from ..contracts import Image
 from ..data import cohort as cohorts
 from ..data.cases import Prepared, left_out
 from ..data.cohort import Member, Source
-from ..deliver.files import write_whole
+from ..deliver.files import alone, write_whole
 from ..deliver.outbox import now
 from ..deliver.record import check_inside, hash_of
 from ..io import UnreadableError
 from ..jobs.values import said
 from ..machine.device import find_device, threads
 from ..machine.executors import Executor, SetAside
-from ..machine.stores import fetched, place, sent
+from ..machine.stores import HELD, fetched, named, place, sent
 from ..run.answering import Answering
 from ..run.costs import CHOICE
 from ..run.folder import RECIPE, RunFolder
@@ -59,6 +60,23 @@ class Order(TypedDict, total=False):
 PLAIN: Order = {
     "draws": 1, "stage": None, "values": {}, "shift": "warn", "registry": None, "watermark": None, "compiled": False,
 }  # fmt: skip
+
+
+@contextmanager
+def drawing_into(out: Path) -> Iterator[None]:
+    """Nobody else draws into the folder meanwhile; raises ValueError where somebody does."""
+    with alone(out / HELD) as ours:
+        if not ours:
+            raise ValueError(f"{out} is being drawn into by another process. Wait for it, or name another folder.")
+        yield
+
+
+def places_of(run: Path, source: Source, out: Path) -> dict[str, Any]:
+    """What every task of a call says of where it reads and writes, and by how many threads, as plain data."""
+    return {
+        "run": named(run), "folder": named(source.folder), "units": sorted(source.units.items()), "out": named(out),
+        "threads": torch.get_num_threads(),
+    }  # fmt: skip
 
 
 @lru_cache(maxsize=1)  # of one call of generate, whose token is in the task

@@ -37,7 +37,8 @@ def at_server(place: str, example: str, schema: str = "") -> Engine:
     """
     scheme, _, rest = place.partition("://")
     if scheme not in ("postgresql", "postgresql+pg8000") or not rest:
-        raise ValueError(f"{shown(place)} is no database that is known. {example}")
+        what = f"{scheme}://" if rest else place
+        raise ValueError(f"{what} is no database that is known. {example}")
     try:
         url = sql.make_url(f"postgresql+pg8000://{rest}")
     except (ArgumentError, ValueError) as error:

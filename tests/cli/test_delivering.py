@@ -166,4 +166,7 @@ def test_an_outbox_says_what_is_on_its_way_and_moves(drawn: Path, postgresql: st
     code, said = _typed("deliver", drawn, "--to", f"folder:{tmp_path / 'there'}", *store)
     assert code == 0, said
     assert "there: all has arrived" in _typed("outbox", *store)[1]
-    assert _typed("outbox", "--database", "mysql://x/y", *store)[0] == 2
+    code, said = _typed("outbox", "--database", "mysql://x/y", "--store", tmp_path / "typo")
+    assert (code, "mysql:// is no database that is known" in " ".join(said.split())) == (2, True), said
+    code, said = _typed("outbox", "--store", tmp_path / "typo")
+    assert (code, "holds no outbox" in " ".join(said.split()), (tmp_path / "typo").exists()) == (2, True, False), said

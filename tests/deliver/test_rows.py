@@ -53,7 +53,7 @@ def test_what_was_moved_is_what_was_there(record: Record, postgresql: str, tmp_p
     assert move(tmp_path, postgresql) == len(outbox_lines := before[-2])  # type: ignore[arg-type]
     again = Outbox(tmp_path)
     assert _seen(again, uid) == before
-    assert again.lie.startswith("at 127.0.0.1")
+    assert again.whereabouts.startswith("at 127.0.0.1")
     with pytest.raises(ValueError, match="were moved to PostgreSQL. Start this program anew"):
         outbox.judge(uid, "accept", "late", "Dr. D")
     again.judge(uid, "accept", "late", "Dr. D")
