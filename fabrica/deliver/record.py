@@ -35,6 +35,8 @@ class Drawn:
     given: tuple[str, ...]  # contrasts that it was drawn from
     sources: tuple[SourceFile, ...] = ()  # empty where the source was no DICOM
     classes: int = 0  # of a label map, with the background
+    decided: str = ""  # the file that says what of the mean of draws no datum fixes; none where nothing was measured
+    decided_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +105,15 @@ def _of(folder: Path, plain: Mapping[str, Any]) -> Record:
         sources = tuple(SourceFile(**{k: str(s[k]) for k in SourceFile.__slots__}) for s in one["sources"])
         lists = {k: tuple(map(str, one[k])) for k in ("files", "sha256", "given")}
         case, contrast, unit, kind = (str(one[k]) for k in ("case", "contrast", "unit", "kind"))
-        for name in lists["files"]:
+        decided = (str(one.get("decided", "")), str(one.get("decided_sha256", "")))
+        for name in (*lists["files"], *filter(None, decided[:1])):
             check_inside(folder, name)
         if len(lists["files"]) != len(lists["sha256"]) or not lists["files"]:
             raise ValueError(f"{case} has {len(lists['files'])} files and {len(lists['sha256'])} hashes")
         files, hashes, given = lists["files"], lists["sha256"], lists["given"]
-        images.append(Drawn(case, contrast, unit, kind, files, hashes, given, sources, int(one.get("classes", 0))))
+        images.append(
+            Drawn(case, contrast, unit, kind, files, hashes, given, sources, int(one.get("classes", 0)), *decided)
+        )
     words = {k: str(plain[k]) for k in ("run", "stage", "job", "family", "weights", "recipe", "version", "made")}
     evidence = tuple(map(_figure, plain.get("evidence", [])))
     return Record(
@@ -164,13 +169,18 @@ def hash_of(path: Path) -> str:
 
 def check_drawn(record: Record, drawn: Drawn, numbers: Sequence[int]) -> list[Path]:
     """The files of some draws; raises ValueError where one is gone or was changed."""
-    found = []
-    for number in numbers:
-        path = record.folder / drawn.files[number]
-        if not path.is_file() or hash_of(path) != drawn.sha256[number]:
-            raise ValueError(f"{path} is gone or was changed after it was drawn. Draw again: fabrica generate")
-        found.append(path)
-    return found
+    return [_unchanged(record.folder / drawn.files[number], drawn.sha256[number]) for number in numbers]
+
+
+def check_decided(record: Record, drawn: Drawn) -> Path | None:
+    """The file of what the prior decided, where there is one; raises ValueError where it is gone or was changed."""
+    return _unchanged(record.folder / drawn.decided, drawn.decided_sha256) if drawn.decided else None
+
+
+def _unchanged(path: Path, digest: str) -> Path:
+    if not path.is_file() or hash_of(path) != digest:
+        raise ValueError(f"{path} is gone or was changed after it was drawn. Draw again: fabrica generate")
+    return path
 
 
 def check_sources(drawn: Drawn, elsewhere: Path | None = None) -> list[Path]:

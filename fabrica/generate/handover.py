@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 
 from .. import io
 from ..contracts import Image
+from ..deliver import draws
 from ..deliver.objects.dose import planned_dose
 from ..deliver.objects.images import derived_series
 from ..deliver.objects.marking import Making, Series
-from ..deliver.objects.parametric_map import spread_map
+from ..deliver.objects.parametric_map import prior_map, spread_map
 from ..deliver.objects.report import answer_report, evidence_report
 from ..deliver.objects.segmentation import segmentation
 from ..deliver.objects.source import read_headers
 from ..deliver.objects.structure_set import structure_set
 from ..deliver.outbox import Outbox
-from ..deliver.record import Drawn, Record, answers_in, check_drawn, check_sources
+from ..deliver.record import Drawn, Record, answers_in, check_decided, check_drawn, check_sources
 
 Say = Callable[[str], None]
 
@@ -61,15 +62,17 @@ def hand_over(
         for name, image, spread in _wanted(record, drawn, which):
             made = partial(_object, image=image)
             making, series = _of_its_day(Making(record, drawn, headers, name), outbox, made)
-            parts = list[Series]()
-            if spread is not None and drawn.kind != "label" and drawn.unit != "Gy" and image.axes == "zyx":
-                parts.append(spread_map(replace(making, which="spread"), spread, series))
+            parts = _maps(making, image, spread, series)
             if structures and drawn.kind == "label":
                 labels, affine = image.data[0].numpy(), image.affine.numpy()
                 parts.append(structure_set(making, labels, affine, classes=drawn.classes))
             if evidence:
                 parts.append(evidence_report(making, series))
             event = _told(making, series)
+            if name == "mean" and len(drawn.files) > 1 and image.axes == "zyx" and not outbox.drawn(series.uid):
+                # whoever judges flips through them
+                own = check_drawn(record, drawn, range(len(drawn.files)))
+                event["draws"] = draws.keep(outbox.folder, series.uid, own, series.factor)
             new = outbox.add(series, paths, event)
             for part in parts:
                 outbox.add(part, paths, {**event, "clipped": 0}, part_of=series.uid)
@@ -79,6 +82,24 @@ def hand_over(
             say(f"{drawn.case}: {drawn.contrast}, {len(series.datasets)} files{beside}, {'made' if new else 'known'}.")
             found.append(series.uid)
     return found
+
+
+def _maps(making: Making, image: Image, spread: NDArray[np.float32] | None, series: Series) -> list[Series]:
+    """What goes with the mean of draws of an image, voxel by voxel: how far they lie apart, and what no datum fixes."""
+    drawn, found = making.drawn, list[Series]()
+    if making.which != "mean" or drawn.kind == "label" or drawn.unit == "Gy" or image.axes != "zyx":
+        return found
+    if spread is not None:
+        found.append(spread_map(replace(making, which="spread"), spread, series))
+    if (path := check_decided(making.record, drawn)) is not None:
+        decided = _volume(io.read_image(path)).data[0].numpy()
+        found.append(prior_map(replace(making, which="prior"), decided, series))
+    return found
+
+
+def _volume(image: Image) -> Image:
+    """A plane as a volume of one plane."""
+    return replace(image, data=image.data[:, None], axes="zyx") if image.axes == "yx" else image
 
 
 def _said(making: Making, outbox: Outbox, paths: Sequence[Path], evidence: bool, say: Say) -> str:
@@ -133,8 +154,7 @@ def _wanted(record: Record, drawn: Drawn, which: str) -> Sequence[tuple[str, Ima
     if which not in ("mean", "all") and not (which.isdigit() and int(which) < count):
         raise ValueError(f"--draw {which!r} is none of {drawn.case}'s {count}. Write mean, all, or a number from 0.")
     numbers = list(range(count)) if which in ("mean", "all") else [int(which)]
-    images = [io.read_image(path) for path in check_drawn(record, drawn, numbers)]
-    images = [replace(i, data=i.data[:, None], axes="zyx") if i.axes == "yx" else i for i in images]
+    images = [_volume(io.read_image(path)) for path in check_drawn(record, drawn, numbers)]
     if which != "mean":
         return [(str(number), image, None) for number, image in zip(numbers, images, strict=True)]
     if drawn.kind == "label":

@@ -25,9 +25,11 @@ def record_of(
     drawn: Sequence[tuple[Member, Files]],
     made: str = "",
     given: Sequence[str] | None = None,
+    decided: Mapping[Path, Path] | None = None,
 ) -> Record:
     """Files of each case and contrast, by draw, as a record that lies in `folder`; `given`: which images they were
-    drawn from, where not from all that the job reads but those that were drawn.
+    drawn from, where not from all that the job reads but those that were drawn. `decided`: first draw -> the file that
+    says what of its contrast the prior decided.
     """
     job = stage.build_job()
     signature, images, preparation = job.signature(), [], run.trained(stage).grid_preparation
@@ -40,11 +42,13 @@ def record_of(
             if not files:
                 continue
             names, hashes = tuple(str(p.relative_to(folder)) for p in files), tuple(map(hash_of, files))
-            told = job.answer in ("value", "course")
-            unit = "" if told or field.kind == "label" else preparation.unit_of(field.name, field.unit)
+            numbers = job.answer in ("value", "course")
+            unit = "" if numbers or field.kind == "label" else preparation.unit_of(field.name, field.unit)
             classes, sources = field.channels if field.kind == "label" else 0, sources_of(member, own)
-            kind = "value" if told else field.kind
-            images.append(Drawn(member.name, field.name, unit, kind, names, hashes, own, sources, classes))
+            kind = "value" if numbers else field.kind
+            by_prior = (decided or {}).get(files[0])
+            told = ("", "") if by_prior is None else (str(by_prior.relative_to(folder)), hash_of(by_prior))
+            images.append(Drawn(member.name, field.name, unit, kind, names, hashes, own, sources, classes, *told))
     checkpoint = json.loads((run.home(stage) / "checkpoint.json").read_text())
     recipe = hashlib.sha256((run.path / RECIPE).read_bytes()).hexdigest()
     when = made or datetime.now(UTC).isoformat(timespec="seconds")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -25,7 +25,19 @@ from ..run.sequence import Say
 from ..run.shift import look
 from ..safeguards.watermark import read_key
 from .record import record_of
-from .tasks import DRAW, PLAIN, Order, answering_of, done_before, drawing_into, key_of, places_of, results_of, state_of
+from .tasks import (
+    DECIDED,
+    DRAW,
+    PLAIN,
+    Order,
+    answering_of,
+    done_before,
+    drawing_into,
+    key_of,
+    places_of,
+    results_of,
+    state_of,
+)
 
 MOST = 5  # lines on what is odd about scans
 ANSWER = "answer.json"  # CASE/answer.json: what was said of a case, for delivery
@@ -78,11 +90,13 @@ def generate_images(
     tasks = [{**shared, "case": name} for name in cases]
     _keyed(answering, tasks, cases)
     recorded: list[tuple[Member, Mapping[str, Sequence[Path]]]] = []
+    decided: dict[Path, Path] = {}
     with drawing_into(out):
         for name, result in results_of(DRAW, tasks, lambda task: done_before(out, task["case"], task["key"]), by, say):
             files = {contrast: [out / p for p in own] for contrast, own in result["files"].items()}
             if files:
                 recorded.append((cases[name], files))
+            decided |= _decided(out / name, files, {out / p for p in result.get("beside", ())})
     answering_of.cache_clear()  # the model is not kept beyond the call
     fetched(out)  # of a place in a store, what workers of other machines sent there
     places = {name: k for k, name in enumerate(cases)}
@@ -93,8 +107,14 @@ def generate_images(
         raise ValueError(
             f"No case in {source.folder} has {needed}{why}. See what is there: fabrica inspect {source.folder}"
         )
-    record_of(answering.run, answering.stage, out, recorded).write()
+    record_of(answering.run, answering.stage, out, recorded, decided=decided).write()
     return written
+
+
+def _decided(folder: Path, files: Mapping[str, Sequence[Path]], beside: Collection[Path]) -> dict[Path, Path]:
+    """First draw of a contrast -> the file that says what of it the prior decided."""
+    named = {own[0]: folder / f"{contrast}-{DECIDED}.nii.gz" for contrast, own in files.items()}
+    return {first: path for first, path in named.items() if path in beside}
 
 
 def _keyed(answering: Answering, tasks: Sequence[dict[str, Any]], cases: Mapping[str, Member]) -> None:

@@ -41,6 +41,7 @@ from .motion import write_motion
 from .watermarks import with_mark
 
 DONE = ".done"  # beside the results: a file for each case that was drawn whole
+DECIDED = "decided"  # CONTRAST-decided.nii.gz: what of the mean of draws no datum fixes
 REFUSED = ".refused"  # a file for each case that was left out, with the kind of reason
 DRAW = "fabrica.generate.tasks:draw_case"
 
@@ -157,12 +158,15 @@ def _write_draws(
     key = read_key(Path(task["watermark"])) if task["watermark"] else None
     like: dict[str, Image] = {}
     held: list[Tensor] = []  # of twins alone, whose map needs all of them
+    mean: Tensor | None = None  # of what was measured alone, to tell what no datum fixes of it
     folder, moments = out / member.name, wanted_of(answering, task["draws"], lines)
     prepared, draws = answering.in_turn(member, task["draws"], lines.append)
     for number in range(task["draws"]):
         x = next(draws)  # what enumerates them would hold the last one
         images = answering.image(member, prepared, x, number)
         held += [x] if answering.job.answer == "twin" else []
+        if answering.signature.measurements:
+            mean = x.float() / task["draws"] if mean is None else mean.add_(x, alpha=1 / task["draws"])
         del x
         if answering.job.moves is not None:
             moved, told = write_motion(images, member, answering.job.moves, folder, number)
@@ -182,6 +186,10 @@ def _write_draws(
     lines.append(f"{member.name}: {task['draws']} draw{'s' * (task['draws'] > 1)} written.")
     for name, own in moments.items():
         beside += write_interval(answering, like[name], own, folder)
+    if mean is not None:
+        for name, image in answering.decided(member, prepared, mean).items():
+            io.write_nifti(image, folder / f"{name}-{DECIDED}.nii.gz")
+            beside.append(folder / f"{name}-{DECIDED}.nii.gz")
     if held:
         beside += _write_anomaly(answering, prepared, torch.stack(held), folder, lines)
 
@@ -244,7 +252,8 @@ def done_before(out: Path, case: str, key: str) -> dict[str, Any] | None:
     plain = noted(out, case, key)
     if plain is None or not isinstance(plain.get("files"), dict):
         return None
-    return {"files": plain["files"], "said": [f"{case}: drawn before from the same; kept."]}
+    kept = [f"{case}: drawn before from the same; kept."]
+    return {"files": plain["files"], "beside": plain.get("beside", []), "said": kept}
 
 
 def noted(out: Path, name: str, key: str) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .addresses import is_loopback
+from .allocator import keep_freed_memory
 from .slurm import Slurm
 from .stores import is_place
 from .workers import LocalWorkers
@@ -37,6 +38,12 @@ def call(name: str, task: Task) -> Any:
     """`module:function` of a task, imported where it is done."""
     module, _, function = name.partition(":")
     return getattr(importlib.import_module(module), function)(task)
+
+
+def call_in_worker(name: str, task: Task) -> Any:
+    """`call` in a process that a scheduler asks."""
+    keep_freed_memory()
+    return call(name, task)
 
 
 def nothing(task: Task) -> int:
@@ -95,7 +102,7 @@ class Dask(Executor):
             suspects: list[int] = []
 
             def asked(number: int) -> Any:
-                future = client.submit(call, name, dict(tasks[number]), pure=False, retries=0)
+                future = client.submit(call_in_worker, name, dict(tasks[number]), pure=False, retries=0)
                 futures[future] = number
                 return future
 

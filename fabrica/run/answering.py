@@ -26,7 +26,7 @@ from .costs import chosen_by, kept_choice
 from .draw import drawn_in_turn, images_of
 from .family import check_scales, drawer, trained_family
 from .folder import RunFolder, versions
-from .question import Shown, not_to_be_read, question_of
+from .question import Shown, decided_by_prior, not_to_be_read, question_of
 from .shift import scanned, weights_of
 
 
@@ -110,6 +110,19 @@ class Answering:
         """One draw (C, z, y, x), as images on the case's own grid."""
         where = f"{self.run.name}/{self.stage.name}/{member.name}/{number}"
         return images_of(x, self.signature.x, prepared, self.preparation, where)
+
+    def decided(self, member: Member, prepared: Prepared, x: Tensor) -> dict[str, Image]:
+        """Of an answer (C, z, y, x), in its unit on the case's own grid: what its prior decided, since no datum fixes
+        it. Nothing where nothing was measured of the image itself.
+        """
+        if not self.signature.measurements or self.job.answer != "image":
+            return {}
+        problem = question_of(self.job, [Shown(prepared)], self.layout, self.seed, torch.device("cpu"))
+        decided = decided_by_prior(problem, x.float(), self.layout)
+        if decided is None:
+            return {}
+        whole, fixed = (self.image(member, prepared, one, 0) for one in (x.float(), x.float() - decided))
+        return {name: replace(image, data=image.data - fixed[name].data) for name, image in whole.items()}
 
     def values(self, member: Member, count: int, say: Callable[[str], None]) -> Tensor:
         """(C,), the mean of `count` draws of a job that asks for values: chances of its classes, or its number."""

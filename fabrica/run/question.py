@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..contracts import Field, Job, Problem, Scattered
+from ..contracts import Field, Job, Measurement, Problem, Scattered
 from ..data.cases import Prepared
 from ..data.store import Layout, joined, question_batch, to_device
 from ..physics.algebra import LinearOperator
@@ -75,7 +75,7 @@ def residual(problem: Problem, x: Tensor, layout: Layout) -> Tensor | None:
     """(C, z, y, x) of what an answer leaves unexplained, brought back to the image as crudely as the data
     themselves.
     """
-    rows = x.transpose(0, 1) if layout.axes == "yx" else x[None]
+    rows = _rows(x, layout)
     for m in problem.measurements.values():
         left = m.operator.crude(m.value - m.operator(rows.to(m.value.device)))
         return None if left is None else whole_answer(left.float(), layout)
@@ -86,7 +86,7 @@ def misfit(problem: Problem, x: Tensor, layout: Layout) -> dict[str, float]:
     """Of an answer (C, z, y, x): how far A(x) lies off y, as a multiple of what noise alone would leave; by
     measurement.
     """
-    rows = x.transpose(0, 1) if layout.axes == "yx" else x[None]
+    rows = _rows(x, layout)
     found = {}
     for name, m in problem.measurements.items():
         if isinstance(m.noise, Scattered):
@@ -109,18 +109,37 @@ def invented(problem: Problem, x: Tensor, layout: Layout, plain: Tensor | None =
 
     `plain`: the answer of the fewest edges, where it is known already.
     """
-    rows = x.transpose(0, 1) if layout.axes == "yx" else x[None]
+    if (told := _telling(problem)) is None:
+        return Invented({})
+    name, m = told
+    there = _rows(x, layout).to(m.value.device)
+    bands = misfit_by_band(m, there)
+    figures = {f"misfit of {name} ({band})": float(value.mean()) for band, value in bands.items()}
+    fixed = fixed_by_data(m, there)
+    figures["share fixed by the data"] = float((fixed * there).sum() / (there * there).sum().clamp(min=1e-12))
+    decided = whole_answer((there - fixed).float().cpu(), layout)
+    return Invented(figures, decided, not_to_be_read(problem, x, layout, plain))
+
+
+def decided_by_prior(problem: Problem, x: Tensor, layout: Layout) -> Tensor | None:
+    """(C, z, y, x): what of an answer no datum fixes; None where no measurement can tell."""
+    if (told := _telling(problem)) is None:
+        return None
+    there = _rows(x, layout).to(told[1].value.device)
+    return whole_answer((there - fixed_by_data(told[1], there)).float().cpu(), layout)
+
+
+def _telling(problem: Problem) -> tuple[str, Measurement] | None:
+    """The first measurement whose physics is linear and whose noise has a variance."""
     for name, m in problem.measurements.items():
-        if not isinstance(m.noise, Scattered) or not isinstance(m.operator, LinearOperator):
-            continue
-        there = rows.to(m.value.device)
-        bands = misfit_by_band(m, there)
-        figures = {f"misfit of {name} ({band})": float(value.mean()) for band, value in bands.items()}
-        fixed = fixed_by_data(m, there)
-        figures["share fixed by the data"] = float((fixed * there).sum() / (there * there).sum().clamp(min=1e-12))
-        decided = whole_answer((there - fixed).float().cpu(), layout)
-        return Invented(figures, decided, not_to_be_read(problem, x, layout, plain))
-    return Invented({})
+        if isinstance(m.noise, Scattered) and isinstance(m.operator, LinearOperator):
+            return name, m
+    return None
+
+
+def _rows(x: Tensor, layout: Layout) -> Tensor:
+    """An answer (C, z, y, x) as rows of a problem."""
+    return x.transpose(0, 1) if layout.axes == "yx" else x[None]
 
 
 def not_to_be_read(problem: Problem, x: Tensor, layout: Layout, plain: Tensor | None = None) -> str:

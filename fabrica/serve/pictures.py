@@ -24,7 +24,7 @@ STRENGTH = 0.75  # of the strongest overlay
 
 @dataclass(frozen=True)
 class Overlay:
-    """Values (1, z, y, x) over a picture, up to `top` in `unit`; `kind`: spread, difference, classes or dose."""
+    """Values (1, z, y, x) over a picture, up to `top` in `unit`; `kind`: spread, prior, difference, classes or dose."""
 
     kind: str
     image: Image
@@ -34,11 +34,13 @@ class Overlay:
     @property
     def legend(self) -> str:
         """What its colours mean."""
+        top = f"{self.top:.0f}" if self.top >= 1000 else f"{self.top:.3g}"
         said = {
-            "spread": f"spread of the draws, none to {self.top:.3g} {self.unit} (dark to white)",
-            "difference": f"result minus source, -{self.top:.3g} to {self.top:.3g} {self.unit} (blue to red)",
+            "spread": f"spread of the draws, none to {top} {self.unit} (dark to white)",
+            "prior": f"decided by the model, not by data, -{top} to {top} {self.unit} (blue to red)",
+            "difference": f"result minus source, -{top} to {top} {self.unit} (blue to red)",
             "classes": "classes, a colour each",
-            "dose": f"dose, none to {self.top:.3g} {self.unit} (dark to white)",
+            "dose": f"dose, none to {top} {self.unit} (dark to white)",
         }
         return said[self.kind]
 
@@ -49,7 +51,7 @@ class Overlay:
             classes = values.astype(int)
             return CLASSES[np.where(classes > 0, 1 + (classes - 1) % (len(CLASSES) - 1), 0)], 0.5 * (classes > 0)
         share = np.clip(values / max(self.top, 1e-9), -1, 1)
-        if self.kind == "difference":
+        if self.kind in ("difference", "prior"):
             return _graded(AROUND_ZERO, (share + 1) / 2), STRENGTH * np.abs(share)
         return _graded(HOT, share.clip(0)), STRENGTH * share.clip(0) ** 0.5
 

@@ -14,8 +14,11 @@ import torch
 from fastapi import Depends, FastAPI, Form, HTTPException
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from .. import io
 from ..contracts import Field, Image
 from ..data.grid import grid_of, resample
+from ..deliver.draws import Kept, kept
+from ..deliver.objects.parametric_map import PRIOR, SPREAD
 from ..deliver.outbox import Outbox, Prepared
 from ..deliver.reading import PARAMETRIC_MAP, stored_answers, stored_image
 from ..deliver.verification import verify
@@ -32,6 +35,7 @@ class Shown:
     source: Image | None
     overlays: Mapping[str, Overlay]
     answers: tuple[str, ...] = ()  # of a report, whose `result` is what it was told from
+    draws: Kept | None = None  # that the series is the mean of
 
     @property
     def base(self) -> Image:
@@ -44,6 +48,7 @@ class Shown:
         return next((k for k in ("classes", "dose") if k in self.overlays), "")
 
 
+KINDS = {SPREAD: "spread", PRIOR: "prior"}  # label of a map -> overlay
 _BLANK = Image(torch.zeros(1, 1, 16, 16), "zyx", torch.eye(4).double(), Field("nothing"), calibrated=False)
 
 
@@ -58,6 +63,7 @@ class Reviewing:
     def __init__(self, store: Path) -> None:
         self.outbox = Outbox(store)
         self.shown, self.whose = lru_cache(maxsize=4)(self._shown), lru_cache(maxsize=4096)(self._whose)
+        self.drawn = lru_cache(maxsize=4)(self._drawn)
 
     def series(self) -> list[tuple[str, Prepared]]:
         return [(key_of(s.uid), s) for s in self.outbox.series()]
@@ -94,7 +100,41 @@ class Reviewing:
         if given is not None and (result.times is not None or given.times is not None):  # moments are no places
             given = given if given.data.shape == result.data.shape else None
         source = None if given is None else resample(given, grid_of(result))
-        return Shown(result, source, self._overlays(uid, result, source))
+        draws = kept(self.outbox.folder, uid, str(self._made(uid).get("draws", "")))
+        return Shown(result, source, self._overlays(uid, result, source), draws=draws)
+
+    def _made(self, uid: str) -> Mapping[str, Any]:
+        """What the ledger says of how a series was made."""
+        return next((line.event for line in self.outbox.trace(uid) if line.event.get("what") == "made"), {})
+
+    def _drawn(self, uid: str, sources: tuple[str, ...], number: int) -> Image:
+        """One of the draws that a series is the mean of, in its numbers and on its planes."""
+        shown = self.shown(uid, sources)
+        if shown.draws is None or not 0 <= number < len(shown.draws.files):
+            raise HTTPException(404, "There is no such draw.")
+        image = io.read_image(shown.draws.unchanged(number))
+        image = replace(image, data=image.data[:, None], axes="zyx") if image.axes == "yx" else image
+        meaning = shown.result.meaning
+        brought = resample(replace(image, meaning=meaning), grid_of(shown.result))
+        return replace(brought, data=brought.data * shown.draws.factor)
+
+    def picture(self, key: str, which: str, z: int, window: str, overlay: str) -> bytes:
+        """A plane as PNG of the result, its source, or a draw (draw-0, ...); raises HTTPException 404 for another."""
+        series = self.find(key)
+        shown = self.shown(series.uid, series.sources)
+        image, over = shown.source, None
+        if which == "result":
+            image, over = shown.base, shown.overlays.get(shown.own or overlay)
+        elif which.startswith("draw-") and which[5:].isdecimal():
+            drawn = self.drawn(series.uid, series.sources, int(which[5:]))
+            image, over = (shown.base, replace(shown.overlays[shown.own], image=drawn)) if shown.own else (drawn, None)
+            over = over or shown.overlays.get(overlay)
+        elif which != "source":
+            image = None
+        if image is None or not 0 <= z < image.data.shape[1]:
+            raise HTTPException(404, "There is no such picture.")
+        like = image if which == "source" else shown.base  # draws are seen in the window of their mean
+        return picture(image, z, *window_of(like, window), over)
 
     def _overlays(self, uid: str, result: Image, source: Image | None) -> dict[str, Overlay]:
         unit = result.meaning.unit
@@ -103,9 +143,11 @@ class Reviewing:
         if unit == "Gy":
             return {"dose": overlay_of("dose", result, unit)}
         found = {}
-        maps = [stored_image(files) for part in self.outbox.parts(uid) if is_map(files := self.outbox.files(part))]
-        if maps and maps[0] is not None:
-            found["spread"] = overlay_of("spread", resample(maps[0], grid_of(result)), unit)
+        for part in self.outbox.parts(uid):
+            files = self.outbox.files(part)
+            kind = KINDS.get(map_label(files), "")
+            if kind and (image := stored_image(files)) is not None:
+                found[kind] = overlay_of(kind, resample(image, grid_of(result)), unit)
         if source is not None and unit == source.meaning.unit and unit not in ("", "a.u."):
             apart = replace(result, data=result.data - source.data)
             found["difference"] = overlay_of("difference", apart, unit)
@@ -115,22 +157,27 @@ class Reviewing:
         """What the page of a series says."""
         series = self.find(key)
         shown = self.shown(series.uid, series.sources)
-        made = next((line.event for line in self.outbox.trace(series.uid) if line.event.get("what") == "made"), {})
-        facts = {k: v for k, v in made.items() if k not in ("what", "series", "sources", "sha256", "evidence")}
+        made = self._made(series.uid)
+        facts = {k: v for k, v in made.items() if k not in ("what", "series", "sources", "sha256", "evidence", "draws")}
         windows = list(WINDOWS) if shown.base.meaning.unit == "HU" else []
         legends = {name: over.legend for name, over in shown.overlays.items()}
         return {
             "key": key, "series": series, "whose": self.whose(series.uid), "depth": shown.result.data.shape[1],
             "facts": facts, "windows": windows, "source": shown.source is not None, "overlays": legends,
-            "own": shown.own, "answers": shown.answers, "evidence": made.get("evidence", []),
+            "draws": len(shown.draws.files) if shown.draws else 0, "own": shown.own, "answers": shown.answers,
+            "evidence": made.get("evidence", []), "cleared": bool(made.get("draws")) and not shown.draws,
             "readers": self.outbox.readers(), "accepted": self.outbox.accepted_by(series.uid),
         }  # fmt: skip
 
-    def values(self, key: str, z: int, y: float, x: float) -> dict[str, str]:
-        """Numbers at a place of the pictures, shares of their height and width: of the result, source and overlays."""
+    def values(self, key: str, z: int, y: float, x: float, draw: int = -1) -> dict[str, str]:
+        """Numbers at a place of the pictures, shares of their height and width: of the result, source, overlays, and a
+        draw where one is shown.
+        """
         series = self.find(key)
         shown = self.shown(series.uid, series.sources)
         images = {"result": shown.result, "source": shown.source} | {k: o.image for k, o in shown.overlays.items()}
+        if draw >= 0:
+            images[f"draw {draw + 1}"] = self.drawn(series.uid, series.sources, draw)
         found = {}
         for name, image in images.items():
             if image is not None and name != shown.own:
@@ -150,10 +197,12 @@ def _given(files: Sequence[Path]) -> Image | None:
         return None
 
 
-def is_map(files: Sequence[Path]) -> bool:
+def map_label(files: Sequence[Path]) -> str:
+    """What the map in some files is a map of; nothing of other objects."""
     import pydicom
 
-    return str(pydicom.dcmread(files[0], stop_before_pixels=True).SOPClassUID) == PARAMETRIC_MAP
+    header = pydicom.dcmread(files[0], stop_before_pixels=True)
+    return str(header.get("ContentLabel", "")) if str(header.SOPClassUID) == PARAMETRIC_MAP else ""
 
 
 def application(store: Path, token: str) -> FastAPI:
@@ -178,19 +227,13 @@ def _pages(app: FastAPI, reviewing: Reviewing, session: Session) -> None:
 
     @app.get("/series/{key}/{which}/{z}.png", dependencies=known)
     def pixels(key: str, which: str, z: int, window: str = "", overlay: str = "") -> Response:
-        series = reviewing.find(key)
-        shown = reviewing.shown(series.uid, series.sources)
-        image = {"result": shown.base, "source": shown.source}.get(which)
-        over = shown.overlays.get(shown.own or overlay) if which == "result" else None
-        if image is None or not 0 <= z < image.data.shape[1]:
-            raise HTTPException(404, "There is no such picture.")
-        return Response(picture(image, z, *window_of(image, window), over), media_type="image/png")
+        return Response(reviewing.picture(key, which, z, window, overlay), media_type="image/png")
 
     @app.get("/series/{key}/values", dependencies=known)
-    def values(key: str, z: int, y: float, x: float) -> dict[str, str]:
+    def values(key: str, z: int, y: float, x: float, draw: int = -1) -> dict[str, str]:
         if z < 0 or not (0 <= y < 1 and 0 <= x < 1):
             raise HTTPException(422, "A place lies within the picture.")
-        return reviewing.values(key, z, y, x)
+        return reviewing.values(key, z, y, x, draw)
 
     @app.post("/series/{key}/verdict", dependencies=known)
     def judged(

@@ -17,7 +17,7 @@ from fabrica import io
 from fabrica.deliver.objects.dose import planned_dose
 from fabrica.deliver.objects.images import derived_series
 from fabrica.deliver.objects.marking import Making, Series
-from fabrica.deliver.objects.parametric_map import spread_map
+from fabrica.deliver.objects.parametric_map import prior_map, spread_map
 from fabrica.deliver.objects.rejection import person_name, rejection
 from fabrica.deliver.objects.report import evidence_report
 from fabrica.deliver.objects.segmentation import segmentation
@@ -34,7 +34,7 @@ FIGURES = (
     Evidence("CT", "model", "mae", "HU", 81.0, 3, None),
     Evidence("CT", "model", "lesion contrast kept", "", 0.8, 3, None),
 )
-KINDS = ["series", "PET", "spread", "segments", "dose", "evidence", "no evidence", "withdrawal"]
+KINDS = ["series", "PET", "spread", "prior", "segments", "dose", "evidence", "no evidence", "withdrawal"]
 
 
 def _made(kind: str, record: Record, grid: str = "axial") -> Series:
@@ -47,6 +47,7 @@ def _made(kind: str, record: Record, grid: str = "axial") -> Series:
         "series": lambda: series,
         "PET": lambda: _pet(record, grid),
         "spread": lambda: spread_map(replace(making, which="spread"), np.abs(values) / 10, series),
+        "prior": lambda: prior_map(replace(making, which="prior"), values / 10, series),
         "segments": lambda: segmentation(
             Making(record, replace(drawn, contrast="lesion", unit="", kind="label"), headers),
             values > 0,
@@ -127,7 +128,7 @@ def test_made_again_it_is_the_same_bytes(kind: str, record: Record) -> None:
     assert other.uid != one.uid
 
 
-@pytest.mark.parametrize("kind", ["series", "spread", "segments", "dose", "PET"])
+@pytest.mark.parametrize("kind", ["series", "spread", "prior", "segments", "dose", "PET"])
 def test_patient_and_study_agree_with_the_source(kind: str, record: Record, tmp_path: Path) -> None:
     validator = program("dcentvfy")
     sources = check_sources(record.images[0])

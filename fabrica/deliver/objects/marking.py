@@ -15,6 +15,7 @@ EXPLICIT = "1.2.840.10008.1.2.1"  # transfer syntax: readers that do not know an
 IMPLEMENTATION = "2.25.289187543291340217365490221118733460112"
 MARK = "SYNTHETIC"
 FIRST_NUMBER = 9000  # of series: above what scanners give
+SCHEME = ("99FABRICA", "2.25.201743518390017285570293362290114563122", "Fabrica")  # designator, UID, name
 LIBRARY_ROOT = "1.2.826.0.1.3680043.10.511.3."  # of UIDs that highdicom makes by chance
 EXTRA = 'Install what writes it: pip install -e ".[clinic]" -c constraints.txt'
 DATES = ("InstanceCreationDate", "SeriesDate", "ContentDate")
@@ -63,7 +64,7 @@ class Making:
         """How it came to be, in one line of at most 1024 letters."""
         record, count = self.record, len(self.drawn.files)
         how = "mean of draws" if self.which == "mean" else f"draw {self.which}"
-        how = "spread of draws" if self.which == "spread" else how
+        how = {"spread": "spread of draws", "prior": "what of the mean no datum fixes"}.get(self.which, how)
         return (
             f"Drawn by a model, not acquired: {record.job} by {record.family} from {self.given}, {how} of {count},"
             f" seed {record.seed}, weights sha256 {record.weights}. For research only.{more}"
@@ -108,6 +109,15 @@ def code(value: str, scheme: str, meaning: str) -> Any:
 
     ds = Dataset()
     ds.CodeValue, ds.CodingSchemeDesignator, ds.CodeMeaning = value, scheme, meaning
+    return ds
+
+
+def own_scheme() -> Any:
+    """Whose codes those are that no standard has (CodingSchemeIdentificationSequence)."""
+    from pydicom.dataset import Dataset
+
+    ds = Dataset()
+    ds.CodingSchemeDesignator, ds.CodingSchemeUID, ds.CodingSchemeName = SCHEME
     return ds
 
 

@@ -8,10 +8,21 @@ from copy import deepcopy
 from typing import Any
 
 from ..record import Answer, Evidence
-from .marking import FIRST_NUMBER, MARK, Making, Series, library, moment, same_each_time, settled, uid_of
+from .marking import (
+    FIRST_NUMBER,
+    MARK,
+    SCHEME,
+    Making,
+    Series,
+    library,
+    moment,
+    own_scheme,
+    same_each_time,
+    settled,
+    uid_of,
+)
 from .rejection import person_name
 
-SCHEME = ("99FABRICA", "2.25.201743518390017285570293362290114563122", "Fabrica")  # designator, UID, name
 UCUM = {
     "": "1",
     "HU": "[hnsf'U]",
@@ -111,7 +122,7 @@ def _report(
         sop_instance_uid=uid_of({**known, "instance": 1}), instance_number=1, manufacturer="Fabrica",
     )  # fmt: skip
     ds.SeriesDescription = f"{MARK} {what}"[:64]
-    ds.CodingSchemeIdentificationSequence = [_scheme()]
+    ds.CodingSchemeIdentificationSequence = [own_scheme()]
     return Series(uid_of(known), (settled(ds, making, known),))
 
 
@@ -155,11 +166,3 @@ def _algorithm(hd: Any, making: Making) -> Any:
 def _short(metric: str) -> str:
     """A code of a metric, of at most 16 letters; two metrics have two."""
     return metric if len(metric) <= 16 else f"{metric[:7]} {hashlib.sha256(metric.encode()).hexdigest()[:8]}"
-
-
-def _scheme() -> Any:
-    from pydicom.dataset import Dataset
-
-    ds = Dataset()
-    ds.CodingSchemeDesignator, ds.CodingSchemeUID, ds.CodingSchemeName = SCHEME
-    return ds
