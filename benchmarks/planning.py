@@ -39,8 +39,8 @@ def main() -> None:
         _adaptive(asked.run / "report" / "cases.csv")
         return
     report = json.loads((asked.run / "report" / "report.json").read_text())
-    values = _values(asked.run / "report" / "cases.csv")
-    _dose(report, values) if asked.what == "dose" else _synthetic(values)
+    values = values_in(asked.run / "report" / "cases.csv")
+    _dose(report, values) if asked.what == "dose" else synthetic_table(values)
 
 
 def _split(folder: Path) -> dict[str, list[str]]:
@@ -68,7 +68,7 @@ def _adaptive(path: Path) -> None:
         print(f"| {stage} | {contrast} | {by} | {metric} | {value} |")
 
 
-def _values(path: Path) -> Values:
+def values_in(path: Path) -> Values:
     found: Values = defaultdict(dict)
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -108,7 +108,7 @@ def _dose(report: dict, values: Values) -> None:  # type: ignore[type-arg]
             print(f"{what}: {f['value']:.3f}{_ends(f['interval'], 3)} over {f['n']}; {f['convention']}")
 
 
-def _synthetic(values: Values) -> None:
+def synthetic_table(values: Values) -> None:
     print(f"| answer | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 1)}")
     for stage, by in dict.fromkeys((stage, by) for stage, by, metric in values if metric in GAMMA):
         cells = []

@@ -136,12 +136,22 @@ def _misregistered(case: Case, tensors: Mapping[str, Tensor], grid: Grid) -> tup
         n for n, i in case.images.items()
         if i.meaning.kind == "intensity" and i.meaning.unit not in PLANNED and not n.startswith(MOVING)
     ]  # fmt: skip
-    spacing = grid.spacing_mm
+    spacing, box = grid.spacing_mm, _box_of(tensors.get(COVERED))
     remarks = []
     for name in images[1:]:
-        off = offset_mm(tensors[images[0]][0], tensors[name][0], spacing)
+        one, other = (tensors[n][0] if box is None else tensors[n][0][box] for n in (images[0], name))
+        off = offset_mm(one, other, spacing, cut=box is not None)
         if off > FAR_MM:
             remarks.append(
                 f"{case.patient}: {name} lies about {off:.0f} mm off {images[0]}; register them before training."
             )
     return tuple(remarks)
+
+
+def _box_of(covered: Tensor | None) -> tuple[slice, ...] | None:
+    """The box (z, y, x) of what all images cover; None where they cover all."""
+    if covered is None or not bool((inside := covered[-1] > 0.5).any()):
+        return None
+    found = inside.nonzero()
+    lows, highs = found.min(0).values.tolist(), found.max(0).values.tolist()
+    return tuple(slice(low, high + 1) for low, high in zip(lows, highs, strict=True))

@@ -169,10 +169,11 @@ def align(case: Case, reference: str) -> tuple[Case, tuple[str, ...]]:
     return replace(case, images=images), tuple(remarks)
 
 
-def offset_mm(one: Tensor, other: Tensor, spacing_mm: Sequence[float], most: int = 96) -> float:
+def offset_mm(one: Tensor, other: Tensor, spacing_mm: Sequence[float], most: int = 96, *, cut: bool = False) -> float:
     """How far two volumes (z, y, x) of one grid are shifted against each other, by correlating their edges.
 
     Edges are shared by contrasts that share nothing else. Resolution is a voxel of a grid of at most `most` a side.
+    `cut`: anatomy goes on beyond the volumes, whose ends are faded out: what is cut there is no edge.
     """
     strides = [-(-n // most) for n in one.shape]
     edges = []
@@ -180,13 +181,19 @@ def offset_mm(one: Tensor, other: Tensor, spacing_mm: Sequence[float], most: int
         small = F.avg_pool3d(volume[None, None].float(), strides, ceil_mode=True)[0, 0]
         slopes = [torch.gradient(small, dim=k)[0] ** 2 for k in range(3) if small.shape[k] > 1]
         steep = torch.stack(slopes).sum(0).sqrt()
-        edges.append(steep - steep.mean())
+        edges.append((steep - steep.mean()) * (_faded(steep.shape) if cut else 1.0))
     product = torch.fft.rfftn(edges[0]) * torch.fft.rfftn(edges[1]).conj()
     sharp = product / product.abs().clamp(min=1e-6 * float(product.abs().max())).sqrt()  # half-way to phase correlation
     cross = torch.fft.irfftn(sharp, s=edges[0].shape)
     peak = np.unravel_index(int(cross.argmax()), cross.shape)
     shift = [(p + n // 2) % n - n // 2 for p, n in zip(peak, cross.shape, strict=True)]
     return float(np.linalg.norm([s * k * mm for s, k, mm in zip(shift, strides, spacing_mm, strict=True)]))
+
+
+def _faded(shape: Sequence[int]) -> Tensor:
+    """1 in the middle, nearly 0 at the ends of every axis (von Hann)."""
+    lines = [torch.hann_window(n + 2, periodic=False)[1:-1] if n > 1 else torch.ones(1) for n in shape]
+    return torch.stack(torch.meshgrid(*lines, indexing="ij")).prod(0)
 
 
 def foreground(volume: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +10,12 @@ import SimpleITK
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
-from fabrica.contracts import SCALES, Case, Image
-from fabrica.data.grid import Grid, align, coverage, grid_of, offset_mm, resample, same_grid
+from fabrica.contracts import SCALES, Case, Field, Image
+from fabrica.data.cases import COVERED, _misregistered, load_aligned
+from fabrica.data.cohort import Source
+from fabrica.data.grid import Grid, align, coverage, grid_of, inside_of, offset_mm, resample, same_grid
 from fabrica.data.prepare import GridPreparation, fit, intensity_scale
 from fabrica.io import UnreadableError
 
@@ -269,6 +273,38 @@ def test_misregistration_is_measured(make_image: MAKE) -> None:
     assert offset_mm(volume, inverted, image.spacing_mm) == 0
     moved = inverted.roll((2, -3, 4), (0, 1, 2))
     assert offset_mm(volume, moved, image.spacing_mm) == pytest.approx((4.0**2 + 3.0**2 + 6.0**2) ** 0.5)
+
+
+@pytest.mark.parametrize("millimetres", [0, 8])
+def test_a_shift_is_told_where_one_image_shows_a_part_of_the_other(millimetres: int) -> None:
+    """A small field of view is compared where it lies: what it does not show is no shift."""
+    y, x = np.mgrid[:64, :64]
+    body = np.hypot(y - 32, x - 32) < 22
+    anatomy = body * (1 + ndimage.gaussian_filter(np.random.default_rng(1).normal(size=(24, 64, 64)), 2))
+    part = np.roll(anatomy, millimetres // 2, 1)[:, 20:60, 4:44]
+    affine = torch.diag(torch.tensor([2.0, 2, 2, 1])).double()[[2, 1, 0, 3]]
+    placed = affine.clone()
+    placed[:3, 3] = affine[:3, 1] * 20 + affine[:3, 2] * 4
+    grid = grid_of(Image(torch.from_numpy(anatomy).float()[None], "zyx", affine, Field("CT")))
+    small = Image(torch.from_numpy(part.copy()).float()[None], "zyx", placed, Field("T1w"))
+    wide = torch.from_numpy(anatomy).float()[None]
+    tensors = {"CT": wide, "T1w": resample(small, grid).data, COVERED: inside_of(small, grid).float()[None]}
+    case = Case("p", {"CT": Image(wide, "zyx", affine, Field("CT")), "T1w": small})
+    found = _misregistered(case, tensors, grid)
+    assert bool(found) == bool(millimetres), found
+    assert not found or f"about {millimetres} mm off CT" in found[0]
+
+
+def test_real_limbs_whose_fields_of_view_differ(real_data: Path) -> None:
+    """A thigh whose MR shows a part of the CT lies where it should; a foot that was turned between the scans does not."""
+    told = {}
+    for member in Source(real_data / "ct_pet_mr" / "sarcoma").find().members:
+        if member.patient in ("STS_041", "STS_019"):
+            case, _ = load_aligned(member, ["T1w", "CT", COVERED], "CT")
+            tensors = {name: image.data for name, image in case.images.items()}
+            told[member.patient] = _misregistered(case, tensors, grid_of(case.images["CT"]))
+    assert not told["STS_041"]
+    assert "T1w lies about" in told["STS_019"][0] or "CT lies about" in told["STS_019"][0]
 
 
 def test_every_scan_may_stay_on_its_own_voxels() -> None:
