@@ -1,7 +1,7 @@
 """Public data sets by the names of their files: which one a folder looks like, and what its names mean.
 
-The sets themselves are data (`layouts.yaml`): patterns, contrasts, units, licence, access,
-citation. Nothing is downloaded.
+The sets themselves are data (`layouts.yaml`): patterns, contrasts, licence, access, citation. Units follow from what
+contrasts are called (CTres is a CT in HU, SUV a PET), from headers and sidecars. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -56,12 +56,13 @@ class Layout:
     needs: str = ""  # what some path holds: others have the rest alike
     days: str = ""  # a pattern of visits whose group counts days
     common: bool = False  # others name their files so, too: it is only proposed
+    convention: bool = False  # no set, but how many are laid out; read by its own rules
     doubtful: str = ""  # why its names do not say who is whose patient
 
     @property
     def proposed(self) -> bool:
         """Whether a folder is only said to look like it: headers say more, or others have such names."""
-        return self.dicom or self.common
+        return self.dicom or self.common or self.convention
 
     def named(self, path: str) -> Named | None:
         """What a path (from the folder's own name on, with /) says; None where it is none of the set's."""
@@ -86,6 +87,8 @@ class Layout:
 
     def in_words(self, count: int, all_: int) -> str:
         """One line for who looks at a folder."""
+        if self.convention:
+            return f"This is laid out as {self.title}: {count} of {all_} files. {self.page}. Cite {self.cite}."
         shows = f" ({self.shows})" if self.shows else ""
         terms = f"licence {self.licence}" if self.licence != "see page" else "terms on its page"
         looks = "may be" if self.common else "looks like"
@@ -107,7 +110,8 @@ def layouts() -> tuple[Layout, ...]:
                 contrast=str(plain.get("is", "")), labels=() if labels is True else tuple(labels),
                 others_are_labels=labels is True, skip=tuple(plain.get("skip", ())), dicom=bool(plain.get("dicom")),
                 general=bool(plain.get("general")), needs=str(plain.get("needs", "")), days=str(plain.get("days", "")),
-                common=bool(plain.get("common")), doubtful=str(plain.get("doubtful", "")),
+                common=bool(plain.get("common")), convention=bool(plain.get("convention")),
+                doubtful=str(plain.get("doubtful", "")),
             )
         )  # fmt: skip
         _compiled(found[-1].paths if isinstance(found[-1].paths, tuple) else tuple(found[-1].paths))

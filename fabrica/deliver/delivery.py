@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from ..machine.folders import alone
 from .decisions import Waiting
 from .destinations.destination import Destination, UnreachableError
-from .files import alone
 from .outbox import Outbox
 from .withdrawal import withdraw
 

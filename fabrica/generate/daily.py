@@ -27,6 +27,7 @@ from ..evaluate.judging.daily import Factors, Reading
 from ..io import UnreadableError
 from ..machine.device import find_device, threads
 from ..machine.executors import Executor, Local
+from ..machine.folders import writing_into
 from ..machine.stores import fetched, place, sent
 from ..recipe.values import Stage
 from ..run.computing import Chain, Say
@@ -36,7 +37,7 @@ from ..run.folder import RunFolder
 from ..run.shift import weights_of
 from .motion import write_motion
 from .record import Files, record_of, sources_of
-from .tasks import DONE, drawing_into, key_of, note_done, noted, places_of, results_of, state_of
+from .tasks import DONE, key_of, note_done, noted, places_of, results_of, state_of
 
 TABLE = "constraints.csv"
 ASKED = "fabrica.generate.daily:compute_patient"
@@ -87,7 +88,7 @@ def generate_days(
     for day in chain.days:
         people.setdefault(day.patient, []).append(day)
     tasks = [{**shared, "patient": patient, "case": own[0].name} for patient, own in people.items()]
-    with drawing_into(out):
+    with writing_into(out):
         _keyed(opened, tasks, cohort.members)
         found = dict(results_of(ASKED, tasks, partial(_asked_before, out), by, say))
     _chain_of.cache_clear()  # what was drawn is not kept beyond the call

@@ -26,6 +26,7 @@ from ..io import UnreadableError
 from ..jobs.values import said
 from ..machine.device import threads
 from ..machine.executors import Executor, Local
+from ..machine.folders import writing_into
 from ..machine.stores import fetched, named, place, sent
 from ..networks.joint import beyond
 from ..registry import unknown
@@ -39,7 +40,6 @@ from .tasks import (
     DONE,
     answering_of,
     cases_of,
-    drawing_into,
     key_of,
     note_done,
     noted,
@@ -94,7 +94,7 @@ def generate_parts(
         "given": list(wanted.given), "ask": list(wanted.ask), "values": dict(wanted.values),
     }  # fmt: skip
     tasks = [{**shared, "case": name} for name in cases]
-    with drawing_into(out):
+    with writing_into(out):
         _keyed(answering, tasks, cases)
         found = dict(results_of(ASKED, tasks, partial(_asked_before, out), by, say))
     answering_of.cache_clear()  # the model is not kept beyond the call

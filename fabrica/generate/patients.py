@@ -23,6 +23,7 @@ from ..data.grid import Grid
 from ..jobs.values import said
 from ..machine.device import threads, writing
 from ..machine.executors import Executor, Local, SetAside
+from ..machine.folders import writing_into
 from ..machine.stores import fetched, named, place, sent
 from ..recipe.values import Stage
 from ..run.answering import Answering
@@ -31,7 +32,7 @@ from ..run.folder import RunFolder
 from ..run.question import Shown
 from ..run.shift import weights_of
 from ..safeguards.gate import UNAUDITED, standing
-from .tasks import DONE, answering_of, drawing_into, note_done, noted, state_of
+from .tasks import DONE, answering_of, note_done, noted, state_of
 
 ROWS = 64  # slices or volumes drawn at once
 TABLE = "patients.csv"
@@ -63,7 +64,7 @@ def draw_patients(
     }  # fmt: skip
     tasks = _tasks(shared, asked, _at_once(answering, depth), state_of(opened))
     out.mkdir(parents=True, exist_ok=True)
-    with drawing_into(out):
+    with writing_into(out):
         rows = _drawn(tasks, out, by, count, say)
     answering_of.cache_clear()  # the model is not kept beyond the call
     fetched(out)

@@ -18,6 +18,7 @@ from ..deliver.record import Answer, write_answers
 from ..io import UnreadableError
 from ..jobs.values import said
 from ..machine.executors import Executor, Local
+from ..machine.folders import writing_into
 from ..machine.stores import fetched, named
 from ..run.answering import Answering
 from ..run.judge_courses import foretold
@@ -32,7 +33,6 @@ from .tasks import (
     Order,
     answering_of,
     done_before,
-    drawing_into,
     key_of,
     places_of,
     results_of,
@@ -91,7 +91,7 @@ def generate_images(
     _keyed(answering, tasks, cases)
     recorded: list[tuple[Member, Mapping[str, Sequence[Path]]]] = []
     decided: dict[Path, Path] = {}
-    with drawing_into(out):
+    with writing_into(out):
         for name, result in results_of(DRAW, tasks, lambda task: done_before(out, task["case"], task["key"]), by, say):
             files = {contrast: [out / p for p in own] for contrast, own in result["files"].items()}
             if files:

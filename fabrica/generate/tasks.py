@@ -6,7 +6,6 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -19,14 +18,14 @@ from ..contracts import Image
 from ..data import cohort as cohorts
 from ..data.cases import Prepared, left_out
 from ..data.cohort import Member, Source
-from ..deliver.files import alone, write_whole
+from ..deliver.files import write_whole
 from ..deliver.outbox import now
 from ..deliver.record import check_inside, hash_of
 from ..io import UnreadableError
 from ..jobs.values import said
 from ..machine.device import find_device, threads
 from ..machine.executors import Executor, SetAside
-from ..machine.stores import HELD, fetched, named, place, sent
+from ..machine.stores import fetched, named, place, sent
 from ..run.answering import Answering
 from ..run.costs import CHOICE
 from ..run.folder import RECIPE, RunFolder
@@ -61,15 +60,6 @@ class Order(TypedDict, total=False):
 PLAIN: Order = {
     "draws": 1, "stage": None, "values": {}, "shift": "warn", "registry": None, "watermark": None, "compiled": False,
 }  # fmt: skip
-
-
-@contextmanager
-def drawing_into(out: Path) -> Iterator[None]:
-    """Nobody else draws into the folder meanwhile; raises ValueError where somebody does."""
-    with alone(out / HELD) as ours:
-        if not ours:
-            raise ValueError(f"{out} is being drawn into by another process. Wait for it, or name another folder.")
-        yield
 
 
 def places_of(run: Path, source: Source, out: Path) -> dict[str, Any]:

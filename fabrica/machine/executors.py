@@ -6,6 +6,7 @@ A task is plain data, and so is its result; what does it is named, so that worke
 from __future__ import annotations
 
 import importlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -24,7 +25,7 @@ Task = Mapping[str, Any]
 EXTRA = 'Install it: pip install -e ".[cluster]" -c constraints.txt'
 READ_FROM = ("run", "folder", "key_file")  # what tasks call places that must be there
 PATIENCE_S = 30  # until a scheduler answers
-DEATHS = 3  # workers that a task may end before it is set aside
+DEATHS = 3  # workers that a task ends before it is set aside, when it is asked alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ def call(name: str, task: Task) -> Any:
     """`module:function` of a task, imported where it is done."""
     module, _, function = name.partition(":")
     return getattr(importlib.import_module(module), function)(task)
+
+
+def plain(task: Task) -> dict[str, Any]:
+    """The task as it travels; raises TypeError for what is no plain data: no object of ours leaves this process."""
+    return dict(json.loads(json.dumps(task)))
 
 
 def call_in_worker(name: str, task: Task) -> Any:
@@ -96,13 +102,13 @@ class Dask(Executor):
             from distributed.scheduler import KilledWorker
         except ImportError as error:
             raise ValueError(f"Dask is not installed. {EXTRA}") from error
-        with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS}):
+        with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS - 1}):
             client, close, own = self._opened()
             futures: dict[Any, int] = {}
             suspects: list[int] = []
 
             def asked(number: int) -> Any:
-                future = client.submit(call_in_worker, name, dict(tasks[number]), pure=False, retries=0)
+                future = client.submit(call_in_worker, name, plain(tasks[number]), pure=False, retries=0)
                 futures[future] = number
                 return future
 
@@ -123,7 +129,7 @@ class Dask(Executor):
                     try:
                         yield number, asked(number).result()
                     except KilledWorker:
-                        yield number, SetAside(f"it ended {DEATHS + 1} workers when it was alone")
+                        yield number, SetAside(f"it ended {DEATHS} workers when it was alone")
             except CancelledError as error:
                 raise ValueError(
                     "Workers end as soon as they start: is there memory for them? See: dmesg. Or use fewer: --workers 1"

@@ -21,13 +21,13 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from .device import cache_folder
+from .folders import HELD
 from .remote import StoreError, facts_of, listed, opened, plainly
 
 TESTED = ("file", "s3")
 SCHEMES = (*TESTED, "s3a", "gs", "gcs", "az", "abfs", "abfss")
 AT_ONCE = 8  # files that travel together
 BATCH = 256  # names that are held at once
-HELD = ".running"  # a lock of this machine
 NOT_KEPT = "CACHEDIR.TAG"  # bford.info/cachedir: a folder that anybody can make again
 Say = Callable[[str], None]
 

@@ -12,14 +12,14 @@ from typing import Any
 
 from ..contracts import Family
 from ..data.cohort import Cohort, unreadable
-from ..deliver.files import alone
 from ..evaluate.judging.run_checks import conclude
 from ..evaluate.report.page import render
 from ..evaluate.report.results import Report
 from ..learning.loop import Trained
 from ..machine.device import find_device
+from ..machine.folders import HELD, alone
 from ..machine.processes import Processes, joined
-from ..machine.stores import HELD, sent
+from ..machine.stores import sent
 from ..recipe.values import Recipe, Stage
 from .costs import Choice, chosen_by
 from .evaluations import chosen

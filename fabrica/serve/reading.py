@@ -21,9 +21,9 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from .. import io
 from ..contracts import Image
-from ..deliver.files import alone
 from ..evaluate.judging.reading import CHOICES, given_answers, read_key
 from ..io import Scan, UnreadableError
+from ..machine.folders import alone
 from .pages import PAGES, Session, framed, served
 from .pictures import WINDOWS, picture, window_of
 

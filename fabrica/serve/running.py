@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from ..deliver.files import alone
 from ..deliver.outbox import Outbox
+from ..machine.folders import alone
 from .intake import Intake
 from .node import Node
 from .pages import served

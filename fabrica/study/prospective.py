@@ -21,13 +21,14 @@ import yaml
 from .. import __version__
 from ..data.cohort import Cohort, Member, find
 from ..data.split import LeakError, patient_hash
-from ..deliver.files import alone, write_whole
+from ..deliver.files import write_whole
 from ..deliver.record import hash_of
 from ..evaluate.honesty import endpoints
 from ..evaluate.honesty.claim import Claim, Verdict, judge, refused
 from ..evaluate.report.page import render
 from ..evaluate.result import Row
 from ..learning.facts import facts_of
+from ..machine.folders import alone
 from ..recipe.checks import from_plain
 from ..recipe.values import Recipe, Stage
 from ..run.folder import RECIPE, RunFolder

@@ -9,6 +9,7 @@ from fabrica.data.cohort import find
 from fabrica.data.virtual import VirtualCohort
 from fabrica.data.virtual.export import write_cohort
 from fabrica.machine.executors import Dask
+from fabrica.machine.folders import HELD, alone
 
 PLAN = VirtualCohort(3, seed=4, spacing_mm=4, disease="ms", visits=2, planes=(14, 18))
 
@@ -61,3 +62,9 @@ def test_a_written_cohort_says_who_its_patients_are(tmp_path: Path) -> None:
         assert read.patient == made.patient
         assert read.values["age"] == pytest.approx(made.values["age"])
         assert read.values["sex"] == made.values["sex"]
+
+
+def test_a_folder_that_another_process_writes_into_is_left_alone(tmp_path: Path) -> None:
+    with alone(tmp_path / HELD), pytest.raises(ValueError, match="is being written into by another process"):
+        write_cohort(VirtualCohort(1, spacing_mm=4), tmp_path, lambda _: None)
+    assert {p.name for p in tmp_path.iterdir()} == {HELD}

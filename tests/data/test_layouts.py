@@ -77,6 +77,8 @@ TWINS: dict[str, tuple[list[str], tuple[str, str, str]]] = {
     "mosmed": (["studies/CT-1/study_0255.nii.gz", "masks/study_0255_mask.nii.gz"], ("study_0255", "", "CT")),
     "skm-tea": (["files_recon_calib-24/MTR_001.h5", "files_recon_calib-24/MTR_005.h5"], ("MTR_001", "", "kspace")),
     "learn2reg-oasis": (["imagesTr/OASIS_0001_0000.nii.gz", "labelsTr/OASIS_0001_0000.nii.gz"], ("OASIS_0001", "", "T1w")),
+    "bids": (["sub-01/ses-a/anat/sub-01_ses-a_run-1_T1w.nii.gz", "sub-02/anat/sub-02_FLAIR.nii"], ("sub-01", "ses-a", "T1w")),
+    "nnunet-raw": (["Dataset004_Hippocampus/imagesTr/hippocampus_001_0000.nii.gz", "Dataset004_Hippocampus/labelsTr/hippocampus_001.nii.gz"], ("hippocampus_001", "", "0000")),
 }  # fmt: skip
 
 
@@ -157,6 +159,16 @@ def test_units_and_days_that_a_set_states(tmp_path: Path) -> None:
     for k, day in enumerate(("0129", "0757")):
         _write(tmp_path / f"o/sub-OAS30001/ses-d{day}/anat/sub-OAS30001_ses-d{day}_T1w.nii.gz", k)
     assert [m.days for m in find(tmp_path / "o").members] == [129.0, 757.0]
+
+
+def test_a_convention_is_said_and_read_by_its_own_rules(tmp_path: Path) -> None:
+    for k in range(2):
+        _write(tmp_path / f"bids/sub-0{k}/anat/sub-0{k}_T1w.nii.gz", k)
+        _write(tmp_path / f"raw/Dataset001_X/imagesTr/x_00{k}_0000.nii.gz", k)
+    found = find(tmp_path / "bids")
+    assert found.looks_like.startswith("This is laid out as BIDS (Brain Imaging Data Structure): 2 of 2 files.")
+    assert found.patients == ("sub-00", "sub-01") or found.patients == ("00", "01")
+    assert "nnU-Net raw data: 2 of 2" in find(tmp_path / "raw").looks_like
 
 
 def test_folders_of_nobody_else_are_read_as_ever(tmp_path: Path) -> None:

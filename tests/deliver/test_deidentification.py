@@ -18,6 +18,7 @@ from fabrica.deliver.deidentification.folder import TWO_PERSONS, Hands, deidenti
 from fabrica.deliver.deidentification.profile import Options, rules
 from fabrica.deliver.deidentification.words import cleaned, technical
 from fabrica.machine.executors import Dask
+from fabrica.machine.folders import HELD, alone
 
 from .iod import missing
 from .scanner import head, write_series
@@ -527,3 +528,10 @@ def test_one_broken_file_ends_nothing(tmp_path: Path) -> None:
     found = deidentified(tmp_path / "in", tmp_path / "out", Deidentifier(KEY), lambda _: None)
     assert found.written == len(files)
     assert sum(found.refused.values()) == 1
+
+
+def test_a_folder_that_another_process_writes_into_is_left_alone(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", *head())
+    with alone(tmp_path / "out" / HELD), pytest.raises(ValueError, match="is being written into by another process"):
+        deidentified(tmp_path / "in", tmp_path / "out", Deidentifier(b"k" * 32), lambda _: None)
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {HELD}

@@ -22,11 +22,11 @@ from fabrica.deliver.destinations.dicomweb import Dicomweb
 from fabrica.deliver.destinations.dimse import Dimse
 from fabrica.deliver.destinations.folder import Folder
 from fabrica.deliver.destinations.settings import destination
-from fabrica.deliver.files import alone
 from fabrica.deliver.outbox import Outbox
 from fabrica.deliver.record import Record
 from fabrica.deliver.rows import move
 from fabrica.generate.handover import hand_over
+from fabrica.machine.folders import alone
 
 from ..servers import free_port
 from .conftest import Archive

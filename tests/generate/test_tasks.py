@@ -2,10 +2,14 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -13,11 +17,11 @@ from fabrica import io
 from fabrica.contracts import Image
 from fabrica.data.cohort import overlaid
 from fabrica.data.virtual import VirtualCohort
-from fabrica.deliver.files import alone
 from fabrica.deliver.record import hash_of
 from fabrica.generate.scans import generate_images
 from fabrica.generate.tasks import done_before, key_of, state_of
 from fabrica.machine.executors import Dask
+from fabrica.machine.folders import alone
 from fabrica.run import draw
 from fabrica.run.folder import RunFolder
 from fabrica.run.sequence import continue_run
@@ -85,7 +89,7 @@ def test_what_a_table_says_is_part_of_what_was_asked(trained: Path, tmp_path: Pa
 
 
 def test_two_processes_do_not_draw_into_one_folder(trained: Path, scans: Path, tmp_path: Path) -> None:  # noqa: F811
-    with alone(tmp_path / ".running"), pytest.raises(ValueError, match="is being drawn into by another process"):
+    with alone(tmp_path / ".running"), pytest.raises(ValueError, match="is being written into by another process"):
         generate_images(trained, scans, tmp_path, say=lambda _: None)
     with alone(trained / ".running"), pytest.raises(ValueError, match="is being run by another process"):
         continue_run(trained, say=lambda _: None)
@@ -128,3 +132,29 @@ def test_a_draw_is_written_and_let_go_before_the_next(
     assert len(seen) == 24
     for one, other in zip(together, apart, strict=True):
         assert torch.allclose(io.read_image(one).data, io.read_image(other).data, atol=1e-3)
+
+
+def test_ctrl_c_at_workers_leaves_a_state_that_goes_on(trained: Path, scans: Path, tmp_path: Path) -> None:  # noqa: F811
+    """What was drawn whole is kept, no worker stays, and the same command draws the rest."""
+    words = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+             "from fabrica.cli import main; main()", "generate", str(trained), "--data", str(scans), "--out",
+             str(tmp_path / "out"), "--draws", "30", "--executor", "dask", "--workers", "2"]  # fmt: skip
+    process = subprocess.Popen(words, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        for line in process.stdout:
+            if "30 draws written" in line:
+                break
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.wait(timeout=60) == 130, rest
+    assert "Traceback" not in rest
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+    done = {p.stem for p in (tmp_path / "out" / ".done").glob("*.json")}
+    assert done
+    said = list[str]()
+    written = generate_images(trained, scans, tmp_path / "out", draws=30, say=said.append)
+    assert len(written) == 120
+    assert sum("kept" in line for line in said) == len(done)

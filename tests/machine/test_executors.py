@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from fabrica.machine.executors import Dask, Executor, Local, SetAside, check_address, executor
+from fabrica.machine.executors import Dask, Executor, Local, SetAside, check_address, executor, plain
 
 NAMES = ("doubled", "killed_once", "fails", "full")
 DOUBLED, KILLED, FAILS, FULL = (f"tests.machine.test_executors:{name}" for name in NAMES)
@@ -230,3 +230,10 @@ def test_workers_that_never_live_are_given_up(deaths: int, monkeypatch: pytest.M
         ask()
     done.set()
     killer.join()
+
+
+def test_tasks_are_plain_data() -> None:
+    """No object of ours leaves the process: what is none is refused before it is sent."""
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        list(Dask(workers=1).results(DOUBLED, [{"x": Path("a")}]))
+    assert plain({"x": (1, [2.5, None])}) == {"x": [1, [2.5, None]]}

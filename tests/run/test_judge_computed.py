@@ -19,14 +19,13 @@ from fabrica.data.simulated_days import SimulatedDays
 from fabrica.data.simulated_plans import SimulatedPlans
 from fabrica.data.virtual import VirtualCohort
 from fabrica.deliver.approvals import Approvals
-from fabrica.deliver.files import alone
 from fabrica.deliver.outbox import Outbox
 from fabrica.generate.daily import TABLE, check_approved, generate_days, gives_days
 from fabrica.generate.handover import hand_over
 from fabrica.generate.record import drawn_in
 from fabrica.io import write_nifti
 from fabrica.machine.executors import Dask
-from fabrica.machine.stores import HELD
+from fabrica.machine.folders import HELD, alone
 from fabrica.recipe.checks import from_plain
 from fabrica.run.computing import Chain
 from fabrica.run.daily import read_factors
@@ -199,7 +198,7 @@ def test_workers_compute_the_same_and_what_was_computed_is_kept(finished: Path, 
     assert all(p.stat().st_mtime_ns == written[p] for p in again if p.parent.name.startswith("p01"))
     with (tmp_path / "here" / TABLE).open() as file:
         assert len(list(csv.DictReader(file))) == 3 * 2 * 2
-    with alone(tmp_path / "here" / HELD), pytest.raises(ValueError, match="is being drawn into by another process"):
+    with alone(tmp_path / "here" / HELD), pytest.raises(ValueError, match="is being written into by another process"):
         generate_days(finished, source, tmp_path / "here", 1, say=said.append)
 
 

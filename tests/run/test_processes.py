@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fabrica.deliver.files import alone
 from fabrica.learning import checkpoint
 from fabrica.learning.checkpoint import CheckpointError
+from fabrica.machine.folders import HELD, alone
 from fabrica.machine.processes import Processes
-from fabrica.machine.stores import HELD
 from fabrica.run.sequence import continue_run
 
 from ..torchrun import environment, two_processes, words

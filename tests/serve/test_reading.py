@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 
 from fabrica import io
 from fabrica.cli import app as cli
-from fabrica.deliver.files import alone
 from fabrica.evaluate.judging.reading import PRACTICE, analyse, make_sheets
+from fabrica.machine.folders import alone
 from fabrica.serve.pages import HEADERS
 from fabrica.serve.reading import Study, application, serve
 

@@ -11,7 +11,7 @@ import yaml
 
 from fabrica.cli import main
 from fabrica.data.split import LeakError
-from fabrica.deliver.files import alone
+from fabrica.machine.folders import alone
 from fabrica.recipe.checks import from_plain
 from fabrica.run.sequence import run_recipe
 from fabrica.study.declared import Exclusion, Plan

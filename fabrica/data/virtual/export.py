@@ -17,6 +17,7 @@ from ... import __version__
 from ...io import write_nifti
 from ...machine.device import threads
 from ...machine.executors import Executor, Local, SetAside
+from ...machine.folders import writing_into
 from ..cohort import Member
 from .patients import LABELS, VirtualCohort
 from .scan import CONTRASTS
@@ -38,16 +39,17 @@ def write_cohort(
     shared = {"plan": said, "folder": str(folder.resolve()), "threads": torch.get_num_threads()}
     tasks = [{**shared, "number": number} for number in range(len(members))]
     found: dict[int, Mapping[str, Any]] = {}
-    for number, made in (executor or Local()).results(WRITE, tasks):
-        if isinstance(made, SetAside):
-            raise ValueError(f"{members[number].name} cannot be simulated: {made.reason}.")
-        found[number] = made
-        say(f"{members[number].name}: {made['row']['findings']}")
-    rows = [found[number]["row"] for number in range(len(members))]
-    with (folder / "participants.tsv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t")
-        writer.writeheader()
-        writer.writerows(rows)
+    with writing_into(folder):
+        for number, made in (executor or Local()).results(WRITE, tasks):
+            if isinstance(made, SetAside):
+                raise ValueError(f"{members[number].name} cannot be simulated: {made.reason}.")
+            found[number] = made
+            say(f"{members[number].name}: {made['row']['findings']}")
+        rows = [found[number]["row"] for number in range(len(members))]
+        with (folder / "participants.tsv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t")
+            writer.writeheader()
+            writer.writerows(rows)
     return sum(len(one["files"]) for one in found.values())
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ...machine.executors import Executor, Local, SetAside
+from ...machine.folders import HELD, writing_into
 from ...machine.stores import named, place, sent
 from ..files import write_whole
 from ..record import check_inside
@@ -59,10 +60,16 @@ def deidentified(folder: Path, out: Path, by: Deidentifier, say: Say = print, ha
     """
     if out.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{out} lies within {folder}: a second pass would read its own answers. Give another --out.")
-    files, found = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()), Pass()
+    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != HELD)
     if not files:
         raise ValueError(f"{folder} holds no files.")
-    total = len(files)
+    with writing_into(out):
+        return _all_of(files, (folder, out), by, say, hands)
+
+
+def _all_of(files: Sequence[str], places: tuple[Path, Path], by: Deidentifier, say: Say, hands: Hands | None) -> Pass:
+    """Looked at, then written; `places`: where they lie, and where they go."""
+    (folder, out), total, found = places, len(files), Pass()
     executor = Local() if hands is None else hands.executor
     secret = {"key": by.key.hex()} if hands is None else {"key_file": named(hands.key)}
     shared: dict[str, Any] = {

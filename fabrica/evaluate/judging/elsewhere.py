@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from ... import io
+import torch
+
+from ... import __version__, io
+from ...deliver.files import write_whole
+from ...deliver.record import hash_of
 from ...io import Scan, UnreadableError
 from ...machine.executors import Executor, SetAside
 from ...machine.stores import fetched, named
@@ -13,6 +21,8 @@ from ..result import Row
 
 PAIR = "fabrica.evaluate.judging.folders:pair_task"
 SIDES = ("generated", "reference", "masks")
+KEPT = ".pairs"  # below the report: a file for each pair that was measured
+EVERY_S = 10.0  # between lines on how far it is
 
 
 def plain_scans(found: Mapping[str, Mapping[str, Scan]]) -> dict[str, dict[str, Any]]:
@@ -43,18 +53,50 @@ def _again(plain: Mapping[str, Any]) -> Scan:
 
 
 def measured_elsewhere(
-    executor: Executor, tasks: Mapping[str, dict[str, Any]], say: Callable[[str], None]
+    executor: Executor, tasks: Mapping[str, dict[str, Any]], out: Path, say: Callable[[str], None]
 ) -> list[list[Row]]:
-    """Rows of each pair, in the order of the pairs; a pair that ended its workers has none, and is said."""
-    names = list(tasks)
-    sent = []
+    """Rows of each pair, in the order of the pairs; a pair that ended its workers has none, and is said. Rows of the
+    same files that were asked the same before lie below `out`, and are not measured again.
+    """
+    sent, rows = dict[str, dict[str, Any]](), dict[str, list[Row]]()
     for name, task in tasks.items():
         own = {side: {name: by_name[name]} for side, by_name in task["found"].items() if name in by_name}
-        sent.append({**task, "found": own, "name": name})
-    rows: dict[int, list[Row]] = {}
-    for number, result in executor.results(PAIR, sent):
+        one = {**task, "found": own, "name": name, "threads": torch.get_num_threads()}
+        one["kept"] = str(out / KEPT / f"{_key(one)}.json")
+        known = _kept(Path(one["kept"]))
+        if known is None:
+            sent[name] = one
+        else:
+            rows[name] = known
+    if rows:
+        say(f"{len(rows)} of {len(tasks)} pairs were measured before.")
+    names, told = list(sent), time.monotonic()
+    for number, result in executor.results(PAIR, list(sent.values())):
+        name = names[number]
         if isinstance(result, SetAside):
-            say(f"{names[number]} was not measured: {result.reason}.")
-            result = []
-        rows[number] = [Row(*plain) for plain in result]
-    return [rows[k] for k in range(len(names))]
+            say(f"{name} was not measured: {result.reason}.")
+            rows[name] = []
+            continue
+        rows[name] = [Row(*plain) for plain in result]
+        write_whole(Path(sent[name]["kept"]), json.dumps(result).encode(), folder_too=False)
+        if time.monotonic() - told > EVERY_S:
+            told = time.monotonic()
+            say(f"{len(rows)} of {len(tasks)} pairs measured.")
+    return [rows[name] for name in tasks]
+
+
+def _key(task: Mapping[str, Any]) -> str:
+    """What a pair's rows depend on: what is asked, and the bytes of its files, wherever they lie."""
+    asked = {k: v for k, v in task.items() if k != "found"}
+    found = {
+        side: [[scan["member"], *(hash_of(fetched(p)) for p in scan["files"])] for scan in by_name.values()]
+        for side, by_name in task["found"].items()
+    }
+    return hashlib.sha256(json.dumps([__version__, asked, found], sort_keys=True).encode()).hexdigest()
+
+
+def _kept(path: Path) -> list[Row] | None:
+    try:
+        return [Row(*plain) for plain in json.loads(path.read_text())]
+    except (OSError, ValueError, TypeError):  # another version's, or cut off: measured again
+        return None

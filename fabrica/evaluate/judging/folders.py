@@ -15,6 +15,8 @@ from ... import io
 from ...contracts import Image
 from ...data.grid import foreground, grid_of, resample
 from ...io import Scan, UnreadableError
+from ...machine.device import threads
+from ...machine.folders import writing_into
 from ..honesty.claim import declare
 from ..honesty.ledger import Ledger
 from ..honesty.validity import certify
@@ -62,11 +64,16 @@ def evaluate_folders(
     check refuses to evaluate. `made`: the time that the report bears; none = now. `seen_from`: the folder that the
     report's paths are relative to; none = `out`. `known`: why results were known before the claim.
     """
+    with writing_into(out):
+        return _evaluated(folders, out, asked, say, made, seen_from or out, known)
+
+
+def _evaluated(folders: Folders, out: Path, asked: Asked, say: Say, made: str, seen_from: Path, known: str) -> Path:
     if asked.claim is not None:
         check_answerable(asked.claim, {k for k, v in vars(folders).items() if v is not None})
     ledger = Ledger(asked.overrides)
     stamp = known or declare(asked.claim, out) if asked.claim is not None else ""
-    report = Report.start({"evaluate": _plain(folders, asked, seen_from or out, known)}, out.resolve().name)
+    report = Report.start({"evaluate": _plain(folders, asked, seen_from, known)}, out.resolve().name)
     report.made, report.ledger = made or report.made, ledger
     report.title = f"{folders.generated.name} judged by {folders.reference.name}"
     found = {k: scans(v, report) for k, v in vars(folders).items() if v is not None}
@@ -74,10 +81,10 @@ def evaluate_folders(
     check_shared(ledger, found)
     shelf = Shelf()
     named = {side: scans if side in OTHERS else aligned(scans, found["reference"]) for side, scans in found.items()}
-    report.stages.append(_pairs(named, shelf, report, asked, say))
+    report.stages.append(_pairs(named, shelf, report, asked, say, out))
     if "competitor" in found:
         others = {**named, "generated": named["competitor"]}
-        report.stages.append(_pairs(others, shelf, report, asked, say, "competitor"))
+        report.stages.append(_pairs(others, shelf, report, asked, say, out, "competitor"))
     report.stages[0].cases += segmented_rows(named, shelf.read, report)
     masks = {io.stem(name): scan for name, scan in found.get("masks", {}).items()}
     sets = {side: _pictures(scans, masks, shelf, report) for side, scans in found.items() if side in IMAGES}
@@ -163,6 +170,7 @@ def _pairs(
     report: Report,
     asked: Asked,
     say: Say,
+    out: Path,
     name_of: str = "given images",
 ) -> StageResult:
     """Every metric of tier 1 for every pair; a case that fails says why in its place."""
@@ -201,7 +209,7 @@ def _pairs(
         rows = side_by_side(lambda n: _pair_rows(n, patients[n], pairs[n] | more, allowed), list(pairs))
     else:
         given = {"found": plain_scans(found), **more, "allowed": allowed}
-        rows = measured_elsewhere(asked.executor, {n: {**given, "patient": patients[n]} for n in pairs}, say)
+        rows = measured_elsewhere(asked.executor, {n: {**given, "patient": patients[n]} for n in pairs}, out, say)
     result.cases += [row for own in rows for row in own]
     if name_of == "given images":
         known = {n: values(image) for n, image in shelf.all(found.get("training", {}))}
@@ -238,7 +246,8 @@ def pair_task(task: Mapping[str, Any]) -> list[list[Any]]:
     found = {side: {task["name"]: scan} for side, scan in scans_of(task["found"], task["name"]).items()}
     known = evidence(task["name"], found, Shelf(), Report.start({}, ""))
     more = {"data_range": task["data_range"], "in_hu": task["in_hu"]}
-    return [list(astuple(row)) for row in _pair_rows(task["name"], task["patient"], known | more, task["allowed"])]
+    with threads(task["threads"]):
+        return [list(astuple(row)) for row in _pair_rows(task["name"], task["patient"], known | more, task["allowed"])]
 
 
 def _pair_rows(name: str, patient: str, known: Mapping[str, Any], allowed: Sequence[str]) -> list[Row]:
