@@ -57,7 +57,8 @@ def _sense(raw: RawKSpace, name: str) -> Measurement:
             )  # fmt: skip
         k_space = to_image(k_space.transpose(1, 3), 1).transpose(1, 3)
     try:
-        found = [calibrated(k_space[:, z], mask[z], raw.noise) for z in range(k_space.shape[1])]
+        maps = [None] * k_space.shape[1] if raw.maps is None else [raw.maps[:, z] for z in range(k_space.shape[1])]
+        found = [calibrated(k_space[:, z], mask[z], raw.noise, maps=own) for z, own in enumerate(maps)]
     except ValueError as error:
         raise UnreadableError(str(error), "Give another scan, or one with a measured middle.", name) from error
     whole = joined(found)
@@ -71,6 +72,7 @@ def _anywhere(raw: RawKSpace, name: str) -> Measurement:
     assert raw.trajectory is not None
     assert raw.sides is not None
     try:
-        return calibrated_anywhere(raw.k_space[:, 0], raw.trajectory, raw.sides, raw.noise)
+        maps = None if raw.maps is None else raw.maps[:, 0]
+        return calibrated_anywhere(raw.k_space[:, 0], raw.trajectory, raw.sides, raw.noise, maps=maps)
     except ValueError as error:
         raise UnreadableError(str(error), "Give another scan, or one that covers the middle.", name) from error

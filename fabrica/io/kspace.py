@@ -1,6 +1,7 @@
 """Raw MR data: k-space as scanners write it, or as plain arrays. `kspace.npy` is complex (coil, [z,] y, x), zero
 frequency in the middle, 0 = not measured. `kspace.npz` may hold samples on no grid: `kspace` (coil, readout, sample),
-`trajectory` (readout, sample, 2) in cycles per field of view along y and x, and the `matrix` (y, x) of the image.
+`trajectory` (readout, sample, 2) in cycles per field of view along y and x, and the `matrix` (y, x) of the image. Both
+may say `maps` (coil, [z,] y, x): what each coil sees, instead of telling it from the samples.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from .scan import Oddity, Scan, UnreadableError
 ENDINGS = (".npy", ".npz", *readouts.ENDINGS)
 NAME: Final = "k-space"  # what a cohort calls it
 MOST_COILS = 256
-KNOWN = ("mask", "voxel_mm", "noise", "trajectory", "matrix")  # what an archive may say besides
+KNOWN = ("mask", "maps", "voxel_mm", "noise", "trajectory", "matrix")  # what an archive may say besides
+NOT_USED = f"What is read besides kspace: {', '.join(KNOWN)}."
 OFF_MIDDLE = 0.06  # of a side: how far from the middle the largest sample may lie
 IN_MIDDLE = 0.3  # of the energy: at least so much within an eighth of a side from the middle
 
@@ -36,6 +38,7 @@ class RawKSpace:
     noise: Tensor | None = None  # (coils, samples) of a noise scan
     sliced: bool = False  # whether z counts slices that were measured one by one
     trajectory: Tensor | None = None  # (readouts, samples, 2) in cycles per field of view, of k_space (coils, 1, ...)
+    maps: Tensor | None = None  # (coils, z, y, x) complex64: what coils see, where the file says it
     sides: tuple[int, int] | None = None  # of the image, where samples lie on no grid
 
 
@@ -47,6 +50,7 @@ def listing(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
     if found is None:
         return None
     array, more = found
+    unused = _unused(path)
     if array.ndim not in (3, 4):
         shape = " x ".join(map(str, array.shape))
         raise UnreadableError(
@@ -57,8 +61,9 @@ def listing(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
             f"its first axis has {array.shape[0]} entries, more than coils there are.",
             "Save coils first: (coil, y, x).",
         )
+    odd = [Oddity(str(path), f"says {', '.join(unused)}, which is not used.", NOT_USED, "warning")] if unused else []
     if "trajectory" in more:
-        return [_anywhere(path, array, more)], []
+        return [_anywhere(path, array, more)], odd
     voxel = _voxel(more)
     affine = np.diag([*(voxel or (1.0, 1.0, 1.0)), 1.0])[[2, 1, 0, 3]]
     z = array.shape[1] if array.ndim == 4 else 1
@@ -72,7 +77,7 @@ def listing(path: Path) -> tuple[list[Scan], list[Oddity]] | None:
         unit="",
         modality=NAME,
     )
-    return [scan], []
+    return [scan], odd
 
 
 def _anywhere(path: Path, array: NDArray[Any], more: dict[str, NDArray[Any]]) -> Scan:
@@ -160,7 +165,8 @@ def _read_plain(scan: Scan) -> RawKSpace:
     mask = k_space.abs().amax(0) > 0
     if "mask" in more:
         mask = torch.from_numpy(np.asarray(more["mask"]) > 0).expand(mask.shape) & mask
-    return RawKSpace(k_space, mask, _voxel(more), _noise(more, len(k_space)))
+    maps = _maps(more, tuple(k_space.shape))
+    return RawKSpace(k_space, mask, _voxel(more), _noise(more, len(k_space)), maps=maps)
 
 
 def _read_anywhere(samples: Tensor, more: dict[str, NDArray[Any]]) -> RawKSpace:
@@ -174,7 +180,9 @@ def _read_anywhere(samples: Tensor, more: dict[str, NDArray[Any]]) -> RawKSpace:
             "Leave those readouts out of kspace and of trajectory, and the mask with them.",
         )
     noise = _noise(more, len(samples))
-    return RawKSpace(samples[:, None], measured[None], _voxel(more), noise, True, trajectory, _sides(more))
+    sides = _sides(more)
+    maps = _maps(more, (len(samples), 1, *sides))
+    return RawKSpace(samples[:, None], measured[None], _voxel(more), noise, True, trajectory, maps, sides)
 
 
 def _noise(more: dict[str, NDArray[Any]], coils: int) -> Tensor | None:
@@ -186,6 +194,22 @@ def _noise(more: dict[str, NDArray[Any]], coils: int) -> Tensor | None:
             f"its noise is {tuple(noise.shape)}, expected ({coils} coils, samples).", "Save it as it was measured."
         )
     return noise
+
+
+def _maps(more: dict[str, NDArray[Any]], shape: tuple[int, ...]) -> Tensor | None:
+    """Raises UnreadableError for maps of other coils or another grid, and for such that see nothing."""
+    if "maps" not in more:
+        return None
+    maps = np.asarray(more["maps"])
+    maps = maps[:, None] if maps.ndim == 3 else maps
+    if maps.shape != shape or maps.dtype.kind != "c":
+        raise UnreadableError(
+            f"its maps are {maps.dtype} of {maps.shape}, expected complex numbers of {shape} (coil, z, y, x).",
+            "Save what each coil sees, on the image's grid; or leave maps out: they are told from the samples.",
+        )
+    if not np.isfinite(maps).all() or not np.abs(maps).max() > 0:
+        raise UnreadableError("its maps are not finite, or 0 everywhere.", "Leave them out.")
+    return torch.from_numpy(maps.astype(np.complex64))
 
 
 def _check_middle(k_space: Tensor) -> None:
@@ -221,6 +245,14 @@ def _opened(path: Path) -> tuple[NDArray[Any], dict[str, NDArray[Any]]] | None:
     if array.dtype.kind != "c":
         raise UnreadableError(f"its kspace is {array.dtype}, expected complex numbers.", "Save both parts: complex64.")
     return array, more
+
+
+def _unused(path: Path) -> list[str]:
+    """Names in an archive that nothing here reads."""
+    if path.suffix.lower() != ".npz":
+        return []
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        return sorted(set(archive.files) - {"kspace", *KNOWN})
 
 
 def _voxel(more: dict[str, NDArray[Any]]) -> tuple[float, float, float] | None:

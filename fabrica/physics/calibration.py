@@ -23,23 +23,25 @@ VALID = 0.85  # of an eigenvalue of 1: where coils see something
 AROUND = 12  # samples that are gridded beyond the disc, for what lies outside leaks into its edge
 DENSE = 0.95  # of the cells of k-space around the middle: so many hold a sample where readouts cover it
 EDGE = 0.7  # of the way to the corner of k-space: samples beyond are taken for noise
+SEEN = 1e-3  # of the largest length of maps that are told: coils see nothing below
 TOP = 0.995  # of the magnitudes that are brought to 1
 
 
 def calibrated(
-    k_space: Tensor, mask: Tensor, noise: Tensor | None = None, *, deviation: float | None = None
-) -> Measurement:
+    k_space: Tensor, mask: Tensor, noise: Tensor | None = None, *, deviation: float | None = None,
+    maps: Tensor | None = None,
+) -> Measurement:  # fmt: skip
     """y (1, coils, y, x) with its operator and noise, from k-space (coils, y, x) whose unmeasured samples are 0.
 
     Coils are whitened by `noise` (coils, samples) of a noise scan, or by the outer samples. Raises ValueError where the
     middle of k-space was not measured whole, for a coil without signal, and where the noise cannot be told.
     `deviation`: of the noise in each part of every coil, where it is known and images are on the network's scale
-    already.
+    already. `maps` (coils, y, x): what each coil sees, where it is known; their common size stays in the image.
     """
     told = None if deviation is None else 1 / (2**0.5 * deviation)  # from the network's scale to noise of size 1
-    whole = _whitened(k_space * mask, _edge(mask), noise) if told is None else told * k_space * mask
+    whole, mixing = _unmixed_by_noise(k_space * mask, _edge(mask), noise, told)
     sides = middle_of(mask)
-    maps = coil_maps(whole, sides, *_told_by(sides))
+    maps = coil_maps(whole, sides, *_told_by(sides)) if maps is None else _of_length_one(maps, mixing)
     phase = smooth_phase(whole, maps, sides)
     unit = CartesianSense(maps[None], mask[None, None], phase[None, None])
     gain = _gain(unit, whole) if told is None else told
@@ -48,7 +50,7 @@ def calibrated(
 
 def calibrated_anywhere(
     samples: Tensor, trajectory: Tensor, sides: tuple[int, int], noise: Tensor | None = None, *,
-    deviation: float | None = None,
+    deviation: float | None = None, maps: Tensor | None = None,
 ) -> Measurement:  # fmt: skip
     """The same of samples (coils, readouts, samples) at any places, `trajectory` (readouts, samples, 2) in cycles per
     field of view: coils are learned from the middle, brought to a grid by least squares.
@@ -56,11 +58,11 @@ def calibrated_anywhere(
     told = None if deviation is None else 1 / (2**0.5 * deviation)
     places = trajectory.flatten(0, 1)
     far = (2 * places / torch.tensor(sides)).norm(dim=-1).reshape(trajectory.shape[:2]) > EDGE
-    whole = _whitened(samples, far, noise) if told is None else told * samples
+    whole, mixing = _unmixed_by_noise(samples, far, noise, told)
     covered = middle_of_samples(places, sides)
     side = 2 * int((covered + AROUND) / 2**0.5 / 2)  # of the box within the disc that is gridded
     middle = _zero_around(_centre(_gridded(whole.flatten(1), places, covered + AROUND), (side, side)), sides)
-    maps = coil_maps(middle, (side, side), *_told_by((side, side)))
+    maps = coil_maps(middle, (side, side), *_told_by((side, side))) if maps is None else _of_length_one(maps, mixing)
     phase = smooth_phase(middle, maps, (side, side))
     unit = NonCartesianSense(maps[None], trajectory, phase[None, None])
     gain = _gain(unit, whole) if told is None else told
@@ -144,9 +146,19 @@ def _centre(k_space: Tensor, sides: tuple[int, int]) -> Tensor:
     return k_space[..., height // 2 - a // 2 : height // 2 - a // 2 + a, width // 2 - b // 2 : width // 2 - b // 2 + b]
 
 
-def _whitened(k_space: Tensor, far: Tensor, noise: Tensor | None) -> Tensor:
-    """Coils mixed so that their noise is independent and of size 1 (both parts together); `far`: measured samples that
-    are taken for noise where there is no scan of it.
+def _unmixed_by_noise(
+    samples: Tensor, far: Tensor, noise: Tensor | None, told: float | None
+) -> tuple[Tensor, Tensor | None]:
+    """Samples whose noise is independent and of size 1, and how that was mixed; scaled alone where it is told."""
+    if told is not None:
+        return told * samples, None
+    mixing = _mixing(samples, far, noise)
+    return _unmixed(samples, mixing), mixing
+
+
+def _mixing(k_space: Tensor, far: Tensor, noise: Tensor | None) -> Tensor:
+    """(coils, coils), lower triangular: how independent noise of size 1 (both parts together) is mixed into that of the
+    coils; `far`: measured samples that are taken for noise where there is no scan of it.
     """
     dead = (k_space.abs().flatten(1).amax(1) == 0).nonzero().flatten().tolist()
     if dead:
@@ -159,10 +171,24 @@ def _whitened(k_space: Tensor, far: Tensor, noise: Tensor | None) -> Tensor:
     covariance = (quiet @ quiet.conj().T) / quiet.shape[1]
     if noise is None:
         covariance = covariance / _kept(len(k_space))
-    mixing = torch.linalg.cholesky(covariance + 1e-6 * covariance.diagonal().real.mean() * torch.eye(len(k_space)))
-    flat = torch.linalg.solve_triangular(mixing, k_space.flatten(1), upper=False)
-    whole: Tensor = flat.reshape(k_space.shape)
-    return whole
+    mixing: Tensor = torch.linalg.cholesky(
+        covariance + 1e-6 * covariance.diagonal().real.mean() * torch.eye(len(k_space))
+    )
+    return mixing
+
+
+def _unmixed(coils: Tensor, mixing: Tensor) -> Tensor:
+    """What coils (coils, ...) hold or see, so that their noise is independent and of size 1."""
+    flat: Tensor = torch.linalg.solve_triangular(mixing, coils.flatten(1), upper=False)
+    return flat.reshape(coils.shape)
+
+
+def _of_length_one(maps: Tensor, mixing: Tensor | None) -> Tensor:
+    """Maps of unmixed coils, of length 1 over coils and 0 where they see nothing, as `coil_maps` has them."""
+    maps = maps.to(torch.complex64)
+    maps = maps if mixing is None else _unmixed(maps, mixing)
+    size = maps.norm(dim=0)
+    return torch.where(size > SEEN * size.max(), maps / size.clamp(min=1e-30), torch.zeros((), dtype=maps.dtype))
 
 
 def _kept(coils: int) -> float:

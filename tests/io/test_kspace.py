@@ -99,3 +99,24 @@ def test_what_is_refused_when_read(tmp_path: Path) -> None:
         io.read_raw(scan)
     (tmp_path / "cut.npy").write_bytes((tmp_path / "holed.npy").read_bytes()[:200])
     assert "cut.npy" in str(io.scan_folder(tmp_path / "cut.npy").oddities[0])
+
+
+def test_an_archive_says_what_coils_see(tmp_path: Path) -> None:
+    maps = _samples(4, 3, 10, 12)
+    np.savez(tmp_path / "a.npz", kspace=_samples(4, 3, 10, 12), maps=maps, remark="x")
+    found = io.scan_folder(tmp_path)
+    raw = io.read_raw(found.scans[0])
+    assert raw.maps is not None
+    assert np.array_equal(raw.maps.numpy(), maps)
+    assert "says remark, which is not used" in str(found.oddities[0])
+    assert found.oddities[0].severity == "warning"
+
+
+@pytest.mark.parametrize(
+    "maps", [_samples(5, 10, 12), _samples(4, 10, 11), np.ones((4, 10, 12)), 0 * _samples(4, 10, 12)]
+)
+def test_maps_of_others_are_refused(tmp_path: Path, maps: np.ndarray) -> None:
+    np.savez(tmp_path / "a.npz", kspace=_samples(4, 10, 12), maps=maps)
+    (scan,) = io.scan_folder(tmp_path).scans
+    with pytest.raises(UnreadableError, match="its maps are"):
+        io.read_raw(scan)
