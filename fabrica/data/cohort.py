@@ -18,7 +18,7 @@ from ..contracts import Case, Image
 from ..io import RAW, VOLUMES, Oddity, Scan, UnreadableError
 from ..machine.device import writing
 from . import vocabulary
-from .demographics import Demographics, day_of, find_demographics
+from .demographics import Demographics, before_baseline, day_of, find_demographics
 from .identity import Row, guess
 from .layouts import recognised
 from .measured import measurement_of
@@ -175,7 +175,10 @@ def find(folder: Path, table: Path | None = None, units: Mapping[str, str] | Non
             )
         )
     doubts = tuple(dict.fromkeys(row.doubt for row in rows if row.doubt))
-    return Cohort(_with_days(members), tuple(oddities), doubts=doubts, looks_like=looks)
+    dated = _with_days(members)
+    return Cohort(
+        dated, (*oddities, *before_baseline({m.name: m.days for m in dated})), doubts=doubts, looks_like=looks
+    )
 
 
 def _named(scans: Sequence[Scan], folder: Path) -> tuple[list[Row], str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -221,3 +221,13 @@ def _lists_files(table: Table, column: str, stems: set[str]) -> bool:
 
 def _stem(path: Path) -> str:
     return io.stem(path.name)
+
+
+def before_baseline(days: Mapping[str, float]) -> Iterator[Oddity]:
+    """Cases whose days are below 0: visits are ordered by them, which is meant where they really came before."""
+    for name, day in days.items():
+        if day < 0:
+            yield Oddity(
+                name, f"lies {-day:g} days before its baseline, and is taken for the earlier visit.",
+                "Where that is a slip, correct its days in the table.", "warning",
+            )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -21,6 +22,7 @@ TREATED_YEARS = "treated_years"  # a value of a visit: under treatment by then
 TREATED_AHEAD, TREATED_BEFORE = "treated ahead", "treated before"  # shares of the years ahead, and of those before
 YEAR = 365.25  # days
 ROUNDED = 0.02  # of a share, as tables round
+WITHIN = {AHEAD: (0.0, math.inf), TREATED_AHEAD: (0.0, 1.0), TREATED_BEFORE: (0.0, 1.0)}  # what these can be
 NEXT = "next"  # the visit of a case that nobody has scanned yet
 
 
@@ -144,3 +146,13 @@ def _share(treated: float, years: float, member: Member) -> float:
 def _treated(values: Mapping[str, float | str]) -> float | None:
     said = values.get(TREATED_YEARS)
     return float(said) if isinstance(said, int | float) else None
+
+
+def impossible(name: str, value: float) -> str:
+    """Why a number that somebody typed cannot be that of a visit to come; '' where it can, and for other names."""
+    low, high = WITHIN.get(name, (-math.inf, math.inf))
+    if name == AHEAD and value <= 0:
+        return f"{name} is {value:g}, expected more than 0: the visit that is drawn comes after the last one."
+    if not low <= value <= high:
+        return f"{name} is {value:g}, expected a share from {low:g} to {high:g}."
+    return ""

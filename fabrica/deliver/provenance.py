@@ -60,6 +60,8 @@ def _drawing(document: Any, name: str, event: Mapping[str, Any]) -> None:
     drawing = document.activity(name, None, event.get("drawn") or None, facts)
     document.used(drawing, document.entity(f"fabrica:weights-{event['weights']}", {"prov:type": "model weights"}))
     document.used(drawing, document.entity(f"fabrica:recipe-{event['recipe']}", {"prov:type": "recipe"}))
+    if event.get("cohort"):
+        document.used(drawing, document.entity(f"fabrica:cohort-{event['cohort']}", {"prov:type": "training cohort"}))
     for source in event["sources"]:
         document.used(drawing, document.entity(f"dicom:{source}", {"prov:type": "DICOM instance"}))
     document.wasAssociatedWith(drawing, document.agent("fabrica:program", {"prov:type": "prov:SoftwareAgent"}))

@@ -37,6 +37,7 @@ class Drawn:
     classes: int = 0  # of a label map, with the background
     decided: str = ""  # the file that says what of the mean of draws no datum fixes; none where nothing was measured
     decided_sha256: str = ""
+    doubt: str = ""  # why its scans are unlike those of training; nothing where they are not
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class Record:
     images: tuple[Drawn, ...]
     audit: str = ""  # what the audit of the weights said when they drew: passed, unaudited, or what was refused
     evidence: tuple[Evidence, ...] = ()  # empty where nothing was measured
+    cohort: str = ""  # sha256 of what its stage was trained and judged on, as the run noted it
 
     def write(self) -> Path:
         """As `generated.json` in its folder."""
@@ -112,13 +114,16 @@ def _of(folder: Path, plain: Mapping[str, Any]) -> Record:
             raise ValueError(f"{case} has {len(lists['files'])} files and {len(lists['sha256'])} hashes")
         files, hashes, given = lists["files"], lists["sha256"], lists["given"]
         images.append(
-            Drawn(case, contrast, unit, kind, files, hashes, given, sources, int(one.get("classes", 0)), *decided)
-        )
+            Drawn(
+                case, contrast, unit, kind, files, hashes, given, sources, int(one.get("classes", 0)), *decided,
+                str(one.get("doubt", "")),
+            )
+        )  # fmt: skip
     words = {k: str(plain[k]) for k in ("run", "stage", "job", "family", "weights", "recipe", "version", "made")}
     evidence = tuple(map(_figure, plain.get("evidence", [])))
     return Record(
         folder, **words, seed=int(plain["seed"]), images=tuple(images), evidence=evidence,
-        audit=str(plain.get("audit", "")),
+        audit=str(plain.get("audit", "")), cohort=str(plain.get("cohort", "")),
     )  # fmt: skip
 
 

@@ -132,7 +132,7 @@ def _told(making: Making, series: Series) -> dict[str, Any]:
         "run": record.run, "stage": record.stage, "weights": record.weights, "recipe": record.recipe,
         "seed": record.seed, "draw": making.which, "drawn": record.made, "version": record.version,
         "sources": sorted(str(h.SOPInstanceUID) for h in making.headers), "clipped": series.clipped,
-        "audit": record.audit,
+        "audit": record.audit, "cohort": record.cohort, "doubt": making.drawn.doubt,
         "evidence": [e.words() for e in record.evidence if e.contrast in ("", making.drawn.contrast)],
     }  # fmt: skip
 

@@ -26,10 +26,11 @@ def record_of(
     made: str = "",
     given: Sequence[str] | None = None,
     decided: Mapping[Path, Path] | None = None,
+    doubts: Mapping[str, str] | None = None,
 ) -> Record:
     """Files of each case and contrast, by draw, as a record that lies in `folder`; `given`: which images they were
     drawn from, where not from all that the job reads but those that were drawn. `decided`: first draw -> the file that
-    says what of its contrast the prior decided.
+    says what of its contrast the prior decided. `doubts`: case -> why its scans are unlike those of training.
     """
     job = stage.build_job()
     signature, images, preparation = job.signature(), [], run.trained(stage).grid_preparation
@@ -48,15 +49,36 @@ def record_of(
             kind = "value" if numbers else field.kind
             by_prior = (decided or {}).get(files[0])
             told = ("", "") if by_prior is None else (str(by_prior.relative_to(folder)), hash_of(by_prior))
-            images.append(Drawn(member.name, field.name, unit, kind, names, hashes, own, sources, classes, *told))
+            images.append(
+                Drawn(
+                    member.name,
+                    field.name,
+                    unit,
+                    kind,
+                    names,
+                    hashes,
+                    own,
+                    sources,
+                    classes,
+                    *told,
+                    (doubts or {}).get(member.name, ""),
+                )
+            )
     checkpoint = json.loads((run.home(stage) / "checkpoint.json").read_text())
     recipe = hashlib.sha256((run.path / RECIPE).read_bytes()).hexdigest()
     when = made or datetime.now(UTC).isoformat(timespec="seconds")
     return Record(
         folder, run.name, stage.name, str(stage.job.name), stage.family.name, checkpoint["sha256"], recipe,
         run.recipe.seed, __version__, when, tuple(images), standing(run.path, checkpoint["sha256"]),
-        evidence_of(run, stage),
+        evidence_of(run, stage), cohort_of(run, stage),
     )  # fmt: skip
+
+
+def cohort_of(run: RunFolder, stage: Stage) -> str:
+    """sha256 of the scans that a stage was trained and judged on, as its run noted it; '' where it did not."""
+    path = run.path / "environment.json"
+    known = json.loads(path.read_text()).get("data_sha256", {}) if path.is_file() else {}
+    return str(known.get(stage.name, ""))
 
 
 def evidence_of(run: RunFolder, stage: Stage) -> tuple[Evidence, ...]:

@@ -90,12 +90,13 @@ def generate_images(
     tasks = [{**shared, "case": name} for name in cases]
     _keyed(answering, tasks, cases)
     recorded: list[tuple[Member, Mapping[str, Sequence[Path]]]] = []
-    decided: dict[Path, Path] = {}
+    decided, doubts = dict[Path, Path](), dict[str, str]()
     with writing_into(out):
         for name, result in results_of(DRAW, tasks, lambda task: done_before(out, task["case"], task["key"]), by, say):
             files = {contrast: [out / p for p in own] for contrast, own in result["files"].items()}
             if files:
                 recorded.append((cases[name], files))
+                doubts[name] = str(result.get("doubt", ""))
             decided |= _decided(out / name, files, {out / p for p in result.get("beside", ())})
     answering_of.cache_clear()  # the model is not kept beyond the call
     fetched(out)  # of a place in a store, what workers of other machines sent there
@@ -107,7 +108,7 @@ def generate_images(
         raise ValueError(
             f"No case in {source.folder} has {needed}{why}. See what is there: fabrica inspect {source.folder}"
         )
-    record_of(answering.run, answering.stage, out, recorded, decided=decided).write()
+    record_of(answering.run, answering.stage, out, recorded, decided=decided, doubts=doubts).write()
     return written
 
 

@@ -130,7 +130,7 @@ def _draw(task: Mapping[str, Any]) -> dict[str, Any]:
         return {"files": {}, "said": [*lines, left_out(member, error)]}
     result = {
         "files": files, "said": lines, "beside": [str(path.relative_to(out)) for path in beside],
-        "shift": looked.plain(), "watermarked": bool(task["watermark"]),
+        "shift": looked.plain(), "doubt": looked.words, "watermarked": bool(task["watermark"]),
         "weights": weights, "seconds": round(time.perf_counter() - began, 3), "made": now(),
     }  # fmt: skip
     _note(out, member.name, task["key"], result)
@@ -243,7 +243,8 @@ def done_before(out: Path, case: str, key: str) -> dict[str, Any] | None:
     if plain is None or not isinstance(plain.get("files"), dict):
         return None
     kept = [f"{case}: drawn before from the same; kept."]
-    return {"files": plain["files"], "beside": plain.get("beside", []), "said": kept}
+    more = {"beside": plain.get("beside", []), "doubt": plain.get("doubt", "")}
+    return {"files": plain["files"], "said": kept, **more}
 
 
 def noted(out: Path, name: str, key: str) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..contracts import Batch, Condition, Field, Scale
+from ..data.followed import impossible
 from ..data.vocabulary import field_of
 from ..registry import check_type, unknown
 from ..rng import Rng
@@ -152,6 +153,8 @@ def said(fields: Sequence[Field], fixed: Mapping[str, str]) -> dict[str, float |
             raise ValueError(f"A covariate is a number: {error}.") from error
         if asked.kind == "number" and not math.isfinite(float(found[name])):
             raise ValueError(f"A covariate is a number: {name} is {value}.")
+        if asked.kind == "number" and (why := impossible(name, float(found[name]))):
+            raise ValueError(why)
     return found
 
 

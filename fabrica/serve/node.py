@@ -142,6 +142,7 @@ class Node:
         command = [
             sys.executable, "-m", "fabrica", "generate", str(rule.run), "--data",
             str(self.intake.where(one.study, one.uid)), "--out", str(out), "--draws", str(rule.draws),
+            "--shift", rule.shift,
             *(("--registry", str(rule.registry)) if rule.registry is not None else ()),
         ]  # fmt: skip
         self._running = running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

@@ -158,14 +158,19 @@ class Reviewing:
         series = self.find(key)
         shown = self.shown(series.uid, series.sources)
         made = self._made(series.uid)
-        facts = {k: v for k, v in made.items() if k not in ("what", "series", "sources", "sha256", "evidence", "draws")}
+        facts = {
+            k: v
+            for k, v in made.items()
+            if k not in ("what", "series", "sources", "sha256", "evidence", "draws", "doubt")
+        }
         windows = list(WINDOWS) if shown.base.meaning.unit == "HU" else []
         legends = {name: over.legend for name, over in shown.overlays.items()}
         return {
             "key": key, "series": series, "whose": self.whose(series.uid), "depth": shown.result.data.shape[1],
             "facts": facts, "windows": windows, "source": shown.source is not None, "overlays": legends,
             "draws": len(shown.draws.files) if shown.draws else 0, "own": shown.own, "answers": shown.answers,
-            "evidence": made.get("evidence", []), "cleared": bool(made.get("draws")) and not shown.draws,
+            "evidence": made.get("evidence", []), "doubt": made.get("doubt", ""),
+            "cleared": bool(made.get("draws")) and not shown.draws,
             "readers": self.outbox.readers(), "accepted": self.outbox.accepted_by(series.uid),
         }  # fmt: skip
 

@@ -16,7 +16,7 @@ ATTRIBUTES = {"modality": "Modality", "body_part": "BodyPartExamined", "protocol
               "description": "SeriesDescription"}  # fmt: skip
 RANGES = ("slices", "thickness_mm")
 HOW = "Write a list: - {when: {modality: MR}, run: RUN, to: WHERE}"
-KEYS = ("when", "run", "to", "accept", "draws", "lossy", "registry")
+KEYS = ("when", "run", "to", "accept", "draws", "lossy", "registry", "shift")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Rule:
     accept: Accept = "person"
     draws: int = 4
     lossy: bool = False  # whether images are taken that were compressed with loss
+    shift: Literal["warn", "refuse"] = "warn"  # whether a series unlike those of training is answered, with that said
     registry: Path | None = None  # the folder of approved models, without whose approval nothing is drawn
 
     def misfit(self, headers: Sequence[Any]) -> str:
@@ -71,6 +72,9 @@ def _rule(plain: Any, number: int, path: Path) -> Rule:
         raise ValueError(f"{where}: accept is {accept!r}. Write person or unreviewed.")
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1 or not isinstance(lossy, bool):
         raise ValueError(f"{where}: draws is a number from 1, lossy true or false.")
+    shift = plain.get("shift", "warn")
+    if shift not in ("warn", "refuse"):
+        raise ValueError(f"{where}: shift is {shift!r}. Write warn or refuse.")
     run = path.parent / str(plain["run"])
     if not (run / "recipe.yaml").is_file():
         raise ValueError(f"{where}: {run} is no run. Make one: fabrica run RECIPE")
@@ -85,7 +89,7 @@ def _rule(plain: Any, number: int, path: Path) -> Rule:
         raise ValueError(f"{where}: {registry} is no folder of approved models. Make one: fabrica models {registry}")
     words = {name: str(when[name]) for name in WORDS if name in when}
     ranges = {name: _range(when[name], name, where) for name in RANGES if name in when}
-    return Rule(words, ranges, run, to, accept, draws, lossy, registry)
+    return Rule(words, ranges, run, to, accept, draws, lossy, shift, registry)
 
 
 def _range(value: Any, name: str, where: str) -> tuple[float, float]:

@@ -11,7 +11,7 @@ import torch
 from fabrica import io
 from fabrica.contracts import Field, Image
 from fabrica.data import cohort
-from fabrica.data.followed import AHEAD, APART, BEFORE, LAST, followed
+from fabrica.data.followed import AHEAD, APART, BEFORE, LAST, TREATED_AHEAD, TREATED_BEFORE, followed, impossible
 from fabrica.data.virtual import VirtualCohort
 from fabrica.data.virtual.courses import Course, Courses
 from fabrica.evaluate.metrics.task import csf_volume_error
@@ -132,6 +132,34 @@ def test_new_patients_are_asked_about_the_visit_to_come(finished: Path) -> None:
     drawn: Image = io.read_image(path)
     assert drawn.data.shape == image.data.shape
     assert len(cohort.find(finished / "new").members) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"years ahead": "-2"}, "expected more than 0: the visit that is drawn comes after"),
+        ({"years ahead": "0"}, "expected more than 0"),
+        ({"years ahead": "nan"}, "is a number"),
+    ],
+)
+def test_a_visit_to_come_is_not_asked_for_in_the_past(finished: Path, value: dict[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        generate_images(finished / "run", finished / "new", finished / "past", values=value, say=lambda _: None)
+
+
+def test_shares_of_treatment_are_shares() -> None:
+    assert "expected a share from 0 to 1" in impossible(TREATED_AHEAD, 1.5)
+    assert impossible(TREATED_BEFORE, 0.5) == impossible("age", -3.0) == ""
+
+
+def test_a_visit_before_its_baseline_is_said(tmp_path: Path) -> None:
+    for k, member in enumerate(VirtualCohort(1, visits=2, spacing_mm=4, planes=(18, 20)).cohort().members):
+        image = replace(member.load(["T1w"]).images["T1w"], meaning=Field("T1w"))
+        io.write_nifti(image, tmp_path / "sub-01" / f"ses-{k}" / f"sub-01_ses-{k}_T1w.nii.gz")
+    (tmp_path / "sub-01/sub-01_sessions.tsv").write_text("session_id\tdays\nses-0\t0\nses-1\t-30\n")
+    (odd,) = [o for o in cohort.find(tmp_path).oddities if "baseline" in o.fault]
+    assert "lies 30 days before its baseline" in odd.fault
+    assert odd.severity == "warning"
 
 
 COURSES = {"gap_years": [0.5, 5], "treated": 0.5, "effect": 0.6, "speeds_up": 0.5}

@@ -1,6 +1,8 @@
 """What a person flips through: the draws behind a mean, and what of it no datum fixes."""
 
+import json
 import shutil
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from PIL import Image as Picture
 from fabrica import io
 from fabrica.deliver import draws
 from fabrica.deliver.outbox import Outbox
+from fabrica.deliver.provenance import provenance
 from fabrica.deliver.reading import stored_image
 from fabrica.deliver.record import Record
 from fabrica.generate.handover import hand_over
@@ -169,6 +172,50 @@ def test_the_same_draws_again_are_those_that_are_kept(restored: Path, store: tup
     before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
     assert hand_over(Record.read(restored), Outbox(store[0]), say=lambda _: None) == [store[1]]
     assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before
+
+
+def test_the_trace_says_which_cohort_taught_it(restored: Path, store: tuple[Path, str]) -> None:
+    known = json.loads((restored.parent / "run/environment.json").read_text())["data_sha256"]["model"]
+    line = Outbox(store[0]).trace(store[1])[0]
+    assert line.event["cohort"] == known == Record.read(restored).cohort
+    told = provenance(Outbox(store[0]).trace(store[1])).serialize(format="json")
+    assert f"fabrica:cohort-{known}" in told
+
+
+def test_the_page_says_where_a_source_is_unlike_those_of_training(restored: Path, tmp_path: Path) -> None:
+    record = Record.read(restored)
+    doubt = "unlike the scans of training (score 9.00, above 3.00; most by its intensity)"
+    odd = replace(record, images=tuple(replace(one, doubt=doubt) for one in record.images))
+    (uid,) = hand_over(odd, Outbox(tmp_path), say=lambda _: None)
+    made = TestClient(application(tmp_path, TOKEN), base_url="http://127.0.0.1:1", raise_server_exceptions=False)
+    made.get(f"/enter?t={TOKEN}")
+    assert (
+        f"Of its source: {doubt}. What was measured of this model may not hold"
+        in made.get(f"/series/{key_of(uid)}").text
+    )
+    odd.write()
+    assert Record.read(restored).images[0].doubt == doubt
+    record.write()
+
+
+def test_words_of_a_patient_are_no_markup_on_the_page(restored: Path, tmp_path: Path) -> None:
+    """Names and descriptions come from files that anybody may have written."""
+    shutil.copytree(restored.parent / "dicom", tmp_path / "dicom")
+    for path in sorted((tmp_path / "dicom").glob("*.dcm")):
+        ds = pydicom.dcmread(path)
+        ds.PatientName, ds.PatientID = "<script>a(1)</script>^<b>", "<img src=x>"
+        ds.save_as(path)
+    generate_images(restored.parent / "run", tmp_path / "dicom", tmp_path / "out", draws=1, say=lambda _: None)
+    (uid,) = hand_over(Record.read(tmp_path / "out"), Outbox(tmp_path / "store"), say=lambda _: None)
+    made = TestClient(
+        application(tmp_path / "store", TOKEN), base_url="http://127.0.0.1:1", raise_server_exceptions=False
+    )
+    made.get(f"/enter?t={TOKEN}")
+    for page in ("/", f"/series/{key_of(uid)}"):
+        text = made.get(page).text
+        assert "&lt;script&gt;a(1)&lt;/script&gt;" in text
+        assert "<script>a" not in text
+        assert "<img src=x" not in text
 
 
 def test_a_translation_says_that_nothing_of_it_was_measured(

@@ -133,7 +133,7 @@ def _without(headers: list[Any], name: str) -> list[Any]:
         ("{", "is no YAML"), ("{run: RUN}", "no list of rules"), ("[]", "no list of rules"), ("- 3", "rule 1 is no rule"), ("- {run: RUN}", "to is missing"),
         ("- {run: RUN, to: OUT, whem: {}}", "whem is not known"), ("- {run: RUN, to: OUT, when: {sex: F}}", "sex is not known"), ("- {run: /nowhere, to: OUT}", "is no run"),
         ("- {run: RUN, to: 'ftp:x'}", "is no destination"), ("- {run: RUN, to: OUT, accept: nobody}", "accept is"), ("- {run: RUN, to: OUT, draws: 0}", "draws is a number"),
-        ("- {run: RUN, to: OUT, when: {slices: many}}", "Write one number"), ("- {run: RUN, to: OUT, lossy: 1}", "lossy true or false"), ("- {run: RUN, to: none.yaml}", "There is no file"),
+        ("- {run: RUN, to: OUT, when: {slices: many}}", "Write one number"), ("- {run: RUN, to: OUT, lossy: 1}", "lossy true or false"), ("- {run: RUN, to: OUT, shift: perhaps}", "Write warn or refuse"), ("- {run: RUN, to: none.yaml}", "There is no file"),
         ("- {run: RUN, to: OUT, registry: none}", "is no folder of approved models"),
     ],
 )  # fmt: skip

@@ -196,6 +196,21 @@ def test_a_model_that_nobody_approved_draws_nothing(rules: Path, trained: Path, 
     assert [one.state for one in node.intake.series()] == ["prepared"]
 
 
+def test_a_series_unlike_those_of_training_is_kept_where_the_rule_refuses_such(rules: Path, tmp_path: Path) -> None:
+    """The run has seen too few scans to tell what is usual: a rule that asks for usual ones gets nothing, and why."""
+    rules.write_text(rules.read_text().replace("draws: 2", "draws: 1, shift: refuse"))
+    node = Node(Intake(tmp_path / "store/node"), Outbox(tmp_path / "store"), read_rules(rules), print, quiet_s=0.0)
+    write_series(tmp_path / "scan", *LARGE)
+    _keep(node.intake, sorted((tmp_path / "scan").glob("*.dcm")))
+    for _ in range(3):
+        node.settle()
+    node.answer()
+    (one,) = node.intake.series()
+    assert one.state == "waiting"
+    assert "needs to know training's scans" in one.reason
+    assert node.outbox.series() == []
+
+
 def test_a_place_that_cannot_be_used_holds_no_other_up(node: Node, tmp_path: Path) -> None:
     """A pacs.yaml that is gone: it is said, and what goes elsewhere goes."""
     said: list[str] = []
