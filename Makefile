@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint docs bench scans clean peers federation
+.PHONY: demo test test-pacs lint docs bench scans clean peers federation
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Fabrica needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
@@ -47,6 +47,10 @@ peers:
 test: lint peers federation
 	$(BIN)/pytest -q --cov --cov-report=term:skip-covered -n 2 --dist loadfile
 	$(BIN)/python -m tests.floor
+
+# Tests of delivery, the page and the node against real archives alone.
+test-pacs: $(VENV)/.test peers
+	$(BIN)/pytest -q -n 2 --dist loadfile tests/deliver tests/serve
 
 docs: $(VENV)/.test
 	$(BIN)/python docs/tables.py

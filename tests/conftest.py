@@ -81,5 +81,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     skipped = reporter.stats.get("skipped", []) if reporter else []
-    if os.environ.get("FABRICA_NO_SKIPS") and any(PEERS not in str(report.longrepr) for report in skipped):
+    root = hasattr(os, "geteuid") and os.geteuid() == 0  # who can install peers skips no test of them
+    if os.environ.get("FABRICA_NO_SKIPS") and any(root or PEERS not in str(report.longrepr) for report in skipped):
         session.exitstatus = 1

@@ -22,6 +22,7 @@ from fabrica.deliver.destinations.dicomweb import Dicomweb
 from fabrica.deliver.destinations.dimse import Dimse
 from fabrica.deliver.destinations.folder import Folder
 from fabrica.deliver.destinations.settings import destination
+from fabrica.deliver.objects.marking import Series
 from fabrica.deliver.outbox import Outbox
 from fabrica.deliver.record import Record
 from fabrica.deliver.rows import move
@@ -247,6 +248,18 @@ def test_draws_are_made_once_and_each_by_itself(record: Record, tmp_path: Path) 
     assert hand_over(record, outbox, which="1", say=_silent) == [each[1]]
     with pytest.raises(ValueError, match="Write mean, all"):
         hand_over(record, outbox, which="7", say=_silent)
+
+
+def test_a_known_series_with_other_content_is_refused(filled: tuple[Outbox, str]) -> None:
+    """One UID, one content: whatever claims the same UID with other pixels is not written."""
+    outbox, uid = filled
+    before = {path: path.read_bytes() for path in outbox.files(uid)}
+    datasets = tuple(pydicom.dcmread(path) for path in before)
+    assert outbox.add(Series(uid, datasets), (), {}) is False
+    datasets[0].PixelData = bytes(len(datasets[0].PixelData))
+    with pytest.raises(ValueError, match="is known with other content"):
+        outbox.add(Series(uid, datasets), (), {})
+    assert {path: path.read_bytes() for path in outbox.files(uid)} == before
 
 
 def test_the_ledger_can_only_grow(filled: tuple[Outbox, str]) -> None:

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -86,6 +88,40 @@ def test_an_archive_that_says_nothing_of_commitment_is_unreachable(
     said: list[str] = []
     assert deliver(outbox, to, said.append, tries=1) == 4
     assert any("does not say whether it keeps" in line for line in said)
+
+
+@pytest.mark.parametrize("answer", ["abort", "out of resources"])
+def test_what_an_archive_does_not_answer_for_is_an_error_by_its_name(
+    answer: str, filled: tuple[Outbox, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An association that breaks after the first image, and one that refuses the second: what was kept is not in doubt."""
+    from pynetdicom import AE, evt
+    from pynetdicom.presentation import StoragePresentationContexts
+
+    monkeypatch.setattr("fabrica.deliver.destinations.destination.TIMEOUT_S", 5)
+    outbox, uid = filled
+    files, kept, asked = outbox.files(uid), list[str](), count(1)
+
+    def heard(event: Any) -> int:
+        if next(asked) == 2:
+            if answer == "out of resources":
+                return 0xA700
+            event.assoc.abort()
+            return 0x0000
+        kept.append(str(event.dataset.SOPInstanceUID))
+        return 0x0000
+
+    node, port = AE("TESTPACS"), free_port()
+    node.supported_contexts = StoragePresentationContexts
+    server = node.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, heard)])
+    try:
+        errors = Dimse("TESTPACS", "127.0.0.1", port, Manners()).store(files)
+    finally:
+        server.shutdown()
+    assert kept[0] == files[0].stem
+    lost = files[1:] if answer == "abort" else files[1:2]
+    assert set(errors) == {file.stem for file in lost}
+    assert answer == "abort" or errors[files[1].stem] == "C-STORE: 0xa700"
 
 
 @pytest.fixture(scope="module")
