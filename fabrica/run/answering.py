@@ -49,6 +49,7 @@ class Answering:
             compile_networks(self.family, device)
         self.earlier = {name: Answering(run, run.recipe.stage(name), device, compiled) for name in before}
         self.scans = Reference.read(run.home(stage), weights_of(run.home(stage)))
+        self.doubted = set[str]()  # what was said of cases: not again for each path through a chain
         self.held = False  # whether all its draws have the chance of the first
 
     def hold(self, name: str) -> None:
@@ -160,8 +161,10 @@ class Answering:
         """The draws; of the first it is said where it contradicts what was measured."""
         if self.signature.measurements and (first := next(draws, None)) is not None:
             problem = question_of(self.job, shown, self.layout, self.seed, torch.device("cpu"))
-            if why := not_to_be_read(problem, first, self.layout):
-                say(f"{member.name}: {why}.")
+            why = not_to_be_read(problem, first, self.layout)
+            if why and (line := f"{member.name}: {why}.") not in self.doubted:
+                self.doubted.add(line)
+                say(line)
             waiting = [first]
             del first, problem
             yield waiting.pop()
