@@ -23,10 +23,20 @@ TEXT = {  # how words join a job; one answer to a question, or another image, ne
 }
 LATER: Mapping[str, str] = {
     "Image Reconstruction": "critics of restorers, several images at once, films",
-    "Super-Resolution": "critics of restorers, and frames between frames",
+    "Super-Resolution": "critics of restorers, finer pixels of films",
     "Treatment Planning and Dynamic Intervention": "breathing over time, video of a scope",
-    "Disease Progression Prediction": "tumours put into images, limits of biology",
+    "Disease Progression Prediction": "the lesion mask of a visit to come, limits of biology",
     "Foundation Models": "masked images at scale, networks of whole slides, published weights of its own",
+}
+WHY: Mapping[str, str] = {  # of methods that are built for something else than their neighbours
+    "VQGAN_TATrans (2024)": "a tumour to come, by a transformer over words of a codec",
+    "PC-DDPM (2024)": "a volume of the moment from a film of few planes",
+    "DiffTumor (2024)": "tumours painted in the codes of a codec",
+    "PASTA (2025)": "tumours painted in the codes of a codec",
+    "SADM (2023)": "volumes of earlier visits read one after the other by attention",
+}
+CHAINS: Mapping[str, str] = {  # method -> the stages that do it
+    "Moya-Sáez et al. (2022)": "stages: `job: translation`, `family: regression`, then `job: survival` of what was drawn; of its losses: L1",
 }
 FAMILIES: tuple[tuple[str, str], ...] = (  # word in the table -> family here
     ("diffusion", "diffusion"), ("gan", "gan"), ("vae", "vae"), ("cnn", "regression"), ("mamba", "regression"),
@@ -120,6 +130,10 @@ def judge(row: Mapping[str, str]) -> tuple[str, str]:
         return "equivalent", how
     if row["method"] in FOUNDATION:
         return "equivalent", FOUNDATION[row["method"]]
+    if row["method"] in CHAINS:
+        return "equivalent", CHAINS[row["method"]]
+    if row["method"] in WHY:
+        return "planned", WHY[row["method"]]
     words = re.split("[,\uff0c]\\s*", row["family"].lower())
     asked = row["application"].lower().replace("\u2010", "-")
     job = JOBS.get((row["section"], row["subsection"])) or next(

@@ -83,6 +83,7 @@ def _accepted(how: str) -> None:
         "cine": {},
         "progression": {},
         "representation": {"from": ["FLAIR"]},
+        "survival": {"from": ["T1w"]},
     }[job]
     words = {k: named[k] for k in ("text", "values", "acquisition", "factor", "by") if k in named}
     if "acquisition" in named:
