@@ -83,9 +83,11 @@ def test_a_film_of_one_contrast_from_one_of_another(axes: str, slices: int, tmp_
     torch.testing.assert_close(drawn.affine, given.affine)
 
 
-def test_films_of_nobody(tmp_path: Path) -> None:
-    job = {"name": "synthesis", "x": [f"cine@{FRAMES}"]}
-    run, page = _run(films(tmp_path / "data"), tmp_path / "run", job, **FLOW)
+@pytest.mark.parametrize("axes", ["yx", "zyx"])
+def test_films_of_nobody(axes: str, tmp_path: Path) -> None:
+    """tyx and tzyx."""
+    job = {"name": "synthesis", "x": [f"cine@{FRAMES}"], "axes": axes}
+    run, page = _run(films(tmp_path / "data", slices=8 if axes == "zyx" else 1), tmp_path / "run", job, **FLOW)
     assert "film: cine (true) | cine (one draw)" in page or "film: cine (one draw)" in page
     (path, *_) = sorted((run.path / "stages").rglob("draws/**/*.nii.gz"))
     drawn = io.read_image(path)
