@@ -3,7 +3,7 @@
     python benchmarks/synthetic_ct.py --data DIR [--only sarcoma] [--minutes 2] [--work runs/synthetic_ct]
 
 DIR is the folder of scans. Parts: sarcoma (eight patients, each answered by a model of the seven others), cone_beam (heads of OpenKBP,
-of whose CTs a cone-beam CT is simulated; others of them, and trunks, are tested). A fold that is finished is not run again.
+of whose CTs a cone-beam CT is simulated whenever one is read: more than twenty minutes on a core before training begins). A fold that is finished is not run again.
 """
 
 from __future__ import annotations

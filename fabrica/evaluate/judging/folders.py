@@ -64,13 +64,13 @@ def evaluate_folders(
     check refuses to evaluate. `made`: the time that the report bears; none = now. `seen_from`: the folder that the
     report's paths are relative to; none = `out`. `known`: why results were known before the claim.
     """
+    if asked.claim is not None:
+        check_answerable(asked.claim, {k for k, v in vars(folders).items() if v is not None})
     with writing_into(out):
         return _evaluated(folders, out, asked, say, made, seen_from or out, known)
 
 
 def _evaluated(folders: Folders, out: Path, asked: Asked, say: Say, made: str, seen_from: Path, known: str) -> Path:
-    if asked.claim is not None:
-        check_answerable(asked.claim, {k for k, v in vars(folders).items() if v is not None})
     ledger = Ledger(asked.overrides)
     stamp = known or declare(asked.claim, out) if asked.claim is not None else ""
     report = Report.start({"evaluate": _plain(folders, asked, seen_from, known)}, out.resolve().name)
