@@ -15,6 +15,7 @@ from fabrica.families import FAMILIES
 from fabrica.jobs import JOBS
 from fabrica.sampling import SAMPLERS
 
+pytestmark = pytest.mark.no_cover  # sources are read here, not run: tracing would double the time
 ROOT = Path(fabrica.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
